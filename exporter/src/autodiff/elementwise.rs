@@ -1,0 +1,133 @@
+//! Rules of operators that work element by element, with NumPy broadcasting.
+
+use overmask::onnx::proto::NodeProto;
+
+use super::{AutodiffError, Backward, Rule};
+
+type Outcome = Result<(), AutodiffError>;
+
+pub(super) fn rule(op: &str) -> Option<Rule> {
+    Some(match op {
+        "Add" => add,
+        "Sub" => sub,
+        "Mul" => mul,
+        "Div" => div,
+        "Neg" => neg,
+        "Sqrt" => sqrt,
+        "Exp" => exp,
+        "Log" => log,
+        "Erf" => erf,
+        "Tanh" => tanh,
+        "Relu" => relu,
+        "Sigmoid" => sigmoid,
+        "Where" => select,
+        "Identity" => identity,
+        _ => return None,
+    })
+}
+
+/// Gives `make(back)` to an input of a broadcasting operator if it wants a gradient.
+fn to_input(
+    back: &mut Backward<'_>,
+    node: &NodeProto,
+    index: usize,
+    make: impl FnOnce(&mut Backward<'_>) -> String,
+) -> Outcome {
+    let input = &node.input[index];
+    if back.wants(input) {
+        let gradient = make(back);
+        back.give_broadcast(node, input, gradient, &node.output[0])?;
+    }
+    Ok(())
+}
+
+fn add(back: &mut Backward<'_>, node: &NodeProto, dy: &str) -> Outcome {
+    to_input(back, node, 0, |_| dy.to_owned())?;
+    to_input(back, node, 1, |_| dy.to_owned())
+}
+
+fn sub(back: &mut Backward<'_>, node: &NodeProto, dy: &str) -> Outcome {
+    to_input(back, node, 0, |_| dy.to_owned())?;
+    to_input(back, node, 1, |g| g.op("Neg", &[dy]))
+}
+
+fn mul(back: &mut Backward<'_>, node: &NodeProto, dy: &str) -> Outcome {
+    to_input(back, node, 0, |g| g.op("Mul", &[dy, &node.input[1]]))?;
+    to_input(back, node, 1, |g| g.op("Mul", &[dy, &node.input[0]]))
+}
+
+/// y = a / b: da = dy / b, db = -dy · y / b.
+fn div(back: &mut Backward<'_>, node: &NodeProto, dy: &str) -> Outcome {
+    to_input(back, node, 0, |g| g.op("Div", &[dy, &node.input[1]]))?;
+    to_input(back, node, 1, |g| {
+        let product = g.op("Mul", &[dy, &node.output[0]]);
+        let quotient = g.op("Div", &[&product, &node.input[1]]);
+        g.op("Neg", &[&quotient])
+    })
+}
+
+fn neg(back: &mut Backward<'_>, node: &NodeProto, dy: &str) -> Outcome {
+    to_input(back, node, 0, |g| g.op("Neg", &[dy]))
+}
+
+fn sqrt(back: &mut Backward<'_>, node: &NodeProto, dy: &str) -> Outcome {
+    to_input(back, node, 0, |g| {
+        let half = g.times(dy, 0.5);
+        g.op("Div", &[&half, &node.output[0]])
+    })
+}
+
+fn exp(back: &mut Backward<'_>, node: &NodeProto, dy: &str) -> Outcome {
+    to_input(back, node, 0, |g| g.op("Mul", &[dy, &node.output[0]]))
+}
+
+fn log(back: &mut Backward<'_>, node: &NodeProto, dy: &str) -> Outcome {
+    to_input(back, node, 0, |g| g.op("Div", &[dy, &node.input[0]]))
+}
+
+/// erf'(x) = 2/√π · exp(-x²).
+fn erf(back: &mut Backward<'_>, node: &NodeProto, dy: &str) -> Outcome {
+    to_input(back, node, 0, |g| {
+        let square = g.op("Mul", &[&node.input[0], &node.input[0]]);
+        let negative = g.op("Neg", &[&square]);
+        let bell = g.op("Exp", &[&negative]);
+        let slope = g.times(&bell, std::f32::consts::FRAC_2_SQRT_PI);
+        g.op("Mul", &[dy, &slope])
+    })
+}
+
+/// tanh' = 1 - y².
+fn tanh(back: &mut Backward<'_>, node: &NodeProto, dy: &str) -> Outcome {
+    to_input(back, node, 0, |g| {
+        let square = g.op("Mul", &[&node.output[0], &node.output[0]]);
+        let part = g.op("Mul", &[dy, &square]);
+        g.op("Sub", &[dy, &part])
+    })
+}
+
+fn relu(back: &mut Backward<'_>, node: &NodeProto, dy: &str) -> Outcome {
+    to_input(back, node, 0, |g| {
+        let zero = g.b.float(0.0);
+        let on = g.op("Greater", &[&node.input[0], &zero]);
+        g.op("Where", &[&on, dy, &zero])
+    })
+}
+
+/// σ' = y · (1 - y).
+fn sigmoid(back: &mut Backward<'_>, node: &NodeProto, dy: &str) -> Outcome {
+    to_input(back, node, 0, |g| {
+        let part = g.op("Mul", &[dy, &node.output[0]]);
+        let rest = g.op("Mul", &[&part, &node.output[0]]);
+        g.op("Sub", &[&part, &rest])
+    })
+}
+
+fn select(back: &mut Backward<'_>, node: &NodeProto, dy: &str) -> Outcome {
+    let zero = back.b.float(0.0);
+    to_input(back, node, 1, |g| g.op("Where", &[&node.input[0], dy, &zero]))?;
+    to_input(back, node, 2, |g| g.op("Where", &[&node.input[0], &zero, dy]))
+}
+
+fn identity(back: &mut Backward<'_>, node: &NodeProto, dy: &str) -> Outcome {
+    to_input(back, node, 0, |_| dy.to_owned())
+}

@@ -1,0 +1,182 @@
+//! Reverse-mode differentiation of ONNX graphs.
+//!
+//! [`differentiate`] walks a forward graph backwards from a scalar loss and appends, for each
+//! node on the way to a wanted value, the nodes that carry the gradient through it
+//! (Griewank & Walther, *Evaluating Derivatives*, 2008, chapter 3). The result is an ordinary ONNX
+//! graph of standard operators.
+//!
+//! Each operator family has a file with its rules. A rule sees its node, the gradient of the
+//! node's first output, and the symbolic [shapes](shape) of all forward values, and gives a
+//! gradient to each input that wants one.
+
+mod elementwise;
+mod matmul;
+mod movement;
+mod norm;
+mod reduce;
+pub mod shape;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests;
+
+use std::collections::{HashMap, HashSet};
+
+use overmask::onnx::GraphBuilder;
+use overmask::onnx::proto::NodeProto;
+use shape::{Dim, Shapes};
+
+/// Why a graph cannot be differentiated.
+#[derive(Debug, thiserror::Error)]
+pub enum AutodiffError {
+    /// No rule for an operator on the way from a wanted value to the loss.
+    #[error("node `{node}`: operator `{op}` has no gradient rule; freeze what is below it or rewrite the graph")]
+    NoRule {
+        /// The node.
+        node: String,
+        /// Its operator.
+        op: String,
+    },
+    /// A rule exists, but not for this use of the operator.
+    #[error("node `{node}` ({op}): {reason}")]
+    Unsupported {
+        /// The node.
+        node: String,
+        /// Its operator.
+        op: String,
+        /// What about it is not covered.
+        reason: String,
+    },
+    /// The loss does not depend on a wanted value.
+    #[error("the loss does not depend on `{value}`")]
+    Unconnected {
+        /// The value.
+        value: String,
+    },
+}
+
+type Rule = fn(&mut Backward<'_>, &NodeProto, &str) -> Result<(), AutodiffError>;
+
+/// The rule of an operator.
+fn rule(op: &str) -> Option<Rule> {
+    elementwise::rule(op)
+        .or_else(|| matmul::rule(op))
+        .or_else(|| norm::rule(op))
+        .or_else(|| movement::rule(op))
+        .or_else(|| reduce::rule(op))
+}
+
+/// Appends to the graph the gradients of the scalar `loss` with respect to each value of
+/// `wrt`, and returns their names in that order.
+///
+/// A value of `wrt` may be an input, an initializer or an inner value; what lies below an inner
+/// value is treated as constant unless it is wanted too.
+///
+/// # Errors
+/// When a node on the way has no rule, a shape that a rule needs is unknown, or the loss does
+/// not depend on a wanted value.
+pub fn differentiate(b: &mut GraphBuilder, loss: &str, wrt: &[String]) -> Result<Vec<String>, AutodiffError> {
+    norm::name_statistics(b.nodes_mut());
+    let shapes = Shapes::infer(b.graph())?;
+    let nodes: Vec<NodeProto> = b.graph().node.clone();
+    let mut active: HashSet<String> = wrt.iter().cloned().collect();
+    for node in &nodes {
+        if node.input.iter().any(|i| active.contains(i)) {
+            active.extend(node.output.iter().filter(|o| !o.is_empty()).cloned());
+        }
+    }
+    // A wanted inner value is a leaf: its producer gets no gradient for its sake alone.
+    let wanted: HashSet<&String> = wrt.iter().collect();
+    let one = b.float(1.0);
+    let mut back = Backward { b, shapes, active, gradients: HashMap::from([(loss.to_owned(), vec![one])]) };
+    for node in nodes.iter().rev() {
+        let Some(output) = node.output.first() else { continue };
+        let needed = node.input.iter().any(|i| back.wants(i));
+        if !needed || wanted.contains(output) {
+            continue;
+        }
+        let Some(gradient) = back.total(output) else { continue };
+        let rule = rule(&node.op_type)
+            .ok_or_else(|| AutodiffError::NoRule { node: node.name.clone(), op: node.op_type.clone() })?;
+        rule(&mut back, node, &gradient)?;
+    }
+    wrt.iter()
+        .map(|value| back.total(value).ok_or_else(|| AutodiffError::Unconnected { value: value.clone() }))
+        .collect()
+}
+
+/// The state of a backward walk.
+struct Backward<'a> {
+    b: &'a mut GraphBuilder,
+    shapes: Shapes,
+    /// Values that depend on what is wanted.
+    active: HashSet<String>,
+    /// What each use of a value has contributed to its gradient.
+    gradients: HashMap<String, Vec<String>>,
+}
+
+impl Backward<'_> {
+    /// Whether a gradient for this value is of use.
+    fn wants(&self, value: &str) -> bool {
+        self.active.contains(value)
+    }
+
+    /// Adds a contribution, of the value's own shape.
+    fn give(&mut self, value: &str, gradient: String) {
+        self.gradients.entry(value.to_owned()).or_default().push(gradient);
+    }
+
+    /// Adds a contribution that has the shape of `like`, to which the value was broadcast:
+    /// sums over the broadcast axes.
+    fn give_broadcast(&mut self, node: &NodeProto, value: &str, gradient: String, like: &str) -> Result<(), AutodiffError> {
+        let (from, to) = (self.shape(node, like)?, self.shape(node, value)?);
+        let extra = from.len() - to.len();
+        let mut axes: Vec<i64> = (0..extra as i64).collect();
+        axes.extend((0..to.len()).filter(|i| to[*i] == Dim::one() && from[extra + i] != Dim::one()).map(|i| (extra + i) as i64));
+        if axes.is_empty() {
+            self.give(value, gradient);
+            return Ok(());
+        }
+        let list = self.b.shape(&axes);
+        let mut sum = self.b.op("ReduceSum", &[&gradient, &list], &[("keepdims", 1i64.into())]);
+        if extra > 0 {
+            let leading = self.b.shape(&axes[..extra]);
+            sum = self.b.op("Squeeze", &[&sum, &leading], &[]);
+        }
+        self.give(value, sum);
+        Ok(())
+    }
+
+    /// The sum of all contributions so far.
+    fn total(&mut self, value: &str) -> Option<String> {
+        let parts = self.gradients.get(value)?.clone();
+        let (first, rest) = parts.split_first()?;
+        let sum = rest.iter().fold(first.clone(), |sum, part| self.b.op("Add", &[&sum, part], &[]));
+        self.gradients.insert(value.to_owned(), vec![sum.clone()]);
+        Some(sum)
+    }
+
+    fn shape(&self, node: &NodeProto, value: &str) -> Result<Vec<Dim>, AutodiffError> {
+        let shape = self.shapes.get(value).map(<[Dim]>::to_vec);
+        shape.ok_or_else(|| unsupported(node, format!("the shape of `{value}` is not known")))
+    }
+
+    fn op(&mut self, op: &str, inputs: &[&str]) -> String {
+        self.b.op(op, inputs, &[])
+    }
+
+    /// The value times a constant.
+    fn times(&mut self, value: &str, factor: f32) -> String {
+        let factor = self.b.float(factor);
+        self.op("Mul", &[value, &factor])
+    }
+
+    /// The gradient reshaped to the shape that `value` has when the graph runs.
+    fn reshape_like(&mut self, gradient: &str, value: &str) -> String {
+        let shape = self.op("Shape", &[value]);
+        self.op("Reshape", &[gradient, &shape])
+    }
+}
+
+fn unsupported(node: &NodeProto, reason: impl Into<String>) -> AutodiffError {
+    AutodiffError::Unsupported { node: node.name.clone(), op: node.op_type.clone(), reason: reason.into() }
+}

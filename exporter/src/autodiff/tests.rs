@@ -1,0 +1,227 @@
+//! Every rule against finite differences, on random shapes, run by ONNX Runtime.
+
+use ort::session::Session;
+use ort::value::{DynValue, Tensor};
+use overmask::onnx::proto::data_type;
+use overmask::onnx::{self, GraphBuilder};
+use proptest::prelude::*;
+
+use super::*;
+
+fn session(b: GraphBuilder) -> Session {
+    let environment = overmask::engine::ort::environment().expect("ONNX Runtime: run `cargo xtask test`");
+    let mut builder = Session::builder(environment).unwrap().with_intra_threads(1).unwrap();
+    builder.commit_from_memory(&onnx::encode(&b.finish())).unwrap()
+}
+
+fn run(session: &mut Session, inputs: &[(Vec<usize>, Vec<f32>)], names: &[String]) -> Vec<Vec<f32>> {
+    let feed: Vec<(String, DynValue)> = inputs
+        .iter()
+        .enumerate()
+        .map(|(i, (shape, v))| (format!("x{i}"), Tensor::from_array((shape.clone(), v.clone())).unwrap().into_dyn()))
+        .collect();
+    let outputs = session.run(feed).unwrap();
+    names.iter().map(|n| outputs[n.as_str()].try_extract_tensor::<f32>().unwrap().1.to_vec()).collect()
+}
+
+/// Numbers that look random, from -1 to 1, the same every time.
+fn values(count: usize, seed: u64) -> Vec<f32> {
+    crate::data::rng::uniform(seed, 0, 0, count).into_iter().map(|u| 2.0 * u - 1.0).collect()
+}
+
+/// Checks the gradient of Σ w ⊙ f(x…), w random, for each input against central differences.
+fn check(
+    shapes: &[&[usize]],
+    seed: u64,
+    domain: fn(f32) -> f32,
+    f: impl Fn(&mut GraphBuilder, &[String]) -> String,
+) {
+    let inputs: Vec<(Vec<usize>, Vec<f32>)> = shapes
+        .iter()
+        .enumerate()
+        .map(|(i, s)| (s.to_vec(), values(s.iter().product(), seed + i as u64).into_iter().map(domain).collect()))
+        .collect();
+    let mut b = GraphBuilder::new("rule");
+    let names: Vec<String> = (0..inputs.len()).map(|i| format!("x{i}")).collect();
+    for (name, (shape, _)) in names.iter().zip(&inputs) {
+        let dims: Vec<String> = shape.iter().map(usize::to_string).collect();
+        b.input(name, data_type::FLOAT, &dims.iter().map(String::as_str).collect::<Vec<_>>());
+    }
+    let y = f(&mut b, &names);
+    let count = Shapes::infer(b.graph()).unwrap().get(&y).expect("an output shape").iter().map(|d| d.value().unwrap()).product();
+    // A different weight for every output: else errors of a permutation would cancel.
+    let flat = b.shape(&[count]);
+    let y = b.op("Reshape", &[&y, &flat], &[]);
+    let weights = b.floats(&values(count as usize, seed + 99));
+    let weighted = b.op("Mul", &[&y, &weights], &[]);
+    let loss = b.op("ReduceSum", &[&weighted], &[("keepdims", 0i64.into())]);
+    let gradients = differentiate(&mut b, &loss, &names).unwrap();
+    let mut outputs = vec!["loss".to_owned()];
+    b.output_as(&loss, "loss", data_type::FLOAT, &[]);
+    for (i, gradient) in gradients.iter().enumerate() {
+        outputs.push(format!("g{i}"));
+        let dims: Vec<String> = inputs[i].0.iter().map(usize::to_string).collect();
+        let dims: Vec<&str> = dims.iter().map(String::as_str).collect();
+        b.output_as(gradient, &format!("g{i}"), data_type::FLOAT, &dims);
+    }
+    let mut session = session(b);
+    let gradients = run(&mut session, &inputs, &outputs).split_off(1);
+    let h = 1e-2f32;
+    for (i, gradient) in gradients.iter().enumerate() {
+        assert_eq!(gradient.len(), inputs[i].1.len());
+        for (element, analytic) in gradient.iter().enumerate() {
+            let mut at = |delta: f32| {
+                let mut moved = inputs.clone();
+                moved[i].1[element] += delta;
+                f64::from(run(&mut session, &moved, &outputs[..1])[0][0])
+            };
+            let numeric = (at(h) - at(-h)) / (2.0 * f64::from(h));
+            let error = (numeric - f64::from(*analytic)).abs();
+            assert!(
+                error < 2e-3 + 1e-2 * numeric.abs(),
+                "input {i} element {element}: numeric {numeric}, analytic {analytic}"
+            );
+        }
+    }
+}
+
+fn any(x: f32) -> f32 {
+    x
+}
+
+/// Away from 0, where some operators have a pole or a kink.
+fn away_from_zero(x: f32) -> f32 {
+    x + 0.5f32.copysign(x)
+}
+
+fn positive(x: f32) -> f32 {
+    x.abs() + 0.5
+}
+
+fn unary(op: &'static str, domain: fn(f32) -> f32, seed: u64, shape: &[usize]) {
+    check(&[shape], seed, domain, |b, x| b.op(op, &[&x[0]], &[]));
+}
+
+fn binary(op: &'static str, domain: fn(f32) -> f32, seed: u64, left: &[usize], right: &[usize]) {
+    check(&[left, right], seed, domain, |b, x| b.op(op, &[&x[0], &x[1]], &[]));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 4, failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn elementwise((a, b, c) in (1usize..4, 1usize..4, 2usize..5), seed: u32) {
+        let seed = u64::from(seed);
+        for op in ["Neg", "Exp", "Erf", "Tanh", "Sigmoid", "Identity"] {
+            unary(op, any, seed, &[a, b, c]);
+        }
+        unary("Relu", away_from_zero, seed, &[a, b, c]);
+        unary("Sqrt", positive, seed, &[a, c]);
+        unary("Log", positive, seed, &[a, c]);
+        for op in ["Add", "Sub", "Mul"] {
+            binary(op, any, seed, &[a, b, c], &[a, b, c]);
+            binary(op, any, seed, &[a, b, c], &[c]);
+            binary(op, any, seed, &[a, 1, c], &[1, b, 1]);
+            binary(op, any, seed, &[c], &[]);
+        }
+        binary("Div", away_from_zero, seed, &[a, c], &[c]);
+        check(&[&[b, c], &[c]], seed, any, |g, x| {
+            let zero = g.float(0.0);
+            let condition = g.op("Greater", &[&x[0], &zero], &[]);
+            // The condition itself has no gradient; constants take its place as an input.
+            let chosen = g.op("Where", &[&condition, &zero, &x[1]], &[]);
+            g.op("Add", &[&chosen, &x[0]], &[])
+        });
+    }
+
+    #[test]
+    fn products((m, k, n, batch) in (1usize..5, 1usize..5, 1usize..5, 1usize..4), seed: u32) {
+        let seed = u64::from(seed);
+        for (ta, tb) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+            let left = if ta == 0 { [m, k] } else { [k, m] };
+            let right = if tb == 0 { [k, n] } else { [n, k] };
+            check(&[&left, &right, &[n]], seed, any, |b, x| {
+                let attributes =
+                    [("transA", i64::from(ta).into()), ("transB", i64::from(tb).into()), ("alpha", 0.5.into()), ("beta", 2.0.into())];
+                b.op("Gemm", &[&x[0], &x[1], &x[2]], &attributes)
+            });
+        }
+        binary("MatMul", any, seed, &[m, k], &[k, n]);
+        binary("MatMul", any, seed, &[batch, 2, m, k], &[batch, 2, k, n]);
+        binary("MatMul", any, seed, &[batch, m, k], &[k, n]);
+    }
+
+    #[test]
+    fn normalisations((a, b) in (1usize..5, 2usize..6), seed: u32) {
+        let seed = u64::from(seed);
+        for op in ["Softmax", "LogSoftmax"] {
+            check(&[&[a, b]], seed, any, |g, x| g.op(op, &[&x[0]], &[("axis", (-1i64).into())]));
+        }
+        check(&[&[a, 2, b], &[b], &[b]], seed, any, |g, x| {
+            // An epsilon that keeps the slope of nearly equal rows within reach of differences.
+            let attributes = [("axis", (-1i64).into()), ("epsilon", 0.5.into())];
+            g.op("LayerNormalization", &[&x[0], &x[1], &x[2]], &attributes)
+        });
+    }
+
+    #[test]
+    fn movements((a, b, c) in (1usize..4, 1usize..4, 2usize..4), seed: u32) {
+        let seed = u64::from(seed);
+        check(&[&[a, b, c]], seed, any, |g, x| {
+            let turned = g.op("Transpose", &[&x[0]], &[("perm", vec![2, 0, 1].into())]);
+            let flat = g.shape(&[-1, b as i64]);
+            let flat = g.op("Reshape", &[&turned, &flat], &[]);
+            let axes = g.shape(&[0]);
+            let open = g.op("Unsqueeze", &[&flat, &axes], &[]);
+            let closed = g.op("Squeeze", &[&open, &axes], &[]);
+            g.op("Mul", &[&closed, &closed], &[])
+        });
+        check(&[&[1, c]], seed, any, |g, x| {
+            let shape = g.shape(&[a as i64, b as i64, c as i64]);
+            g.op("Expand", &[&x[0], &shape], &[])
+        });
+    }
+
+    #[test]
+    fn reductions((a, b, c) in (1usize..4, 1usize..4, 1usize..4), seed: u32) {
+        let seed = u64::from(seed);
+        for keep in [0i64, 1] {
+            check(&[&[a, b, c]], seed, any, |g, x| {
+                let axes = g.shape(&[0, -1]);
+                g.op("ReduceSum", &[&x[0], &axes], &[("keepdims", keep.into())])
+            });
+            check(&[&[a, b, c]], seed, any, |g, x| {
+                g.op("ReduceMean", &[&x[0]], &[("axes", vec![1].into()), ("keepdims", keep.into())])
+            });
+            check(&[&[a, b]], seed, any, |g, x| g.op("ReduceMean", &[&x[0]], &[("keepdims", keep.into())]));
+        }
+    }
+}
+
+#[test]
+fn a_value_used_twice_gets_both_gradients() {
+    check(&[&[2, 3]], 1, any, |b, x| {
+        let square = b.op("Mul", &[&x[0], &x[0]], &[]);
+        let cube = b.op("Mul", &[&square, &x[0]], &[]);
+        b.op("Add", &[&cube, &square], &[])
+    });
+}
+
+#[test]
+fn an_operator_without_a_rule_is_named() {
+    let mut b = GraphBuilder::new("g");
+    b.input("x", data_type::FLOAT, &["2"]);
+    let y = b.op("Ceil", &["x"], &[]);
+    let error = differentiate(&mut b, &y, &["x".to_owned()]).unwrap_err();
+    assert!(matches!(&error, AutodiffError::NoRule { op, .. } if op == "Ceil"), "{error}");
+}
+
+#[test]
+fn what_the_loss_does_not_depend_on_is_an_error() {
+    let mut b = GraphBuilder::new("g");
+    b.input("x", data_type::FLOAT, &["2"]);
+    b.input("z", data_type::FLOAT, &["2"]);
+    let y = b.op("ReduceSum", &["x"], &[("keepdims", 0i64.into())]);
+    let error = differentiate(&mut b, &y, &["z".to_owned()]).unwrap_err();
+    assert!(matches!(&error, AutodiffError::Unconnected { value } if value == "z"), "{error}");
+}

@@ -1,0 +1,94 @@
+//! `overmask-export bench-step`, which `benches/` calls: how long a training step takes.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Error;
+use clap::Args;
+use overmask::base::Base;
+use overmask::engine::Device;
+use overmask::mask::Granularity;
+use overmask::pack::Pooling;
+
+use super::output;
+use crate::train::{self, Method, TrainOptions};
+
+/// Classes of the made-up task.
+const CLASSES: usize = 6;
+
+/// Time training steps on made-up texts.
+#[derive(Debug, Args)]
+#[command(
+    hide = true,
+    before_help = "Example:\n  overmask-export bench-step --base base/ --threads 1 --json"
+)]
+pub(super) struct BenchStepArgs {
+    /// The base bundle.
+    #[arg(long, value_name = "DIR")]
+    base: PathBuf,
+    /// Texts a step.
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = at_least_one)]
+    batch: usize,
+    /// Tokens a text.
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = at_least_one)]
+    tokens: usize,
+    /// Threads of a CPU run.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = at_least_one)]
+    threads: usize,
+    /// What is kept or zeroed together.
+    #[arg(long, default_value = "weight")]
+    granularity: Granularity,
+    /// Steps to time.
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = at_least_one)]
+    steps: usize,
+    /// Where the training step runs: cpu or cuda.
+    #[arg(long, default_value_t = Device::Cpu)]
+    device: Device,
+    /// Print the result as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(n) if n > 0 => Ok(n),
+        _ => Err("must be a whole number above 0".to_owned()),
+    }
+}
+
+pub(super) fn run(args: &BenchStepArgs) -> Result<(), Error> {
+    let base = Arc::new(Base::open(&args.base)?);
+    // All 36 tensors of the base are masked, and the rates are those of real training.
+    let options = TrainOptions {
+        name: "bench".to_owned(),
+        method: Method::Mask,
+        granularity: args.granularity,
+        epochs: 1,
+        batch_size: args.batch,
+        learning_rate: 1e-2,
+        head_learning_rate: 1e-3,
+        warmup: 0.0,
+        dropout: 0.1,
+        clip_norm: 1.0,
+        initial_sparsity: 0.05,
+        from_layer: 0,
+        seed: 1,
+        max_tokens: args.tokens,
+        pooling: Pooling::Mean,
+        dev_fraction: 0.1,
+        device: args.device,
+        threads: args.threads,
+        max_steps: None,
+        log_losses: None,
+        check_placement: false,
+        revision: 1,
+    };
+    let bench = train::bench_step(&base, &options, args.tokens, CLASSES, args.steps)?;
+    if args.json {
+        return output::json(&bench);
+    }
+    output::line(&format!(
+        "median {:.1} ms, fastest {:.1} ms, {} steps",
+        bench.median_ms, bench.min_ms, bench.steps
+    ))
+}

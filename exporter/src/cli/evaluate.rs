@@ -1,0 +1,77 @@
+//! `overmask-export evaluate`: how good a pack is on labelled texts.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Error;
+use clap::Args;
+use overmask::base::Base;
+use overmask::engine::{EngineKind, EngineOptions};
+use overmask::pack::Pack;
+
+use super::{Common, output};
+use crate::{data, evaluate};
+
+/// Measure a pack on labelled texts, through the code that runs on devices.
+#[derive(Debug, Args)]
+#[command(
+    before_help = "Example:\n  overmask-export evaluate --base base/ --pack trec.pack \
+                   --data trec/test.jsonl --json"
+)]
+pub(super) struct EvaluateArgs {
+    /// The base bundle.
+    #[arg(long, value_name = "DIR")]
+    base: PathBuf,
+    /// The pack.
+    #[arg(long, value_name = "FILE")]
+    pack: PathBuf,
+    /// Labelled texts: .jsonl with `text` and `label`, or .csv or .tsv with these columns.
+    #[arg(long, value_name = "FILE")]
+    data: PathBuf,
+    /// What computes: ort (the same as ort:cpu), ort:cuda or tract.
+    #[arg(long, default_value = "ort")]
+    engine: EngineKind,
+    /// Threads to compute with; default: the engine decides.
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+    /// Write each text, its label and the predicted label, one JSON object a line.
+    #[arg(long, value_name = "FILE")]
+    predictions: Option<PathBuf>,
+    /// Print the result as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: &EvaluateArgs, common: &Common) -> Result<(), Error> {
+    let dataset = data::read(&args.data)?;
+    let base = Arc::new(Base::open(&args.base)?);
+    let pack = Pack::open(&args.pack)?;
+    let options = EngineOptions {
+        threads: args.threads,
+    };
+    let bar = output::bar(
+        common,
+        dataset.len() as u64,
+        "{wide_bar} {pos}/{len} texts, {eta} left",
+    )?;
+    let report = evaluate::evaluate(&base, pack, &dataset, args.engine, &options, &mut |done| {
+        bar.set_position(done as u64);
+    });
+    bar.finish_and_clear();
+    let report = report?;
+    if let Some(path) = &args.predictions {
+        evaluate::write_predictions(path, &dataset, &report)?;
+        log::info!("{}: {} predictions", path.display(), report.n);
+    }
+    if args.json {
+        return output::json(&report);
+    }
+    output::line(&format!(
+        "accuracy {:.2} %, macro F1 {:.2} %, {} texts, {} {}",
+        100.0 * report.accuracy,
+        100.0 * report.macro_f1,
+        report.n,
+        report.engine,
+        report.precision,
+    ))
+}

@@ -1,0 +1,184 @@
+//! The command line of `overmask-export`: one file a subcommand, no logic that the library
+//! lacks.
+
+mod bench_step;
+mod completions;
+mod evaluate;
+mod fetch;
+mod import;
+mod man;
+mod output;
+mod train;
+
+use std::process;
+
+use anyhow::Error;
+use clap::{ArgAction, Args, Parser, Subcommand};
+use log::LevelFilter;
+use overmask::error::ExitCode;
+
+use crate::data::DataError;
+use crate::evaluate::EvaluateError;
+use crate::fetch::FetchError;
+use crate::import::ImportError;
+use crate::train::TrainError;
+
+/// What the help ends with.
+fn after_help() -> String {
+    format!(
+        "{}\n\n\
+         Environment:\n  \
+           ORT_DYLIB_PATH  the ONNX Runtime library to load\n  \
+           NO_COLOR        plain messages\n  \
+           RUST_LOG        which messages to show, in env_logger's syntax; goes over -q and -v",
+        ExitCode::HELP
+    )
+}
+
+#[derive(Debug, Parser)]
+#[command(
+    name = "overmask-export",
+    version,
+    about = "Imports encoders, learns tasks as masks over them, measures them, writes packs.",
+    before_help = "Example: from nothing to a pack\n  \
+        overmask-export fetch minilm-l6 -o checkpoint/\n  \
+        overmask-export import hf checkpoint/ -o base/\n  \
+        overmask-export fetch trec -o trec/\n  \
+        overmask-export train --base base/ --data trec/train.jsonl -o trec.pack\n  \
+        overmask-export evaluate --base base/ --pack trec.pack --data trec/test.jsonl",
+    after_help = after_help(),
+    arg_required_else_help = true
+)]
+struct Cli {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Flags of every command.
+#[derive(Debug, Clone, Args)]
+struct Common {
+    /// Say only what went wrong; no progress bars.
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    quiet: bool,
+    /// Say more; twice for everything.
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    verbose: u8,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Fetch(fetch::FetchArgs),
+    Import(import::ImportArgs),
+    Train(train::TrainArgs),
+    Evaluate(evaluate::EvaluateArgs),
+    Completions(completions::CompletionsArgs),
+    Man(man::ManArgs),
+    BenchStep(bench_step::BenchStepArgs),
+}
+
+/// Runs the program with the process's arguments.
+pub fn main() -> process::ExitCode {
+    // Wrong usage ends here, with exit code 2.
+    let cli = Cli::parse();
+    start_log(&cli.common);
+    let done = match &cli.command {
+        Command::Fetch(args) => fetch::run(args),
+        Command::Import(args) => import::run(args),
+        Command::Train(args) => train::run(args, &cli.common),
+        Command::Evaluate(args) => evaluate::run(args, &cli.common),
+        Command::Completions(args) => completions::run(args),
+        Command::Man(args) => man::run(args),
+        Command::BenchStep(args) => bench_step::run(args),
+    };
+    match done {
+        Ok(()) => process::ExitCode::SUCCESS,
+        // Whoever reads our output has had enough: no error.
+        Err(e) if output::is_broken_pipe(&e) => process::ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("error: {}", output::chain(&e));
+            process::ExitCode::from(exit_code(&e) as u8)
+        }
+    }
+}
+
+fn start_log(common: &Common) {
+    let level = match (common.quiet, common.verbose) {
+        (true, _) => LevelFilter::Error,
+        (_, 0) => LevelFilter::Info,
+        (_, 1) => LevelFilter::Debug,
+        _ => LevelFilter::Trace,
+    };
+    let mut builder = env_logger::Builder::new();
+    // Our own messages at the level asked for, of libraries only warnings, unless all is wanted.
+    if level == LevelFilter::Trace {
+        builder.filter_level(level);
+    } else {
+        builder.filter_level(level.min(LevelFilter::Warn));
+        builder.filter_module("overmask", level);
+        builder.filter_module("overmask_exporter", level);
+    }
+    builder.parse_default_env();
+    builder.format(output::format_record);
+    // A second logger can only be one that a test has set.
+    let _ = builder.try_init();
+}
+
+/// The exit code for an error: of the first cause that has one.
+fn exit_code(error: &Error) -> ExitCode {
+    for cause in error.chain() {
+        if let Some(e) = cause.downcast_ref::<TrainError>() {
+            return e.exit_code();
+        }
+        if let Some(e) = cause.downcast_ref::<EvaluateError>() {
+            return e.exit_code();
+        }
+        if let Some(e) = cause.downcast_ref::<FetchError>() {
+            return e.exit_code();
+        }
+        if let Some(e) = cause.downcast_ref::<ImportError>() {
+            return e.exit_code();
+        }
+        if let Some(e) = cause.downcast_ref::<DataError>() {
+            return e.exit_code();
+        }
+    }
+    ExitCode::of(error)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_help_starts_with_an_example() {
+        fn check(command: &mut clap::Command, path: &str) {
+            let help = command.render_long_help().to_string();
+            assert!(help.starts_with("Example"), "{path}: {help}");
+            for sub in command.get_subcommands_mut() {
+                let path = format!("{path} {}", sub.get_name());
+                check(sub, &path);
+            }
+        }
+        check(&mut Cli::command(), "overmask-export");
+    }
+
+    #[test]
+    fn library_errors_keep_their_exit_codes() {
+        let error = crate::data::read(std::path::Path::new("absent.csv")).unwrap_err();
+        let error = Error::from(error).context("while testing");
+        assert_eq!(exit_code(&error) as u8, 3);
+        let error = crate::fetch::Manifest::find("absent").unwrap_err();
+        assert_eq!(exit_code(&error.into()) as u8, 2);
+    }
+}

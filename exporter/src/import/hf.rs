@@ -1,0 +1,206 @@
+//! Imports a checkpoint directory in the layout of Hugging Face's transformers:
+//! `config.json`, `model.safetensors`, `tokenizer.json`.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use overmask::base::{self, Architecture, Base, BaseManifest, file};
+use overmask::onnx;
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, TensorView};
+use serde::Deserialize;
+
+use super::{ImportError, bert};
+
+/// What of `config.json` decides the graph; the names are the file's.
+#[derive(Deserialize)]
+struct Config {
+    model_type: String,
+    hidden_size: usize,
+    num_hidden_layers: usize,
+    num_attention_heads: usize,
+    intermediate_size: usize,
+    vocab_size: usize,
+    max_position_embeddings: usize,
+    type_vocab_size: usize,
+    #[serde(default = "default_eps")]
+    layer_norm_eps: f64,
+    #[serde(default = "default_act")]
+    hidden_act: String,
+    position_embedding_type: Option<String>,
+    #[serde(rename = "_name_or_path")]
+    name: Option<String>,
+}
+
+fn default_eps() -> f64 {
+    1e-12
+}
+
+fn default_act() -> String {
+    "gelu".to_owned()
+}
+
+/// What the manifest says of the weights' origin.
+#[derive(Debug, Clone, Default)]
+pub struct Origin {
+    /// Licence, `unknown` when not given.
+    pub licence: Option<String>,
+    /// Source, the checkpoint's own name when not given.
+    pub source: Option<String>,
+}
+
+/// Imports the checkpoint in `dir` as a base bundle at `out`.
+///
+/// The bundle is written into a directory beside `out` and renamed when it is whole.
+///
+/// # Errors
+/// When a file is missing or malformed, the architecture is none that we build, a tensor is
+/// missing or of another shape, or `out` is taken.
+pub fn import(dir: &Path, out: &Path, origin: &Origin) -> Result<Base, ImportError> {
+    let io = |path: &Path| {
+        let path = path.to_owned();
+        move |source| ImportError::Io { path, source }
+    };
+    if out.exists() && fs::read_dir(out).map_err(io(out))?.next().is_some() {
+        return Err(ImportError::Exists { path: out.to_owned() });
+    }
+    let config = read_config(&dir.join("config.json"))?;
+    let architecture = Architecture {
+        family: "bert".to_owned(),
+        hidden_size: config.hidden_size,
+        layers: config.num_hidden_layers,
+        heads: config.num_attention_heads,
+        intermediate_size: config.intermediate_size,
+        vocab_size: config.vocab_size,
+        max_positions: config.max_position_embeddings,
+        layer_norm_eps: config.layer_norm_eps,
+    };
+    let checkpoint = dir.join("model.safetensors");
+    let bytes = fs::read(&checkpoint).map_err(io(&checkpoint))?;
+    let tensors = SafeTensors::deserialize(&bytes)
+        .map_err(|source| ImportError::Weights { path: checkpoint.clone(), source })?;
+    // A bare encoder has plain names, one saved with a task head on top has a prefix.
+    let prefixed = tensors.names().contains(&"bert.embeddings.word_embeddings.weight");
+    let prefix = if prefixed { "bert." } else { "" };
+    let needed = bert::tensors(&architecture, prefix, config.type_vocab_size);
+    let mut values = Vec::with_capacity(needed.len());
+    for (name, shape) in &needed {
+        values.push(read_tensor(&tensors, name, shape, &checkpoint)?);
+    }
+
+    let parent = out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::create_dir_all(parent).map_err(io(parent))?;
+    let beside = tempfile::Builder::new().prefix(".import-").tempdir_in(parent).map_err(io(parent))?;
+    let at = |name: &str| beside.path().join(name);
+
+    let list: Vec<_> =
+        needed.iter().zip(&values).map(|((name, shape), v)| (name.as_str(), shape.as_slice(), &v[..])).collect();
+    let weights = at(file::WEIGHTS);
+    let offsets = (|| -> std::io::Result<BTreeMap<String, u64>> {
+        let mut out = BufWriter::new(File::create(&weights)?);
+        let offsets = base::write_weights(&mut out, &list)?;
+        out.into_inner().map_err(|e| e.into_error())?.sync_all()?;
+        Ok(offsets)
+    })()
+    .map_err(io(&weights))?;
+    let model = bert::graph(&architecture, prefix, &needed, &offsets);
+    write(&at(file::MODEL), &onnx::encode(&model))?;
+    let tokenizer = dir.join("tokenizer.json");
+    write(&at(file::TOKENIZER), &fs::read(&tokenizer).map_err(io(&tokenizer))?)?;
+
+    let mut digests = BTreeMap::new();
+    for name in [file::MODEL, file::TOKENIZER, file::WEIGHTS] {
+        digests.insert(name.to_owned(), base::file_digest(&at(name))?);
+    }
+    let tokenizer_sha256 = digests[file::TOKENIZER].clone();
+    let identity = list.iter().map(|(name, shape, bytes)| ((*name).to_owned(), *shape, *bytes));
+    let manifest = BaseManifest {
+        format: base::FORMAT,
+        base_id: base::base_id(&architecture, &tokenizer_sha256, identity),
+        maskable: bert::maskable(&architecture, prefix),
+        architecture,
+        variant: "f32".to_owned(),
+        digests,
+        tokenizer_sha256,
+        licence: origin.licence.clone().unwrap_or_else(|| "unknown".to_owned()),
+        source: origin.source.clone().or(config.name).unwrap_or_else(|| "unknown".to_owned()),
+    };
+    let text = serde_json::to_vec_pretty(&manifest)
+        .map_err(|source| ImportError::Config { path: at(file::MANIFEST), source })?;
+    write(&at(file::MANIFEST), &text)?;
+
+    // What was written must open before anyone sees it.
+    let staged = Base::open(beside.path())?;
+    overmask::task::Tokenizer::open(&staged)
+        .map_err(|e| ImportError::Tokenizer { path: tokenizer, reason: e.to_string() })?;
+    drop(staged);
+
+    // An empty directory may be in the way of the rename.
+    if out.exists() {
+        fs::remove_dir(out).map_err(io(out))?;
+    }
+    let whole: PathBuf = beside.keep();
+    fs::rename(&whole, out).map_err(io(out))?;
+    Ok(Base::open(out)?)
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<(), ImportError> {
+    let attempt = || {
+        let mut file = File::create(path)?;
+        file.write_all(bytes)?;
+        file.sync_all()
+    };
+    attempt().map_err(|source| ImportError::Io { path: path.to_owned(), source })
+}
+
+fn read_config(path: &Path) -> Result<Config, ImportError> {
+    let text = fs::read(path).map_err(|source| ImportError::Io { path: path.to_owned(), source })?;
+    let config: Config =
+        serde_json::from_slice(&text).map_err(|source| ImportError::Config { path: path.to_owned(), source })?;
+    let unsupported = |field, found: &str, supported| {
+        Err(ImportError::Unsupported { path: path.to_owned(), field, found: format!("`{found}`"), supported })
+    };
+    if config.model_type != "bert" {
+        return unsupported("model_type", &config.model_type, "bert (BERT, MiniLM and others of its structure)");
+    }
+    if config.hidden_act != "gelu" {
+        return unsupported("hidden_act", &config.hidden_act, "gelu");
+    }
+    match config.position_embedding_type.as_deref() {
+        None | Some("absolute") => {}
+        Some(other) => return unsupported("position_embedding_type", other, "absolute"),
+    }
+    if config.num_attention_heads == 0 || !config.hidden_size.is_multiple_of(config.num_attention_heads) {
+        let found = config.num_attention_heads.to_string();
+        return unsupported("num_attention_heads", &found, "a divisor of hidden_size");
+    }
+    Ok(config)
+}
+
+/// The tensor's values as little-endian f32 bytes.
+fn read_tensor<'a>(
+    tensors: &SafeTensors<'a>,
+    name: &str,
+    shape: &[usize],
+    path: &Path,
+) -> Result<Cow<'a, [u8]>, ImportError> {
+    let wrong = |reason| ImportError::Tensor { path: path.to_owned(), name: name.to_owned(), reason };
+    let tensor: TensorView<'a> = tensors.tensor(name).map_err(|_| wrong("is missing".to_owned()))?;
+    if tensor.shape() != shape {
+        return Err(wrong(format!("has shape {:?}, not {shape:?}", tensor.shape())));
+    }
+    let data = tensor.data();
+    let halves = |convert: fn(u16) -> f32| {
+        let pairs = data.as_chunks::<2>().0.iter();
+        Cow::Owned(pairs.flat_map(|b| convert(u16::from_le_bytes(*b)).to_le_bytes()).collect())
+    };
+    match tensor.dtype() {
+        Dtype::F32 => Ok(Cow::Borrowed(data)),
+        Dtype::BF16 => Ok(halves(|b| half::bf16::from_bits(b).to_f32())),
+        Dtype::F16 => Ok(halves(|b| half::f16::from_bits(b).to_f32())),
+        other => Err(wrong(format!("is {other:?}; supported: F32, BF16, F16"))),
+    }
+}

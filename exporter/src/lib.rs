@@ -1,0 +1,22 @@
+//! The workstation side of Overmask: a pre-trained encoder becomes a base bundle, labelled
+//! texts become a pack.
+//!
+//! | module | what it does |
+//! | --- | --- |
+//! | [`fetch`](mod@fetch) | bases and data sets by name, checked by digest |
+//! | [`import`] | a pre-trained model becomes a base bundle |
+//! | [`data`] | labelled texts: reading, splitting, batching |
+//! | [`autodiff`] | a forward ONNX graph becomes a backward one |
+//! | [`train`] | the training step as an ONNX graph, and the loop around it |
+//! | [`metrics`] | how good predictions are |
+//! | [`evaluate`](mod@evaluate) | a pack measured through the code that devices run |
+//! | [`cli`] | the `overmask-export` program |
+
+pub mod autodiff;
+pub mod cli;
+pub mod data;
+pub mod evaluate;
+pub mod fetch;
+pub mod import;
+pub mod metrics;
+pub mod train;

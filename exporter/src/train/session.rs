@@ -1,0 +1,227 @@
+//! Sessions over a step graph: the state lives in two sets of buffers on the device, and each
+//! step reads one and writes the other.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use ort::ep;
+use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
+use ort::session::{Session, SessionInputValue};
+use ort::session::builder::GraphOptimizationLevel;
+use ort::value::{DynValue, Tensor, TensorValueType};
+use overmask::base::Base;
+use overmask::engine::Device;
+use overmask::onnx;
+
+use super::TrainError;
+use super::binding::Binding;
+use super::graph::{Graph, Trained, name, next};
+
+/// Where and with how many threads sessions run.
+#[derive(Debug, Clone)]
+pub(super) struct Placement {
+    pub(super) device: Device,
+    pub(super) threads: usize,
+    /// Write a profile that tells which provider ran each node.
+    pub(super) profile: Option<std::path::PathBuf>,
+}
+
+/// Weights of the base as values, shared by all sessions.
+pub(super) type Frozen = BTreeMap<String, Arc<DynValue>>;
+
+/// The named tensors of the base, as values that own their memory.
+pub(super) fn frozen(base: &Base, names: &[String]) -> Result<Frozen, TrainError> {
+    let value = |name: &String| {
+        let (shape, values) = base.tensor_f32(name)?;
+        Ok((name.clone(), Arc::new(f32_value(shape, values.to_vec())?)))
+    };
+    names.iter().map(value).collect()
+}
+
+/// A value of f32 on the CPU.
+pub(super) fn f32_value(shape: &[usize], values: Vec<f32>) -> Result<DynValue, TrainError> {
+    Ok(Tensor::from_array((shape.to_vec(), values))?.into_dyn())
+}
+
+/// A value of int64 on the CPU.
+pub(super) fn i64_value(shape: &[usize], values: Vec<i64>) -> Result<DynValue, TrainError> {
+    Ok(Tensor::from_array((shape.to_vec(), values))?.into_dyn())
+}
+
+/// A session for a graph.
+fn open(graph: &Graph, placement: &Placement) -> Result<Session, TrainError> {
+    let environment = overmask::engine::ort::environment()?;
+    let mut builder = Session::builder(environment)?
+        .with_optimization_level(GraphOptimizationLevel::All)?
+        .with_intra_threads(placement.threads)?
+        // Repeats bit for bit with the same number of threads.
+        .with_deterministic_compute(true)?;
+    if let Some(path) = &placement.profile {
+        builder = builder.with_profiling(path)?;
+    }
+    if placement.device == Device::Cuda {
+        // TF32 would round the products' inputs to 10 bits: precision is never a default's choice.
+        let cuda = ep::CUDA::default().with_tf32(false).build().error_on_failure();
+        builder = builder.with_execution_providers([cuda])?;
+    }
+    Ok(builder.commit_from_memory(&onnx::encode(&graph.model))?)
+}
+
+/// A training step with its state.
+pub(super) struct StepSession {
+    session: Session,
+    bindings: [Binding; 2],
+    /// The state in each set of buffers: per trained tensor the parameter and two moments.
+    state: [Vec<Arc<DynValue>>; 2],
+    names: Vec<String>,
+    /// Which set holds the current state.
+    turn: usize,
+    /// The buffers of the first set, which take the place of the start values after a step.
+    after_start: Option<Vec<Arc<DynValue>>>,
+    loss: Arc<DynValue>,
+    norm: Arc<DynValue>,
+    device: Device,
+}
+
+impl StepSession {
+    /// A session whose parameters start at `initial` and whose moments start at zero.
+    pub(super) fn new(
+        graph: &Graph,
+        initial: &[Vec<f32>],
+        frozen: &Frozen,
+        placement: &Placement,
+    ) -> Result<Self, TrainError> {
+        let mut session = open(graph, placement)?;
+        let names: Vec<String> = graph.trained.iter().flat_map(Trained::state).collect();
+        let mut start = Vec::with_capacity(names.len());
+        for (parameter, values) in graph.trained.iter().zip(initial) {
+            for part in [values.clone(), vec![0.0; values.len()], vec![0.0; values.len()]] {
+                start.push(Arc::new(f32_value(&parameter.dims, part)?));
+            }
+        }
+        let first = device_buffers(&session, &graph.trained, placement.device)?;
+        let second = device_buffers(&session, &graph.trained, placement.device)?;
+        let loss = Arc::new(f32_value(&[], vec![0.0])?);
+        let norm = Arc::new(f32_value(&[], vec![0.0])?);
+        let mut bindings = [Binding::new(&mut session)?, Binding::new(&mut session)?];
+        for (turn, binding) in bindings.iter_mut().enumerate() {
+            for (name, value) in frozen {
+                binding.input(name, value)?;
+            }
+            let (inputs, outputs) = if turn == 0 { (&start, &second) } else { (&second, &first) };
+            for (i, name) in names.iter().enumerate() {
+                binding.input(name, &inputs[i])?;
+                binding.output(&next(name), &outputs[i])?;
+            }
+            binding.output(name::LOSS, &loss)?;
+            binding.output(name::NORM, &norm)?;
+        }
+        Ok(StepSession {
+            session,
+            bindings,
+            state: [start, second],
+            names,
+            turn: 0,
+            after_start: Some(first),
+            loss,
+            norm,
+            device: placement.device,
+        })
+    }
+
+    /// Runs one step and returns loss and gradient norm.
+    pub(super) fn run(&mut self, inputs: Vec<(&'static str, DynValue)>) -> Result<(f32, f32), TrainError> {
+        let binding = &mut self.bindings[self.turn];
+        for (name, value) in inputs {
+            binding.input(name, &Arc::new(value))?;
+        }
+        binding.run(&mut self.session)?;
+        if let Some(buffers) = self.after_start.take() {
+            for (name, value) in self.names.iter().zip(&buffers) {
+                self.bindings[0].input(name, value)?;
+            }
+            self.state[0] = buffers;
+        }
+        self.turn = 1 - self.turn;
+        Ok((scalar(&self.loss)?, scalar(&self.norm)?))
+    }
+
+    /// The current value of a parameter, as the graph reads it.
+    pub(super) fn parameter(&self, name: &str) -> Option<&Arc<DynValue>> {
+        let index = self.names.iter().position(|n| n == name)?;
+        self.state[self.turn].get(index)
+    }
+
+    /// The current values of a parameter.
+    pub(super) fn download(&self, name: &str) -> Result<Vec<f32>, TrainError> {
+        let value = self.parameter(name).ok_or_else(|| TrainError::Runtime(format!("no parameter `{name}`")))?;
+        if self.device == Device::Cpu {
+            return Ok(value.try_extract_tensor::<f32>()?.1.to_vec());
+        }
+        let host = value.view().downcast::<TensorValueType<f32>>()?.to(AllocationDevice::CPU, 0)?;
+        Ok(host.try_extract_tensor::<f32>()?.1.to_vec())
+    }
+
+    /// Ends profiling and returns the file's name.
+    pub(super) fn end_profiling(&mut self) -> Result<String, TrainError> {
+        Ok(self.session.end_profiling()?)
+    }
+}
+
+/// Uninitialised buffers for the state, on the device.
+fn device_buffers(session: &Session, trained: &[Trained], device: Device) -> Result<Vec<Arc<DynValue>>, TrainError> {
+    let allocator = match device {
+        Device::Cpu => Allocator::default(),
+        Device::Cuda => Allocator::new(
+            session,
+            MemoryInfo::new(AllocationDevice::CUDA, 0, AllocatorType::Device, MemoryType::Default)?,
+        )?,
+    };
+    let mut buffers = Vec::with_capacity(3 * trained.len());
+    for parameter in trained {
+        for _ in parameter.state() {
+            buffers.push(Arc::new(Tensor::<f32>::new(&allocator, parameter.dims.clone())?.into_dyn()));
+        }
+    }
+    Ok(buffers)
+}
+
+fn scalar(value: &DynValue) -> Result<f32, TrainError> {
+    let (_, values) = value.try_extract_tensor::<f32>()?;
+    values.first().copied().ok_or_else(|| TrainError::Runtime("an empty scalar".to_owned()))
+}
+
+/// The forward pass over the parameters of a step session, for choosing checkpoints.
+pub(super) struct ForwardSession {
+    session: Session,
+    parameters: Vec<String>,
+    frozen: Frozen,
+}
+
+impl ForwardSession {
+    pub(super) fn new(graph: &Graph, frozen: &Frozen, placement: &Placement) -> Result<Self, TrainError> {
+        let placement = Placement { profile: None, ..placement.clone() };
+        let parameters = graph.trained.iter().map(|t| t.name.clone()).collect();
+        Ok(ForwardSession { session: open(graph, &placement)?, parameters, frozen: frozen.clone() })
+    }
+
+    /// Logits of a batch, [batch, classes], with the step's current parameters.
+    pub(super) fn logits(
+        &mut self,
+        step: &StepSession,
+        inputs: Vec<(&'static str, DynValue)>,
+    ) -> Result<Vec<f32>, TrainError> {
+        let mut all: Vec<(String, SessionInputValue<'_>)> =
+            inputs.into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
+        for (name, value) in &self.frozen {
+            all.push((name.clone(), (&**value).into()));
+        }
+        for name in &self.parameters {
+            let value = step.parameter(name).ok_or_else(|| TrainError::Runtime(format!("no parameter `{name}`")))?;
+            all.push((name.clone(), (&**value).into()));
+        }
+        let outputs = self.session.run(all)?;
+        let (_, logits) = outputs[name::LOGITS].try_extract_tensor::<f32>()?;
+        Ok(logits.to_vec())
+    }
+}

@@ -1,0 +1,63 @@
+//! Digests of files and the identity of a base.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use sha2::{Digest, Sha256};
+
+use super::{Architecture, BaseError};
+
+/// Lower-case hex.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// SHA-256 of a file, lower-case hex, read in pieces.
+///
+/// # Errors
+/// When the file cannot be read.
+pub fn file_digest(path: &Path) -> Result<String, BaseError> {
+    let io = |source| BaseError::Io { path: path.into(), source };
+    let mut file = File::open(path).map_err(io)?;
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0; 1 << 18];
+    loop {
+        match file.read(&mut buffer).map_err(io)? {
+            0 => return Ok(hex(&hash.finalize())),
+            n => hash.update(&buffer[..n]),
+        }
+    }
+}
+
+/// The identity of a base: SHA-256 over a canonical text, one fact a line.
+///
+/// The lines are: `overmask base 1`; each size of the architecture as `name value` (the epsilon
+/// as the hex bits of its f64); `tokenizer DIGEST`; then for each f32 tensor in the order of
+/// its name's bytes `tensor NAME [shape] DIGEST`, with the SHA-256 of its little-endian bytes.
+/// The order of tensors in the file and everything that is not a number of the model (names of
+/// files, sources, licences) is left out, so equal models have equal identities.
+pub fn base_id<'a>(
+    a: &Architecture,
+    tokenizer_sha256: &str,
+    tensors: impl IntoIterator<Item = (String, &'a [usize], &'a [u8])>,
+) -> String {
+    let mut lines = vec![
+        "overmask base 1".to_owned(),
+        format!("family {}", a.family),
+        format!("hidden_size {}", a.hidden_size),
+        format!("layers {}", a.layers),
+        format!("heads {}", a.heads),
+        format!("intermediate_size {}", a.intermediate_size),
+        format!("vocab_size {}", a.vocab_size),
+        format!("max_positions {}", a.max_positions),
+        format!("layer_norm_eps {:016x}", a.layer_norm_eps.to_bits()),
+        format!("tokenizer {tokenizer_sha256}"),
+    ];
+    let mut tensors: Vec<_> = tensors.into_iter().collect();
+    tensors.sort_by(|a, b| a.0.cmp(&b.0));
+    lines.extend(
+        tensors.iter().map(|(name, shape, bytes)| format!("tensor {name} {shape:?} {}", hex(&Sha256::digest(bytes)))),
+    );
+    hex(&Sha256::digest(lines.join("\n")))
+}

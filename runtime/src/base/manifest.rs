@@ -1,0 +1,119 @@
+//! `base.json`: what a base is, which of its tensors a mask may touch, and its digests.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::{BaseError, file};
+
+/// The version of the bundle format that this program writes and reads.
+pub const FORMAT: u32 = 1;
+
+/// The contents of `base.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BaseManifest {
+    /// Version of the format, [`FORMAT`].
+    pub format: u32,
+    /// Identity of the base, lower-case hex; see [`super::base_id`].
+    pub base_id: String,
+    /// Kind and sizes of the encoder.
+    pub architecture: Architecture,
+    /// The tensors that a mask may touch; the order is part of the format.
+    pub maskable: Vec<MaskableTensor>,
+    /// Precision of the weights: `f32`.
+    pub variant: String,
+    /// SHA-256 of each other file of the bundle, by file name.
+    pub digests: BTreeMap<String, String>,
+    /// SHA-256 of `tokenizer.json`.
+    pub tokenizer_sha256: String,
+    /// Licence of the weights, as far as it is known.
+    pub licence: String,
+    /// Where the weights came from.
+    pub source: String,
+}
+
+/// Kind and sizes of an encoder.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Architecture {
+    /// Family: `bert`.
+    pub family: String,
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Number of encoder layers.
+    pub layers: usize,
+    /// Attention heads a layer.
+    pub heads: usize,
+    /// Width of the feed-forward layer.
+    pub intermediate_size: usize,
+    /// Rows of the token embedding.
+    pub vocab_size: usize,
+    /// Most tokens that a text may have.
+    pub max_positions: usize,
+    /// Epsilon of the layer norms.
+    pub layer_norm_eps: f64,
+}
+
+/// A 2-D linear weight that a mask may touch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MaskableTensor {
+    /// Name, as in the checkpoint.
+    pub name: String,
+    /// Rows.
+    pub outputs: usize,
+    /// Columns.
+    pub inputs: usize,
+    /// The encoder layer that it belongs to, from 0.
+    pub layer: usize,
+}
+
+impl BaseManifest {
+    pub(super) fn read(path: &Path) -> Result<Self, BaseError> {
+        let text = std::fs::read(path).map_err(|source| BaseError::Io { path: path.into(), source })?;
+        let manifest: BaseManifest =
+            serde_json::from_slice(&text).map_err(|source| BaseError::Manifest { path: path.into(), source })?;
+        manifest.check().map_err(|(field, reason)| BaseError::Field { path: path.into(), field, reason })?;
+        Ok(manifest)
+    }
+
+    fn check(&self) -> Result<(), (String, String)> {
+        let wrong = |field: &str, reason: String| Err((field.to_owned(), reason));
+        if self.format != FORMAT {
+            return wrong("format", format!("version {}, this program reads {FORMAT}", self.format));
+        }
+        if self.variant != "f32" {
+            return wrong("variant", format!("`{}`, this program reads `f32`", self.variant));
+        }
+        let a = &self.architecture;
+        if a.family != "bert" {
+            return wrong("architecture/family", format!("`{}`, this program knows `bert`", a.family));
+        }
+        if a.heads == 0 || a.hidden_size == 0 || !a.hidden_size.is_multiple_of(a.heads) {
+            return wrong("architecture/heads", format!("{} heads do not divide width {}", a.heads, a.hidden_size));
+        }
+        for (field, value) in [("max_positions", a.max_positions), ("vocab_size", a.vocab_size), ("layers", a.layers)] {
+            if value == 0 {
+                return wrong(&format!("architecture/{field}"), "is 0".to_owned());
+            }
+        }
+        let mut names = BTreeSet::new();
+        for t in &self.maskable {
+            if !names.insert(&t.name) {
+                return wrong(&format!("maskable/{}", t.name), "comes twice".to_owned());
+            }
+            if t.layer >= a.layers {
+                return wrong(&format!("maskable/{}", t.name), format!("layer {} of {}", t.layer, a.layers));
+            }
+        }
+        for name in [file::MODEL, file::WEIGHTS, file::TOKENIZER] {
+            if !self.digests.contains_key(name) {
+                return wrong("digests", format!("`{name}` is missing"));
+            }
+        }
+        // Digest keys become paths: only plain file names of this format may appear.
+        match self.digests.keys().find(|n| ![file::MODEL, file::WEIGHTS, file::TOKENIZER].contains(&n.as_str())) {
+            Some(other) => wrong("digests", format!("`{other}` is no file of a bundle")),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! The memory map of a file: the one place of this module with `unsafe`.
+
+use std::fs::File;
+use std::path::Path;
+
+use memmap2::Mmap;
+
+use super::BaseError;
+
+/// Maps a file read-only.
+pub(super) fn map(path: &Path) -> Result<Mmap, BaseError> {
+    let io = |source| BaseError::Io { path: path.into(), source };
+    let file = File::open(path).map_err(io)?;
+    // SAFETY: the map is read-only and lives as long as the `Mmap`. Files of a bundle are never
+    // modified in place (they are written beside and renamed), which is the promise that
+    // keeps the bytes stable; a file truncated behind our back ends the process with SIGBUS.
+    unsafe { Mmap::map(&file) }.map_err(io)
+}
+
+/// Sees little-endian bytes as f32 values, or `None` when the address or length does not fit.
+pub(super) fn as_f32(bytes: &[u8]) -> Option<&[f32]> {
+    // SAFETY: every bit pattern is a valid f32, and `align_to` splits at aligned addresses only.
+    let (before, values, after) = unsafe { bytes.align_to::<f32>() };
+    (before.is_empty() && after.is_empty() && cfg!(target_endian = "little")).then_some(values)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_seen_as_the_safe_twin_reads_them() {
+        let values: Vec<f32> = (0..100).map(|i| (i as f32).sin()).collect();
+        let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("f"), &bytes).unwrap();
+        let mapped = map(&dir.path().join("f")).unwrap();
+        let safe: Vec<f32> = mapped.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+        assert_eq!(as_f32(&mapped).unwrap(), safe);
+        assert_eq!(as_f32(&mapped[4..44]).unwrap(), &safe[1..11]);
+        assert!(as_f32(&mapped[1..41]).is_none());
+        assert!(as_f32(&mapped[0..5]).is_none());
+    }
+}

@@ -1,0 +1,198 @@
+//! The base bundle: a frozen encoder that all tasks of a device share.
+//!
+//! A bundle is a directory: `base.json` (the [manifest](BaseManifest)), `model.onnx` (the
+//! graph), `model.safetensors` (the weights, mapped into memory and never copied) and
+//! `tokenizer.json`.
+
+mod identity;
+mod manifest;
+mod mmap;
+mod weights;
+
+use std::path::{Path, PathBuf};
+
+pub use identity::{base_id, file_digest, hex};
+pub use manifest::{Architecture, BaseManifest, FORMAT, MaskableTensor};
+pub use weights::{TensorBytes, write_weights};
+
+use weights::Weights;
+
+use crate::error::ExitCode;
+
+/// File names inside a bundle.
+pub mod file {
+    /// The manifest.
+    pub const MANIFEST: &str = "base.json";
+    /// The graph.
+    pub const MODEL: &str = "model.onnx";
+    /// The weights.
+    pub const WEIGHTS: &str = "model.safetensors";
+    /// The tokenizer.
+    pub const TOKENIZER: &str = "tokenizer.json";
+}
+
+/// What can be wrong with a base bundle.
+#[derive(Debug, thiserror::Error)]
+pub enum BaseError {
+    /// A file cannot be read.
+    #[error("cannot read {path}: {source}; `overmask-export import` writes a base bundle")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// `base.json` is not what the format asks for.
+    #[error("{path}: {source}; import the base again")]
+    Manifest {
+        /// The manifest.
+        path: PathBuf,
+        /// Line, column and reason.
+        source: serde_json::Error,
+    },
+    /// A field holds something that cannot be.
+    #[error("{path}: field `{field}`: {reason}")]
+    Field {
+        /// The file.
+        path: PathBuf,
+        /// The field or tensor.
+        field: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The weights are no safetensors file.
+    #[error("{path}: {source}; import the base again")]
+    Weights {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: safetensors::SafeTensorError,
+    },
+    /// A tensor is not there.
+    #[error("{path}: no tensor `{name}`")]
+    NoTensor {
+        /// The file.
+        path: PathBuf,
+        /// Its name.
+        name: String,
+    },
+    /// A file's digest is not the one that the manifest records.
+    #[error("{path}: sha256 is {found}, the manifest says {expected}; the file was changed or damaged: copy the base again")]
+    Digest {
+        /// The file.
+        path: PathBuf,
+        /// From the manifest.
+        expected: String,
+        /// Computed.
+        found: String,
+    },
+}
+
+impl BaseError {
+    /// The program's exit code for this error.
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Io { .. } => ExitCode::InputData,
+            _ => ExitCode::CorruptFile,
+        }
+    }
+}
+
+/// An opened base bundle; the weights are mapped, not read.
+#[derive(Debug)]
+pub struct Base {
+    dir: PathBuf,
+    manifest: BaseManifest,
+    weights: Weights,
+}
+
+impl Base {
+    /// Opens a bundle and checks that every maskable tensor is there in its shape.
+    ///
+    /// Digests are not computed here (that reads every byte): see [`Base::verify`].
+    ///
+    /// # Errors
+    /// When a file is missing or malformed, or manifest and weights disagree.
+    pub fn open(dir: &Path) -> Result<Base, BaseError> {
+        let manifest = BaseManifest::read(&dir.join(file::MANIFEST))?;
+        let weights = Weights::open(&dir.join(file::WEIGHTS))?;
+        for tensor in &manifest.maskable {
+            let (shape, _) = weights.tensor_f32(&tensor.name)?;
+            if shape != [tensor.outputs, tensor.inputs] {
+                return Err(BaseError::Field {
+                    path: dir.join(file::MANIFEST),
+                    field: format!("maskable/{}", tensor.name),
+                    reason: format!("[{}, {}], but the weights have {shape:?}", tensor.outputs, tensor.inputs),
+                });
+            }
+        }
+        Ok(Base { dir: dir.to_owned(), manifest, weights })
+    }
+
+    /// Checks every file's digest and the base's identity.
+    ///
+    /// # Errors
+    /// When a file was changed or damaged, with the digest expected and found.
+    pub fn verify(&self) -> Result<(), BaseError> {
+        for (name, expected) in &self.manifest.digests {
+            let path = self.dir.join(name);
+            let found = file_digest(&path)?;
+            if found != *expected {
+                return Err(BaseError::Digest { path, expected: expected.clone(), found });
+            }
+        }
+        let found = base_id(&self.manifest.architecture, &self.manifest.tokenizer_sha256, self.weights.iter_f32());
+        if found != self.manifest.base_id {
+            let path = self.dir.join(file::MANIFEST);
+            return Err(BaseError::Digest { path, expected: self.manifest.base_id.clone(), found });
+        }
+        Ok(())
+    }
+
+    /// The manifest.
+    pub fn manifest(&self) -> &BaseManifest {
+        &self.manifest
+    }
+
+    /// The identity that packs refer to.
+    pub fn base_id(&self) -> &str {
+        &self.manifest.base_id
+    }
+
+    /// The bundle's directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The graph's file.
+    pub fn model_path(&self) -> PathBuf {
+        self.dir.join(file::MODEL)
+    }
+
+    /// The weights' file.
+    pub fn weights_path(&self) -> PathBuf {
+        self.dir.join(file::WEIGHTS)
+    }
+
+    /// The tokenizer's file.
+    pub fn tokenizer_path(&self) -> PathBuf {
+        self.dir.join(file::TOKENIZER)
+    }
+
+    /// The manifest's entry for a maskable tensor.
+    pub fn maskable(&self, name: &str) -> Option<&MaskableTensor> {
+        self.manifest.maskable.iter().find(|t| t.name == name)
+    }
+
+    /// A tensor's shape and its values, a view into the memory map.
+    ///
+    /// # Errors
+    /// When there is no f32 tensor of that name.
+    pub fn tensor_f32(&self, name: &str) -> Result<(&[usize], &[f32]), BaseError> {
+        self.weights.tensor_f32(name)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests;

@@ -1,0 +1,99 @@
+use super::*;
+
+fn bundle(dir: &Path) -> BaseManifest {
+    let w: Vec<u8> = (0..12).flat_map(|i| (i as f32).to_le_bytes()).collect();
+    let b = 1f32.to_le_bytes();
+    let mut bytes = Vec::new();
+    let offsets = write_weights(&mut bytes, &[("w", &[3, 4], &w), ("b", &[1], &b)]).unwrap();
+    assert_eq!(offsets["w"] % 65536, 0);
+    std::fs::write(dir.join(file::WEIGHTS), bytes).unwrap();
+    std::fs::write(dir.join(file::MODEL), b"graph").unwrap();
+    std::fs::write(dir.join(file::TOKENIZER), b"{}").unwrap();
+    let names = [file::MODEL, file::WEIGHTS, file::TOKENIZER];
+    let digests: std::collections::BTreeMap<_, _> =
+        names.iter().map(|n| ((*n).to_owned(), file_digest(&dir.join(n)).unwrap())).collect();
+    let architecture = Architecture {
+        family: "bert".into(),
+        hidden_size: 4,
+        layers: 1,
+        heads: 2,
+        intermediate_size: 8,
+        vocab_size: 10,
+        max_positions: 16,
+        layer_norm_eps: 1e-12,
+    };
+    let tokenizer_sha256 = digests[file::TOKENIZER].clone();
+    let tensors = [("w".to_owned(), &[3usize, 4][..], &w[..]), ("b".to_owned(), &[1usize][..], &b[..])];
+    let manifest = BaseManifest {
+        format: FORMAT,
+        base_id: base_id(&architecture, &tokenizer_sha256, tensors),
+        architecture,
+        maskable: vec![MaskableTensor { name: "w".into(), outputs: 3, inputs: 4, layer: 0 }],
+        variant: "f32".into(),
+        digests,
+        tokenizer_sha256,
+        licence: "none".into(),
+        source: "test".into(),
+    };
+    write_manifest(dir, &manifest);
+    manifest
+}
+
+fn write_manifest(dir: &Path, manifest: &BaseManifest) {
+    std::fs::write(dir.join(file::MANIFEST), serde_json::to_vec(manifest).unwrap()).unwrap();
+}
+
+#[test]
+fn a_bundle_opens_and_verifies() {
+    let dir = tempfile::tempdir().unwrap();
+    bundle(dir.path());
+    let base = Base::open(dir.path()).unwrap();
+    base.verify().unwrap();
+    let (shape, values) = base.tensor_f32("w").unwrap();
+    assert_eq!(shape, [3, 4]);
+    assert_eq!(values[11], 11.0);
+    assert_eq!(values.as_ptr() as usize % 4096, 0);
+    assert!(matches!(base.tensor_f32("nothing"), Err(BaseError::NoTensor { .. })));
+}
+
+#[test]
+fn a_changed_byte_is_found_and_named() {
+    let dir = tempfile::tempdir().unwrap();
+    bundle(dir.path());
+    let path = dir.path().join(file::WEIGHTS);
+    let mut bytes = std::fs::read(&path).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let error = Base::open(dir.path()).unwrap().verify().unwrap_err();
+    assert!(matches!(&error, BaseError::Digest { path, .. } if path.ends_with(file::WEIGHTS)));
+}
+
+#[test]
+fn a_wrong_field_is_refused_by_name() {
+    let change = |edit: fn(&mut BaseManifest)| {
+        let dir = tempfile::tempdir().unwrap();
+        let mut manifest = bundle(dir.path());
+        edit(&mut manifest);
+        write_manifest(dir.path(), &manifest);
+        Base::open(dir.path()).unwrap_err().to_string()
+    };
+    assert!(change(|m| m.format = 9).contains("`format`"));
+    assert!(change(|m| m.variant = "int3".into()).contains("`variant`"));
+    assert!(change(|m| m.architecture.heads = 3).contains("heads"));
+    assert!(change(|m| m.maskable[0].outputs = 5).contains("maskable/w"));
+    assert!(change(|m| m.maskable[0].layer = 1).contains("layer 1 of 1"));
+    assert!(change(|m| m.maskable.push(m.maskable[0].clone())).contains("comes twice"));
+    assert!(change(|m| drop(m.digests.insert("../x".into(), String::new()))).contains("../x"));
+}
+
+#[test]
+fn a_truncated_weights_file_is_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    bundle(dir.path());
+    let path = dir.path().join(file::WEIGHTS);
+    let bytes = std::fs::read(&path).unwrap();
+    for length in [0, 1, 7, 8, 9, 100, bytes.len() - 1] {
+        std::fs::write(&path, &bytes[..length]).unwrap();
+        assert!(Base::open(dir.path()).is_err(), "{length} bytes");
+    }
+}

@@ -1,0 +1,92 @@
+//! `model.safetensors` of a bundle: mapped for reading, written with its data on a page boundary.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use memmap2::Mmap;
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, Metadata, TensorInfo};
+
+use super::{BaseError, mmap};
+
+/// The data section starts on a multiple of this, so that a map of it is page-aligned
+/// on every machine that we know of (x86-64: 4 kB, arm64 with large pages: 64 kB).
+const PAGE: usize = 64 << 10;
+
+/// A mapped safetensors file.
+#[derive(Debug)]
+pub(super) struct Weights {
+    path: PathBuf,
+    map: Mmap,
+    data_start: usize,
+    metadata: Metadata,
+}
+
+impl Weights {
+    pub(super) fn open(path: &Path) -> Result<Self, BaseError> {
+        let map = mmap::map(path)?;
+        // The crate bounds the header and checks that offsets cover the data exactly.
+        let (header, metadata) =
+            SafeTensors::read_metadata(&map).map_err(|source| BaseError::Weights { path: path.into(), source })?;
+        Ok(Weights { path: path.to_owned(), map, data_start: header + 8, metadata })
+    }
+
+    fn bytes<'a>(&'a self, info: &TensorInfo) -> &'a [u8] {
+        let (from, to) = info.data_offsets;
+        &self.map[self.data_start + from..self.data_start + to]
+    }
+
+    pub(super) fn tensor_f32(&self, name: &str) -> Result<(&[usize], &[f32]), BaseError> {
+        let no_tensor = || BaseError::NoTensor { path: self.path.clone(), name: name.to_owned() };
+        let info = self.metadata.info(name).ok_or_else(no_tensor)?;
+        let wrong =
+            |reason: String| BaseError::Field { path: self.path.clone(), field: name.to_owned(), reason };
+        if info.dtype != Dtype::F32 {
+            return Err(wrong(format!("is {:?}, not F32", info.dtype)));
+        }
+        let values = mmap::as_f32(self.bytes(info)).ok_or_else(|| wrong("is not aligned to 4 bytes".to_owned()))?;
+        Ok((&info.shape, values))
+    }
+
+    /// Name, shape and bytes of every f32 tensor.
+    pub(super) fn iter_f32(&self) -> Vec<(String, &[usize], &[u8])> {
+        let tensors = self.metadata.tensors().into_iter();
+        tensors
+            .filter(|(_, info)| info.dtype == Dtype::F32)
+            .map(|(name, info)| (name, info.shape.as_slice(), self.bytes(info)))
+            .collect()
+    }
+}
+
+/// A tensor to write: name, shape, little-endian f32 bytes.
+pub type TensorBytes<'a> = (&'a str, &'a [usize], &'a [u8]);
+
+/// Writes f32 tensors as a safetensors file whose data section starts on a page boundary, in
+/// the order given, and returns where in the file each tensor's bytes start.
+///
+/// # Errors
+/// What the writer reports.
+pub fn write_weights(out: &mut impl Write, tensors: &[TensorBytes<'_>]) -> std::io::Result<BTreeMap<String, u64>> {
+    let mut header = serde_json::Map::new();
+    let mut at = 0;
+    for (name, shape, bytes) in tensors {
+        let entry = serde_json::json!({"dtype": "F32", "shape": shape, "data_offsets": [at, at + bytes.len()]});
+        header.insert((*name).to_owned(), entry);
+        at += bytes.len();
+    }
+    let mut text = serde_json::to_vec(&header)?;
+    // The format allows trailing spaces in the header: they move the data to the boundary.
+    let start = (8 + text.len()).next_multiple_of(PAGE);
+    text.resize(start - 8, b' ');
+    out.write_all(&(text.len() as u64).to_le_bytes())?;
+    out.write_all(&text)?;
+    let mut offsets = BTreeMap::new();
+    let mut at = start as u64;
+    for (name, _, bytes) in tensors {
+        out.write_all(bytes)?;
+        offsets.insert((*name).to_owned(), at);
+        at += bytes.len() as u64;
+    }
+    Ok(offsets)
+}

@@ -1,0 +1,1 @@
+//! The `overmask` program.

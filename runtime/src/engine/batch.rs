@@ -1,0 +1,68 @@
+//! What goes into an encoder and what comes out.
+
+use super::EngineError;
+use crate::base::Base;
+
+/// Tokens of several texts, padded to one length; all fields are [batch, sequence], row by row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenBatch {
+    /// Number of texts.
+    pub batch: usize,
+    /// Tokens a text, padding included.
+    pub sequence: usize,
+    /// Token numbers.
+    pub input_ids: Vec<i64>,
+    /// 1 for a token, 0 for padding.
+    pub attention_mask: Vec<i64>,
+    /// Segment numbers; 0 for single texts.
+    pub token_type_ids: Vec<i64>,
+}
+
+impl TokenBatch {
+    /// The tokens of one text up to the last one that is not padding.
+    pub fn row_length(&self, row: usize) -> usize {
+        let mask = &self.attention_mask[row * self.sequence..(row + 1) * self.sequence];
+        mask.iter().rposition(|m| *m != 0).map_or(0, |last| last + 1)
+    }
+
+    /// Checks lengths and token numbers, which an engine would index with.
+    pub(super) fn check(&self, base: &Base) -> Result<(), EngineError> {
+        let wrong = |reason: String| Err(EngineError::Batch(reason));
+        let tokens = self.batch.checked_mul(self.sequence);
+        let lengths = [self.input_ids.len(), self.attention_mask.len(), self.token_type_ids.len()];
+        if tokens.is_none_or(|n| n == 0 || lengths != [n; 3]) {
+            return wrong(format!("{lengths:?} values for a batch of {} by {} tokens", self.batch, self.sequence));
+        }
+        let architecture = &base.manifest().architecture;
+        if self.sequence > architecture.max_positions {
+            return wrong(format!("{} in a text, the base takes {}", self.sequence, architecture.max_positions));
+        }
+        if let Some(id) = self.input_ids.iter().find(|id| !(0..architecture.vocab_size as i64).contains(*id)) {
+            return wrong(format!("number {id}, the base knows 0 to {}", architecture.vocab_size - 1));
+        }
+        if let Some(m) = self.attention_mask.iter().find(|m| !matches!(m, 0 | 1)) {
+            return wrong(format!("attention mask {m}, must be 0 or 1"));
+        }
+        // The bundle does not record the number of segments; single texts have only the first.
+        if self.token_type_ids.iter().any(|t| *t != 0) {
+            return wrong("a segment number other than 0".to_owned());
+        }
+        if let Some(row) = (0..self.batch).find(|row| self.row_length(*row) == 0) {
+            return wrong(format!("text {row} has none"));
+        }
+        Ok(())
+    }
+}
+
+/// The encoder's last hidden state, [batch, sequence, hidden], row by row.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Hidden {
+    /// Number of texts.
+    pub batch: usize,
+    /// Tokens a text, padding included.
+    pub sequence: usize,
+    /// Width.
+    pub hidden: usize,
+    /// The values.
+    pub data: Vec<f32>,
+}

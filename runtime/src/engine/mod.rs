@@ -1,0 +1,201 @@
+//! What runs the encoder: one trait, and one folder for each engine.
+//!
+//! | engine | how a mask is applied |
+//! | --- | --- |
+//! | `ort` (ONNX Runtime; CPU or CUDA) | weights are session inputs; a small graph masks them on the device when a task is loaded |
+//! | `tract` (pure Rust) | masked weights are constants of the plan |
+//!
+//! An engine that was asked for and cannot start is an error; nothing falls back to another one.
+
+mod batch;
+mod kind;
+#[cfg(feature = "ort")]
+pub mod ort;
+#[cfg(feature = "tract")]
+pub mod tract;
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+
+pub use batch::{Hidden, TokenBatch};
+pub use kind::{Device, EngineKind, ParseEngineError};
+
+use crate::base::{Base, BaseError};
+use crate::error::ExitCode;
+use crate::onnx::OnnxError;
+use crate::pack::NamedMask;
+
+/// What can go wrong in an engine.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The engine cannot start.
+    #[error("the engine `{engine}` is not available: {reason}")]
+    Unavailable {
+        /// The engine that was asked for.
+        engine: String,
+        /// What is missing, and how to get it.
+        reason: String,
+    },
+    /// The engine started but cannot do this.
+    #[error("the engine `{engine}` failed: {reason}")]
+    Failed {
+        /// The engine.
+        engine: String,
+        /// What it said.
+        reason: String,
+    },
+    /// A mask is for a tensor that the base does not have in that shape.
+    #[error("mask of `{tensor}`: {reason}; the pack was made for another base")]
+    Mask {
+        /// The tensor that the mask names.
+        tensor: String,
+        /// What does not fit.
+        reason: String,
+    },
+    /// The tokens cannot be run.
+    #[error("tokens: {0}")]
+    Batch(String),
+    /// There is no such task.
+    #[error("task {0} is not loaded")]
+    NoTask(TaskId),
+    /// The base cannot be read.
+    #[error(transparent)]
+    Base(#[from] BaseError),
+    /// The base's graph cannot be read.
+    #[error(transparent)]
+    Onnx(#[from] OnnxError),
+}
+
+impl EngineError {
+    /// The program's exit code for this error.
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Unavailable { .. } => ExitCode::EngineUnavailable,
+            Self::Failed { .. } | Self::NoTask(_) => ExitCode::Other,
+            Self::Mask { .. } => ExitCode::BaseMismatch,
+            Self::Batch(_) => ExitCode::InputData,
+            Self::Base(error) => error.exit_code(),
+            Self::Onnx(error) => error.exit_code(),
+        }
+    }
+}
+
+/// Says what made a result.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct EngineInfo {
+    /// The engine and its device, as [`EngineKind`] writes them.
+    pub engine: String,
+    /// Precision of weights and activations: `f32`.
+    pub precision: String,
+}
+
+/// A task that is loaded into an engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TaskId(u64);
+
+impl TaskId {
+    /// The identifier after this one.
+    #[cfg(any(feature = "ort", feature = "tract"))]
+    fn bump(&mut self) -> TaskId {
+        self.0 += 1;
+        *self
+    }
+
+    /// Before the first task.
+    #[cfg(any(feature = "ort", feature = "tract"))]
+    const NONE: TaskId = TaskId(0);
+}
+
+impl fmt::Display for TaskId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "#{}", self.0)
+    }
+}
+
+/// Runs one base's encoder for any number of tasks.
+pub trait Engine: Send {
+    /// What the engine is.
+    fn describe(&self) -> EngineInfo;
+
+    /// Makes a task resident: afterwards [`Engine::encode`] can run it, and switching between
+    /// resident tasks costs nothing.
+    ///
+    /// A maskable tensor without a mask keeps the base's values.
+    ///
+    /// # Errors
+    /// When a mask does not fit the base, or the engine fails.
+    fn load(&mut self, masks: &[NamedMask]) -> Result<TaskId, EngineError>;
+
+    /// Lets a task go.
+    ///
+    /// # Errors
+    /// When there is no such task.
+    fn unload(&mut self, task: TaskId) -> Result<(), EngineError>;
+
+    /// Runs the encoder on a batch of tokens with a task's weights.
+    ///
+    /// The vectors at padded positions are not specified.
+    ///
+    /// # Errors
+    /// When there is no such task, the batch does not fit the base, or the engine fails.
+    fn encode(&mut self, task: TaskId, batch: &TokenBatch) -> Result<Hidden, EngineError>;
+}
+
+/// Settings of an engine.
+#[derive(Debug, Clone, Default)]
+pub struct EngineOptions {
+    /// Threads to compute with; without it the engine decides. `tract` computes with one.
+    pub threads: Option<usize>,
+}
+
+/// Starts an engine on a base.
+///
+/// # Errors
+/// When the engine is not available on this machine or in this build, or the base cannot be
+/// read.
+pub fn start(kind: EngineKind, base: Arc<Base>, options: &EngineOptions) -> Result<Box<dyn Engine>, EngineError> {
+    match kind {
+        #[cfg(feature = "ort")]
+        EngineKind::Ort(device) => Ok(Box::new(ort::OrtEngine::new(base, device, options)?)),
+        #[cfg(feature = "tract")]
+        EngineKind::Tract => Ok(Box::new(tract::TractEngine::new(base, options)?)),
+        #[allow(unreachable_patterns)]
+        _ => {
+            let _ = (base, options);
+            Err(not_built(kind))
+        }
+    }
+}
+
+/// The error for an engine that this build leaves out.
+fn not_built(kind: EngineKind) -> EngineError {
+    let feature = match kind {
+        EngineKind::Ort(_) => "ort",
+        EngineKind::Tract => "tract",
+    };
+    EngineError::Unavailable {
+        engine: kind.to_string(),
+        reason: format!("this program was built without it; build with `--features {feature}`"),
+    }
+}
+
+/// Checks that each mask belongs to a maskable tensor of the base, at most one to each.
+#[cfg(any(feature = "ort", feature = "tract"))]
+fn check_masks(base: &Base, masks: &[NamedMask]) -> Result<(), EngineError> {
+    let mut seen = BTreeSet::new();
+    for NamedMask { tensor, mask } in masks {
+        let wrong = |reason: String| Err(EngineError::Mask { tensor: tensor.clone(), reason });
+        let Some(expected) = base.maskable(tensor) else {
+            return wrong("the base has no such maskable tensor".to_owned());
+        };
+        if (mask.outputs(), mask.inputs()) != (expected.outputs, expected.inputs) {
+            let found = format!("[{}, {}]", mask.outputs(), mask.inputs());
+            return wrong(format!("is {found}, the tensor is [{}, {}]", expected.outputs, expected.inputs));
+        }
+        if !seen.insert(tensor) {
+            return wrong("comes twice".to_owned());
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,58 @@
+//! The small graph that masks a weight on the device: `Where(keep, weight, 0)`.
+
+use std::sync::Arc;
+
+use ort::memory::Allocator;
+use ort::session::Session;
+use ort::value::Tensor;
+
+use super::raw::{Binding, Held};
+use super::{Device, EngineError, EngineOptions, builder, device_memory, failed, refused};
+use crate::mask::Mask;
+use crate::onnx::proto::{ModelProto, data_type};
+use crate::onnx::{self, GraphBuilder};
+
+/// A session of the masking graph; sizes are symbolic, so one serves all tensors.
+pub(super) struct Masker {
+    session: Session,
+    device: Device,
+}
+
+fn graph() -> ModelProto {
+    let mut g = GraphBuilder::new("masking");
+    let shape = ["outputs", "inputs"];
+    let keep = g.input("keep", data_type::BOOL, &shape);
+    let weight = g.input("weight", data_type::FLOAT, &shape);
+    let zero = g.float(0.0);
+    g.node("Where", &[&keep, &weight, &zero], &["masked"], &[]);
+    g.output("masked", data_type::FLOAT, &shape);
+    g.finish()
+}
+
+impl Masker {
+    pub(super) fn new(device: Device, options: &EngineOptions) -> Result<Self, EngineError> {
+        let session = builder(device, options)?.commit_from_memory(&onnx::encode(&graph()));
+        Ok(Masker { session: session.map_err(|e| refused(device, e))?, device })
+    }
+
+    /// The weight with zeros where the mask does not keep it; stays on the device.
+    pub(super) fn apply(&mut self, mask: &Mask, weight: &Arc<Held>) -> Result<Arc<Held>, EngineError> {
+        self.run(mask, weight).map_err(|e| failed(self.device, e))
+    }
+
+    fn run(&mut self, mask: &Mask, weight: &Arc<Held>) -> Result<Arc<Held>, ort::Error> {
+        let shape = [mask.outputs(), mask.inputs()];
+        let keep = Tensor::from_array((shape, mask.expand()))?.into_dyn();
+        let allocator = match self.device {
+            Device::Cpu => Allocator::default(),
+            Device::Cuda => Allocator::new(&self.session, device_memory(self.device)?)?,
+        };
+        let masked = Arc::new(Held::owned(Tensor::<f32>::new(&allocator, shape)?.into_dyn()));
+        let mut binding = Binding::new(&self.session)?;
+        binding.input("keep", &Arc::new(Held::owned(keep)))?;
+        binding.input("weight", weight)?;
+        binding.output("masked", &masked)?;
+        binding.run(&mut self.session)?;
+        Ok(masked)
+    }
+}

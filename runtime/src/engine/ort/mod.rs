@@ -1,0 +1,215 @@
+//! The engine of ONNX Runtime, on the CPU or an NVIDIA GPU.
+//!
+//! When the engine starts, the base's maskable weights become inputs of the graph. The base's
+//! own values are seen where the memory map has them (on a GPU: uploaded once) and shared by
+//! all tasks. Loading a task runs a small graph, `Where(keep, weight, 0)`, for each masked
+//! tensor; the results stay on the device, bound to the task's inputs, so that switching tasks
+//! is choosing another binding.
+
+mod library;
+mod masking;
+mod raw;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+pub use library::environment;
+use ort::ep;
+use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
+use ort::session::Session;
+use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
+use ort::value::Tensor;
+
+use self::masking::Masker;
+use self::raw::{Binding, Held};
+use super::{Device, Engine, EngineError, EngineInfo, EngineKind, EngineOptions, Hidden, TaskId, TokenBatch};
+use crate::base::Base;
+use crate::mask::{Granularity, Mask};
+use crate::onnx;
+use crate::pack::NamedMask;
+
+/// Where ONNX Runtime looks for external data when a model does not come from a file.
+const EXTERNAL_FOLDER: &str = "session.model_external_initializers_file_folder_path";
+
+/// An encoder in ONNX Runtime.
+pub struct OrtEngine {
+    // Fields drop in this order: what refers to a session goes before it.
+    tasks: BTreeMap<TaskId, Binding>,
+    last_task: TaskId,
+    /// The base's own values, made when first needed.
+    shared: BTreeMap<String, Arc<Held>>,
+    masker: Masker,
+    session: Session,
+    device: Device,
+    base: Arc<Base>,
+}
+
+impl OrtEngine {
+    /// Starts ONNX Runtime on a base.
+    ///
+    /// # Errors
+    /// When the library cannot be loaded, the device is not there, or the base's graph cannot
+    /// be read.
+    pub fn new(base: Arc<Base>, device: Device, options: &EngineOptions) -> Result<Self, EngineError> {
+        let mut model = onnx::read_model(&base.model_path())?;
+        let names: Vec<&str> = base.manifest().maskable.iter().map(|t| t.name.as_str()).collect();
+        onnx::initializers_to_inputs(&mut model, &names)?;
+        // External data are found from the bundle's folder, whatever the working directory.
+        let folder = std::path::absolute(base.dir())
+            .map_err(|source| crate::base::BaseError::Io { path: base.dir().to_owned(), source })?;
+        let Some(folder) = folder.to_str() else {
+            return Err(failed(device, format!("the path {} is not UTF-8; move the base", folder.display())));
+        };
+        let session = builder(device, options)?
+            .with_config_entry(EXTERNAL_FOLDER, folder)
+            .map_err(|e| failed(device, e))?
+            .commit_from_memory(&onnx::encode(&model))
+            .map_err(|e| refused(device, e))?;
+        let masker = Masker::new(device, options)?;
+        Ok(OrtEngine {
+            tasks: BTreeMap::new(),
+            last_task: TaskId::NONE,
+            shared: BTreeMap::new(),
+            masker,
+            session,
+            device,
+            base,
+        })
+    }
+
+    /// The base's own value of a tensor, on the engine's device.
+    fn shared(&mut self, name: &str) -> Result<Arc<Held>, EngineError> {
+        if let Some(value) = self.shared.get(name) {
+            return Ok(Arc::clone(value));
+        }
+        let mut value = Arc::new(raw::mapped(&self.base, name)?.map_err(|e| failed(self.device, e))?);
+        if self.device == Device::Cuda {
+            // Masking nothing is the way to the device. Bound as it is, it would be uploaded anew
+            // for each task.
+            let (shape, _) = self.base.tensor_f32(name)?;
+            let all = Mask::keep_all(Granularity::Weight, shape[0], shape[1]);
+            let all = all.map_err(|e| failed(self.device, e))?;
+            value = self.masker.apply(&all, &value)?;
+        }
+        self.shared.insert(name.to_owned(), Arc::clone(&value));
+        Ok(value)
+    }
+}
+
+impl Engine for OrtEngine {
+    fn describe(&self) -> EngineInfo {
+        EngineInfo { engine: EngineKind::Ort(self.device).to_string(), precision: "f32".to_owned() }
+    }
+
+    fn load(&mut self, masks: &[NamedMask]) -> Result<TaskId, EngineError> {
+        super::check_masks(&self.base, masks)?;
+        let device = self.device;
+        let mut binding = Binding::new(&self.session).map_err(|e| failed(device, e))?;
+        let base = Arc::clone(&self.base);
+        for tensor in &base.manifest().maskable {
+            let value = match masks.iter().find(|m| m.tensor == tensor.name) {
+                Some(NamedMask { mask, .. }) => {
+                    let weight = raw::mapped(&base, &tensor.name)?.map_err(|e| failed(device, e))?;
+                    self.masker.apply(mask, &Arc::new(weight))?
+                }
+                None => self.shared(&tensor.name)?,
+            };
+            binding.input(&tensor.name, &value).map_err(|e| failed(device, e))?;
+        }
+        let task = self.last_task.bump();
+        self.tasks.insert(task, binding);
+        Ok(task)
+    }
+
+    fn unload(&mut self, task: TaskId) -> Result<(), EngineError> {
+        self.tasks.remove(&task).map(drop).ok_or(EngineError::NoTask(task))
+    }
+
+    fn encode(&mut self, task: TaskId, batch: &TokenBatch) -> Result<Hidden, EngineError> {
+        batch.check(&self.base)?;
+        let binding = self.tasks.get_mut(&task).ok_or(EngineError::NoTask(task))?;
+        let hidden = self.base.manifest().architecture.hidden_size;
+        let data = run(&mut self.session, binding, batch, hidden).map_err(|e| failed(self.device, e))?;
+        Ok(Hidden { batch: batch.batch, sequence: batch.sequence, hidden, data })
+    }
+}
+
+fn run(
+    session: &mut Session,
+    binding: &mut Binding,
+    batch: &TokenBatch,
+    hidden: usize,
+) -> Result<Vec<f32>, ort::Error> {
+    let inputs = [
+        ("input_ids", &batch.input_ids),
+        ("attention_mask", &batch.attention_mask),
+        ("token_type_ids", &batch.token_type_ids),
+    ];
+    for (name, values) in inputs {
+        let value = Tensor::from_array(([batch.batch, batch.sequence], values.clone()))?;
+        binding.input(name, &Arc::new(Held::owned(value.into_dyn())))?;
+    }
+    let output = Tensor::<f32>::new(&Allocator::default(), [batch.batch, batch.sequence, hidden])?;
+    let output = Arc::new(Held::owned(output.into_dyn()));
+    binding.output("last_hidden_state", &output)?;
+    binding.run(session)?;
+    Ok(output.value().try_extract_tensor::<f32>()?.1.to_vec())
+}
+
+/// A session builder with the settings that all sessions share.
+fn builder(device: Device, options: &EngineOptions) -> Result<SessionBuilder, EngineError> {
+    let environment = environment()?;
+    let build = || {
+        let mut builder = Session::builder(environment)?.with_optimization_level(GraphOptimizationLevel::All)?;
+        if let Some(threads) = options.threads {
+            builder = builder.with_intra_threads(threads)?;
+        }
+        Ok::<_, ort::Error>(builder)
+    };
+    let builder = build().map_err(|e| failed(device, e))?;
+    if device == Device::Cpu {
+        return Ok(builder);
+    }
+    // TF32 would round the products' inputs to 10 bits: precision is never a default's choice.
+    // A provider that does not start is an error here, not a warning and a slow run on the CPU.
+    let cuda = ep::CUDA::default().with_tf32(false).build().error_on_failure();
+    builder.with_execution_providers([cuda]).map_err(|e| refused(device, e))
+}
+
+/// The engine's memory on its device.
+fn device_memory(device: Device) -> Result<MemoryInfo<'static>, ort::Error> {
+    let place = match device {
+        Device::Cpu => AllocationDevice::CPU,
+        Device::Cuda => AllocationDevice::CUDA,
+    };
+    MemoryInfo::new(place, 0, AllocatorType::Device, MemoryType::Default)
+}
+
+fn failed(device: Device, error: impl ToString) -> EngineError {
+    EngineError::Failed { engine: EngineKind::Ort(device).to_string(), reason: error.to_string() }
+}
+
+fn refused(device: Device, error: impl ToString) -> EngineError {
+    let mut reason = error.to_string();
+    if device == Device::Cuda {
+        reason.push_str(
+            "; it needs an NVIDIA GPU with its driver, an ONNX Runtime built with CUDA (ORT_DYLIB_PATH), and the \
+             CUDA and cuDNN libraries of that build on the loader path",
+        );
+    }
+    EngineError::Unavailable { engine: EngineKind::Ort(device).to_string(), reason }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_of_both_devices_can_be_described() {
+        if environment().is_err() {
+            return; // covered by the conformance tests, which have the library
+        }
+        device_memory(Device::Cpu).unwrap();
+    }
+}

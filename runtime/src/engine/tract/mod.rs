@@ -1,0 +1,221 @@
+//! The engine of tract: pure Rust, one thread, no library to load.
+//!
+//! tract optimises a graph for fixed sizes and constant weights. So a task's masked weights
+//! become constants, and a *plan* is built for a task and a length when a text of that length
+//! comes: lengths are rounded up to a few buckets, texts run one by one, and the plans that
+//! were used longest ago are dropped. Building one takes about a second; a plan holds its own
+//! packed copy of the weights.
+
+mod plans;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tract_onnx::prelude::*;
+use tract_onnx::tract_core::internal::bail;
+use tract_onnx::tract_core::ops::konst::Const;
+use tract_onnx::tract_hir::ops::source::Source;
+
+use self::plans::Plans;
+use super::{Engine, EngineError, EngineInfo, EngineKind, EngineOptions, Hidden, TaskId, TokenBatch};
+use crate::base::{Base, MaskableTensor};
+use crate::mask::Mask;
+use crate::onnx;
+use crate::pack::NamedMask;
+
+/// Lengths that plans are built for, in tokens; the last one is the base's own limit.
+const BUCKETS: [usize; 6] = [16, 32, 64, 128, 256, 512];
+
+/// Plans that are kept; each holds a copy of the maskable weights.
+const MAX_PLANS: usize = 8;
+
+/// The inputs of a base's graph.
+const INPUTS: [&str; 3] = ["input_ids", "attention_mask", "token_type_ids"];
+
+type Plan = Arc<TypedRunnableModel>;
+
+/// An encoder in tract.
+pub struct TractEngine {
+    base: Arc<Base>,
+    /// The graph with its maskable weights as inputs, not yet for any length.
+    template: InferenceModel,
+    /// The base's own values of maskable weights, made when first needed, shared by tasks.
+    shared: BTreeMap<String, Arc<Tensor>>,
+    /// The graph with each task's weights as constants.
+    tasks: BTreeMap<TaskId, InferenceModel>,
+    last_task: TaskId,
+    plans: Plans<(TaskId, usize), Plan>,
+}
+
+impl TractEngine {
+    /// Reads the base's graph and weights.
+    ///
+    /// # Errors
+    /// When tract cannot read the graph.
+    pub fn new(base: Arc<Base>, _options: &EngineOptions) -> Result<Self, EngineError> {
+        // tract makes one constant of all initializers that are equal, so that a mask of one
+        // would reach the others. Inputs stay apart.
+        let mut model = onnx::read_model(&base.model_path())?;
+        let names: Vec<&str> = base.manifest().maskable.iter().map(|t| t.name.as_str()).collect();
+        onnx::initializers_to_inputs(&mut model, &names)?;
+        let folder = base.dir().to_str().ok_or_else(|| {
+            failed(format!("the path {} is not UTF-8; move the base", base.dir().display()))
+        })?;
+        let read = || -> TractResult<InferenceModel> {
+            let framework = tract_onnx::onnx();
+            let proto = framework.proto_model_for_read(&mut onnx::encode(&model).as_slice())?;
+            let parsed = framework.parse(&proto, Some(folder))?;
+            let [] = parsed.unresolved_inputs.as_slice() else {
+                bail!("the graph uses {:?}, which nothing makes", parsed.unresolved_inputs)
+            };
+            let mut model = parsed.model;
+            model.set_input_names(INPUTS)?;
+            Ok(model)
+        };
+        let template = read().map_err(failed)?;
+        Ok(TractEngine {
+            base,
+            template,
+            shared: BTreeMap::new(),
+            tasks: BTreeMap::new(),
+            last_task: TaskId::NONE,
+            plans: Plans::new(MAX_PLANS),
+        })
+    }
+
+    /// A maskable weight with a mask applied, or the base's own.
+    fn weight(&mut self, name: &str, mask: Option<&Mask>) -> Result<Arc<Tensor>, EngineError> {
+        if let (None, Some(value)) = (mask, self.shared.get(name)) {
+            return Ok(Arc::clone(value));
+        }
+        let (shape, weights) = self.base.tensor_f32(name)?;
+        let mut weights = weights.to_vec();
+        if let Some(mask) = mask {
+            mask.apply(&mut weights).map_err(failed)?;
+        }
+        let value = Tensor::from_shape(shape, &weights).map_err(failed)?.into_arc_tensor();
+        if mask.is_none() {
+            self.shared.insert(name.to_owned(), Arc::clone(&value));
+        }
+        Ok(value)
+    }
+
+    /// The plan for a task's texts of at most `bucket` tokens.
+    fn plan(&mut self, task: TaskId, bucket: usize) -> Result<Plan, EngineError> {
+        let model = self.tasks.get(&task).ok_or(EngineError::NoTask(task))?;
+        self.plans.get_or_build((task, bucket), || {
+            log::debug!("building the plan of task {task} for {bucket} tokens");
+            let mut model = model.clone();
+            for input in 0..INPUTS.len() {
+                model.set_input_fact(input, i64::fact([1, bucket]).into())?;
+            }
+            model.into_optimized()?.into_runnable()
+        })
+        .map_err(failed)
+    }
+}
+
+impl Engine for TractEngine {
+    fn describe(&self) -> EngineInfo {
+        EngineInfo { engine: EngineKind::Tract.to_string(), precision: "f32".to_owned() }
+    }
+
+    fn load(&mut self, masks: &[NamedMask]) -> Result<TaskId, EngineError> {
+        super::check_masks(&self.base, masks)?;
+        let mut model = self.template.clone();
+        let base = Arc::clone(&self.base);
+        for MaskableTensor { name, .. } in &base.manifest().maskable {
+            let mask = masks.iter().find(|m| m.tensor == *name).map(|m| &m.mask);
+            let value = self.weight(name, mask)?;
+            set_constant(&mut model, name, value).map_err(failed)?;
+        }
+        let task = self.last_task.bump();
+        self.tasks.insert(task, model);
+        Ok(task)
+    }
+
+    fn unload(&mut self, task: TaskId) -> Result<(), EngineError> {
+        self.plans.remove(|(of, _)| *of == task);
+        self.tasks.remove(&task).map(drop).ok_or(EngineError::NoTask(task))
+    }
+
+    fn encode(&mut self, task: TaskId, batch: &TokenBatch) -> Result<Hidden, EngineError> {
+        batch.check(&self.base)?;
+        let architecture = &self.base.manifest().architecture;
+        let (hidden, limit) = (architecture.hidden_size, architecture.max_positions);
+        let mut data = vec![0.0; batch.batch * batch.sequence * hidden];
+        for (row, out) in data.chunks_exact_mut(batch.sequence * hidden).enumerate() {
+            let length = batch.row_length(row);
+            let bucket = bucket(length, limit);
+            let plan = self.plan(task, bucket)?;
+            let out = &mut out[..length * hidden];
+            run(&plan, batch, row, length, bucket, out).map_err(failed)?;
+        }
+        Ok(Hidden { batch: batch.batch, sequence: batch.sequence, hidden, data })
+    }
+}
+
+/// Turns an input of the graph into a constant.
+fn set_constant(model: &mut InferenceModel, name: &str, value: Arc<Tensor>) -> TractResult<()> {
+    let node = model.node_id_by_name(name)?;
+    let node = model.node_mut(node);
+    if node.op_as::<Source>().is_none() {
+        bail!("`{name}` is no input of the graph");
+    }
+    node.outputs[0].fact = InferenceFact::try_from(&value)?;
+    node.op = Box::new(Const::new(value)?);
+    Ok(())
+}
+
+/// The length that a text is padded to, at most the base's limit.
+fn bucket(length: usize, limit: usize) -> usize {
+    BUCKETS.into_iter().find(|b| *b >= length).unwrap_or(limit).min(limit)
+}
+
+/// Runs one text; `out` takes the vectors of its `length` tokens.
+fn run(
+    plan: &Plan,
+    batch: &TokenBatch,
+    row: usize,
+    length: usize,
+    bucket: usize,
+    out: &mut [f32],
+) -> TractResult<()> {
+    let start = row * batch.sequence;
+    // Padding is masked out by the graph, so its token number is of no matter.
+    let input = |values: &[i64]| {
+        let mut padded = values[start..start + length].to_vec();
+        padded.resize(bucket, 0);
+        Ok(Tensor::from_shape(&[1, bucket], &padded)?.into_tvalue())
+    };
+    let inputs: TractResult<TVec<TValue>> =
+        [&batch.input_ids, &batch.attention_mask, &batch.token_type_ids].into_iter().map(|v| input(v)).collect();
+    let outputs = plan.run(inputs?)?;
+    let hidden = outputs[0].to_plain_array_view::<f32>()?;
+    let rows = hidden.iter().take(out.len());
+    if rows.len() != out.len() {
+        bail!("the output has {} values, not {}", rows.len(), out.len());
+    }
+    for (to, from) in out.iter_mut().zip(rows) {
+        *to = *from;
+    }
+    Ok(())
+}
+
+fn failed(error: impl std::fmt::Display) -> EngineError {
+    // The alternate form prints the causes, too.
+    EngineError::Failed { engine: EngineKind::Tract.to_string(), reason: format!("{error:#}") }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bucket_holds_the_text_and_the_base_holds_the_bucket() {
+        assert_eq!([1, 16, 17, 500, 512, 700].map(|n| bucket(n, 1024)), [16, 16, 32, 512, 512, 1024]);
+        assert_eq!([1, 9, 20].map(|n| bucket(n, 20)), [16, 16, 20]);
+        assert_eq!(bucket(3, 8), 8);
+    }
+}

@@ -1,0 +1,275 @@
+//! Bit masks over the weights of a linear layer: one bit a unit, 1 = keep, 0 = zero.
+//!
+//! A mask covers a tensor of [outputs, inputs] with units of its [`Granularity`]. Unit (r, c) is
+//! bit `r * unit_cols + c`, and bit i of the mask is bit `i % 8` (counted from the lowest) of
+//! byte `i / 8`; the bits after the last unit are 0. That is the form that a pack holds.
+
+mod granularity;
+
+use bitvec::order::Lsb0;
+use bitvec::slice::BitSlice;
+use bitvec::vec::BitVec;
+
+pub use granularity::{Granularity, ParseGranularityError};
+
+use crate::error::ExitCode;
+
+/// What can be wrong with a mask.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MaskError {
+    /// A block without rows or columns.
+    #[error("a block of {rows} outputs by {cols} inputs covers nothing; both must be at least 1")]
+    EmptyBlock {
+        /// Its rows.
+        rows: u32,
+        /// Its columns.
+        cols: u32,
+    },
+    /// The tensor has more weights than this machine can count.
+    #[error("a tensor of {outputs} outputs by {inputs} inputs is too large")]
+    TooLarge {
+        /// Its rows.
+        outputs: usize,
+        /// Its columns.
+        inputs: usize,
+    },
+    /// The number of units is not the one that the tensor has.
+    #[error("a tensor of {outputs} outputs by {inputs} inputs has {expected} units of `{granularity}`, not {found}")]
+    Units {
+        /// The granularity.
+        granularity: Granularity,
+        /// The tensor's rows.
+        outputs: usize,
+        /// The tensor's columns.
+        inputs: usize,
+        /// The units that there must be.
+        expected: usize,
+        /// The units that were given, counted up to one too many.
+        found: usize,
+    },
+    /// The number of bytes is not the one that the units take.
+    #[error("{units} units take {expected} bytes, not {found}")]
+    Bytes {
+        /// The units.
+        units: usize,
+        /// The bytes that there must be.
+        expected: usize,
+        /// The bytes that were given.
+        found: usize,
+    },
+    /// A bit after the last unit is set.
+    #[error("the last byte is {byte:#04x}, but the bits from bit {from} on belong to no unit and must be 0")]
+    Padding {
+        /// The last byte.
+        byte: u8,
+        /// The first bit that must be 0.
+        from: usize,
+    },
+    /// The weights are not those of the tensor.
+    #[error("the mask covers {expected} weights, not {found}")]
+    Weights {
+        /// The weights that the mask covers.
+        expected: usize,
+        /// The weights that were given.
+        found: usize,
+    },
+}
+
+impl MaskError {
+    /// The program's exit code for this error.
+    pub fn exit_code(&self) -> ExitCode {
+        ExitCode::CorruptFile
+    }
+}
+
+/// Which weights of a tensor are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mask {
+    granularity: Granularity,
+    outputs: usize,
+    inputs: usize,
+    /// One bit a unit; the bits after the last unit are 0 in the bytes, too.
+    units: BitVec<u8, Lsb0>,
+}
+
+/// The number of units down and across, checked.
+fn unit_grid(granularity: Granularity, outputs: usize, inputs: usize) -> Result<(usize, usize), MaskError> {
+    if let Granularity::Block { rows, cols } = granularity
+        && (rows == 0 || cols == 0)
+    {
+        return Err(MaskError::EmptyBlock { rows, cols });
+    }
+    let (rows, cols) = granularity.block();
+    let grid = (outputs.div_ceil(rows), inputs.div_ceil(cols));
+    // The largest number of bits that a bit vector can have is an eighth of the address space.
+    match outputs.checked_mul(inputs) {
+        Some(weights) if weights <= BitSlice::<u8, Lsb0>::MAX_BITS => Ok(grid),
+        _ => Err(MaskError::TooLarge { outputs, inputs }),
+    }
+}
+
+impl Mask {
+    /// A mask that keeps every weight.
+    ///
+    /// # Errors
+    /// When the block is empty or the tensor too large.
+    pub fn keep_all(granularity: Granularity, outputs: usize, inputs: usize) -> Result<Mask, MaskError> {
+        let (down, across) = unit_grid(granularity, outputs, inputs)?;
+        Self::from_units(granularity, outputs, inputs, std::iter::repeat_n(true, down * across))
+    }
+
+    /// A mask from one decision a unit, row by row.
+    ///
+    /// # Errors
+    /// When `keep` does not give exactly one value a unit, the block is empty, or the tensor
+    /// too large.
+    pub fn from_units(
+        granularity: Granularity,
+        outputs: usize,
+        inputs: usize,
+        keep: impl Iterator<Item = bool>,
+    ) -> Result<Mask, MaskError> {
+        let (down, across) = unit_grid(granularity, outputs, inputs)?;
+        let expected = down * across;
+        // One more than needed is enough to see that there are too many.
+        let mut units: BitVec<u8, Lsb0> = keep.take(expected.saturating_add(1)).collect();
+        if units.len() != expected {
+            return Err(MaskError::Units { granularity, outputs, inputs, expected, found: units.len() });
+        }
+        units.set_uninitialized(false);
+        Ok(Mask { granularity, outputs, inputs, units })
+    }
+
+    /// A mask from the bytes that [`Mask::as_bytes`] gives.
+    ///
+    /// # Errors
+    /// When the number of bytes does not fit the tensor, or a bit after the last unit is set.
+    pub fn from_bytes(
+        granularity: Granularity,
+        outputs: usize,
+        inputs: usize,
+        bytes: &[u8],
+    ) -> Result<Mask, MaskError> {
+        let (down, across) = unit_grid(granularity, outputs, inputs)?;
+        let units = down * across;
+        let expected = units.div_ceil(8);
+        if bytes.len() != expected {
+            return Err(MaskError::Bytes { units, expected, found: bytes.len() });
+        }
+        if let (Some(byte), from @ 1..) = (bytes.last(), units % 8)
+            && byte >> from != 0
+        {
+            return Err(MaskError::Padding { byte: *byte, from });
+        }
+        let mut bits = BitVec::from_slice(bytes);
+        bits.truncate(units);
+        Ok(Mask { granularity, outputs, inputs, units: bits })
+    }
+
+    /// The bits as bytes; see the [module](self) for their order.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.units.as_raw_slice()
+    }
+
+    /// The unit that is kept or zeroed together.
+    pub fn granularity(&self) -> Granularity {
+        self.granularity
+    }
+
+    /// Rows of the tensor.
+    pub fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    /// Columns of the tensor.
+    pub fn inputs(&self) -> usize {
+        self.inputs
+    }
+
+    /// Units down.
+    pub fn unit_rows(&self) -> usize {
+        self.outputs.div_ceil(self.granularity.block().0)
+    }
+
+    /// Units across.
+    pub fn unit_cols(&self) -> usize {
+        self.inputs.div_ceil(self.granularity.block().1)
+    }
+
+    /// One bit a unit, row by row.
+    pub fn unit_bits(&self) -> &BitSlice<u8, Lsb0> {
+        &self.units
+    }
+
+    /// Whether a weight is kept.
+    ///
+    /// # Panics
+    /// When the weight is outside the tensor.
+    pub fn keeps(&self, output: usize, input: usize) -> bool {
+        assert!(output < self.outputs && input < self.inputs, "weight [{output}, {input}] is outside the tensor");
+        let (rows, cols) = self.granularity.block();
+        self.units[output / rows * self.unit_cols() + input / cols]
+    }
+
+    /// The number of weights that are zeroed; units at an edge may hold fewer weights.
+    pub fn zero_weights(&self) -> u64 {
+        match self.granularity {
+            Granularity::Weight => self.units.count_zeros() as u64,
+            Granularity::Block { .. } => self.zero_blocks().map(|(rows, cols)| (rows.len() * cols.len()) as u64).sum(),
+        }
+    }
+
+    /// The fraction of weights that are zeroed, 0 for a tensor without weights.
+    pub fn sparsity(&self) -> f64 {
+        let weights = self.outputs * self.inputs;
+        if weights == 0 { 0.0 } else { self.zero_weights() as f64 / weights as f64 }
+    }
+
+    /// Zeroes the weights ([outputs, inputs], row by row) that the mask does not keep.
+    ///
+    /// # Errors
+    /// When there are not as many weights as the mask covers; nothing is changed then.
+    pub fn apply(&self, weights: &mut [f32]) -> Result<(), MaskError> {
+        let expected = self.outputs * self.inputs;
+        if weights.len() != expected {
+            return Err(MaskError::Weights { expected, found: weights.len() });
+        }
+        self.fill_zeroed(weights, 0.0);
+        Ok(())
+    }
+
+    /// One value a weight, [outputs, inputs], row by row: whether it is kept.
+    pub fn expand(&self) -> Vec<bool> {
+        let mut keep = vec![true; self.outputs * self.inputs];
+        self.fill_zeroed(&mut keep, false);
+        keep
+    }
+
+    fn fill_zeroed<T: Copy>(&self, weights: &mut [T], zero: T) {
+        if self.granularity == Granularity::Weight {
+            for i in self.units.iter_zeros() {
+                weights[i] = zero;
+            }
+            return;
+        }
+        for (rows, cols) in self.zero_blocks() {
+            for row in rows {
+                weights[row * self.inputs..][cols.clone()].fill(zero);
+            }
+        }
+    }
+
+    /// Rows and columns of every zeroed unit.
+    fn zero_blocks(&self) -> impl Iterator<Item = (std::ops::Range<usize>, std::ops::Range<usize>)> {
+        let (rows, cols) = self.granularity.block();
+        let across = self.unit_cols();
+        self.units.iter_zeros().map(move |i| {
+            let (top, left) = (i / across * rows, i % across * cols);
+            (top..self.outputs.min(top + rows), left..self.inputs.min(left + cols))
+        })
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests;

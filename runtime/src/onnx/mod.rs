@@ -1,0 +1,194 @@
+//! ONNX graphs: read, write, build, and turn initializers into inputs.
+//!
+//! The messages in [`proto`] are the part of the ONNX protocol-buffer schema (IR version 8 to 10)
+//! that encoders need; fields that are not listed there are dropped on reading, which no
+//! encoder graph that we have met depends on.
+
+mod builder;
+pub mod proto;
+
+use std::path::{Path, PathBuf};
+
+pub use builder::{GraphBuilder, OPSET};
+use prost::Message;
+use proto::{ModelProto, TensorProto, ValueInfoProto, data_type};
+
+use crate::error::ExitCode;
+
+/// The largest `model.onnx` that is read: graphs keep their weights outside, so anything
+/// bigger is not one of ours.
+const MAX_MODEL_BYTES: u64 = 64 << 20;
+
+/// What can be wrong with an ONNX file.
+#[derive(Debug, thiserror::Error)]
+pub enum OnnxError {
+    /// The file could not be read.
+    #[error("cannot read {path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file is too large to be a graph with external weights.
+    #[error("{path} has {bytes} bytes; a graph with external weights has at most {MAX_MODEL_BYTES}")]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Its size.
+        bytes: u64,
+    },
+    /// The bytes are no ONNX model.
+    #[error("{path} is not an ONNX model: {source}; import the base again")]
+    Decode {
+        /// The file.
+        path: PathBuf,
+        /// Where decoding stopped.
+        source: prost::DecodeError,
+    },
+    /// The model holds no graph.
+    #[error("the ONNX model has no graph; import the base again")]
+    NoGraph,
+    /// A named initializer is not there.
+    #[error("the ONNX graph has no initializer `{name}`; the base and its manifest do not belong together")]
+    MissingInitializer {
+        /// Its name.
+        name: String,
+    },
+    /// A tensor's external data are not described as the format asks.
+    #[error("tensor `{name}`: external data field `{field}` is missing or no number")]
+    External {
+        /// The tensor.
+        name: String,
+        /// The field.
+        field: &'static str,
+    },
+}
+
+impl OnnxError {
+    /// The program's exit code for this error.
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Io { .. } => ExitCode::InputData,
+            _ => ExitCode::CorruptFile,
+        }
+    }
+}
+
+/// Reads a model; external tensor data stay where they are.
+///
+/// # Errors
+/// When the file cannot be read, is larger than a graph can be, or is no ONNX model.
+pub fn read_model(path: &Path) -> Result<ModelProto, OnnxError> {
+    let io = |source| OnnxError::Io { path: path.into(), source };
+    let bytes = std::fs::metadata(path).map_err(io)?.len();
+    if bytes > MAX_MODEL_BYTES {
+        return Err(OnnxError::TooLarge { path: path.into(), bytes });
+    }
+    let data = std::fs::read(path).map_err(io)?;
+    ModelProto::decode(data.as_slice()).map_err(|source| OnnxError::Decode { path: path.into(), source })
+}
+
+/// The bytes of a model, as an ONNX file holds them.
+pub fn encode(model: &ModelProto) -> Vec<u8> {
+    model.encode_to_vec()
+}
+
+/// Where a tensor's bytes lie when they are outside the model file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct External {
+    /// A file beside the model.
+    pub location: String,
+    /// The first byte.
+    pub offset: u64,
+    /// The number of bytes.
+    pub length: u64,
+}
+
+/// Where the tensor's bytes lie, or `None` when the model holds them.
+///
+/// # Errors
+/// When the tensor claims external data but does not say where.
+pub fn external_data(tensor: &TensorProto) -> Result<Option<External>, OnnxError> {
+    if tensor.data_location != proto::DATA_LOCATION_EXTERNAL {
+        return Ok(None);
+    }
+    let field = |key: &'static str| {
+        tensor
+            .external_data
+            .iter()
+            .find(|e| e.key == key)
+            .map(|e| e.value.as_str())
+            .ok_or(OnnxError::External { name: tensor.name.clone(), field: key })
+    };
+    let number = |key: &'static str| {
+        field(key)?.parse::<u64>().map_err(|_| OnnxError::External { name: tensor.name.clone(), field: key })
+    };
+    Ok(Some(External { location: field("location")?.to_owned(), offset: number("offset")?, length: number("length")? }))
+}
+
+/// Turns the named f32 initializers into graph inputs of the same name and shape, so that
+/// their values may differ from run to run.
+///
+/// # Errors
+/// When a name is no initializer of the graph; the model is unchanged then.
+pub fn initializers_to_inputs(model: &mut ModelProto, names: &[&str]) -> Result<(), OnnxError> {
+    let graph = model.graph.as_mut().ok_or(OnnxError::NoGraph)?;
+    let mut inputs = Vec::with_capacity(names.len());
+    for name in names {
+        let tensor = graph
+            .initializer
+            .iter()
+            .find(|t| t.name == *name)
+            .ok_or_else(|| OnnxError::MissingInitializer { name: (*name).to_owned() })?;
+        inputs.push(ValueInfoProto::fixed(name, data_type::FLOAT, &tensor.dims));
+    }
+    graph.input.extend(inputs);
+    graph.initializer.retain(|t| !names.contains(&t.name.as_str()));
+    Ok(())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+
+    fn small() -> ModelProto {
+        let mut g = GraphBuilder::new("small");
+        g.input("x", data_type::FLOAT, &["n", "2"]);
+        g.external_initializer("w", data_type::FLOAT, &[3, 2], External { location: "f".into(), offset: 64, length: 24 });
+        let y = g.op("Gemm", &["x", "w"], &[("transB", 1i64.into())]);
+        g.output(&y, data_type::FLOAT, &["n", "3"]);
+        g.finish()
+    }
+
+    #[test]
+    fn a_model_survives_writing_and_reading() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("m.onnx");
+        std::fs::write(&path, encode(&small())).unwrap();
+        assert_eq!(read_model(&path).unwrap(), small());
+        let w = &small().graph.unwrap().initializer[0];
+        assert_eq!(external_data(w).unwrap().unwrap().offset, 64);
+    }
+
+    #[test]
+    fn an_initializer_becomes_an_input() {
+        let mut m = small();
+        initializers_to_inputs(&mut m, &["w"]).unwrap();
+        let g = m.graph.as_ref().unwrap();
+        assert!(g.initializer.is_empty());
+        assert_eq!(g.input[1].name, "w");
+        let before = m.clone();
+        assert!(matches!(initializers_to_inputs(&mut m, &["w"]), Err(OnnxError::MissingInitializer { .. })));
+        assert_eq!(m, before);
+    }
+
+    #[test]
+    fn garbage_is_an_error_that_names_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("bad.onnx");
+        std::fs::write(&path, b"\xff\xff\xff\xff").unwrap();
+        assert!(read_model(&path).unwrap_err().to_string().contains("bad.onnx"));
+    }
+}

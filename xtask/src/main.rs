@@ -1,0 +1,67 @@
+//! Set-up and chores: `cargo xtask demo`, `cargo xtask test`, and others.
+//!
+//! What a user can do by hand with the two programs, this does in one go; it holds no logic of
+//! its own beyond calling them in the right order and comparing what they say.
+
+mod bench;
+mod demo;
+mod report;
+mod setup;
+mod tests;
+mod work;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use work::Work;
+
+const HELP: &str = "\
+Example: learn two tasks on one base, and run them
+  cargo xtask demo
+
+Usage: cargo xtask COMMAND
+
+Commands:
+  demo                   set everything up, learn two tasks on one base, run them
+  test                   set everything up, run every test
+  bench --only accuracy  what both granularities reach on both tasks, mean of three seeds;
+                         runs that are done are not repeated (hours on a small machine)
+  bench --only step      the time of a training step beside PyTorch's (fetches PyTorch)
+  setup                  set everything up: ONNX Runtime, the programs, a base, data sets
+
+What is set up lands in the target directory (CARGO_TARGET_DIR is respected). ORT_DYLIB_PATH,
+if set, says which ONNX Runtime library to use.";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    match run(&args) {
+        Ok(code) => code,
+        Err(e) => {
+            eprintln!("error: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &[&str]) -> Result<ExitCode> {
+    let work = Work::new()?;
+    match args {
+        ["demo"] => demo::run(&work)?,
+        ["test", more @ ..] => tests::run(&work, more)?,
+        ["bench", "--only", "accuracy"] => bench::accuracy(&work)?,
+        ["bench", "--only", "step", more @ ..] => bench::step(&work, more)?,
+        ["setup"] => drop(setup::everything(&work)?),
+        ["help" | "--help" | "-h"] => println!("{HELP}"),
+        [] => {
+            eprintln!("{HELP}");
+            return Ok(ExitCode::from(2));
+        }
+        _ => {
+            eprintln!("error: `{}` is no command\n\n{HELP}", args.join(" "));
+            return Ok(ExitCode::from(2));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

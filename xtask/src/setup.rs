@@ -1,0 +1,139 @@
+//! From a fresh machine to one that can train, test and run. What is there already is kept.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use anyhow::{Context, Result, bail};
+
+use crate::work::{Run, Work};
+
+/// What `everything` has set up.
+pub(crate) struct Ready<'a> {
+    work: &'a Work,
+    /// The ONNX Runtime library.
+    pub(crate) library: PathBuf,
+}
+
+impl Ready<'_> {
+    /// One of our programs, told where ONNX Runtime is.
+    pub(crate) fn run(&self, program: &str) -> Run {
+        self.prepare(Run::new(self.work.program(program)))
+    }
+
+    /// The program with the environment that our programs and tests expect.
+    pub(crate) fn prepare(&self, run: Run) -> Run {
+        run.env("ORT_DYLIB_PATH", &self.library)
+            .env("OVERMASK_ASSETS", self.work.assets())
+    }
+}
+
+/// Sets up the programs, ONNX Runtime, a base and two data sets.
+pub(crate) fn everything(work: &Work) -> Result<Ready<'_>> {
+    tools()?;
+    programs(work)?;
+    assets(work)
+}
+
+/// Names what is missing, all at once, with what installs it.
+fn tools() -> Result<()> {
+    let mut missing = String::new();
+    // A linker: without it no program can be built. Any of these will do.
+    if !["cc", "gcc", "clang"].iter().any(|cc| runs(cc, "--version")) {
+        missing.push_str("\n- a C linker: sudo apt install gcc libc6-dev");
+    }
+    let pip = [("python3", "-m pip --version"), ("pip3", "--version"), ("pip", "--version")];
+    if !pip.iter().any(|(program, args)| runs(program, args)) {
+        missing.push_str("\n- pip: sudo apt install python3-pip");
+    }
+    if !missing.is_empty() {
+        bail!("some tools are missing; install them and try again:{missing}");
+    }
+    Ok(())
+}
+
+fn runs(program: &str, args: &str) -> bool {
+    Run::new(program).args(args).works()
+}
+
+/// Builds the two programs.
+pub(crate) fn programs(work: &Work) -> Result<()> {
+    // With `--all-targets`, dependencies get the features that the tests want too, so that
+    // `cargo xtask test` afterwards builds nothing of them again.
+    work.cargo()
+        .args("build --release --package overmask --package overmask-exporter --bins")
+        .show()
+}
+
+/// Fetches what the programs need.
+fn assets(work: &Work) -> Result<Ready<'_>> {
+    let library = match env::var_os("ORT_DYLIB_PATH").filter(|path| !path.is_empty()) {
+        Some(path) => {
+            let path = PathBuf::from(path);
+            // Children may run in other directories.
+            let path = fs::canonicalize(&path)
+                .with_context(|| format!("ORT_DYLIB_PATH={}", path.display()))?;
+            eprintln!("ONNX Runtime: {} (ORT_DYLIB_PATH)", path.display());
+            path
+        }
+        None => {
+            let dir = work.target.join("onnxruntime");
+            fetch(work, "onnxruntime", &dir)?;
+            library_in(&dir)?
+        }
+    };
+    for name in ["minilm-l6", "movie", "trec"] {
+        fetch(work, name, &work.assets().join(name))?;
+    }
+    let base = work.assets().join("minilm-l6-base");
+    if is_older(&base.join("base.json"), &work.program("overmask-export")) {
+        import(work, &base)?;
+    }
+    Ok(Ready { work, library })
+}
+
+fn fetch(work: &Work, name: &str, dir: &Path) -> Result<()> {
+    Run::new(work.program("overmask-export"))
+        .args("fetch")
+        .arg(name)
+        .arg("-o")
+        .arg(dir)
+        .show()
+}
+
+/// Imports the base bundle, in place of one that may be there.
+pub(crate) fn import(work: &Work, base: &Path) -> Result<()> {
+    if base.exists() {
+        fs::remove_dir_all(base).with_context(|| format!("cannot remove {}", base.display()))?;
+    }
+    Run::new(work.program("overmask-export"))
+        .args("import hf")
+        .arg(work.assets().join("minilm-l6"))
+        .arg("-o")
+        .arg(base)
+        .args("--licence Apache-2.0 --source sentence-transformers/all-MiniLM-L6-v2")
+        .show()
+}
+
+/// The library of ONNX Runtime in a directory.
+fn library_in(dir: &Path) -> Result<PathBuf> {
+    for entry in fs::read_dir(dir).with_context(|| dir.display().to_string())? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with("libonnxruntime.so") {
+            return Ok(path);
+        }
+    }
+    bail!("{} holds no ONNX Runtime library", dir.display());
+}
+
+/// Whether a file is missing or older than another: what an older program made may lack
+/// something.
+fn is_older(file: &Path, than: &Path) -> bool {
+    let time = |path: &Path| -> Option<SystemTime> { fs::metadata(path).ok()?.modified().ok() };
+    match (time(file), time(than)) {
+        (Some(file), Some(than)) => file < than,
+        _ => true,
+    }
+}
