@@ -1,2 +1,5 @@
-//! x
-fn main() {}
+//! `overmask`: runs task packs on a frozen base. See [`overmask::cli`].
+
+fn main() -> std::process::ExitCode {
+    overmask::cli::main()
+}

@@ -5,9 +5,10 @@
 
 mod bench;
 mod demo;
+mod learn;
 mod report;
 mod setup;
-mod tests;
+mod test;
 mod work;
 
 use std::process::ExitCode;
@@ -49,7 +50,7 @@ fn run(args: &[&str]) -> Result<ExitCode> {
     let work = Work::new()?;
     match args {
         ["demo"] => demo::run(&work)?,
-        ["test", more @ ..] => tests::run(&work, more)?,
+        ["test", more @ ..] => test::run(&work, more)?,
         ["bench", "--only", "accuracy"] => bench::accuracy(&work)?,
         ["bench", "--only", "step", more @ ..] => bench::step(&work, more)?,
         ["setup"] => drop(setup::everything(&work)?),

@@ -59,8 +59,6 @@ fn runs(program: &str, args: &str) -> bool {
 
 /// Builds the two programs.
 pub(crate) fn programs(work: &Work) -> Result<()> {
-    // With `--all-targets`, dependencies get the features that the tests want too, so that
-    // `cargo xtask test` afterwards builds nothing of them again.
     work.cargo()
         .args("build --release --package overmask --package overmask-exporter --bins")
         .show()

@@ -19,7 +19,10 @@ pub(crate) struct Work {
 
 impl Work {
     pub(crate) fn new() -> Result<Self> {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+        // Cargo says where it runs us; the place where we were built may be another clone.
+        let here = env::var_os("CARGO_MANIFEST_DIR")
+            .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+        let root = here
             .parent()
             .context("xtask lies in the repository")?
             .to_owned();

@@ -85,13 +85,13 @@ fn log(back: &mut Backward<'_>, node: &NodeProto, dy: &str) -> Outcome {
     to_input(back, node, 0, |g| g.op("Div", &[dy, &node.input[0]]))
 }
 
-/// erf'(x) = 2/√π · exp(-x²).
+/// erf'(x) = 2/√π · exp(-x²) = exp(ln(2/√π) - x²), which is one pass over the values less.
 fn erf(back: &mut Backward<'_>, node: &NodeProto, dy: &str) -> Outcome {
     to_input(back, node, 0, |g| {
         let square = g.op("Mul", &[&node.input[0], &node.input[0]]);
-        let negative = g.op("Neg", &[&square]);
-        let bell = g.op("Exp", &[&negative]);
-        let slope = g.times(&bell, std::f32::consts::FRAC_2_SQRT_PI);
+        let top = g.b.float(std::f32::consts::FRAC_2_SQRT_PI.ln());
+        let exponent = g.op("Sub", &[&top, &square]);
+        let slope = g.op("Exp", &[&exponent]);
         g.op("Mul", &[dy, &slope])
     })
 }

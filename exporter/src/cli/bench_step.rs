@@ -7,6 +7,7 @@ use anyhow::Error;
 use clap::Args;
 use overmask::base::Base;
 use overmask::engine::Device;
+use overmask::error::ExitCode;
 use overmask::mask::Granularity;
 use overmask::pack::Pooling;
 
@@ -20,7 +21,8 @@ const CLASSES: usize = 6;
 #[derive(Debug, Args)]
 #[command(
     hide = true,
-    before_help = "Example:\n  overmask-export bench-step --base base/ --threads 1 --json"
+    before_help = "Example:\n  overmask-export bench-step --base base/ --threads 1 --json",
+    after_help = ExitCode::HELP
 )]
 pub(super) struct BenchStepArgs {
     /// The base bundle.

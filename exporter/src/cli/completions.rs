@@ -5,12 +5,14 @@ use std::io::{self, Write};
 use anyhow::Error;
 use clap::{Args, CommandFactory};
 use clap_complete::Shell;
+use overmask::error::ExitCode;
 
 /// Print completions for a shell.
 #[derive(Debug, Args)]
 #[command(
     before_help = "Example:\n  overmask-export completions bash > \
-                     ~/.local/share/bash-completion/completions/overmask-export"
+                     ~/.local/share/bash-completion/completions/overmask-export",
+    after_help = ExitCode::HELP
 )]
 pub(super) struct CompletionsArgs {
     /// The shell.

@@ -6,17 +6,20 @@ use std::sync::Arc;
 use anyhow::Error;
 use clap::Args;
 use overmask::base::Base;
+use overmask::cli::Verbosity;
 use overmask::engine::{EngineKind, EngineOptions};
+use overmask::error::ExitCode;
 use overmask::pack::Pack;
 
-use super::{Common, output};
+use super::output;
 use crate::{data, evaluate};
 
 /// Measure a pack on labelled texts, through the code that runs on devices.
 #[derive(Debug, Args)]
 #[command(
     before_help = "Example:\n  overmask-export evaluate --base base/ --pack trec.pack \
-                   --data trec/test.jsonl --json"
+                   --data trec/test.jsonl --json",
+    after_help = ExitCode::HELP
 )]
 pub(super) struct EvaluateArgs {
     /// The base bundle.
@@ -42,7 +45,7 @@ pub(super) struct EvaluateArgs {
     json: bool,
 }
 
-pub(super) fn run(args: &EvaluateArgs, common: &Common) -> Result<(), Error> {
+pub(super) fn run(args: &EvaluateArgs, verbosity: Verbosity) -> Result<(), Error> {
     let dataset = data::read(&args.data)?;
     let base = Arc::new(Base::open(&args.base)?);
     let pack = Pack::open(&args.pack)?;
@@ -50,7 +53,7 @@ pub(super) fn run(args: &EvaluateArgs, common: &Common) -> Result<(), Error> {
         threads: args.threads,
     };
     let bar = output::bar(
-        common,
+        verbosity,
         dataset.len() as u64,
         "{wide_bar} {pos}/{len} texts, {eta} left",
     )?;

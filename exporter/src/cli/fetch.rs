@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Error;
 use clap::Args;
+use overmask::error::ExitCode;
 use serde_json::json;
 
 use super::output;
@@ -17,7 +18,8 @@ use crate::fetch::{self, Manifest};
 #[derive(Debug, Args)]
 #[command(
     before_help = "Example:\n  overmask-export fetch trec -o data/trec\n  \
-                   overmask-export fetch minilm-l6 --from ~/Downloads -o checkpoint/"
+                   overmask-export fetch minilm-l6 --from ~/Downloads -o checkpoint/",
+    after_help = ExitCode::HELP
 )]
 pub(super) struct FetchArgs {
     /// What to fetch (see --list), or a manifest file (*.toml).

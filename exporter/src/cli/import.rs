@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Error;
 use clap::{Args, Subcommand};
+use overmask::error::ExitCode;
 use serde_json::json;
 
 use super::output;
@@ -11,7 +12,9 @@ use crate::import::hf::{self, Origin};
 
 /// Import a pre-trained encoder as a base bundle.
 #[derive(Debug, Args)]
-#[command(before_help = "Example:\n  overmask-export import hf checkpoint/ -o base/")]
+#[command(before_help = "Example:\n  overmask-export import hf checkpoint/ -o base/",
+    after_help = ExitCode::HELP
+)]
 pub(super) struct ImportArgs {
     #[command(subcommand)]
     format: Format,
@@ -25,7 +28,8 @@ enum Format {
 /// Import a BERT-family checkpoint directory: config.json, model.safetensors, tokenizer.json.
 #[derive(Debug, Args)]
 #[command(
-    before_help = "Example:\n  overmask-export import hf checkpoint/ -o base/ --licence Apache-2.0"
+    before_help = "Example:\n  overmask-export import hf checkpoint/ -o base/ --licence Apache-2.0",
+    after_help = ExitCode::HELP
 )]
 struct HfArgs {
     /// The checkpoint directory.

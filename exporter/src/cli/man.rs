@@ -1,33 +1,42 @@
 //! `overmask-export man`: manual pages.
 
-use std::fs;
 use std::io::{self, Write};
-use std::path::PathBuf;
 
-use anyhow::{Context, Error};
+use anyhow::Error;
 use clap::{Args, CommandFactory};
 use clap_mangen::Man;
+use overmask::error::{CodedError, ExitCode};
 
-/// Print the manual page, or write one for each command.
+/// Print the manual page, of the program or of a command.
 #[derive(Debug, Args)]
-#[command(before_help = "Example:\n  overmask-export man -o ~/.local/share/man/man1")]
+#[command(
+    before_help = "Example:\n  overmask-export man train | man -l -",
+    after_help = ExitCode::HELP
+)]
 pub(super) struct ManArgs {
-    /// Write a page for each command into this directory.
-    #[arg(short, long, value_name = "DIR")]
-    output: Option<PathBuf>,
+    /// The command; without one, the program's own page.
+    #[arg(value_name = "COMMAND")]
+    command: Option<String>,
 }
 
 pub(super) fn run(args: &ManArgs) -> Result<(), Error> {
-    let command = super::Cli::command();
-    let Some(dir) = &args.output else {
-        let mut page = Vec::new();
-        Man::new(command).render(&mut page)?;
-        io::stdout().write_all(&page)?;
-        return Ok(());
+    let mut command = super::Cli::command();
+    // Fills in the full names of commands and the flags that all have.
+    command.build();
+    let command = match &args.command {
+        None => command,
+        Some(name) => command
+            .find_subcommand(name)
+            .cloned()
+            .ok_or_else(|| CodedError {
+                message: format!(
+                    "there is no command `{name}`; `overmask-export --help` lists them"
+                ),
+                code: ExitCode::Usage,
+            })?,
     };
-    fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
-    clap_mangen::generate_to(command, dir)
-        .with_context(|| format!("cannot write to {}", dir.display()))?;
-    log::info!("manual pages are in {}", dir.display());
+    let mut page = Vec::new();
+    Man::new(command).render(&mut page)?;
+    io::stdout().write_all(&page)?;
     Ok(())
 }

@@ -13,8 +13,9 @@ mod train;
 use std::process;
 
 use anyhow::Error;
-use clap::{ArgAction, Args, Parser, Subcommand};
+use clap::{Parser, Subcommand};
 use log::LevelFilter;
+use overmask::cli::{Verbosity, describe};
 use overmask::error::ExitCode;
 
 use crate::data::DataError;
@@ -30,7 +31,7 @@ fn after_help() -> String {
          Environment:\n  \
            ORT_DYLIB_PATH  the ONNX Runtime library to load\n  \
            NO_COLOR        plain messages\n  \
-           RUST_LOG        which messages to show, in env_logger's syntax; goes over -q and -v",
+           OVERMASK_LOG    which messages to show, in env_logger's syntax; overrides -q and -v",
         ExitCode::HELP
     )
 }
@@ -51,20 +52,9 @@ fn after_help() -> String {
 )]
 struct Cli {
     #[command(flatten)]
-    common: Common,
+    verbosity: Verbosity,
     #[command(subcommand)]
     command: Command,
-}
-
-/// Flags of every command.
-#[derive(Debug, Clone, Args)]
-struct Common {
-    /// Say only what went wrong; no progress bars.
-    #[arg(short, long, global = true, conflicts_with = "verbose")]
-    quiet: bool,
-    /// Say more; twice for everything.
-    #[arg(short, long, global = true, action = ArgAction::Count)]
-    verbose: u8,
 }
 
 #[derive(Debug, Subcommand)]
@@ -82,12 +72,12 @@ enum Command {
 pub fn main() -> process::ExitCode {
     // Wrong usage ends here, with exit code 2.
     let cli = Cli::parse();
-    start_log(&cli.common);
+    start_log(cli.verbosity);
     let done = match &cli.command {
         Command::Fetch(args) => fetch::run(args),
         Command::Import(args) => import::run(args),
-        Command::Train(args) => train::run(args, &cli.common),
-        Command::Evaluate(args) => evaluate::run(args, &cli.common),
+        Command::Train(args) => train::run(args, cli.verbosity),
+        Command::Evaluate(args) => evaluate::run(args, cli.verbosity),
         Command::Completions(args) => completions::run(args),
         Command::Man(args) => man::run(args),
         Command::BenchStep(args) => bench_step::run(args),
@@ -97,14 +87,15 @@ pub fn main() -> process::ExitCode {
         // Whoever reads our output has had enough: no error.
         Err(e) if output::is_broken_pipe(&e) => process::ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("error: {}", output::chain(&e));
+            eprintln!("error: {}", describe(&e));
             process::ExitCode::from(exit_code(&e) as u8)
         }
     }
 }
 
-fn start_log(common: &Common) {
-    let level = match (common.quiet, common.verbose) {
+/// Unlike on a device, information is shown: what was fetched, learnt and written.
+fn start_log(verbosity: Verbosity) {
+    let level = match (verbosity.quiet, verbosity.verbose) {
         (true, _) => LevelFilter::Error,
         (_, 0) => LevelFilter::Info,
         (_, 1) => LevelFilter::Debug,
@@ -119,7 +110,7 @@ fn start_log(common: &Common) {
         builder.filter_module("overmask", level);
         builder.filter_module("overmask_exporter", level);
     }
-    builder.parse_default_env();
+    builder.parse_env("OVERMASK_LOG");
     builder.format(output::format_record);
     // A second logger can only be one that a test has set.
     let _ = builder.try_init();

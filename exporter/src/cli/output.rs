@@ -8,9 +8,9 @@ use anyhow::{Context, Error};
 use env_logger::fmt::Formatter;
 use indicatif::{ProgressBar, ProgressStyle};
 use log::{Level, Record};
+use overmask::cli::Verbosity;
 use serde::Serialize;
 
-use super::Common;
 use crate::data::Dataset;
 
 /// How many pairs of lines a warning lists.
@@ -37,19 +37,6 @@ pub(super) fn is_broken_pipe(error: &Error) -> bool {
         .any(|e| e.kind() == io::ErrorKind::BrokenPipe)
 }
 
-/// The error with its causes, without those that it already tells.
-pub(super) fn chain(error: &Error) -> String {
-    let mut text = error.to_string();
-    for cause in error.chain().skip(1) {
-        let cause = cause.to_string();
-        if !text.contains(&cause) {
-            text.push_str(": ");
-            text.push_str(&cause);
-        }
-    }
-    text
-}
-
 /// A log message: information is plain, all else says what it is.
 pub(super) fn format_record(out: &mut Formatter, record: &Record) -> io::Result<()> {
     if record.level() == Level::Info {
@@ -67,8 +54,8 @@ pub(super) fn format_record(out: &mut Formatter, record: &Record) -> io::Result<
 }
 
 /// A progress bar on a terminal; nothing elsewhere or when told to be quiet.
-pub(super) fn bar(common: &Common, length: u64, template: &str) -> Result<ProgressBar, Error> {
-    if common.quiet || !io::stderr().is_terminal() {
+pub(super) fn bar(verbosity: Verbosity, length: u64, template: &str) -> Result<ProgressBar, Error> {
+    if verbosity.quiet || !io::stderr().is_terminal() {
         return Ok(ProgressBar::hidden());
     }
     let style = ProgressStyle::with_template(template).context("progress bar")?;
@@ -100,18 +87,7 @@ pub(super) fn warn_of_duplicates(pairs: &[(usize, usize)], a: &Path, b: &Dataset
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used)]
-
     use super::*;
-
-    #[test]
-    fn a_cause_that_was_told_is_not_told_again() {
-        let io = || io::Error::other("disk on fire");
-        let error = Error::from(io()).context("cannot read x: disk on fire");
-        assert_eq!(chain(&error), "cannot read x: disk on fire");
-        let error = Error::from(io()).context("cannot read x");
-        assert_eq!(chain(&error), "cannot read x: disk on fire");
-    }
 
     #[test]
     fn a_broken_pipe_is_found_below_a_context() {

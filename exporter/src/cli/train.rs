@@ -7,13 +7,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::{Context, Error};
 use clap::{Args, ValueEnum};
 use overmask::base::Base;
+use overmask::cli::Verbosity;
 use overmask::engine::Device;
-use overmask::error::CodedError;
+use overmask::error::{CodedError, ExitCode};
 use overmask::mask::Granularity;
 use overmask::pack::Pooling;
 use serde_json::json;
 
-use super::{Common, output};
+use super::output;
 use crate::data::{self, Dataset};
 use crate::train::{self, Method, Outcome, TrainOptions};
 
@@ -26,7 +27,8 @@ use crate::train::{self, Method, Outcome, TrainOptions};
 #[derive(Debug, Args)]
 #[command(
     before_help = "Example:\n  overmask-export train --base base/ --data trec.jsonl --task classify \
-                   --method mask \\\n      --granularity block:32x1 --epochs 3 --seed 1 -o trec.pack"
+                   --method mask \\\n      --granularity block:32x1 --epochs 3 --seed 1 -o trec.pack",
+    after_help = ExitCode::HELP
 )]
 pub(super) struct TrainArgs {
     /// The base bundle.
@@ -264,13 +266,13 @@ fn file_stem(path: &Path) -> Result<String, Error> {
     Ok(stem.map(str::to_owned).ok_or_else(message)?)
 }
 
-pub(super) fn run(args: &TrainArgs, common: &Common) -> Result<(), Error> {
+pub(super) fn run(args: &TrainArgs, verbosity: Verbosity) -> Result<(), Error> {
     let options = args.options()?;
     check_place(&args.output)?;
     let (train, eval) = args.datasets()?;
     let base = Arc::new(Base::open(&args.base)?);
     let stop = stop_at_ctrl_c()?;
-    let bar = output::bar(common, 0, "{wide_bar} {pos}/{len} steps, {msg}, {eta} left")?;
+    let bar = output::bar(verbosity, 0, "{wide_bar} {pos}/{len} steps, {msg}, {eta} left")?;
     let outcome = train::run(&base, &train, eval.as_ref(), &options, &stop, &mut |now| {
         bar.set_length(now.steps);
         bar.set_position(now.step);

@@ -80,15 +80,19 @@ pub fn fetch(
         let path = path.to_owned();
         move |source| FetchError::Io { path, source }
     };
-    let parent = dir
-        .parent()
-        .filter(|p| !p.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    fs::create_dir_all(parent).map_err(io_error(parent))?;
+    // Where a rename reaches the target: inside it if it is there (it may be another file
+    // system), else beside it.
+    let near = if dir.is_dir() {
+        dir
+    } else {
+        let parent = dir.parent().filter(|p| !p.as_os_str().is_empty());
+        parent.unwrap_or(Path::new("."))
+    };
+    fs::create_dir_all(near).map_err(io_error(near))?;
     let beside = tempfile::Builder::new()
         .prefix(".fetch-")
-        .tempdir_in(parent)
-        .map_err(io_error(parent))?;
+        .tempdir_in(near)
+        .map_err(io_error(near))?;
     let staged = beside.path().join("files");
     let source = source::obtain(manifest, &wanted, from, beside.path(), &staged, note)?;
     let staged = match &manifest.recipe {

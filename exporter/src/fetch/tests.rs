@@ -53,11 +53,14 @@ impl Setup {
             notes.push_str(line);
             notes.push('\n');
         });
-        // Nothing is left beside the target, whatever happened.
-        let left = fs::read_dir(self.dir.path())
-            .unwrap()
-            .map(|e| e.unwrap().file_name().into_string().unwrap());
-        assert_eq!(left.filter(|n| n.starts_with(".fetch-")).count(), 0);
+        // Nothing is left beside the target or in it, whatever happened.
+        for dir in [self.dir.path().to_owned(), self.path("out")] {
+            let Ok(entries) = fs::read_dir(dir) else {
+                continue;
+            };
+            let names = entries.map(|e| e.unwrap().file_name().into_string().unwrap());
+            assert_eq!(names.filter(|n| n.starts_with(".fetch-")).count(), 0);
+        }
         (result, notes)
     }
 }

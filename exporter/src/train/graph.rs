@@ -11,7 +11,7 @@ use overmask::onnx::proto::{ModelProto, data_type};
 use overmask::onnx::{self, GraphBuilder};
 use overmask::pack::Pooling;
 
-use super::TrainError;
+use super::{TrainError, gelu};
 use crate::autodiff;
 
 /// Names of the step graph's inputs and outputs.
@@ -181,7 +181,10 @@ impl Step {
                 frozen = external_names(&model)?;
                 let names: Vec<&str> = frozen.iter().map(String::as_str).collect();
                 onnx::initializers_to_inputs(&mut model, &names)?;
-                let graph = model.graph.unwrap_or_default();
+                let mut graph = model.graph.unwrap_or_default();
+                // The encoder's own outputs are inner values here.
+                graph.output.clear();
+                gelu::fold_constants(&mut graph);
                 let mut step = Step { b: GraphBuilder::extend(graph) };
                 let tensors = base.manifest().maskable.iter().filter(|t| t.layer >= from_layer);
                 masked = step.mask(tensors, granularity, &mut trained)?;
@@ -257,7 +260,7 @@ impl Step {
         let Some(blocks) = Blocks::of(tensor, masked.granularity) else {
             return product;
         };
-        let (open, axes) = (self.b.shape(&blocks.open), self.b.shape(blocks.inside()));
+        let (open, axes) = (self.b.shape(&blocks.open), self.b.shape(&blocks.inside));
         let product = self.b.op("Reshape", &[&product, &open], &[]);
         self.b.op("ReduceSum", &[&product, &axes], &[("keepdims", 0i64.into())])
     }
@@ -351,12 +354,15 @@ impl Step {
     }
 }
 
-/// How a weight opens up into blocks.
+/// How a weight opens up into blocks. Blocks of one column stay in three axes: the runtime's
+/// broadcasts and sums are fast along a long last axis.
 struct Blocks {
     /// Shape of the units, with an axis of 1 for each axis inside a block.
-    grid: [i64; 4],
+    grid: Vec<i64>,
     /// Shape of the weight with blocks as axes.
-    open: [i64; 4],
+    open: Vec<i64>,
+    /// The axes inside a block.
+    inside: Vec<i64>,
 }
 
 impl Blocks {
@@ -364,12 +370,10 @@ impl Blocks {
         let Granularity::Block { rows, cols } = granularity else { return None };
         let (rows, cols) = (i64::from(rows), i64::from(cols));
         let (down, across) = (tensor.outputs as i64 / rows, tensor.inputs as i64 / cols);
-        Some(Blocks { grid: [down, 1, across, 1], open: [down, rows, across, cols] })
-    }
-
-    /// The axes inside a block.
-    fn inside(&self) -> &'static [i64] {
-        &[1, 3]
+        Some(match cols {
+            1 => Blocks { grid: vec![down, 1, across], open: vec![down, rows, across], inside: vec![1] },
+            _ => Blocks { grid: vec![down, 1, across, 1], open: vec![down, rows, across, cols], inside: vec![1, 3] },
+        })
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod batch;
 mod binding;
+mod gelu;
 pub mod graph;
 mod placement;
 mod run;
@@ -9,6 +10,9 @@ pub mod schedule;
 pub mod scores;
 mod session;
 mod step_bench;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests;
 
 use std::path::PathBuf;
 

@@ -1,0 +1,97 @@
+//! Moves GELU's constants into the matrix products around it.
+//!
+//! Training keeps every inner value for the backward pass, so the runtime cannot fuse GELU as it
+//! does for inference, and each multiplication by a constant is a pass over the widest
+//! activations, forward and backward. With u = x/√2,
+//!
+//! x · ½ · (1 + erf(x/√2)) = √½ · u · (1 + erf(u)):
+//!
+//! the product that makes x makes u instead, the one that reads the result carries the √½, and
+//! both do so for nothing, with their α and β.
+
+use std::f32::consts::{FRAC_1_SQRT_2, SQRT_2};
+
+use overmask::onnx::proto::{AttributeProto, GraphProto, NodeProto, TensorProto, data_type};
+
+/// Rewrites each GELU between two `Gemm`s. Any other is left as it is: it means the same.
+pub(super) fn fold_constants(graph: &mut GraphProto) {
+    let found: Vec<Gelu> = (0..graph.node.len()).filter_map(|erf| Gelu::around(graph, erf)).collect();
+    let mut gone = Vec::new();
+    for gelu in found {
+        let nodes = &mut graph.node;
+        let x = nodes[gelu.before].output[0].clone();
+        set(&mut nodes[gelu.before], "alpha", FRAC_1_SQRT_2);
+        set(&mut nodes[gelu.before], "beta", FRAC_1_SQRT_2);
+        nodes[gelu.erf].input[0] = x;
+        let gated = nodes[gelu.gated].output[0].clone();
+        nodes[gelu.after].input[0] = gated;
+        set(&mut nodes[gelu.after], "alpha", FRAC_1_SQRT_2);
+        gone.extend([gelu.scaled, gelu.halved]);
+    }
+    let mut index = 0;
+    graph.node.retain(|_| {
+        index += 1;
+        !gone.contains(&(index - 1))
+    });
+}
+
+/// The nodes of x · (1 + erf(x/√2)) · ½ between two `Gemm`s, by index.
+struct Gelu {
+    /// Makes x.
+    before: usize,
+    /// x/√2.
+    scaled: usize,
+    erf: usize,
+    /// x · (1 + erf).
+    gated: usize,
+    /// · ½.
+    halved: usize,
+    /// Reads the result.
+    after: usize,
+}
+
+impl Gelu {
+    fn around(graph: &GraphProto, erf: usize) -> Option<Gelu> {
+        let nodes = &graph.node;
+        let is = |i: usize, op: &str| (nodes[i].op_type == op).then_some(i);
+        is(erf, "Erf")?;
+        let scaled = is(producer(nodes, &nodes[erf].input[0])?, "Div")?;
+        let x = &nodes[scaled].input[0];
+        let gate = is(only_reader(nodes, &nodes[erf].output[0])?, "Add")?;
+        let gated = is(only_reader(nodes, &nodes[gate].output[0])?, "Mul")?;
+        let halved = is(only_reader(nodes, &nodes[gated].output[0])?, "Mul")?;
+        let after = is(only_reader(nodes, &nodes[halved].output[0])?, "Gemm")?;
+        let before = is(producer(nodes, x)?, "Gemm")?;
+        let of_x = nodes.iter().filter(|n| n.input.contains(x)).count() == 2 && nodes[gated].input.contains(x);
+        let constants = has_constant(graph, scaled, SQRT_2)
+            && has_constant(graph, gate, 1.0)
+            && has_constant(graph, halved, 0.5);
+        let plain = [before, after].iter().all(|i| nodes[*i].attribute("alpha").is_none());
+        let reads_first = nodes[after].input[0] == nodes[halved].output[0];
+        (of_x && constants && plain && reads_first).then_some(Gelu { before, scaled, erf, gated, halved, after })
+    }
+}
+
+fn producer(nodes: &[NodeProto], value: &str) -> Option<usize> {
+    nodes.iter().position(|n| n.output.iter().any(|o| o == value))
+}
+
+fn only_reader(nodes: &[NodeProto], value: &str) -> Option<usize> {
+    let mut readers = (0..nodes.len()).filter(|i| nodes[*i].input.iter().any(|v| v == value));
+    let reader = readers.next()?;
+    readers.next().is_none().then_some(reader)
+}
+
+/// Whether an input of the node is this constant.
+fn has_constant(graph: &GraphProto, node: usize, value: f32) -> bool {
+    let scalar = |t: &TensorProto| {
+        let bytes: Option<[u8; 4]> = t.raw_data.as_slice().try_into().ok();
+        (t.data_type == data_type::FLOAT).then_some(bytes).flatten().map(f32::from_le_bytes)
+    };
+    let inputs = &graph.node[node].input;
+    graph.initializer.iter().any(|t| inputs.contains(&t.name) && scalar(t) == Some(value))
+}
+
+fn set(node: &mut NodeProto, name: &str, value: f32) {
+    node.attribute.push(AttributeProto { name: name.to_owned(), ..value.into() });
+}

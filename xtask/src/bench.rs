@@ -1,0 +1,144 @@
+//! `cargo xtask bench`: what is learnt, and how fast.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+
+use crate::learn::{self, Method, TASKS, Task, number};
+use crate::report::{percent, table};
+use crate::setup::{self, Ready};
+use crate::work::{Run, Work};
+
+const SEEDS: [u64; 3] = [1, 2, 3];
+const METHODS: [Method; 3] = [
+    Method::Head,
+    Method::Mask("block:32x1"),
+    Method::Mask("weight"),
+];
+
+/// Learns every task with every method and seed, and prints means. A run that was done with
+/// the same settings is not repeated.
+pub(crate) fn accuracy(work: &Work) -> Result<()> {
+    let ready = setup::everything(work)?;
+    let dir = work.target.join("bench");
+    let runs = dir.join("accuracy");
+    fs::create_dir_all(&runs).with_context(|| format!("cannot create {}", runs.display()))?;
+    let mut lines = vec![
+        ["task", "mask", "mean", "seeds", "zeros", "pack bytes", "seconds"]
+            .map(str::to_owned)
+            .to_vec(),
+    ];
+    let mut summary = Vec::new();
+    for task in &TASKS {
+        for method in METHODS {
+            let mut done = Vec::new();
+            for seed in SEEDS {
+                done.push(one_run(&ready, work, &runs, task, method, seed)?);
+            }
+            let all = |field| -> Result<Vec<f64>> { done.iter().map(|r| number(r, field)).collect() };
+            let accuracies = all("accuracy")?;
+            let seeds: Vec<String> = accuracies
+                .iter()
+                .map(|a| format!("{:.1}", 100.0 * a))
+                .collect();
+            lines.push(vec![
+                task.name.to_owned(),
+                method.name().to_owned(),
+                percent(mean(&accuracies)),
+                seeds.join(" "),
+                percent(mean(&all("sparsity")?)),
+                format!("{:.0}", mean(&all("pack_bytes")?)),
+                format!("{:.0}", mean(&all("train_seconds")?)),
+            ]);
+            summary.push(json!({
+                "task": task.name,
+                "mask": method.name(),
+                "mean_accuracy": mean(&accuracies),
+                "mean_sparsity": mean(&all("sparsity")?),
+                "runs": done,
+            }));
+            // After every row, so that an interrupted benchmark leaves what it has.
+            let text = serde_json::to_string_pretty(&summary)? + "\n";
+            write(&dir.join("accuracy.json"), &text)?;
+        }
+    }
+    println!("{}", table(&lines));
+    Ok(())
+}
+
+/// One run, or its result from before.
+fn one_run(
+    ready: &Ready,
+    work: &Work,
+    runs: &Path,
+    task: &Task,
+    method: Method,
+    seed: u64,
+) -> Result<Value> {
+    let name = format!("{}-{}-{seed}", task.name, method.name().replace(':', "-"));
+    let path = runs.join(format!("{name}.json"));
+    let settings = format!("{} {} --seed {seed}", method.args(), task.settings);
+    if let Ok(text) = fs::read_to_string(&path)
+        && let Ok(before) = serde_json::from_str::<Value>(&text)
+        && before["settings"] == settings.as_str()
+    {
+        return Ok(before);
+    }
+    let base = work.assets().join("minilm-l6-base");
+    let pack = runs.join(format!("{name}.pack"));
+    let trained = learn::train(ready, work, &base, task, method, seed, &pack)?;
+    let measured = learn::evaluate(ready, work, &base, task, &pack, None)?;
+    let result = json!({
+        "settings": settings,
+        "seed": seed,
+        "accuracy": number(&measured, "accuracy")?,
+        "macro_f1": number(&measured, "macro_f1")?,
+        "sparsity": number(&trained, "sparsity")?,
+        "pack_bytes": number(&trained, "pack_bytes")?,
+        "train_seconds": number(&trained, "train_seconds")?,
+    });
+    // Renamed when whole: a result that is there counts as done.
+    let beside = runs.join(format!("{name}.json.part"));
+    write(&beside, &(serde_json::to_string_pretty(&result)? + "\n"))?;
+    fs::rename(&beside, &path).with_context(|| format!("cannot write {}", path.display()))?;
+    eprintln!("{name}: {}", percent(number(&result, "accuracy")?));
+    Ok(result)
+}
+
+/// Measures the training step beside PyTorch's; `more` goes to the script.
+pub(crate) fn step(work: &Work, more: &[&str]) -> Result<()> {
+    let ready = setup::everything(work)?;
+    let script = work.root.join("benches").join("step.sh");
+    let mut run = ready
+        .prepare(Run::new("bash"))
+        .directory(&work.root)
+        .env("CARGO_TARGET_DIR", &work.target)
+        .env("BASE", work.assets().join("minilm-l6-base"))
+        .env("EXPORTER", work.program("overmask-export"))
+        .arg(script);
+    for arg in more {
+        run = run.arg(arg);
+    }
+    run.show()
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len().max(1) as f64
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn means_are_means() {
+        assert_eq!(mean(&[1.0, 2.0, 6.0]), 3.0);
+        assert_eq!(mean(&[]), 0.0);
+    }
+}
