@@ -122,11 +122,7 @@ pub fn evaluate(
 ///
 /// # Errors
 /// When the file cannot be written; nothing half-written is left.
-pub fn write_predictions(
-    path: &Path,
-    dataset: &Dataset,
-    report: &Report,
-) -> Result<(), EvaluateError> {
+pub fn write_predictions(path: &Path, dataset: &Dataset, report: &Report) -> Result<(), EvaluateError> {
     #[derive(Serialize)]
     struct Row<'a> {
         text: &'a str,
@@ -136,18 +132,11 @@ pub fn write_predictions(
     let written = overmask::fs::write_atomically(path, |file| -> std::io::Result<()> {
         let mut out = std::io::BufWriter::new(file);
         for (example, predicted) in dataset.examples.iter().zip(&report.predicted) {
-            let row = Row {
-                text: &example.text,
-                label: &example.label,
-                predicted,
-            };
+            let row = Row { text: &example.text, label: &example.label, predicted };
             serde_json::to_writer(&mut out, &row)?;
             std::io::Write::write_all(&mut out, b"\n")?;
         }
         std::io::Write::flush(&mut out)
     });
-    written.map_err(|source| EvaluateError::Write {
-        path: path.to_owned(),
-        source,
-    })
+    written.map_err(|source| EvaluateError::Write { path: path.to_owned(), source })
 }

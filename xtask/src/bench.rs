@@ -12,11 +12,7 @@ use crate::setup::{self, Ready};
 use crate::work::{Run, Work};
 
 const SEEDS: [u64; 3] = [1, 2, 3];
-const METHODS: [Method; 3] = [
-    Method::Head,
-    Method::Mask("block:32x1"),
-    Method::Mask("weight"),
-];
+const METHODS: [Method; 3] = [Method::Head, Method::Mask("block:32x1"), Method::Mask("weight")];
 
 /// Learns every task with every method and seed, and prints means. A run that was done with
 /// the same settings is not repeated.
@@ -25,11 +21,8 @@ pub(crate) fn accuracy(work: &Work) -> Result<()> {
     let dir = work.target.join("bench");
     let runs = dir.join("accuracy");
     fs::create_dir_all(&runs).with_context(|| format!("cannot create {}", runs.display()))?;
-    let mut lines = vec![
-        ["task", "mask", "mean", "seeds", "zeros", "pack bytes", "seconds"]
-            .map(str::to_owned)
-            .to_vec(),
-    ];
+    let mut lines =
+        vec![["task", "mask", "mean", "seeds", "zeros", "pack bytes", "seconds"].map(str::to_owned).to_vec()];
     let mut summary = Vec::new();
     for task in &TASKS {
         for method in METHODS {
@@ -39,10 +32,7 @@ pub(crate) fn accuracy(work: &Work) -> Result<()> {
             }
             let all = |field| -> Result<Vec<f64>> { done.iter().map(|r| number(r, field)).collect() };
             let accuracies = all("accuracy")?;
-            let seeds: Vec<String> = accuracies
-                .iter()
-                .map(|a| format!("{:.1}", 100.0 * a))
-                .collect();
+            let seeds: Vec<String> = accuracies.iter().map(|a| format!("{:.1}", 100.0 * a)).collect();
             lines.push(vec![
                 task.name.to_owned(),
                 method.name().to_owned(),
@@ -69,14 +59,7 @@ pub(crate) fn accuracy(work: &Work) -> Result<()> {
 }
 
 /// One run, or its result from before.
-fn one_run(
-    ready: &Ready,
-    work: &Work,
-    runs: &Path,
-    task: &Task,
-    method: Method,
-    seed: u64,
-) -> Result<Value> {
+fn one_run(ready: &Ready, work: &Work, runs: &Path, task: &Task, method: Method, seed: u64) -> Result<Value> {
     let name = format!("{}-{}-{seed}", task.name, method.name().replace(':', "-"));
     let path = runs.join(format!("{name}.json"));
     let settings = format!("{} {} --seed {seed}", method.args(), task.settings);

@@ -75,21 +75,11 @@ fn one_task(ready: &Ready, work: &Work, dir: &Path, base: &Path, task: &Task) ->
 }
 
 /// Fails unless `overmask run` gives every held-out text the label that the exporter gave it.
-fn same_labels(
-    ready: &Ready,
-    base: &Path,
-    task: &Task,
-    pack: &Path,
-    predictions: &Path,
-) -> Result<()> {
-    let text = fs::read_to_string(predictions)
-        .with_context(|| format!("cannot read {}", predictions.display()))?;
+fn same_labels(ready: &Ready, base: &Path, task: &Task, pack: &Path, predictions: &Path) -> Result<()> {
+    let text = fs::read_to_string(predictions).with_context(|| format!("cannot read {}", predictions.display()))?;
     let exported = rows_of(&text, "predicted")?;
     let texts: Vec<String> = rows_of(&text, "text")?;
-    ensure!(
-        !texts.iter().any(|t| t.contains('\n')),
-        "a held-out text has a line break"
-    );
+    ensure!(!texts.iter().any(|t| t.contains('\n')), "a held-out text has a line break");
     let answers = ready
         .run("overmask")
         .args("run --json --base")
@@ -107,18 +97,11 @@ fn same_labels(
     );
     let differing: Vec<usize> = (0..ran.len()).filter(|&i| ran[i] != exported[i]).collect();
     if differing.is_empty() {
-        println!(
-            "{}: `overmask run` and `overmask-export evaluate` agree on all {} texts",
-            task.name,
-            ran.len()
-        );
+        println!("{}: `overmask run` and `overmask-export evaluate` agree on all {} texts", task.name, ran.len());
         return Ok(());
     }
-    let listed: Vec<String> = differing
-        .iter()
-        .take(LISTED)
-        .map(|&i| format!("\n- {:?}: {} and {}", texts[i], ran[i], exported[i]))
-        .collect();
+    let listed: Vec<String> =
+        differing.iter().take(LISTED).map(|&i| format!("\n- {:?}: {} and {}", texts[i], ran[i], exported[i])).collect();
     bail!(
         "{}: `overmask run` and `overmask-export evaluate` differ on {} texts:{}",
         task.name,
@@ -131,12 +114,9 @@ fn same_labels(
 fn rows_of(text: &str, field: &str) -> Result<Vec<String>> {
     text.lines()
         .map(|line| {
-            let row: Value =
-                serde_json::from_str(line).with_context(|| format!("no JSON: {line}"))?;
+            let row: Value = serde_json::from_str(line).with_context(|| format!("no JSON: {line}"))?;
             let value = row[field].as_str();
-            value
-                .map(str::to_owned)
-                .with_context(|| format!("no text `{field}` in {line}"))
+            value.map(str::to_owned).with_context(|| format!("no text `{field}` in {line}"))
         })
         .collect()
 }
@@ -158,15 +138,7 @@ fn show_texts(ready: &Ready, dir: &Path, base: &Path, task: &Task) -> Result<()>
 }
 
 fn rows(reports: &[Value]) -> Result<Vec<Vec<String>>> {
-    let head = [
-        "task",
-        "accuracy",
-        "frozen + head",
-        "zeros",
-        "granularity",
-        "pack bytes",
-        "seconds",
-    ];
+    let head = ["task", "accuracy", "frozen + head", "zeros", "granularity", "pack bytes", "seconds"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     for report in reports {
         let text = |field: &str| report[field].as_str().unwrap_or_default().to_owned();
@@ -204,17 +176,6 @@ mod tests {
             "granularity": "block:32x1", "pack_bytes": 51234, "train_seconds": 61.7,
         });
         let rows = rows(&[report]).unwrap();
-        assert_eq!(
-            rows[1],
-            [
-                "trec",
-                "91.23 %",
-                "85.00 %",
-                "7.00 %",
-                "block:32x1",
-                "51234",
-                "62"
-            ]
-        );
+        assert_eq!(rows[1], ["trec", "91.23 %", "85.00 %", "7.00 %", "block:32x1", "51234", "62"]);
     }
 }

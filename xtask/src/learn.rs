@@ -69,9 +69,7 @@ impl Method {
 
 /// A data file of a task.
 pub(crate) fn data(work: &Work, task: &Task, part: &str) -> PathBuf {
-    work.assets()
-        .join(task.name)
-        .join(format!("{part}.jsonl"))
+    work.assets().join(task.name).join(format!("{part}.jsonl"))
 }
 
 /// Learns a task; returns what `train --json` says.
@@ -135,7 +133,5 @@ fn object(run: Run) -> Result<Value> {
 
 /// A number of an object.
 pub(crate) fn number(object: &Value, field: &str) -> Result<f64> {
-    object[field]
-        .as_f64()
-        .with_context(|| format!("no number `{field}` in {object}"))
+    object[field].as_f64().with_context(|| format!("no number `{field}` in {object}"))
 }

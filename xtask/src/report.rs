@@ -42,10 +42,7 @@ mod tests {
     fn columns_line_up() {
         let row = |cells: &[&str]| cells.iter().map(|c| (*c).to_owned()).collect();
         let text = table(&[row(&["task", "n"]), row(&["a", "100"]), row(&["long name", "5"])]);
-        assert_eq!(
-            text,
-            "task         n\n--------------\na          100\nlong name    5\n"
-        );
+        assert_eq!(text, "task         n\n--------------\na          100\nlong name    5\n");
     }
 
     #[test]

@@ -24,8 +24,7 @@ impl Ready<'_> {
 
     /// The program with the environment that our programs and tests expect.
     pub(crate) fn prepare(&self, run: Run) -> Run {
-        run.env("ORT_DYLIB_PATH", &self.library)
-            .env("OVERMASK_ASSETS", self.work.assets())
+        run.env("ORT_DYLIB_PATH", &self.library).env("OVERMASK_ASSETS", self.work.assets())
     }
 }
 
@@ -59,9 +58,7 @@ fn runs(program: &str, args: &str) -> bool {
 
 /// Builds the two programs.
 pub(crate) fn programs(work: &Work) -> Result<()> {
-    work.cargo()
-        .args("build --release --package overmask --package overmask-exporter --bins")
-        .show()
+    work.cargo().args("build --release --workspace --all-targets").show()
 }
 
 /// Fetches what the programs need.
@@ -70,8 +67,7 @@ fn assets(work: &Work) -> Result<Ready<'_>> {
         Some(path) => {
             let path = PathBuf::from(path);
             // Children may run in other directories.
-            let path = fs::canonicalize(&path)
-                .with_context(|| format!("ORT_DYLIB_PATH={}", path.display()))?;
+            let path = fs::canonicalize(&path).with_context(|| format!("ORT_DYLIB_PATH={}", path.display()))?;
             eprintln!("ONNX Runtime: {} (ORT_DYLIB_PATH)", path.display());
             path
         }
@@ -92,12 +88,7 @@ fn assets(work: &Work) -> Result<Ready<'_>> {
 }
 
 fn fetch(work: &Work, name: &str, dir: &Path) -> Result<()> {
-    Run::new(work.program("overmask-export"))
-        .args("fetch")
-        .arg(name)
-        .arg("-o")
-        .arg(dir)
-        .show()
+    Run::new(work.program("overmask-export")).args("fetch").arg(name).arg("-o").arg(dir).show()
 }
 
 /// Imports the base bundle, in place of one that may be there.

@@ -1,6 +1,5 @@
 //! `cargo xtask test`: every test of the workspace, on real models and data.
 
-
 use anyhow::{Result, bail};
 
 use crate::setup;
@@ -24,13 +23,8 @@ pub(crate) fn run(work: &Work, more: &[&str]) -> Result<()> {
         run = run.arg(arg);
     }
     let mut counts = Counts::default();
-    let ended_well = ready
-        .prepare(run)
-        .stream(|line| counts.add(line))?;
-    println!(
-        "tests: {} passed, {} failed, {} ignored",
-        counts.passed, counts.failed, counts.ignored
-    );
+    let ended_well = ready.prepare(run).stream(|line| counts.add(line))?;
+    println!("tests: {} passed, {} failed, {} ignored", counts.passed, counts.failed, counts.ignored);
     if !ended_well || counts.failed > 0 {
         bail!("tests failed, see above");
     }
@@ -72,11 +66,7 @@ mod tests {
         ] {
             counts.add(line);
         }
-        let expected = Counts {
-            passed: 4,
-            failed: 4,
-            ignored: 2,
-        };
+        let expected = Counts { passed: 4, failed: 4, ignored: 2 };
         assert_eq!(counts, expected);
     }
 }

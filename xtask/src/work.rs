@@ -20,12 +20,9 @@ pub(crate) struct Work {
 impl Work {
     pub(crate) fn new() -> Result<Self> {
         // Cargo says where it runs us; the place where we were built may be another clone.
-        let here = env::var_os("CARGO_MANIFEST_DIR")
-            .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
-        let root = here
-            .parent()
-            .context("xtask lies in the repository")?
-            .to_owned();
+        let here =
+            env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+        let root = here.parent().context("xtask lies in the repository")?.to_owned();
         // Cargo takes a relative path as relative to where it was called.
         let target = match env::var_os("CARGO_TARGET_DIR") {
             Some(dir) => env::current_dir()?.join(dir),
@@ -48,9 +45,7 @@ impl Work {
     /// Cargo, with the target directory that we look into.
     pub(crate) fn cargo(&self) -> Run {
         let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        Run::new(cargo)
-            .directory(&self.root)
-            .env("CARGO_TARGET_DIR", &self.target)
+        Run::new(cargo).directory(&self.root).env("CARGO_TARGET_DIR", &self.target)
     }
 }
 
@@ -63,15 +58,11 @@ pub(crate) struct Run {
 impl Run {
     pub(crate) fn new(program: impl AsRef<OsStr>) -> Self {
         let words = vec![program.as_ref().to_string_lossy().into_owned()];
-        Self {
-            command: Command::new(program),
-            words,
-        }
+        Self { command: Command::new(program), words }
     }
 
     pub(crate) fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
-        self.words
-            .push(arg.as_ref().to_string_lossy().into_owned());
+        self.words.push(arg.as_ref().to_string_lossy().into_owned());
         self.command.arg(arg);
         self
     }
@@ -99,10 +90,7 @@ impl Run {
     /// Shows the command line and runs it; what it says is seen.
     pub(crate) fn show(mut self) -> Result<()> {
         eprintln!("$ {}", self.line());
-        let status = self
-            .command
-            .status()
-            .with_context(|| format!("cannot run `{}`", self.line()))?;
+        let status = self.command.status().with_context(|| format!("cannot run `{}`", self.line()))?;
         if !status.success() {
             bail!("`{}` failed ({status})", self.line());
         }
@@ -118,12 +106,7 @@ impl Run {
     pub(crate) fn output_of(mut self, input: &[u8]) -> Result<String> {
         let line = self.line();
         let context = || format!("cannot run `{line}`");
-        let mut child = self
-            .command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .with_context(context)?;
+        let mut child = self.command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().with_context(context)?;
         let mut stdin = child.stdin.take().with_context(context)?;
         // Written by another thread: a program may answer before it has read everything.
         let output = thread::scope(|scope| {
@@ -146,11 +129,7 @@ impl Run {
         let line = self.line();
         eprintln!("$ {line}");
         let context = || format!("cannot run `{line}`");
-        let mut child = self
-            .command
-            .stdout(Stdio::piped())
-            .spawn()
-            .with_context(context)?;
+        let mut child = self.command.stdout(Stdio::piped()).spawn().with_context(context)?;
         let out = child.stdout.take().with_context(context)?;
         for line in BufReader::new(out).split(b'\n') {
             // What a test prints need not be text.
@@ -163,12 +142,7 @@ impl Run {
 
     /// Whether it runs and ends well; what it says is not seen.
     pub(crate) fn works(mut self) -> bool {
-        let status = self
-            .command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status();
+        let status = self.command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
         status.is_ok_and(|s| s.success())
     }
 }

@@ -26,8 +26,7 @@ fn gemm(back: &mut Backward<'_>, node: &NodeProto, dy: &str) -> Result<(), Autod
     let (a, b) = (&node.input[0], &node.input[1]);
     let mut product = |value: &str, left: (&str, i64), right: (&str, i64)| {
         if back.wants(value) {
-            let attributes =
-                [("transA", left.1.into()), ("transB", right.1.into()), ("alpha", alpha.into())];
+            let attributes = [("transA", left.1.into()), ("transB", right.1.into()), ("alpha", alpha.into())];
             let gradient = back.b.op("Gemm", &[left.0, right.0], &attributes);
             back.give(value, gradient);
         }

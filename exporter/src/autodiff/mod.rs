@@ -127,11 +127,19 @@ impl Backward<'_> {
 
     /// Adds a contribution that has the shape of `like`, to which the value was broadcast:
     /// sums over the broadcast axes.
-    fn give_broadcast(&mut self, node: &NodeProto, value: &str, gradient: String, like: &str) -> Result<(), AutodiffError> {
+    fn give_broadcast(
+        &mut self,
+        node: &NodeProto,
+        value: &str,
+        gradient: String,
+        like: &str,
+    ) -> Result<(), AutodiffError> {
         let (from, to) = (self.shape(node, like)?, self.shape(node, value)?);
         let extra = from.len() - to.len();
         let mut axes: Vec<i64> = (0..extra as i64).collect();
-        axes.extend((0..to.len()).filter(|i| to[*i] == Dim::one() && from[extra + i] != Dim::one()).map(|i| (extra + i) as i64));
+        axes.extend(
+            (0..to.len()).filter(|i| to[*i] == Dim::one() && from[extra + i] != Dim::one()).map(|i| (extra + i) as i64),
+        );
         if axes.is_empty() {
             self.give(value, gradient);
             return Ok(());

@@ -224,9 +224,7 @@ impl Shapes {
 pub(super) fn reduced_axes(shapes: &Shapes, node: &NodeProto, rank: usize) -> Result<Vec<usize>, AutodiffError> {
     let axes = match (node.attribute("axes"), node.input.get(1).filter(|v| !v.is_empty())) {
         (Some(attribute), _) => attribute.ints.clone(),
-        (None, Some(input)) => {
-            shapes.numbers(input).ok_or_else(|| unsupported(node, "its axes are not constant"))?
-        }
+        (None, Some(input)) => shapes.numbers(input).ok_or_else(|| unsupported(node, "its axes are not constant"))?,
         (None, None) => (0..rank as i64).collect(),
     };
     Ok(axes.into_iter().map(|a| if a < 0 { a + rank as i64 } else { a } as usize).collect())

@@ -30,12 +30,7 @@ fn values(count: usize, seed: u64) -> Vec<f32> {
 }
 
 /// Checks the gradient of Σ w ⊙ f(x…), w random, for each input against central differences.
-fn check(
-    shapes: &[&[usize]],
-    seed: u64,
-    domain: fn(f32) -> f32,
-    f: impl Fn(&mut GraphBuilder, &[String]) -> String,
-) {
+fn check(shapes: &[&[usize]], seed: u64, domain: fn(f32) -> f32, f: impl Fn(&mut GraphBuilder, &[String]) -> String) {
     let inputs: Vec<(Vec<usize>, Vec<f32>)> = shapes
         .iter()
         .enumerate()
@@ -48,7 +43,13 @@ fn check(
         b.input(name, data_type::FLOAT, &dims.iter().map(String::as_str).collect::<Vec<_>>());
     }
     let y = f(&mut b, &names);
-    let count = Shapes::infer(b.graph()).unwrap().get(&y).expect("an output shape").iter().map(|d| d.value().unwrap()).product();
+    let count = Shapes::infer(b.graph())
+        .unwrap()
+        .get(&y)
+        .expect("an output shape")
+        .iter()
+        .map(|d| d.value().unwrap())
+        .product();
     // A different weight for every output: else errors of a permutation would cancel.
     let flat = b.shape(&[count]);
     let y = b.op("Reshape", &[&y, &flat], &[]);

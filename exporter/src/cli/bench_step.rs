@@ -89,8 +89,5 @@ pub(super) fn run(args: &BenchStepArgs) -> Result<(), Error> {
     if args.json {
         return output::json(&bench);
     }
-    output::line(&format!(
-        "median {:.1} ms, fastest {:.1} ms, {} steps",
-        bench.median_ms, bench.min_ms, bench.steps
-    ))
+    output::line(&format!("median {:.1} ms, fastest {:.1} ms, {} steps", bench.median_ms, bench.min_ms, bench.steps))
 }

@@ -44,10 +44,7 @@ pub(super) fn run(args: &FetchArgs) -> Result<(), Error> {
         return list(args.json);
     };
     let manifest = Manifest::find(name)?;
-    let dir = args
-        .output
-        .clone()
-        .unwrap_or_else(|| PathBuf::from(&manifest.name));
+    let dir = args.output.clone().unwrap_or_else(|| PathBuf::from(&manifest.name));
     let fetched = fetch::fetch(&manifest, args.from.as_deref(), &dir, &mut |line| {
         log::info!("{line}");
     })?;

@@ -50,10 +50,7 @@ struct HfArgs {
 
 pub(super) fn run(args: &ImportArgs) -> Result<(), Error> {
     let Format::Hf(args) = &args.format;
-    let origin = Origin {
-        licence: args.licence.clone(),
-        source: args.source.clone(),
-    };
+    let origin = Origin { licence: args.licence.clone(), source: args.source.clone() };
     let base = hf::import(&args.dir, &args.output, &origin)?;
     let m = base.manifest();
     let weights: usize = m.maskable.iter().map(|t| t.outputs * t.inputs).sum();

@@ -25,15 +25,10 @@ pub(super) fn run(args: &ManArgs) -> Result<(), Error> {
     command.build();
     let command = match &args.command {
         None => command,
-        Some(name) => command
-            .find_subcommand(name)
-            .cloned()
-            .ok_or_else(|| CodedError {
-                message: format!(
-                    "there is no command `{name}`; `overmask-export --help` lists them"
-                ),
-                code: ExitCode::Usage,
-            })?,
+        Some(name) => command.find_subcommand(name).cloned().ok_or_else(|| CodedError {
+            message: format!("there is no command `{name}`; `overmask-export --help` lists them"),
+            code: ExitCode::Usage,
+        })?,
     };
     let mut page = Vec::new();
     Man::new(command).render(&mut page)?;

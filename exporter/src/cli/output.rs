@@ -31,10 +31,7 @@ pub(super) fn json(value: &impl Serialize) -> Result<(), Error> {
 
 /// Whether the error is that nobody reads our output any more.
 pub(super) fn is_broken_pipe(error: &Error) -> bool {
-    error
-        .chain()
-        .filter_map(|cause| cause.downcast_ref::<io::Error>())
-        .any(|e| e.kind() == io::ErrorKind::BrokenPipe)
+    error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()).any(|e| e.kind() == io::ErrorKind::BrokenPipe)
 }
 
 /// A log message: information is plain, all else says what it is.
@@ -69,11 +66,7 @@ pub(super) fn warn_of_duplicates(pairs: &[(usize, usize)], a: &Path, b: &Dataset
     if pairs.is_empty() {
         return;
     }
-    let listed: Vec<String> = pairs
-        .iter()
-        .take(LISTED)
-        .map(|(one, other)| format!("{one} = {other}"))
-        .collect();
+    let listed: Vec<String> = pairs.iter().take(LISTED).map(|(one, other)| format!("{one} = {other}")).collect();
     let more = if pairs.len() > LISTED { ", ..." } else { "" };
     log::warn!(
         "{} of {} texts of {} are in {} too (lines {}{more}): figures on them flatter",

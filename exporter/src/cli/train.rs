@@ -257,12 +257,7 @@ impl TrainArgs {
 /// A file's name without its ending.
 fn file_stem(path: &Path) -> Result<String, Error> {
     let stem = path.file_stem().and_then(|s| s.to_str());
-    let message = || {
-        CodedError::input(format!(
-            "-o {}: is no file name; give one that ends in .pack",
-            path.display()
-        ))
-    };
+    let message = || CodedError::input(format!("-o {}: is no file name; give one that ends in .pack", path.display()));
     Ok(stem.map(str::to_owned).ok_or_else(message)?)
 }
 
@@ -276,9 +271,7 @@ pub(super) fn run(args: &TrainArgs, verbosity: Verbosity) -> Result<(), Error> {
     let outcome = train::run(&base, &train, eval.as_ref(), &options, &stop, &mut |now| {
         bar.set_length(now.steps);
         bar.set_position(now.step);
-        let best = now
-            .dev_accuracy
-            .map_or_else(String::new, |a| format!(", best {:.1} %", 100.0 * a));
+        let best = now.dev_accuracy.map_or_else(String::new, |a| format!(", best {:.1} %", 100.0 * a));
         bar.set_message(format!("epoch {}, loss {:.3}{best}", now.epoch + 1, now.loss));
     });
     bar.finish_and_clear();
@@ -290,15 +283,11 @@ pub(super) fn run(args: &TrainArgs, verbosity: Verbosity) -> Result<(), Error> {
 /// Says what was learnt.
 fn report(args: &TrainArgs, options: &TrainOptions, outcome: &Outcome) -> Result<(), Error> {
     let document = &outcome.pack.document;
-    let bytes = std::fs::metadata(&args.output)
-        .with_context(|| format!("cannot read {}", args.output.display()))?
-        .len();
+    let bytes =
+        std::fs::metadata(&args.output).with_context(|| format!("cannot read {}", args.output.display()))?.len();
     let eval = document.metrics.get("eval_accuracy");
     if outcome.stopped {
-        log::warn!(
-            "stopped after {} steps; this is the best state of them",
-            outcome.steps
-        );
+        log::warn!("stopped after {} steps; this is the best state of them", outcome.steps);
     }
     log::info!(
         "{}: {} bytes, {:.1} % zeros, dev accuracy {:.2} %{}, {} steps in {:.0} s",
@@ -306,10 +295,7 @@ fn report(args: &TrainArgs, options: &TrainOptions, outcome: &Outcome) -> Result
         bytes,
         100.0 * document.sparsity,
         100.0 * outcome.dev_accuracy,
-        eval.map_or_else(String::new, |a| format!(
-            ", eval accuracy {:.2} %",
-            100.0 * a
-        )),
+        eval.map_or_else(String::new, |a| format!(", eval accuracy {:.2} %", 100.0 * a)),
         outcome.steps,
         outcome.time.as_secs_f64(),
     );
@@ -335,17 +321,12 @@ fn report(args: &TrainArgs, options: &TrainOptions, outcome: &Outcome) -> Result
 fn check_place(output: &Path) -> Result<(), Error> {
     let dir = output.parent().filter(|p| !p.as_os_str().is_empty());
     match dir {
-        Some(dir) if !dir.is_dir() => Err(CodedError::input(format!(
-            "-o {}: there is no directory {}",
-            output.display(),
-            dir.display()
-        ))
-        .into()),
-        _ if output.is_dir() => Err(CodedError::input(format!(
-            "-o {}: is a directory; name the file to write",
-            output.display()
-        ))
-        .into()),
+        Some(dir) if !dir.is_dir() => {
+            Err(CodedError::input(format!("-o {}: there is no directory {}", output.display(), dir.display())).into())
+        }
+        _ if output.is_dir() => {
+            Err(CodedError::input(format!("-o {}: is a directory; name the file to write", output.display())).into())
+        }
         _ => Ok(()),
     }
 }
@@ -394,10 +375,7 @@ mod tests {
         assert_eq!(options.name, "trec");
         assert_eq!(options.method, Method::Mask);
         assert_eq!(options.granularity.to_string(), "weight");
-        assert_eq!(
-            (options.epochs, options.from_layer, options.seed),
-            (5, 2, 7)
-        );
+        assert_eq!((options.epochs, options.from_layer, options.seed), (5, 2, 7));
         assert_eq!(options.initial_sparsity, 0.1);
         assert!(options.threads > 0);
     }
@@ -421,22 +399,16 @@ mod tests {
     fn evaluation_texts_come_from_the_data_or_a_file() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("d.jsonl");
-        let lines: String = (0..10)
-            .map(|i| format!("{{\"text\":\"t{i}\",\"label\":{}}}\n", i % 2))
-            .collect();
+        let lines: String = (0..10).map(|i| format!("{{\"text\":\"t{i}\",\"label\":{}}}\n", i % 2)).collect();
         std::fs::write(&path, lines).unwrap();
         let data = path.display();
         let args = parse(&format!("train --base b --data {data} -o x.pack"));
         let (train, eval) = args.unwrap().datasets().unwrap();
         assert_eq!((train.len(), eval), (10, None));
-        let args = parse(&format!(
-            "train --base b --data {data} --eval-fraction 0.3 -o x.pack"
-        ));
+        let args = parse(&format!("train --base b --data {data} --eval-fraction 0.3 -o x.pack"));
         let (train, eval) = args.unwrap().datasets().unwrap();
         assert_eq!((train.len(), eval.unwrap().len()), (7, 3));
-        let args = parse(&format!(
-            "train --base b --data {data} --eval-fraction 0.01 -o x.pack"
-        ));
+        let args = parse(&format!("train --base b --data {data} --eval-fraction 0.01 -o x.pack"));
         let message = args.unwrap().datasets().unwrap_err().to_string();
         assert!(message.contains("leaves 10 to learn from and 0"), "{message}");
     }

@@ -15,12 +15,7 @@ const POOL: usize = 50;
 ///
 /// `lengths` are the texts' token counts. The result depends on the arguments alone. A
 /// `batch_size` of 0 counts as 1.
-pub fn epoch_batches(
-    lengths: &[usize],
-    batch_size: usize,
-    seed: u64,
-    epoch: u64,
-) -> Vec<Vec<usize>> {
+pub fn epoch_batches(lengths: &[usize], batch_size: usize, seed: u64, epoch: u64) -> Vec<Vec<usize>> {
     let batch_size = batch_size.max(1);
     let mut rng = rng::generator(seed, stream::EPOCH, epoch);
     let mut order: Vec<usize> = (0..lengths.len()).collect();
@@ -45,10 +40,7 @@ mod tests {
     fn batches_are_of_similar_length() {
         let lengths: Vec<usize> = (0..1000).map(|i| 5 + i * 7 % 60).collect();
         let batches = epoch_batches(&lengths, 16, 1, 0);
-        let padded: usize = batches
-            .iter()
-            .map(|b| b.len() * b.iter().map(|&i| lengths[i]).max().unwrap_or(0))
-            .sum();
+        let padded: usize = batches.iter().map(|b| b.len() * b.iter().map(|&i| lengths[i]).max().unwrap_or(0)).sum();
         let real: usize = lengths.iter().sum();
         assert!(padded < real * 11 / 10, "{padded} tokens for {real}");
     }

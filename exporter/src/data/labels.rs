@@ -41,13 +41,8 @@ impl LabelSet {
     pub fn for_training(dataset: &Dataset) -> Result<Self, DataError> {
         let labels = Self::from(dataset);
         match labels.names() {
-            [] => Err(DataError::Empty {
-                path: dataset.path.clone(),
-            }),
-            [only] => Err(DataError::OneLabel {
-                path: dataset.path.clone(),
-                label: only.clone(),
-            }),
+            [] => Err(DataError::Empty { path: dataset.path.clone() }),
+            [only] => Err(DataError::OneLabel { path: dataset.path.clone(), label: only.clone() }),
             _ => Ok(labels),
         }
     }
@@ -92,13 +87,7 @@ impl LabelSet {
     }
 
     fn listed(&self) -> String {
-        let mut list = self
-            .names
-            .iter()
-            .take(LISTED)
-            .cloned()
-            .collect::<Vec<_>>()
-            .join(", ");
+        let mut list = self.names.iter().take(LISTED).cloned().collect::<Vec<_>>().join(", ");
         if self.names.len() > LISTED {
             list.push_str(&format!(" and {} more", self.names.len() - LISTED));
         }
@@ -125,9 +114,7 @@ mod tests {
     #[test]
     fn an_unseen_label_names_file_line_and_known_labels() {
         let labels = LabelSet::from(&dataset(&[("a", "pos"), ("b", "neg")]));
-        let error = labels
-            .targets(&dataset(&[("a", "pos"), ("b", "neutral")]))
-            .unwrap_err();
+        let error = labels.targets(&dataset(&[("a", "pos"), ("b", "neutral")])).unwrap_err();
         assert_eq!(
             error.to_string(),
             "test.jsonl:2: label `neutral` was never seen in training; known labels: neg, pos"
@@ -137,9 +124,7 @@ mod tests {
     #[test]
     fn a_long_list_of_labels_is_cut() {
         let names = (0..100).map(|i| format!("l{i}")).collect();
-        let error = LabelSet::new(names)
-            .targets(&dataset(&[("a", "x")]))
-            .unwrap_err();
+        let error = LabelSet::new(names).targets(&dataset(&[("a", "x")])).unwrap_err();
         assert!(error.to_string().ends_with("l29 and 70 more"), "{error}");
     }
 

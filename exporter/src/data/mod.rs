@@ -112,16 +112,9 @@ pub(crate) mod tests {
         let examples = examples
             .iter()
             .enumerate()
-            .map(|(i, (text, label))| Example {
-                text: (*text).to_owned(),
-                label: (*label).to_owned(),
-                line: i + 1,
-            })
+            .map(|(i, (text, label))| Example { text: (*text).to_owned(), label: (*label).to_owned(), line: i + 1 })
             .collect();
-        Dataset {
-            path: PathBuf::from("test.jsonl"),
-            examples,
-        }
+        Dataset { path: PathBuf::from("test.jsonl"), examples }
     }
 
     #[test]

@@ -32,27 +32,16 @@ pub fn read(path: &Path) -> Result<Dataset, DataError> {
         "csv" => parse_csv,
         "tsv" => parse_tsv,
         _ => {
-            return Err(DataError::Format {
-                path: path.to_owned(),
-                extension: extension.into_owned(),
-            });
+            return Err(DataError::Format { path: path.to_owned(), extension: extension.into_owned() });
         }
     };
-    let bytes = fs::read(path).map_err(|source| DataError::Io {
-        path: path.to_owned(),
-        source,
-    })?;
+    let bytes = fs::read(path).map_err(|source| DataError::Io { path: path.to_owned(), source })?;
     let text = text(path, &bytes)?;
     let examples = parse(path, text)?;
     if examples.is_empty() {
-        return Err(DataError::Empty {
-            path: path.to_owned(),
-        });
+        return Err(DataError::Empty { path: path.to_owned() });
     }
-    Ok(Dataset {
-        path: path.to_owned(),
-        examples,
-    })
+    Ok(Dataset { path: path.to_owned(), examples })
 }
 
 /// The bytes as text, without a byte order mark.
@@ -76,22 +65,13 @@ fn parse_jsonl(path: &Path, text: &str) -> Result<Vec<Example>, DataError> {
         if json.trim().is_empty() {
             continue;
         }
-        let object: Map<String, Value> =
-            serde_json::from_str(json).map_err(|e| DataError::Line {
-                path: path.to_owned(),
-                line,
-                reason: format!(
-                    "not a JSON object (column {}): {}",
-                    e.column(),
-                    without_place(&e)
-                ),
-            })?;
-        let field = |field, reason: &str| DataError::Field {
+        let object: Map<String, Value> = serde_json::from_str(json).map_err(|e| DataError::Line {
             path: path.to_owned(),
             line,
-            field,
-            reason: reason.to_owned(),
-        };
+            reason: format!("not a JSON object (column {}): {}", e.column(), without_place(&e)),
+        })?;
+        let field =
+            |field, reason: &str| DataError::Field { path: path.to_owned(), line, field, reason: reason.to_owned() };
         let text = match object.get("text") {
             Some(Value::String(text)) => text.clone(),
             Some(other) => {
@@ -140,23 +120,12 @@ fn parse_csv(path: &Path, text: &str) -> Result<Vec<Example>, DataError> {
 }
 
 fn parse_tsv(path: &Path, text: &str) -> Result<Vec<Example>, DataError> {
-    parse_table(
-        path,
-        text,
-        ReaderBuilder::new().delimiter(b'\t').quoting(false),
-    )
+    parse_table(path, text, ReaderBuilder::new().delimiter(b'\t').quoting(false))
 }
 
-fn parse_table(
-    path: &Path,
-    text: &str,
-    format: &mut ReaderBuilder,
-) -> Result<Vec<Example>, DataError> {
+fn parse_table(path: &Path, text: &str, format: &mut ReaderBuilder) -> Result<Vec<Example>, DataError> {
     let mut reader = format.has_headers(true).from_reader(text.as_bytes());
-    let header = reader
-        .headers()
-        .map_err(|e| table_error(path, 1, &e))?
-        .clone();
+    let header = reader.headers().map_err(|e| table_error(path, 1, &e))?.clone();
     if header.iter().all(|name| name.trim().is_empty()) {
         return Ok(Vec::new());
     }
@@ -180,14 +149,11 @@ fn parse_table(
 }
 
 fn column(path: &Path, header: &StringRecord, field: &'static str) -> Result<usize, DataError> {
-    header
-        .iter()
-        .position(|name| name.trim().eq_ignore_ascii_case(field))
-        .ok_or_else(|| DataError::Column {
-            path: path.to_owned(),
-            field,
-            found: header.iter().collect::<Vec<_>>().join(", "),
-        })
+    header.iter().position(|name| name.trim().eq_ignore_ascii_case(field)).ok_or_else(|| DataError::Column {
+        path: path.to_owned(),
+        field,
+        found: header.iter().collect::<Vec<_>>().join(", "),
+    })
 }
 
 /// Line numbers of ascending places in a text. The reader's own are one too low behind a line
@@ -200,11 +166,7 @@ struct Lines<'a> {
 
 impl<'a> Lines<'a> {
     fn new(text: &'a str) -> Self {
-        Self {
-            text: text.as_bytes(),
-            at: 0,
-            line: 1,
-        }
+        Self { text: text.as_bytes(), at: 0, line: 1 }
     }
 
     /// The line of the first record at or after `byte`: line ends before it are skipped.
@@ -222,52 +184,30 @@ impl<'a> Lines<'a> {
 
 fn table_error(path: &Path, line: usize, error: &csv::Error) -> DataError {
     let reason = match error.kind() {
-        ErrorKind::UnequalLengths {
-            expected_len, len, ..
-        } => {
+        ErrorKind::UnequalLengths { expected_len, len, .. } => {
             format!("{len} fields where the header has {expected_len}")
         }
         _ => error.to_string(),
     };
-    DataError::Line {
-        path: path.to_owned(),
-        line,
-        reason,
-    }
+    DataError::Line { path: path.to_owned(), line, reason }
 }
 
 /// An example whose fields hold something.
 fn example(path: &Path, line: usize, text: String, label: String) -> Result<Example, DataError> {
     for (field, value) in [("text", &text), ("label", &label)] {
         if value.trim().is_empty() {
-            return Err(DataError::Field {
-                path: path.to_owned(),
-                line,
-                field,
-                reason: "is blank".to_owned(),
-            });
+            return Err(DataError::Field { path: path.to_owned(), line, field, reason: "is blank".to_owned() });
         }
     }
     // Labels end up in packs and on terminals.
     let unfit = if label.len() > MAX_LABEL_BYTES {
-        Some(format!(
-            "is {} bytes long, at most {MAX_LABEL_BYTES} are allowed",
-            label.len()
-        ))
+        Some(format!("is {} bytes long, at most {MAX_LABEL_BYTES} are allowed", label.len()))
     } else {
-        label
-            .chars()
-            .find(|c| c.is_control())
-            .map(|c| format!("holds the control character {c:?}"))
+        label.chars().find(|c| c.is_control()).map(|c| format!("holds the control character {c:?}"))
     };
     match unfit {
         None => Ok(Example { text, label, line }),
-        Some(reason) => Err(DataError::Field {
-            path: path.to_owned(),
-            line,
-            field: "label",
-            reason,
-        }),
+        Some(reason) => Err(DataError::Field { path: path.to_owned(), line, field: "label", reason }),
     }
 }
 
@@ -288,17 +228,11 @@ mod tests {
 
     fn pairs(name: &str, text: &str) -> Vec<(String, String, usize)> {
         let data = read_bytes(name, text.as_bytes()).unwrap();
-        data.examples
-            .into_iter()
-            .map(|e| (e.text, e.label, e.line))
-            .collect()
+        data.examples.into_iter().map(|e| (e.text, e.label, e.line)).collect()
     }
 
     fn expect(expected: &[(&str, &str, usize)]) -> Vec<(String, String, usize)> {
-        expected
-            .iter()
-            .map(|(t, l, n)| ((*t).to_owned(), (*l).to_owned(), *n))
-            .collect()
+        expected.iter().map(|(t, l, n)| ((*t).to_owned(), (*l).to_owned(), *n)).collect()
     }
 
     #[test]
@@ -335,14 +269,30 @@ mod tests {
             ("a.csv", b"text,label\na,b\na\n", "a.csv:3: 1 fields where the header has 2"),
             ("a.csv", b"text,label\n\"a\nb\",x\n ,x\n", "a.csv:4: field `text` is blank"),
             ("a.csv", b"text,label\na,\n", "a.csv:2: field `label` is blank"),
-            ("a.jsonl", b"{\"text\": \"a\", \"label\": \"x\"}\n[1]\n", "a.jsonl:2: not a JSON object (column 0): invalid type: sequence, expected a map"),
+            (
+                "a.jsonl",
+                b"{\"text\": \"a\", \"label\": \"x\"}\n[1]\n",
+                "a.jsonl:2: not a JSON object (column 0): invalid type: sequence, expected a map",
+            ),
             ("a.jsonl", b"{\"text\": \"a\"\n", "a.jsonl:1: not a JSON object (column 12): EOF while parsing an object"),
             ("a.jsonl", b"{\"label\": \"a\"}\n", "a.jsonl:1: field `text` is missing"),
             ("a.jsonl", b"{\"text\": \"a\"}\n", "a.jsonl:1: field `label` is missing"),
             ("a.jsonl", b"{\"text\": 1, \"label\": \"a\"}\n", "a.jsonl:1: field `text` is a number, not a string"),
-            ("a.jsonl", b"{\"text\": \"a\", \"label\": 0.5}\n", "a.jsonl:1: field `label` is a fraction, not a string or whole number"),
-            ("a.jsonl", b"{\"text\": \"a\", \"label\": null}\n", "a.jsonl:1: field `label` is null, not a string or whole number"),
-            ("a.jsonl", b"{\"text\": \"t\", \"label\": \"a\\tb\"}\n", "a.jsonl:1: field `label` holds the control character '\\t'"),
+            (
+                "a.jsonl",
+                b"{\"text\": \"a\", \"label\": 0.5}\n",
+                "a.jsonl:1: field `label` is a fraction, not a string or whole number",
+            ),
+            (
+                "a.jsonl",
+                b"{\"text\": \"a\", \"label\": null}\n",
+                "a.jsonl:1: field `label` is null, not a string or whole number",
+            ),
+            (
+                "a.jsonl",
+                b"{\"text\": \"t\", \"label\": \"a\\tb\"}\n",
+                "a.jsonl:1: field `label` holds the control character '\\t'",
+            ),
             ("a.jsonl", b"{\"text\": \" \", \"label\": \"x\"}\n", "a.jsonl:1: field `text` is blank"),
         ];
         for (name, bytes, expected) in cases {
@@ -355,10 +305,7 @@ mod tests {
     fn bytes_that_are_not_utf_8_are_named() {
         let bytes = b"{\"text\": \"a\", \"label\": \"x\"}\n{\"text\": \"caf\xe9\", \"label\": \"x\"}\n";
         let message = read_bytes("a.jsonl", bytes).unwrap_err().to_string();
-        assert!(
-            message.contains("a.jsonl:2: byte 41 of the file (0xe9)"),
-            "{message}"
-        );
+        assert!(message.contains("a.jsonl:2: byte 41 of the file (0xe9)"), "{message}");
     }
 
     #[test]

@@ -40,9 +40,7 @@ pub fn generator(seed: u64, stream: u64, counter: u64) -> ChaCha8Rng {
 /// `n` numbers, uniform in [0, 1): multiples of 2^-24.
 pub fn uniform(seed: u64, stream: u64, counter: u64, n: usize) -> Vec<f32> {
     let mut rng = generator(seed, stream, counter);
-    (0..n)
-        .map(|_| (rng.next_u32() >> 8) as f32 * 2f32.powi(-24))
-        .collect()
+    (0..n).map(|_| (rng.next_u32() >> 8) as f32 * 2f32.powi(-24)).collect()
 }
 
 /// `n` numbers of mean 0 and variance 1, close to a normal distribution.

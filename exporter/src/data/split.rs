@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use super::rng::{self, stream};
 use super::Dataset;
+use super::rng::{self, stream};
 
 /// Which of `n` examples stay and which `held` are held out, each in ascending order.
 ///
@@ -27,10 +27,7 @@ pub fn split(dataset: &Dataset, fraction: f64, seed: u64) -> (Dataset, Dataset) 
     let (rest, held) = split_indices(dataset.len(), held, seed);
     let pick = |indices: Vec<usize>| Dataset {
         path: dataset.path.clone(),
-        examples: indices
-            .into_iter()
-            .map(|i| dataset.examples[i].clone())
-            .collect(),
+        examples: indices.into_iter().map(|i| dataset.examples[i].clone()).collect(),
     };
     (pick(rest), pick(held))
 }
@@ -46,10 +43,7 @@ pub fn normalise(text: &str) -> String {
 /// in `a`, and the line in `b`, in the order of `b`.
 pub fn duplicates(a: &Dataset, b: &Dataset) -> Vec<(usize, usize)> {
     let first = first_lines(a);
-    b.examples
-        .iter()
-        .filter_map(|e| Some((*first.get(&normalise(&e.text))?, e.line)))
-        .collect()
+    b.examples.iter().filter_map(|e| Some((*first.get(&normalise(&e.text))?, e.line))).collect()
 }
 
 /// The texts of a data set that came before, after [`normalise`]: the line of the first and of
@@ -64,9 +58,7 @@ pub fn repetitions(dataset: &Dataset) -> Vec<(usize, usize)> {
 fn first_lines(dataset: &Dataset) -> HashMap<String, usize> {
     let mut first = HashMap::with_capacity(dataset.len());
     for example in &dataset.examples {
-        first
-            .entry(normalise(&example.text))
-            .or_insert(example.line);
+        first.entry(normalise(&example.text)).or_insert(example.line);
     }
     first
 }
@@ -83,26 +75,15 @@ mod tests {
         let a = dataset(&[("What is  love ?", "x"), ("other", "x"), ("other", "x")]);
         let b = dataset(&[("new", "x"), (" what IS love\t? ", "y"), ("OTHER", "x")]);
         assert_eq!(duplicates(&a, &b), [(1, 2), (2, 3)]);
-        assert_eq!(
-            duplicates(&a, &dataset(&[("what is love?", "x")])),
-            [],
-            "words differ"
-        );
+        assert_eq!(duplicates(&a, &dataset(&[("what is love?", "x")])), [], "words differ");
     }
 
     #[test]
     fn fractions_are_rounded_and_clamped() {
         let data = dataset(&[("a", "x"), ("b", "y"), ("c", "x"), ("d", "x")]);
-        for (fraction, expected) in [
-            (0.0, 0),
-            (0.1, 0),
-            (0.13, 1),
-            (0.5, 2),
-            (1.0, 4),
-            (7.0, 4),
-            (-1.0, 0),
-            (f64::NAN, 0),
-        ] {
+        for (fraction, expected) in
+            [(0.0, 0), (0.1, 0), (0.13, 1), (0.5, 2), (1.0, 4), (7.0, 4), (-1.0, 0), (f64::NAN, 0)]
+        {
             let (rest, held) = split(&data, fraction, 1);
             assert_eq!((rest.len(), held.len()), (4 - expected, expected));
         }

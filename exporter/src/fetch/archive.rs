@@ -61,39 +61,21 @@ pub(super) fn extract(
     if let Some((first, deeper)) = outer.split_first() {
         let name = first.rsplit('/').next().unwrap_or(first);
         let inner = scratch.join(format!("inner-{}-{name}", deeper.len()));
-        each(archive, &[first], &mut |_, reader| {
-            copy_at_most(reader, &inner, LONGEST_INNER)
-        })?;
+        each(archive, &[first], &mut |_, reader| copy_at_most(reader, &inner, LONGEST_INNER))?;
         return extract(&inner, &inside[1..], wanted, scratch, into);
     }
     let paths: Vec<String> = wanted
         .iter()
-        .map(|w| {
-            if folder.is_empty() {
-                w.name.clone()
-            } else {
-                format!("{folder}/{}", w.name)
-            }
-        })
+        .map(|w| if folder.is_empty() { w.name.clone() } else { format!("{folder}/{}", w.name) })
         .collect();
     let names: Vec<&str> = paths.iter().map(String::as_str).collect();
-    each(archive, &names, &mut |i, reader| {
-        place(reader, wanted[i], &archive.display().to_string(), into)
-    })
+    each(archive, &names, &mut |i, reader| place(reader, wanted[i], &archive.display().to_string(), into))
 }
 
 /// Copies what `reader` gives into `into` under the wanted name, and checks size and digest.
-pub(super) fn place(
-    reader: &mut dyn Read,
-    wanted: &Wanted,
-    origin: &str,
-    into: &Path,
-) -> Result<(), FetchError> {
+pub(super) fn place(reader: &mut dyn Read, wanted: &Wanted, origin: &str, into: &Path) -> Result<(), FetchError> {
     let path = into.join(&wanted.name);
-    let io = |source| FetchError::Io {
-        path: path.clone(),
-        source,
-    };
+    let io = |source| FetchError::Io { path: path.clone(), source };
     let mut out = File::create(&path).map_err(io)?;
     let mut hasher = Sha256::new();
     let mut left = wanted.size;
@@ -115,11 +97,7 @@ pub(super) fn place(
         out.write_all(&buffer[..n]).map_err(io)?;
     }
     if longer || left > 0 {
-        return Err(FetchError::Size {
-            name: wanted.name.clone(),
-            origin: origin.to_owned(),
-            expected: wanted.size,
-        });
+        return Err(FetchError::Size { name: wanted.name.clone(), origin: origin.to_owned(), expected: wanted.size });
     }
     out.sync_all().map_err(io)?;
     let found = hex(&hasher.finalize());
@@ -135,17 +113,11 @@ pub(super) fn place(
 }
 
 fn copy_at_most(reader: &mut dyn Read, to: &Path, most: u64) -> Result<(), FetchError> {
-    let io = |source| FetchError::Io {
-        path: to.to_owned(),
-        source,
-    };
+    let io = |source| FetchError::Io { path: to.to_owned(), source };
     let mut out = File::create(to).map_err(io)?;
     let copied = std::io::copy(&mut reader.take(most), &mut out).map_err(io)?;
     if copied == most {
-        return Err(FetchError::Archive {
-            path: to.to_owned(),
-            reason: format!("longer than {most} bytes"),
-        });
+        return Err(FetchError::Archive { path: to.to_owned(), reason: format!("longer than {most} bytes") });
     }
     Ok(())
 }
@@ -155,27 +127,16 @@ type Visit<'a> = &'a mut dyn FnMut(usize, &mut dyn Read) -> Result<(), FetchErro
 
 /// Hands each of the named files to `visit`, in any order.
 fn each(archive: &Path, names: &[&str], visit: Visit) -> Result<(), FetchError> {
-    let file = File::open(archive).map_err(|source| FetchError::Io {
-        path: archive.to_owned(),
-        source,
-    })?;
+    let file = File::open(archive).map_err(|source| FetchError::Io { path: archive.to_owned(), source })?;
     let reader = BufReader::new(file);
     match packing(&archive.to_string_lossy()) {
         Some(Packing::Zip) => each_in_zip(archive, reader, names, visit),
         Some(Packing::TarGz) => each_in_tar(archive, reader, names, visit),
-        None => Err(broken(
-            archive,
-            &"is no archive that we read (.whl, .zip, .tar.gz, .tgz)",
-        )),
+        None => Err(broken(archive, &"is no archive that we read (.whl, .zip, .tar.gz, .tgz)")),
     }
 }
 
-fn each_in_zip(
-    archive: &Path,
-    reader: BufReader<File>,
-    names: &[&str],
-    visit: Visit,
-) -> Result<(), FetchError> {
+fn each_in_zip(archive: &Path, reader: BufReader<File>, names: &[&str], visit: Visit) -> Result<(), FetchError> {
     let mut zip = ZipArchive::new(reader).map_err(|e| broken(archive, &e))?;
     for (i, name) in names.iter().enumerate() {
         let mut entry = zip.by_name(name).map_err(|e| match e {
@@ -187,12 +148,7 @@ fn each_in_zip(
     Ok(())
 }
 
-fn each_in_tar(
-    archive: &Path,
-    reader: BufReader<File>,
-    names: &[&str],
-    visit: Visit,
-) -> Result<(), FetchError> {
+fn each_in_tar(archive: &Path, reader: BufReader<File>, names: &[&str], visit: Visit) -> Result<(), FetchError> {
     let mut tar = tar::Archive::new(GzDecoder::new(reader));
     let mut found = vec![false; names.len()];
     for entry in tar.entries().map_err(|e| broken(archive, &e))? {
@@ -214,15 +170,9 @@ fn each_in_tar(
 }
 
 fn broken(archive: &Path, reason: &dyn std::fmt::Display) -> FetchError {
-    FetchError::Archive {
-        path: archive.to_owned(),
-        reason: reason.to_string(),
-    }
+    FetchError::Archive { path: archive.to_owned(), reason: reason.to_string() }
 }
 
 fn absent(archive: &Path, name: &str) -> FetchError {
-    FetchError::Absent {
-        place: archive.to_owned(),
-        name: name.to_owned(),
-    }
+    FetchError::Absent { place: archive.to_owned(), name: name.to_owned() }
 }

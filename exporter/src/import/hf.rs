@@ -80,8 +80,8 @@ pub fn import(dir: &Path, out: &Path, origin: &Origin) -> Result<Base, ImportErr
     };
     let checkpoint = dir.join("model.safetensors");
     let bytes = fs::read(&checkpoint).map_err(io(&checkpoint))?;
-    let tensors = SafeTensors::deserialize(&bytes)
-        .map_err(|source| ImportError::Weights { path: checkpoint.clone(), source })?;
+    let tensors =
+        SafeTensors::deserialize(&bytes).map_err(|source| ImportError::Weights { path: checkpoint.clone(), source })?;
     // A bare encoder has plain names, one saved with a task head on top has a prefix.
     let prefixed = tensors.names().contains(&"bert.embeddings.word_embeddings.weight");
     let prefix = if prefixed { "bert." } else { "" };

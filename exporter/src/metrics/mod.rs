@@ -55,20 +55,14 @@ mod tests {
     #[test]
     fn values_are_those_of_scikit_learn() {
         assert_eq!(accuracy(&GOLD, &PREDICTED), 0.625);
-        assert_eq!(
-            confusion(&GOLD, &PREDICTED, 3),
-            [[2, 1, 0], [0, 1, 1], [1, 0, 2]]
-        );
+        assert_eq!(confusion(&GOLD, &PREDICTED, 3), [[2, 1, 0], [0, 1, 1], [1, 0, 2]]);
         // F1: 2/3, 1/2, 2/3.
         assert!((macro_f1(&GOLD, &PREDICTED, 3) - 11.0 / 18.0).abs() < 1e-12);
     }
 
     #[test]
     fn labels_that_do_not_occur_do_not_count() {
-        assert_eq!(
-            macro_f1(&GOLD, &PREDICTED, 10),
-            macro_f1(&GOLD, &PREDICTED, 3)
-        );
+        assert_eq!(macro_f1(&GOLD, &PREDICTED, 10), macro_f1(&GOLD, &PREDICTED, 3));
         // Predicted but never true: it counts, with 0.
         assert_eq!(macro_f1(&[0, 0], &[0, 1], 2), (2.0 / 3.0) / 2.0);
     }

@@ -63,9 +63,8 @@ impl Gelu {
         let after = is(only_reader(nodes, &nodes[halved].output[0])?, "Gemm")?;
         let before = is(producer(nodes, x)?, "Gemm")?;
         let of_x = nodes.iter().filter(|n| n.input.contains(x)).count() == 2 && nodes[gated].input.contains(x);
-        let constants = has_constant(graph, scaled, SQRT_2)
-            && has_constant(graph, gate, 1.0)
-            && has_constant(graph, halved, 0.5);
+        let constants =
+            has_constant(graph, scaled, SQRT_2) && has_constant(graph, gate, 1.0) && has_constant(graph, halved, 0.5);
         let plain = [before, after].iter().all(|i| nodes[*i].attribute("alpha").is_none());
         let reads_first = nodes[after].input[0] == nodes[halved].output[0];
         (of_x && constants && plain && reads_first).then_some(Gelu { before, scaled, erf, gated, halved, after })

@@ -200,11 +200,7 @@ impl Step {
         }
         let dropped = step.b.input(name::DROPOUT, data_type::FLOAT, &["batch", &width.to_string()]);
         let pooled = step.b.op("Mul", &[&pooled, &dropped], &[]);
-        let logits = step.b.op(
-            "Gemm",
-            &[&pooled, name::HEAD_WEIGHT, name::HEAD_BIAS],
-            &[("transB", 1i64.into())],
-        );
+        let logits = step.b.op("Gemm", &[&pooled, name::HEAD_WEIGHT, name::HEAD_BIAS], &[("transB", 1i64.into())]);
         Ok((step.b, trained, frozen, logits, masked))
     }
 

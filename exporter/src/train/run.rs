@@ -176,13 +176,10 @@ impl<'a> Learner<'a> {
                 features.replace_tokens(&mut dev, &tokenizer)?;
                 Encoder::Frozen
             }
-            Method::Mask => {
-                Encoder::Masked { granularity: options.granularity, from_layer: options.from_layer }
-            }
+            Method::Mask => Encoder::Masked { granularity: options.granularity, from_layer: options.from_layer },
         };
         let classes = labels.len();
-        let spec =
-            Spec { encoder, pooling: options.pooling, classes, clip_norm: options.clip_norm as f32 };
+        let spec = Spec { encoder, pooling: options.pooling, classes, clip_norm: options.clip_norm as f32 };
         let graph = graph::step(base, &spec)?;
         let forward = graph::forward(base, &spec)?;
         let profile = options.check_placement.then(|| std::env::temp_dir().join("overmask-step"));
@@ -233,7 +230,8 @@ impl<'a> Learner<'a> {
             progress(&now);
         }
         losses.finish()?;
-        let (dev_accuracy, _, best) = best.ok_or(TrainError::Option { option: "--max-steps", reason: "is 0".into() })?;
+        let (dev_accuracy, _, best) =
+            best.ok_or(TrainError::Option { option: "--max-steps", reason: "is 0".into() })?;
         Ok(Learnt { best, dev_accuracy, steps: now.step, stopped, time: started.elapsed() })
     }
 
@@ -445,7 +443,8 @@ impl Losses {
 
     fn write(&mut self, step: u64, loss: f32, norm: f32) -> Result<(), TrainError> {
         let Some((path, file)) = &mut self.0 else { return Ok(()) };
-        writeln!(file, r#"{{"step":{step},"gradient_norm":{norm},"loss":{loss}}}"#).map_err(|source| TrainError::Io { path: path.clone(), source })
+        writeln!(file, r#"{{"step":{step},"gradient_norm":{norm},"loss":{loss}}}"#)
+            .map_err(|source| TrainError::Io { path: path.clone(), source })
     }
 
     fn finish(self) -> Result<(), TrainError> {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use ort::ep;
 use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
-use ort::session::{Session, SessionInputValue};
 use ort::session::builder::GraphOptimizationLevel;
+use ort::session::{Session, SessionInputValue};
 use ort::value::{DynValue, Tensor, TensorValueType};
 use overmask::base::Base;
 use overmask::engine::Device;

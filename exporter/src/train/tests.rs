@@ -161,8 +161,13 @@ fn gradients_of_the_whole_encoder_agree_with_pytorch() {
     let third = b.float(-1.0 / 3.0);
     let loss = b.op("Mul", &[&mean, &third], &[]);
     // Embeddings are looked up, which has no gradient rule: everything above them is wanted.
-    let wanted: Vec<String> =
-        forward.frozen.iter().filter(|n| !n.contains("_embeddings.")).cloned().chain([name::HEAD_WEIGHT.into()]).collect();
+    let wanted: Vec<String> = forward
+        .frozen
+        .iter()
+        .filter(|n| !n.contains("_embeddings."))
+        .cloned()
+        .chain([name::HEAD_WEIGHT.into()])
+        .collect();
     let gradients = autodiff::differentiate(&mut b, &loss, &wanted).unwrap();
     for (value, gradient) in wanted.iter().zip(&gradients) {
         b.node("Identity", &[gradient], &[&format!("gradient/{value}")], &[]);
@@ -171,10 +176,8 @@ fn gradients_of_the_whole_encoder_agree_with_pytorch() {
         b.output(&format!("gradient/{value}"), data_type::FLOAT, &dims.iter().map(String::as_str).collect::<Vec<_>>());
     }
     let environment = overmask::engine::ort::environment().unwrap();
-    let mut session = ort::session::Session::builder(environment)
-        .unwrap()
-        .commit_from_memory(&onnx::encode(&b.finish()))
-        .unwrap();
+    let mut session =
+        ort::session::Session::builder(environment).unwrap().commit_from_memory(&onnx::encode(&b.finish())).unwrap();
     let mut inputs: Vec<(String, DynValue)> =
         reference.batch().into_iter().chain([reference.targets()]).map(|(n, v)| (n.to_owned(), v)).collect();
     for parameter in &forward.trained {

@@ -77,7 +77,9 @@ pub enum BaseError {
         name: String,
     },
     /// A file's digest is not the one that the manifest records.
-    #[error("{path}: sha256 is {found}, the manifest says {expected}; the file was changed or damaged: copy the base again")]
+    #[error(
+        "{path}: sha256 is {found}, the manifest says {expected}; the file was changed or damaged: copy the base again"
+    )]
     Digest {
         /// The file.
         path: PathBuf,

@@ -40,8 +40,7 @@ impl Weights {
     pub(super) fn tensor_f32(&self, name: &str) -> Result<(&[usize], &[f32]), BaseError> {
         let no_tensor = || BaseError::NoTensor { path: self.path.clone(), name: name.to_owned() };
         let info = self.metadata.info(name).ok_or_else(no_tensor)?;
-        let wrong =
-            |reason: String| BaseError::Field { path: self.path.clone(), field: name.to_owned(), reason };
+        let wrong = |reason: String| BaseError::Field { path: self.path.clone(), field: name.to_owned(), reason };
         if info.dtype != Dtype::F32 {
             return Err(wrong(format!("is {:?}, not F32", info.dtype)));
         }

@@ -14,8 +14,8 @@ use std::path::PathBuf;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
 
-pub use self::output::describe;
 use self::output::Output;
+pub use self::output::describe;
 use crate::engine::{EngineKind, EngineOptions};
 use crate::error::ExitCode;
 

@@ -99,13 +99,7 @@ pub(super) fn run(args: &RunArgs, out: &mut Output) -> anyhow::Result<()> {
     }
 }
 
-fn classify(
-    runner: &mut Runner,
-    tasks: &[Task],
-    lines: &[Line],
-    json: bool,
-    out: &mut Output,
-) -> anyhow::Result<()> {
+fn classify(runner: &mut Runner, tasks: &[Task], lines: &[Line], json: bool, out: &mut Output) -> anyhow::Result<()> {
     let texts: Vec<&str> = lines.iter().map(|(_, text)| text.as_str()).collect();
     let mut all = Vec::new();
     for task in tasks {

@@ -77,7 +77,11 @@ pub(super) fn run(args: &VerifyArgs, out: &mut Output) -> anyhow::Result<()> {
         if golden.texts == 0 {
             log::warn!("{} has no golden vectors: what it computes was not checked", report.pack);
         }
-        if args.json { out.json(&report)? } else { print(&report, out)? }
+        if args.json {
+            out.json(&report)?
+        } else {
+            print(&report, out)?
+        }
         if !report.ok {
             bad.push(report.pack);
         }

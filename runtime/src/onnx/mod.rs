@@ -156,7 +156,12 @@ mod tests {
     fn small() -> ModelProto {
         let mut g = GraphBuilder::new("small");
         g.input("x", data_type::FLOAT, &["n", "2"]);
-        g.external_initializer("w", data_type::FLOAT, &[3, 2], External { location: "f".into(), offset: 64, length: 24 });
+        g.external_initializer(
+            "w",
+            data_type::FLOAT,
+            &[3, 2],
+            External { location: "f".into(), offset: 64, length: 24 },
+        );
         let y = g.op("Gemm", &["x", "w"], &[("transB", 1i64.into())]);
         g.output(&y, data_type::FLOAT, &["n", "3"]);
         g.finish()

@@ -110,7 +110,10 @@ impl PackDocument {
     pub(super) fn check(&self) -> Result<(), Reason> {
         let wrong = |field: &str, reason: String| Err(Reason::field(field, reason));
         if self.schema != SCHEMA {
-            return wrong("schema", format!("version {}, this program reads {SCHEMA}; install a newer one", self.schema));
+            return wrong(
+                "schema",
+                format!("version {}, this program reads {SCHEMA}; install a newer one", self.schema),
+            );
         }
         if self.codec != CODEC {
             return wrong("codec", format!("{:?}, this program reads {CODEC:?}; install a newer one", self.codec));

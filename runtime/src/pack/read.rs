@@ -73,9 +73,8 @@ fn masks(document: &PackDocument, tensors: &SafeTensors<'_>) -> Result<Vec<Named
             let reason = format!("is {}, but tensor `mask` has {} bytes left", entry.length, rest.len());
             return Err(Reason::field(format!("masks/{i}/length"), reason));
         };
-        let mask = Mask::from_bytes(document.granularity, entry.outputs, entry.inputs, bits).map_err(|source| {
-            Reason::Mask { tensor: entry.tensor.clone(), offset: entry.offset, source }
-        })?;
+        let mask = Mask::from_bytes(document.granularity, entry.outputs, entry.inputs, bits)
+            .map_err(|source| Reason::Mask { tensor: entry.tensor.clone(), offset: entry.offset, source })?;
         masks.push(NamedMask { tensor: entry.tensor.clone(), mask });
         end += entry.length;
     }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use safetensors::tensor::{Dtype, TensorView};
 
-use super::{MaskEntry, METADATA_KEY, Pack, Reason, tensor};
+use super::{METADATA_KEY, MaskEntry, Pack, Reason, tensor};
 
 pub(super) fn bytes(pack: &Pack) -> Result<Vec<u8>, Reason> {
     let mut document = pack.document.clone();

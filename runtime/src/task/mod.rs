@@ -35,7 +35,9 @@ pub enum TaskError {
         reason: String,
     },
     /// The pack was made for another base.
-    #[error("the pack `{pack}` does not fit the base {base}: field `{field}`: {reason}; use the base that it was made for")]
+    #[error(
+        "the pack `{pack}` does not fit the base {base}: field `{field}`: {reason}; use the base that it was made for"
+    )]
     BaseMismatch {
         /// The task's name.
         pack: String,

@@ -77,14 +77,7 @@ impl Runner {
         check_base(&pack, &self.base)?;
         let id = self.engine.load(&pack.masks)?;
         let Pack { document, head, golden, .. } = pack;
-        self.tasks.push(Task {
-            id,
-            name: document.name,
-            labels: document.labels,
-            text: document.text,
-            head,
-            golden,
-        });
+        self.tasks.push(Task { id, name: document.name, labels: document.labels, text: document.text, head, golden });
         Ok(TaskRef(self.tasks.len() - 1))
     }
 

@@ -58,9 +58,10 @@ impl TractEngine {
         let mut model = onnx::read_model(&base.model_path())?;
         let names: Vec<&str> = base.manifest().maskable.iter().map(|t| t.name.as_str()).collect();
         onnx::initializers_to_inputs(&mut model, &names)?;
-        let folder = base.dir().to_str().ok_or_else(|| {
-            failed(format!("the path {} is not UTF-8; move the base", base.dir().display()))
-        })?;
+        let folder = base
+            .dir()
+            .to_str()
+            .ok_or_else(|| failed(format!("the path {} is not UTF-8; move the base", base.dir().display())))?;
         let read = || -> TractResult<InferenceModel> {
             let framework = tract_onnx::onnx();
             let proto = framework.proto_model_for_read(&mut onnx::encode(&model).as_slice())?;
@@ -103,15 +104,16 @@ impl TractEngine {
     /// The plan for a task's texts of at most `bucket` tokens.
     fn plan(&mut self, task: TaskId, bucket: usize) -> Result<Plan, EngineError> {
         let model = self.tasks.get(&task).ok_or(EngineError::NoTask(task))?;
-        self.plans.get_or_build((task, bucket), || {
-            log::debug!("building the plan of task {task} for {bucket} tokens");
-            let mut model = model.clone();
-            for input in 0..INPUTS.len() {
-                model.set_input_fact(input, i64::fact([1, bucket]).into())?;
-            }
-            model.into_optimized()?.into_runnable()
-        })
-        .map_err(failed)
+        self.plans
+            .get_or_build((task, bucket), || {
+                log::debug!("building the plan of task {task} for {bucket} tokens");
+                let mut model = model.clone();
+                for input in 0..INPUTS.len() {
+                    model.set_input_fact(input, i64::fact([1, bucket]).into())?;
+                }
+                model.into_optimized()?.into_runnable()
+            })
+            .map_err(failed)
     }
 }
 
@@ -173,14 +175,7 @@ fn bucket(length: usize, limit: usize) -> usize {
 }
 
 /// Runs one text; `out` takes the vectors of its `length` tokens.
-fn run(
-    plan: &Plan,
-    batch: &TokenBatch,
-    row: usize,
-    length: usize,
-    bucket: usize,
-    out: &mut [f32],
-) -> TractResult<()> {
+fn run(plan: &Plan, batch: &TokenBatch, row: usize, length: usize, bucket: usize, out: &mut [f32]) -> TractResult<()> {
     let start = row * batch.sequence;
     // Padding is masked out by the graph, so its token number is of no matter.
     let input = |values: &[i64]| {

@@ -1,0 +1,324 @@
+//! What every engine must do with every pack: the same logits, the same labels, the same bits
+//! whatever was loaded beside or run before.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::sync::Arc;
+
+use overmask::base::{Base, TensorBytes, write_weights};
+use overmask::engine::{self, Device, Engine, EngineError, EngineKind, EngineOptions, TaskId, TokenBatch};
+use overmask::mask::Granularity;
+use overmask::pack::{Golden, Pack, Pooling};
+use overmask::task::{Prediction, Runner, TaskRef, Tokenizer};
+use overmask_tests::{Recipe, base, base_dir, difference, engine, questions};
+
+/// Engines that every test machine has.
+const ENGINES: [&str; 2] = ["ort:cpu", "tract"];
+
+/// How far logits of two engines may be apart, at precision f32.
+const TOLERANCE: f32 = 1e-4;
+
+const BLOCK: Granularity = Granularity::Block { rows: 32, cols: 1 };
+
+fn runner(name: &str) -> Runner {
+    Runner::new(engine(name, &base()), base()).unwrap()
+}
+
+fn classify(runner: &mut Runner, task: TaskRef, texts: &[String]) -> Vec<Prediction> {
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    runner.classify(task, &texts).unwrap()
+}
+
+fn logits(predictions: &[Prediction]) -> Vec<f32> {
+    predictions.iter().flat_map(|p| p.logits.iter().copied()).collect()
+}
+
+/// Texts of very different lengths, an empty one and one that is cut among them.
+fn mixed_texts() -> Vec<String> {
+    let mut texts = questions(6);
+    texts.extend(["".to_owned(), "a".to_owned(), "Füße, naïve café — 東京 🦙".to_owned(), "word ".repeat(200)]);
+    texts.push(questions(12).join(" "));
+    texts
+}
+
+#[test]
+fn engines_agree_on_the_logits_of_every_kind_of_pack() {
+    let base = base();
+    let layers = base.manifest().architecture.layers;
+    let recipes = [
+        Recipe { granularity: Granularity::Weight, ..Default::default() },
+        Recipe { granularity: BLOCK, seed: 2, ..Default::default() },
+        Recipe { granularity: BLOCK, seed: 3, sparsity: 0.4, from_layer: 3, labels: 2, ..Default::default() },
+        // Blocks that do not divide the tensors.
+        Recipe { granularity: Granularity::Block { rows: 7, cols: 5 }, seed: 4, ..Default::default() },
+        // The method `head`: no mask at all.
+        Recipe { from_layer: layers, seed: 5, pooling: Pooling::Cls, max_tokens: 128, ..Default::default() },
+    ];
+    let texts = mixed_texts();
+    for recipe in recipes {
+        let [a, b] = ENGINES.map(|name| {
+            let mut runner = runner(name);
+            let task = runner.add_pack(recipe.pack(&base)).unwrap();
+            classify(&mut runner, task, &texts)
+        });
+        let apart = difference(&logits(&a), &logits(&b));
+        println!("{} {} from layer {}: {apart:.1e}", recipe.granularity, recipe.sparsity, recipe.from_layer);
+        assert!(apart <= TOLERANCE, "{recipe:?}: {apart}");
+        // A test of masks that change nothing would be no test.
+        assert!(logits(&a).iter().any(|l| l.abs() > 0.1));
+    }
+}
+
+#[test]
+fn engines_give_the_same_labels_to_a_thousand_texts() {
+    let base = base();
+    let texts = questions(1000);
+    for granularity in [Granularity::Weight, BLOCK] {
+        let pack = Recipe { granularity, seed: 7, ..Default::default() }.pack(&base);
+        let [a, b] = ENGINES.map(|name| {
+            let mut runner = runner(name);
+            let task = runner.add_pack(pack.clone()).unwrap();
+            classify(&mut runner, task, &texts)
+        });
+        let apart = difference(&logits(&a), &logits(&b));
+        assert!(apart <= TOLERANCE, "{granularity}: {apart}");
+        let differing: Vec<_> = a.iter().zip(&b).zip(&texts).filter(|((a, b), _)| a.label != b.label).collect();
+        assert!(differing.is_empty(), "{granularity}: {differing:?}");
+        let labels: std::collections::BTreeSet<_> = a.iter().map(|p| p.index).collect();
+        assert!(labels.len() > 1, "all texts have one label: the test tells nothing");
+    }
+}
+
+#[test]
+fn golden_vectors_are_reproduced_by_every_engine() {
+    let base = base();
+    let recipe = Recipe { granularity: Granularity::Weight, seed: 11, ..Default::default() };
+    let texts = mixed_texts();
+    let mut maker = runner("ort:cpu");
+    let task = maker.add_pack(recipe.pack(&base)).unwrap();
+    let recorded = classify(&mut maker, task, &texts);
+    let golden = texts.iter().zip(recorded).map(|(text, p)| Golden { text: text.clone(), logits: p.logits });
+    let pack = recipe.pack_with(&base, golden.collect());
+    // What is checked is what a device would read.
+    let pack = Pack::from_bytes(&pack.to_bytes().unwrap()).unwrap();
+    for name in ENGINES {
+        let mut runner = runner(name);
+        let task = runner.add_pack(pack.clone()).unwrap();
+        let check = runner.check_golden(task).unwrap();
+        assert_eq!(check.texts, texts.len());
+        assert!(check.max_difference <= TOLERANCE, "{name}: {}", check.max_difference);
+    }
+}
+
+#[test]
+fn switching_tasks_changes_no_bit() {
+    let base = base();
+    let a = Recipe { name: "a", granularity: Granularity::Weight, seed: 21, ..Default::default() }.pack(&base);
+    let b = Recipe { name: "b", seed: 22, sparsity: 0.5, labels: 3, ..Default::default() }.pack(&base);
+    let texts = questions(8);
+    for name in ENGINES {
+        let alone = {
+            let mut runner = runner(name);
+            let task = runner.add_pack(a.clone()).unwrap();
+            logits(&classify(&mut runner, task, &texts))
+        };
+        let mut runner = runner(name);
+        let [task_a, task_b] = [&a, &b].map(|pack| runner.add_pack(pack.clone()).unwrap());
+        let first = logits(&classify(&mut runner, task_a, &texts));
+        let other = classify(&mut runner, task_b, &texts);
+        let again = logits(&classify(&mut runner, task_a, &texts));
+        assert_eq!(first, alone, "{name}: another task is loaded");
+        assert_eq!(again, alone, "{name}: another task has run");
+        assert_eq!(other[0].logits.len(), 3);
+    }
+}
+
+/// The tokens of some texts in one batch.
+fn batch(texts: &[&str]) -> TokenBatch {
+    let tokenizer = Tokenizer::open(&base()).unwrap();
+    let ids = tokenizer.encode_batch(texts, 64).unwrap();
+    tokenizer.pad(&ids.iter().map(Vec::as_slice).collect::<Vec<_>>())
+}
+
+/// The vectors of the real tokens of a text.
+fn row(engine: &mut dyn Engine, task: TaskId, batch: &TokenBatch, row: usize) -> Vec<f32> {
+    let hidden = engine.encode(task, batch).unwrap();
+    let start = row * hidden.sequence * hidden.hidden;
+    hidden.data[start..start + batch.row_length(row) * hidden.hidden].to_vec()
+}
+
+#[test]
+fn a_task_that_is_unloaded_is_gone_and_the_others_stay() {
+    let base = base();
+    let [a, b] = [31, 32].map(|seed| Recipe { seed, ..Default::default() }.pack(&base));
+    let text = batch(&["Who wrote Hamlet?"]);
+    for name in ENGINES {
+        let mut engine = engine(name, &base);
+        let [a, b] = [&a, &b].map(|pack| engine.load(&pack.masks).unwrap());
+        let before = row(engine.as_mut(), b, &text, 0);
+        engine.unload(a).unwrap();
+        assert!(matches!(engine.encode(a, &text), Err(EngineError::NoTask(_))));
+        assert!(matches!(engine.unload(a), Err(EngineError::NoTask(_))));
+        assert_eq!(row(engine.as_mut(), b, &text, 0), before);
+        let c = engine.load(&[]).unwrap();
+        assert!(c != a && c != b, "identifiers are not used twice");
+    }
+}
+
+#[test]
+fn padding_and_company_change_next_to_nothing() {
+    let base = base();
+    let pack = Recipe { seed: 41, ..Default::default() }.pack(&base);
+    let long = "word ".repeat(50);
+    let texts = ["Who wrote Hamlet?", long.as_str(), "Where is Lima, the capital of Peru?"];
+    for name in ENGINES {
+        let mut engine = engine(name, &base);
+        let task = engine.load(&pack.masks).unwrap();
+        let together = batch(&texts);
+        for (i, text) in texts.iter().enumerate() {
+            let alone = row(engine.as_mut(), task, &batch(&[text]), 0);
+            let apart = difference(&alone, &row(engine.as_mut(), task, &together, i));
+            assert!(apart <= 1e-4, "{name}, {text:?}: {apart}");
+        }
+    }
+}
+
+/// A copy of the base whose weights are masked in the file is the plainest way to apply a mask.
+#[test]
+fn a_mask_does_what_zeros_in_the_file_do() {
+    let base = base();
+    let pack = Recipe { granularity: Granularity::Weight, seed: 51, sparsity: 0.2, ..Default::default() }.pack(&base);
+    let dir = tempfile::tempdir().unwrap();
+    for file in ["base.json", "model.onnx", "tokenizer.json"] {
+        std::fs::copy(base_dir().join(file), dir.path().join(file)).unwrap();
+    }
+    // The tensors in the order and at the places that the graph's external data name.
+    let model = overmask::onnx::read_model(&base.model_path()).unwrap();
+    let mut tensors: Vec<(u64, String, Vec<usize>, Vec<u8>)> = Vec::new();
+    for initializer in &model.graph.unwrap().initializer {
+        let Some(external) = overmask::onnx::external_data(initializer).unwrap() else { continue };
+        let (shape, values) = base.tensor_f32(&initializer.name).unwrap();
+        let mut values = values.to_vec();
+        if let Some(named) = pack.masks.iter().find(|m| m.tensor == initializer.name) {
+            named.mask.apply(&mut values).unwrap();
+        }
+        let bytes = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+        tensors.push((external.offset, initializer.name.clone(), shape.to_vec(), bytes));
+    }
+    tensors.sort();
+    let list: Vec<TensorBytes<'_>> =
+        tensors.iter().map(|(_, n, s, b)| (n.as_str(), s.as_slice(), b.as_slice())).collect();
+    let mut file = std::fs::File::create(dir.path().join("model.safetensors")).unwrap();
+    let offsets = write_weights(&mut file, &list).unwrap();
+    assert!(tensors.iter().all(|(offset, name, ..)| offsets[name] == *offset));
+
+    let masked_base = Arc::new(Base::open(dir.path()).unwrap());
+    let text = batch(&["Who wrote Hamlet?"]);
+    for name in ENGINES {
+        let mut plain = engine(name, &masked_base);
+        let task = plain.load(&[]).unwrap();
+        let expected = row(plain.as_mut(), task, &text, 0);
+        let mut engine = engine(name, &base);
+        let task = engine.load(&pack.masks).unwrap();
+        assert_eq!(row(engine.as_mut(), task, &text, 0), expected, "{name}");
+    }
+}
+
+/// What PyTorch computed with the same checkpoint: see `benches/reference_minilm.py`.
+#[test]
+fn engines_agree_with_pytorch() {
+    let text = include_str!("../fixtures/minilm_reference.json");
+    let reference: serde_json::Value = serde_json::from_str(text).unwrap();
+    let rows = |name: &str| -> Vec<Vec<i64>> { serde_json::from_value(reference[name].clone()).unwrap() };
+    let (ids, mask) = (rows("input_ids"), rows("attention_mask"));
+    let sequence = ids[0].len();
+    let batch = TokenBatch {
+        batch: ids.len(),
+        sequence,
+        token_type_ids: vec![0; ids.len() * sequence],
+        input_ids: ids.concat(),
+        attention_mask: mask.concat(),
+    };
+    // The tokenizer makes the same tokens.
+    let texts: Vec<String> = serde_json::from_value(reference["texts"].clone()).unwrap();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    assert_eq!(self::batch(&texts), batch);
+
+    let expected: Vec<Vec<Vec<f32>>> = serde_json::from_value(reference["hidden"].clone()).unwrap();
+    for name in ENGINES {
+        let mut engine = engine(name, &base());
+        let task = engine.load(&[]).unwrap();
+        let hidden = engine.encode(task, &batch).unwrap();
+        for (i, tokens) in expected.iter().enumerate() {
+            // The reference holds the first values of the first tokens.
+            for (j, values) in tokens.iter().enumerate().take(batch.row_length(i)) {
+                let start = (i * sequence + j) * hidden.hidden;
+                let apart = difference(values, &hidden.data[start..start + values.len()]);
+                assert!(apart <= 1e-4, "{name}, text {i}, token {j}: {apart}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_does_not_fit_the_base_is_an_error() {
+    let base = base();
+    let pack = Recipe::default().pack(&base);
+    let good = batch(&["Who wrote Hamlet?"]);
+    for name in ENGINES {
+        let mut engine = engine(name, &base);
+        let mut unknown = pack.masks[..1].to_vec();
+        unknown[0].tensor = "no.such.weight".to_owned();
+        assert!(matches!(engine.load(&unknown), Err(EngineError::Mask { .. })));
+        let mut moved = pack.masks[..1].to_vec();
+        moved[0].tensor = base.manifest().maskable.iter().find(|t| t.outputs != t.inputs).unwrap().name.clone();
+        assert!(matches!(engine.load(&moved), Err(EngineError::Mask { .. })));
+        let twice = [pack.masks[0].clone(), pack.masks[0].clone()];
+        assert!(matches!(engine.load(&twice), Err(EngineError::Mask { .. })));
+
+        let task = engine.load(&[]).unwrap();
+        let wrong: [fn(&mut TokenBatch); 7] = [
+            |b| b.input_ids[1] = 1 << 40,
+            |b| b.input_ids[1] = -1,
+            |b| b.attention_mask[1] = 2,
+            |b| b.attention_mask.fill(0),
+            |b| b.token_type_ids[0] = 9,
+            |b| b.sequence += 1,
+            |b| {
+                *b = TokenBatch {
+                    batch: 1,
+                    sequence: 5000,
+                    input_ids: vec![5; 5000],
+                    attention_mask: vec![1; 5000],
+                    token_type_ids: vec![0; 5000],
+                }
+            },
+        ];
+        for change in wrong {
+            let mut batch = good.clone();
+            change(&mut batch);
+            assert!(matches!(engine.encode(task, &batch), Err(EngineError::Batch(_))), "{name}: {batch:?}");
+        }
+        engine.encode(task, &good).unwrap();
+    }
+}
+
+#[test]
+fn a_device_that_cannot_start_is_an_error() {
+    let options = EngineOptions::default();
+    match engine::start(EngineKind::Ort(Device::Cuda), base(), &options) {
+        Ok(engine) => assert_eq!(engine.describe().engine, "ort:cuda"),
+        Err(error) => {
+            assert!(matches!(error, EngineError::Unavailable { .. }), "{error}");
+            assert!(error.to_string().contains("ort:cuda"), "{error}");
+        }
+    }
+}
+
+#[test]
+fn results_say_what_made_them() {
+    for name in ENGINES {
+        let info = engine(name, &base()).describe();
+        assert_eq!((info.engine.as_str(), info.precision.as_str()), (name, "f32"));
+    }
+}

@@ -1,0 +1,280 @@
+//! The program `overmask` as a user meets it: results, wrong input, exit codes.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use overmask::mask::Granularity;
+use overmask::pack::Golden;
+use overmask::task::Runner;
+use overmask_tests::{Ran, Recipe, base, base_dir, engine, program, questions, ran, ran_with};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// A folder with a pack in it, with golden vectors.
+fn folder() -> (TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let recipe = Recipe { name: "demo", ..Default::default() };
+    let mut runner = Runner::new(engine("ort", &base()), base()).unwrap();
+    let task = runner.add_pack(recipe.pack(&base())).unwrap();
+    let texts = ["Where is Lima?", "Who wrote Hamlet?"];
+    let predictions = runner.classify(task, &texts).unwrap();
+    let golden = texts.iter().zip(predictions).map(|(t, p)| Golden { text: (*t).to_owned(), logits: p.logits });
+    let path = dir.path().join("demo.pack");
+    recipe.pack_with(&base(), golden.collect()).write(&path).unwrap();
+    (dir, path)
+}
+
+fn overmask(arguments: &[&str]) -> Command {
+    let mut command = program("overmask");
+    command.args(arguments);
+    command
+}
+
+/// `overmask run` with the real base.
+fn run(pack: &Path, arguments: &[&str]) -> Command {
+    let mut command = overmask(&["run"]);
+    command.arg("--base").arg(base_dir()).arg("--pack").arg(pack).args(arguments);
+    command
+}
+
+fn json_lines(ran: &Ran) -> Vec<Value> {
+    ran.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// The run failed with this code, said all of this on stderr, and nothing of a panic.
+#[track_caller]
+fn failed(ran: &Ran, code: i32, said: &[&str]) {
+    assert_eq!(ran.code, code, "{ran:?}");
+    for words in said {
+        assert!(ran.stderr.contains(words), "{words:?} is missing: {}", ran.stderr);
+    }
+    assert!(!ran.stderr.contains("panicked"), "{}", ran.stderr);
+}
+
+#[test]
+fn texts_get_labels() {
+    let (_dir, pack) = folder();
+    let got = ran(&mut run(&pack, &["Where is Lima?", "Who wrote Hamlet?"]));
+    assert_eq!((got.code, got.stderr.as_str()), (0, ""));
+    let lines: Vec<&str> = got.stdout.lines().collect();
+    assert_eq!(lines.len(), 2);
+    let columns: Vec<&str> = lines[0].split('\t').collect();
+    assert!(columns[0].starts_with("label-") && columns[2] == "Where is Lima?", "{columns:?}");
+    assert!((0.0..=1.0).contains(&columns[1].parse::<f32>().unwrap()));
+}
+
+#[test]
+fn json_says_everything_for_each_text_and_task() {
+    let (dir, pack) = folder();
+    let other = dir.path().join("other.pack");
+    let recipe = Recipe { name: "other", granularity: Granularity::Weight, labels: 2, seed: 9, ..Default::default() };
+    recipe.pack(&base()).write(&other).unwrap();
+    let texts = questions(20);
+    let input = texts.join("\r\n");
+    let mut rows = Vec::new();
+    for engine in ["ort", "tract"] {
+        let mut command = run(&pack, &["--json", "--engine", engine, "--threads", "1", "--pack"]);
+        let got = ran_with(command.arg(&other), input.as_bytes());
+        assert_eq!(got.code, 0, "{got:?}");
+        rows.push(json_lines(&got));
+    }
+    assert_eq!(rows[0].len(), 40);
+    for (i, row) in rows[0].iter().enumerate() {
+        assert_eq!(row["line"], i / 2 + 1);
+        assert_eq!(row["task"], ["demo", "other"][i % 2]);
+        assert_eq!(row["text"], texts[i / 2].as_str());
+        assert_eq!((&row["engine"], &row["precision"]), (&"ort:cpu".into(), &"f32".into()));
+        let scores = row["scores"].as_object().unwrap();
+        assert_eq!(scores.len(), [6, 2][i % 2]);
+        assert_eq!(scores[row["label"].as_str().unwrap()], row["score"]);
+        let sum: f64 = scores.values().map(|s| s.as_f64().unwrap()).sum();
+        assert!((sum - 1.0).abs() < 1e-5);
+        assert_eq!(rows[1][i]["label"], row["label"]);
+        assert_eq!(rows[1][i]["engine"], "tract");
+    }
+}
+
+#[test]
+fn empty_lines_are_texts_and_no_input_is_no_output() {
+    let (_dir, pack) = folder();
+    let got = ran_with(&mut run(&pack, &["--json"]), b"\n\nlast");
+    assert_eq!((got.code, json_lines(&got).len()), (0, 3));
+    let got = ran_with(&mut run(&pack, &[]), b"");
+    assert_eq!((got.code, got.stdout.as_str()), (0, ""));
+}
+
+#[test]
+fn text_that_is_not_utf8_is_named_by_its_line() {
+    let (_dir, pack) = folder();
+    let got = ran_with(&mut run(&pack, &["--json"]), b"fine\nalso fine\nna\xefve\nnever read\n");
+    failed(&got, 3, &["line 3", "UTF-8"]);
+    assert_eq!(json_lines(&got).len(), 2, "the lines before it are answered");
+}
+
+#[test]
+fn a_wrong_command_line_exits_with_2() {
+    let (_dir, pack) = folder();
+    failed(&ran(&mut overmask(&["run", "text"])), 2, &["--base", "--pack"]);
+    failed(&ran(&mut run(&pack, &["--engine", "gpu", "text"])), 2, &["gpu", "tract"]);
+    failed(&ran(&mut run(&pack, &["--threads", "0", "text"])), 2, &["--threads"]);
+    failed(&ran(&mut overmask(&["frobnicate"])), 2, &["frobnicate"]);
+    failed(&ran(&mut overmask(&["man", "frobnicate"])), 2, &["frobnicate"]);
+}
+
+#[test]
+fn missing_files_exit_with_3() {
+    let (dir, pack) = folder();
+    let mut command = overmask(&["run", "--base", "no/such/base", "--pack"]);
+    failed(&ran(command.arg(&pack).arg("text")), 3, &["no/such/base"]);
+    let missing = dir.path().join("missing.pack");
+    failed(&ran(&mut run(&missing, &["text"])), 3, &["missing.pack"]);
+    failed(&ran(overmask(&["inspect"]).arg(&missing)), 3, &["missing.pack"]);
+    // A directory is no pack.
+    failed(&ran(overmask(&["inspect"]).arg(dir.path())), 3, &["cannot read the pack"]);
+}
+
+#[test]
+fn corrupt_files_exit_with_4() {
+    let (dir, pack) = folder();
+    let bytes = std::fs::read(&pack).unwrap();
+    let broken = dir.path().join("broken.pack");
+    std::fs::write(&broken, &bytes[..bytes.len() - 7]).unwrap();
+    failed(&ran(&mut run(&broken, &["text"])), 4, &["broken.pack"]);
+    std::fs::write(&broken, b"").unwrap();
+    failed(&ran(overmask(&["inspect"]).arg(&broken)), 4, &["broken.pack"]);
+    let odd = dir.path().join("base");
+    std::fs::create_dir(&odd).unwrap();
+    std::fs::write(odd.join("base.json"), b"{}").unwrap();
+    let mut command = overmask(&["run", "--pack"]);
+    failed(&ran(command.arg(&pack).arg("--base").arg(&odd).arg("text")), 4, &["base.json"]);
+}
+
+#[test]
+fn a_pack_of_another_base_exits_with_6() {
+    let (dir, _) = folder();
+    let mut pack = Recipe::default().pack(&base());
+    pack.document.base_id = "0".repeat(64);
+    let path = dir.path().join("foreign.pack");
+    pack.write(&path).unwrap();
+    failed(&ran(&mut run(&path, &["text"])), 6, &["base_id", "random"]);
+    let mut command = overmask(&["verify", "--base"]);
+    failed(&ran(command.arg(base_dir()).arg(&path)), 6, &["base_id"]);
+}
+
+#[test]
+fn an_engine_that_cannot_start_exits_with_7_and_nothing_takes_its_place() {
+    let (_dir, pack) = folder();
+    let got = ran(run(&pack, &["text"]).env("ORT_DYLIB_PATH", "/no/such/library.so"));
+    failed(&got, 7, &["/no/such/library.so", "ort"]);
+    assert_eq!(got.stdout, "");
+    // A file that is no library, too.
+    failed(&ran(run(&pack, &["text"]).env("ORT_DYLIB_PATH", &pack)), 7, &["ort"]);
+    // tract needs none.
+    let got = ran(run(&pack, &["--engine", "tract", "text"]).env("ORT_DYLIB_PATH", "/no/such/library.so"));
+    assert_eq!(got.code, 0, "{got:?}");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_exits_with_8_and_a_closed_pipe_is_quiet() {
+    let (_dir, pack) = folder();
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let child = run(&pack, &["text"]).stdout(full).stderr(Stdio::piped()).spawn().unwrap();
+    failed(&child.wait_with_output().unwrap().into(), 8, &["stdout"]);
+
+    let mut command = run(&pack, &[]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    let mut stdin = child.stdin.take().unwrap();
+    std::thread::spawn(move || {
+        use std::io::Write;
+        drop(stdin.write_all(&b"text\n".repeat(5000)));
+    });
+    let got: Ran = child.wait_with_output().unwrap().into();
+    assert_eq!((got.code, got.stderr.as_str()), (0, ""));
+}
+
+#[test]
+fn verify_recomputes_the_golden_vectors() {
+    let (dir, pack) = folder();
+    for engine in ["ort", "tract"] {
+        let mut command = overmask(&["verify", "--json", "--engine", engine, "--base"]);
+        let got = ran(command.arg(base_dir()).arg(&pack));
+        assert_eq!(got.code, 0, "{got:?}");
+        let report = &json_lines(&got)[0];
+        assert_eq!((&report["ok"], &report["golden_texts"]), (&true.into(), &2.into()));
+        assert!(report["golden_max_difference"].as_f64().unwrap() <= 1e-4);
+        assert_eq!(report["precision"], "f32");
+        assert!(report["engine"].as_str().unwrap().starts_with(engine));
+    }
+    let mut changed = overmask::pack::Pack::open(&pack).unwrap();
+    changed.golden[1].logits[0] += 0.01;
+    let path = dir.path().join("changed.pack");
+    changed.write(&path).unwrap();
+    let mut command = overmask(&["verify", "--json", "--base"]);
+    let got = ran(command.arg(base_dir()).arg(&path).arg(&pack));
+    failed(&got, 4, &["changed.pack", "golden"]);
+    let reports = json_lines(&got);
+    assert_eq!((&reports[0]["ok"], &reports[1]["ok"]), (&false.into(), &true.into()));
+}
+
+#[test]
+fn verify_notices_a_changed_base() {
+    let (dir, pack) = folder();
+    let copy = dir.path().join("base");
+    std::fs::create_dir(&copy).unwrap();
+    for entry in std::fs::read_dir(base_dir()).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), copy.join(entry.file_name())).unwrap();
+    }
+    let weights = copy.join("model.safetensors");
+    let mut bytes = std::fs::read(&weights).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    std::fs::write(&weights, bytes).unwrap();
+    let mut command = overmask(&["verify", "--base"]);
+    failed(&ran(command.arg(&copy).arg(&pack)), 4, &["model.safetensors", "sha256"]);
+}
+
+#[test]
+fn inspect_shows_what_a_pack_holds() {
+    let (_dir, pack) = folder();
+    let got = ran(overmask(&["inspect", "--tensors"]).arg(&pack));
+    assert_eq!(got.code, 0);
+    for words in ["demo, revision 1", "block:32x1", "label-5", "36 tensors", "layer.5.output.dense.weight"] {
+        assert!(got.stdout.contains(words), "{words}: {}", got.stdout);
+    }
+    let got = ran(overmask(&["inspect", "--json"]).arg(&pack));
+    let report = &json_lines(&got)[0];
+    assert_eq!(report["document"]["name"], "demo");
+    assert_eq!(report["bytes"], std::fs::metadata(&pack).unwrap().len());
+    assert_eq!(report["masked_tensors"].as_array().unwrap().len(), 36);
+}
+
+#[test]
+fn help_completions_and_manual_pages_are_printed() {
+    for arguments in [&["--help"][..], &["run", "--help"], &["verify", "--help"], &["inspect", "--help"]] {
+        let got = ran(&mut overmask(arguments));
+        assert_eq!(got.code, 0);
+        assert!(got.stdout.starts_with("Example") && got.stdout.contains("Exit codes:"), "{}", got.stdout);
+    }
+    let got = ran(&mut overmask(&["completions", "bash"]));
+    assert!(got.code == 0 && got.stdout.contains("overmask"));
+    let got = ran(&mut overmask(&["man", "run"]));
+    assert!(got.code == 0 && got.stdout.contains(".TH") && got.stdout.contains("\\-\\-pack"), "{}", got.stdout);
+}
+
+#[test]
+fn quiet_and_verbose_change_what_is_said_and_not_what_is_answered() {
+    let (_dir, pack) = folder();
+    let plain = ran(&mut run(&pack, &["Where is Lima?"]));
+    let quiet = ran(&mut run(&pack, &["-q", "Where is Lima?"]));
+    let loud = ran(&mut run(&pack, &["-vv", "Where is Lima?"]));
+    assert!(plain.stdout == quiet.stdout && quiet.stdout == loud.stdout);
+    assert_eq!(quiet.stderr, "");
+    assert!(loud.stderr.contains("debug: "), "{}", loud.stderr);
+    let filtered = ran(run(&pack, &["Where is Lima?"]).env("OVERMASK_LOG", "overmask=debug"));
+    assert!(filtered.stderr.contains("debug: "), "{}", filtered.stderr);
+}

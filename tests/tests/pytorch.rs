@@ -1,0 +1,55 @@
+//! The real base against what PyTorch computed (`benches/reference_minilm.py`).
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::path::Path;
+
+use overmask::engine::TokenBatch;
+use overmask::pack::Pooling;
+use overmask::task::pool;
+use serde_json::Value;
+
+fn numbers(value: &Value) -> Vec<f32> {
+    value.as_array().unwrap().iter().map(|v| v.as_f64().unwrap() as f32).collect()
+}
+
+fn rows(value: &Value) -> Vec<Vec<i64>> {
+    let row = |row: &Value| row.as_array().unwrap().iter().map(|v| v.as_i64().unwrap()).collect();
+    value.as_array().unwrap().iter().map(row).collect()
+}
+
+#[track_caller]
+fn assert_close(ours: &[f32], theirs: &[f32], what: &str) {
+    for (i, (a, b)) in ours.iter().zip(theirs).enumerate() {
+        assert!((a - b).abs() < 1e-4, "{what}[{i}]: {a}, PyTorch {b}");
+    }
+}
+
+#[test]
+fn both_engines_agree_with_pytorch() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/minilm_reference.json");
+    let reference: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    let (ids, mask) = (rows(&reference["input_ids"]), rows(&reference["attention_mask"]));
+    let (batch, sequence) = (ids.len(), ids[0].len());
+    let tokens = TokenBatch {
+        batch,
+        sequence,
+        input_ids: ids.concat(),
+        attention_mask: mask.concat(),
+        token_type_ids: vec![0; batch * sequence],
+    };
+    for kind in ["ort", "tract"] {
+        let mut engine = overmask_tests::engine(kind, &overmask_tests::base());
+        let task = engine.load(&[]).unwrap();
+        let hidden = engine.encode(task, &tokens).unwrap();
+        for (text, positions) in reference["hidden"].as_array().unwrap().iter().enumerate() {
+            for (position, values) in positions.as_array().unwrap().iter().enumerate() {
+                let at = (text * hidden.sequence + position) * hidden.hidden;
+                assert_close(&hidden.data[at..], &numbers(values), &format!("{kind}: text {text}, token {position}"));
+            }
+        }
+        let pooled = pool(&hidden, &tokens, Pooling::Mean);
+        for (ours, theirs) in pooled.iter().zip(reference["pooled"].as_array().unwrap()) {
+            assert_close(ours, &numbers(theirs), &format!("{kind}: pooled"));
+        }
+    }
+}
