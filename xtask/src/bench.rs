@@ -62,7 +62,7 @@ pub(crate) fn accuracy(work: &Work) -> Result<()> {
 fn one_run(ready: &Ready, work: &Work, runs: &Path, task: &Task, method: Method, seed: u64) -> Result<Value> {
     let name = format!("{}-{}-{seed}", task.name, method.name().replace(':', "-"));
     let path = runs.join(format!("{name}.json"));
-    let settings = format!("{} {} --seed {seed}", method.args(), task.settings);
+    let settings = format!("{} --seed {seed}", method.args());
     if let Ok(text) = fs::read_to_string(&path)
         && let Ok(before) = serde_json::from_str::<Value>(&text)
         && before["settings"] == settings.as_str()

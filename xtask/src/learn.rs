@@ -12,8 +12,6 @@ use crate::work::{Run, Work};
 pub(crate) struct Task {
     /// Its name, and that of its data set.
     pub(crate) name: &'static str,
-    /// What `train` gets beside method, granularity and seed.
-    pub(crate) settings: &'static str,
     /// A few texts to show; none of them is in the data set.
     pub(crate) texts: [&'static str; 3],
 }
@@ -22,7 +20,6 @@ pub(crate) struct Task {
 pub(crate) const TASKS: [Task; 2] = [
     Task {
         name: "trec",
-        settings: "--epochs 3",
         texts: [
             "What is the capital of Peru?",
             "How many legs does a spider have?",
@@ -31,7 +28,6 @@ pub(crate) const TASKS: [Task; 2] = [
     },
     Task {
         name: "movie",
-        settings: "--epochs 3",
         texts: [
             "A quiet film that stays with you for days.",
             "Two hours of my life that nobody will give back.",
@@ -90,7 +86,6 @@ pub(crate) fn train(
         .arg("--data")
         .arg(data(work, task, "train"))
         .args(&method.args())
-        .args(task.settings)
         .args("--name")
         .arg(task.name)
         .args("--seed")

@@ -49,9 +49,10 @@ pub(super) struct TrainArgs {
     /// What is kept or zeroed together: `weight`, or `block:RxC` (R outputs x C inputs).
     #[arg(long, default_value = "block:32x1")]
     granularity: Granularity,
-    /// Passes over the training texts.
-    #[arg(long, value_name = "N", default_value_t = 3)]
-    epochs: u32,
+    /// Passes over the training texts; default: 3 for masks, 30 for a head alone, whose passes
+    /// cost next to nothing.
+    #[arg(long, value_name = "N")]
+    epochs: Option<u32>,
     /// The fraction of units that start as zeros.
     #[arg(long, value_name = "FRACTION", default_value_t = 0.05)]
     initial_sparsity: f64,
@@ -103,9 +104,9 @@ struct Tuning {
     /// Learning rate of the scores.
     #[arg(long, value_name = "RATE", default_value_t = 1e-2)]
     learning_rate: f64,
-    /// Learning rate of the head.
-    #[arg(long, value_name = "RATE", default_value_t = 1e-3)]
-    head_learning_rate: f64,
+    /// Learning rate of the head; default: 0.001 beside masks, 0.005 for a head alone.
+    #[arg(long, value_name = "RATE")]
+    head_learning_rate: Option<f64>,
     /// The part of all steps in which the rates rise from zero.
     #[arg(long, value_name = "FRACTION", default_value_t = 0.06)]
     warmup: f64,
@@ -182,6 +183,10 @@ impl TrainArgs {
             None => file_stem(&self.output)?,
         };
         let Task::Classify = self.task;
+        let (epochs, head_learning_rate) = match self.method {
+            MethodArg::Head => (30, 5e-3),
+            MethodArg::Mask => (3, 1e-3),
+        };
         let all_threads = || std::thread::available_parallelism().map_or(1, usize::from);
         Ok(TrainOptions {
             name,
@@ -190,10 +195,10 @@ impl TrainArgs {
                 MethodArg::Mask => Method::Mask,
             },
             granularity: self.granularity,
-            epochs: self.epochs,
+            epochs: self.epochs.unwrap_or(epochs),
             batch_size: self.tuning.batch_size,
             learning_rate: self.tuning.learning_rate,
-            head_learning_rate: self.tuning.head_learning_rate,
+            head_learning_rate: self.tuning.head_learning_rate.unwrap_or(head_learning_rate),
             warmup: self.tuning.warmup,
             dropout: self.tuning.dropout,
             clip_norm: self.tuning.clip_norm,
