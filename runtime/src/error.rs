@@ -49,7 +49,9 @@ Exit codes:
 
     /// The code of an error: that of the first library error in its chain of causes.
     pub fn of(error: &anyhow::Error) -> ExitCode {
-        error.chain().find_map(known).unwrap_or(ExitCode::Other)
+        // A message given as context is not in the chain under its own type.
+        let context = error.downcast_ref::<CodedError>().map(CodedError::exit_code);
+        context.or_else(|| error.chain().find_map(known)).unwrap_or(ExitCode::Other)
     }
 }
 

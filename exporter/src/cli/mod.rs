@@ -61,7 +61,7 @@ struct Cli {
 enum Command {
     Fetch(fetch::FetchArgs),
     Import(import::ImportArgs),
-    Train(train::TrainArgs),
+    Train(Box<train::TrainArgs>),
     Evaluate(evaluate::EvaluateArgs),
     Completions(completions::CompletionsArgs),
     Man(man::ManArgs),

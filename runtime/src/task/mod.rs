@@ -7,7 +7,7 @@ mod tokenizer;
 
 pub use fit::check_base;
 pub use head::{logits, pool, softmax};
-pub use runner::{GoldenCheck, Prediction, Runner, TaskRef};
+pub use runner::{GOLDEN_TOLERANCE, GoldenCheck, Prediction, Runner, TaskRef};
 pub use tokenizer::Tokenizer;
 
 use std::path::PathBuf;

@@ -13,6 +13,9 @@ const MAX_BATCH: usize = 32;
 /// Tokens in a batch with its padding, at most (but always one text).
 const MAX_BATCH_TOKENS: usize = 2048;
 
+/// How far a golden logit may be off, at precision f32.
+pub const GOLDEN_TOLERANCE: f32 = 1e-4;
+
 /// A task of a [`Runner`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TaskRef(usize);
@@ -39,6 +42,13 @@ pub struct GoldenCheck {
     pub texts: usize,
     /// The largest absolute difference of a logit; 0 without golden vectors.
     pub max_difference: f32,
+}
+
+impl GoldenCheck {
+    /// Whether the engine is within [`GOLDEN_TOLERANCE`].
+    pub fn is_ok(&self) -> bool {
+        self.max_difference <= GOLDEN_TOLERANCE
+    }
 }
 
 struct Task {
