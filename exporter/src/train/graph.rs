@@ -16,7 +16,7 @@ use crate::autodiff;
 
 /// Names of the step graph's inputs and outputs.
 pub mod name {
-    /// Class of each text, int64 [batch].
+    /// Class of each text, int64 `[batch]`.
     pub const TARGETS: &str = "targets";
     /// What pooled outputs are multiplied by, f32 [batch, width].
     pub const DROPOUT: &str = "dropout";
@@ -36,7 +36,7 @@ pub mod name {
     pub const LOGITS: &str = "logits";
     /// The head's weight, [classes, width].
     pub const HEAD_WEIGHT: &str = "head/weight";
-    /// The head's bias, [classes].
+    /// The head's bias, `[classes]`.
     pub const HEAD_BIAS: &str = "head/bias";
 }
 

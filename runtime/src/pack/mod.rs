@@ -24,7 +24,7 @@ pub mod tensor {
     pub const MASK: &str = "mask";
     /// The head's matrix, F32 [labels, hidden].
     pub const HEAD_WEIGHT: &str = "head/weight";
-    /// The head's bias, F32 [labels].
+    /// The head's bias, F32 `[labels]`.
     pub const HEAD_BIAS: &str = "head/bias";
     /// The golden logits, F32 [texts, labels].
     pub const GOLDEN: &str = "golden/logits";
