@@ -224,42 +224,6 @@ fn a_mask_does_what_zeros_in_the_file_do() {
     }
 }
 
-/// What PyTorch computed with the same checkpoint: see `benches/reference_minilm.py`.
-#[test]
-fn engines_agree_with_pytorch() {
-    let text = include_str!("../fixtures/minilm_reference.json");
-    let reference: serde_json::Value = serde_json::from_str(text).unwrap();
-    let rows = |name: &str| -> Vec<Vec<i64>> { serde_json::from_value(reference[name].clone()).unwrap() };
-    let (ids, mask) = (rows("input_ids"), rows("attention_mask"));
-    let sequence = ids[0].len();
-    let batch = TokenBatch {
-        batch: ids.len(),
-        sequence,
-        token_type_ids: vec![0; ids.len() * sequence],
-        input_ids: ids.concat(),
-        attention_mask: mask.concat(),
-    };
-    // The tokenizer makes the same tokens.
-    let texts: Vec<String> = serde_json::from_value(reference["texts"].clone()).unwrap();
-    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-    assert_eq!(self::batch(&texts), batch);
-
-    let expected: Vec<Vec<Vec<f32>>> = serde_json::from_value(reference["hidden"].clone()).unwrap();
-    for name in ENGINES {
-        let mut engine = engine(name, &base());
-        let task = engine.load(&[]).unwrap();
-        let hidden = engine.encode(task, &batch).unwrap();
-        for (i, tokens) in expected.iter().enumerate() {
-            // The reference holds the first values of the first tokens.
-            for (j, values) in tokens.iter().enumerate().take(batch.row_length(i)) {
-                let start = (i * sequence + j) * hidden.hidden;
-                let apart = difference(values, &hidden.data[start..start + values.len()]);
-                assert!(apart <= 1e-4, "{name}, text {i}, token {j}: {apart}");
-            }
-        }
-    }
-}
-
 #[test]
 fn what_does_not_fit_the_base_is_an_error() {
     let base = base();
