@@ -152,7 +152,8 @@ fn rewrite(change: impl FnOnce(&mut serde_json::Value)) -> Vec<u8> {
 
 #[test]
 fn errors_name_the_field() {
-    let cases: [(&str, fn(&mut serde_json::Value)); 16] = [
+    type Edit = fn(&mut serde_json::Value);
+    let cases: [(&str, Edit); 16] = [
         ("`schema`", |j| j["schema"] = json!(2)),
         ("`codec`", |j| j["codec"] = json!("entropy")),
         ("`name`", |j| j["name"] = json!("\u{1b}[2J")),
