@@ -79,7 +79,8 @@ fn find() -> Result<PathBuf, String> {
     folders.iter().find_map(|folder| library_in(folder)).ok_or_else(|| {
         format!(
             "no ONNX Runtime library ({NAME}) was found; set {VARIABLE} to one of version 1.22 or newer. It comes in \
-             the Python package `onnxruntime`: pip download --no-deps --only-binary=:all: onnxruntime, then unzip"
+             the Python package `onnxruntime`: pip download --no-deps --only-binary=:all: onnxruntime, then unzip. \
+             The engine `tract` needs none"
         )
     })
 }

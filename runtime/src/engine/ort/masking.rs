@@ -35,6 +35,12 @@ impl Masker {
         Ok(Masker { session: session.map_err(|e| refused(device, e))?, device })
     }
 
+    /// For tests of what runs on a session.
+    #[cfg(test)]
+    pub(super) fn session(&mut self) -> &mut Session {
+        &mut self.session
+    }
+
     /// The weight with zeros where the mask does not keep it; stays on the device.
     pub(super) fn apply(&mut self, mask: &Mask, weight: &Arc<Held>) -> Result<Arc<Held>, EngineError> {
         self.run(mask, weight).map_err(|e| failed(self.device, e))

@@ -192,7 +192,7 @@ fn failed(device: Device, error: impl ToString) -> EngineError {
 }
 
 fn refused(device: Device, error: impl ToString) -> EngineError {
-    let mut reason = error.to_string();
+    let mut reason = error.to_string().trim_end_matches('.').to_owned();
     if device == Device::Cuda {
         reason.push_str(
             "; it needs an NVIDIA GPU with its driver, an ONNX Runtime built with CUDA (ORT_DYLIB_PATH), and the \

@@ -1,7 +1,7 @@
 //! Calls that `ort` has no safe form for; the one place of this engine with `unsafe`.
 //!
-//! - [`mapped`] sees a tensor of the base's memory map as a value, without a copy. Its safe
-//!   twin is `copied`, which tests compare it with.
+//! - [`mapped`] sees a tensor of the base's memory map as a value, without a copy. Tests compare
+//!   it with its safe twin, which copies.
 //! - [`Binding`] binds values by reference. `ort`'s own binding copies every tensor that is
 //!   bound as an input, which would copy a base for each task.
 
@@ -145,4 +145,81 @@ fn c_string(name: &str) -> Result<CString, Error> {
 fn check(status: ort::sys::OrtStatusPtr) -> Result<(), Error> {
     // SAFETY: the status comes from the call just made and is consumed here.
     unsafe { Error::result_from_status(status) }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use ort::value::Tensor;
+
+    use super::super::masking::Masker;
+    use super::super::{Device, EngineOptions};
+    use super::*;
+    use crate::mask::{Granularity, Mask};
+
+    const SHAPE: [usize; 2] = [37, 11];
+
+    fn weights() -> Vec<f32> {
+        (0..SHAPE[0] * SHAPE[1]).map(|i| (i as f32).sin()).collect()
+    }
+
+    /// The safe twin of [`wrap`].
+    fn copied(shape: &[usize], values: &[f32]) -> DynValue {
+        Tensor::from_array((shape.to_vec(), values.to_vec())).unwrap().into_dyn()
+    }
+
+    fn masker() -> Masker {
+        let options = EngineOptions { threads: Some(1) };
+        Masker::new(Device::Cpu, &options).unwrap_or_else(|e| panic!("{e}\n`cargo xtask test` sets everything up"))
+    }
+
+    fn values(held: &Held) -> Vec<f32> {
+        held.value().try_extract_tensor::<f32>().unwrap().1.to_vec()
+    }
+
+    #[test]
+    fn a_wrapped_tensor_is_what_its_copied_twin_is() {
+        let mut masker = masker();
+        let weights = weights();
+        let wrapped = Arc::new(Held::owned(wrap(&SHAPE, &weights).unwrap()));
+        let copied = Arc::new(Held::owned(copied(&SHAPE, &weights)));
+        assert_eq!(wrapped.value().dtype(), copied.value().dtype());
+        assert_eq!(values(&wrapped), weights);
+        for granularity in [Granularity::Weight, Granularity::Block { rows: 4, cols: 3 }] {
+            let all = Mask::keep_all(granularity, SHAPE[0], SHAPE[1]).unwrap();
+            let keep = (0..all.unit_bits().len()).map(|i| i % 3 != 0);
+            let mask = Mask::from_units(granularity, SHAPE[0], SHAPE[1], keep).unwrap();
+            let mut expected = weights.clone();
+            mask.apply(&mut expected).unwrap();
+            assert_eq!(values(&masker.apply(&mask, &wrapped).unwrap()), expected);
+            assert_eq!(values(&masker.apply(&mask, &copied).unwrap()), expected);
+        }
+        // No run wrote to what was only lent.
+        assert_eq!(weights, self::weights());
+    }
+
+    #[test]
+    fn a_shape_that_does_not_fit_the_memory_is_an_error() {
+        masker();
+        assert!(wrap(&[SHAPE[0], SHAPE[1] + 1], &weights()).is_err());
+    }
+
+    #[test]
+    fn a_binding_refuses_another_session_and_wrong_shapes() {
+        let mut masker = masker();
+        let mut other = self::masker();
+        let weight = Arc::new(Held::owned(copied(&SHAPE, &weights())));
+        let mut binding = Binding::new(masker.session()).unwrap();
+        binding.input("weight", &weight).unwrap();
+        let keep = Tensor::from_array((SHAPE, vec![true; SHAPE[0] * SHAPE[1]])).unwrap().into_dyn();
+        binding.input("keep", &Arc::new(Held::owned(keep))).unwrap();
+        binding.output("masked", &Arc::new(Held::owned(copied(&[3, 3], &[0.0; 9])))).unwrap();
+        assert!(binding.run(other.session()).unwrap_err().to_string().contains("another session"));
+        assert!(binding.run(masker.session()).is_err(), "the output is too small");
+        let out = Arc::new(Held::owned(copied(&SHAPE, &[0.0; SHAPE[0] * SHAPE[1]])));
+        binding.output("masked", &out).unwrap();
+        binding.run(masker.session()).unwrap();
+        assert_eq!(values(&out), weights());
+        assert!(binding.input("no\0name", &weight).is_err());
+    }
 }

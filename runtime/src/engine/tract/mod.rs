@@ -3,8 +3,8 @@
 //! tract optimises a graph for fixed sizes and constant weights. So a task's masked weights
 //! become constants, and a *plan* is built for a task and a length when a text of that length
 //! comes: lengths are rounded up to a few buckets, texts run one by one, and the plans that
-//! were used longest ago are dropped. Building one takes about a second; a plan holds its own
-//! packed copy of the weights.
+//! were used longest ago are dropped. Building one takes about a tenth of a second for 10 million
+//! weights; a plan holds its own packed copy of them.
 
 mod plans;
 

@@ -1,0 +1,77 @@
+//! Packs that do not fit the base, and how texts become tokens, on the real base.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use overmask::error::ExitCode;
+use overmask::pack::Pack;
+use overmask::task::{Runner, TaskError, Tokenizer, check_base};
+use overmask_tests::{Recipe, base, engine};
+
+#[test]
+fn what_does_not_fit_is_named_by_field() {
+    let base = base();
+    let good = Recipe::default().pack(&base);
+    check_base(&good, &base).unwrap();
+    let cases: [(&str, fn(&mut Pack)); 6] = [
+        ("`base_id`", |p| p.document.base_id = "0".repeat(64)),
+        ("`tokenizer_sha256`", |p| p.document.tokenizer_sha256 = "0".repeat(64)),
+        ("`text/max_tokens`", |p| p.document.text.max_tokens = 513),
+        ("`masks/2/tensor`", |p| p.masks[2].tensor = "embeddings.LayerNorm.weight".to_owned()),
+        ("`masks/0`", |p| p.masks[0].mask = p.masks[4].mask.clone()),
+        ("`head/weight`", |p| {
+            p.head.hidden -= 1;
+            p.head.weight.truncate(p.head.labels * p.head.hidden);
+        }),
+    ];
+    for (field, change) in cases {
+        let mut pack = good.clone();
+        change(&mut pack);
+        // Each is a sound pack; only it is for another base.
+        let pack = Pack::from_bytes(&pack.to_bytes().unwrap()).unwrap();
+        let error = check_base(&pack, &base).unwrap_err();
+        assert!(error.to_string().contains(field), "{field}: {error}");
+        assert_eq!(error.exit_code(), ExitCode::BaseMismatch);
+        let mut runner = Runner::new(engine("tract", &base), base.clone()).unwrap();
+        assert!(matches!(runner.add_pack(pack), Err(TaskError::BaseMismatch { .. })));
+    }
+}
+
+#[test]
+fn a_task_of_another_runner_is_an_error() {
+    let base = base();
+    let runner = || Runner::new(engine("tract", &base), base.clone()).unwrap();
+    let mut one = runner();
+    let task = one.add_pack(Recipe::default().pack(&base)).unwrap();
+    assert_eq!(one.name(task).unwrap(), "random");
+    assert!(matches!(runner().classify(task, &["text"]), Err(TaskError::NoTask)));
+}
+
+#[test]
+fn long_texts_lose_their_end_and_keep_the_special_tokens() {
+    let tokenizer = Tokenizer::open(&base()).unwrap();
+    let (start, end) = (101, 102);
+    assert_eq!(tokenizer.encode("", 8).unwrap(), [start, end]);
+    assert_eq!(tokenizer.encode("Terrible.", 8).unwrap(), [start, 6659, 1012, end]);
+    let whole = tokenizer.encode(&"terrible . ".repeat(300), 1000).unwrap();
+    assert_eq!(whole.len(), 602, "the tokenizer's own limit of 128 tokens does not count");
+    for max_tokens in [3, 4, 64, 601, 602] {
+        let cut = tokenizer.encode(&"terrible . ".repeat(300), max_tokens).unwrap();
+        assert_eq!(cut.len(), max_tokens);
+        assert_eq!(cut[..max_tokens - 1], whole[..max_tokens - 1]);
+        assert_eq!(cut.last(), Some(&end));
+    }
+    // A special token's name in a text that is cut is cut like any other.
+    let cut = tokenizer.encode("a b c d e [SEP] [SEP]", 5).unwrap();
+    assert_eq!(cut, [start, 1037, 1038, 1039, end]);
+}
+
+#[test]
+fn shorter_texts_are_padded_and_masked() {
+    let tokenizer = Tokenizer::open(&base()).unwrap();
+    let ids = tokenizer.encode_batch(&["Terrible.", ""], 8).unwrap();
+    let batch = tokenizer.pad(&ids.iter().map(Vec::as_slice).collect::<Vec<_>>());
+    assert_eq!((batch.batch, batch.sequence), (2, 4));
+    assert_eq!(batch.input_ids, [101, 6659, 1012, 102, 101, 102, 0, 0]);
+    assert_eq!(batch.attention_mask, [1, 1, 1, 1, 1, 1, 0, 0]);
+    assert_eq!((batch.row_length(0), batch.row_length(1)), (4, 2));
+}
