@@ -12,7 +12,8 @@ fn what_does_not_fit_is_named_by_field() {
     let base = base();
     let good = Recipe::default().pack(&base);
     check_base(&good, &base).unwrap();
-    let cases: [(&str, fn(&mut Pack)); 6] = [
+    type Case = (&'static str, fn(&mut Pack));
+    let cases: [Case; 6] = [
         ("`base_id`", |p| p.document.base_id = "0".repeat(64)),
         ("`tokenizer_sha256`", |p| p.document.tokenizer_sha256 = "0".repeat(64)),
         ("`text/max_tokens`", |p| p.document.text.max_tokens = 513),

@@ -20,13 +20,20 @@ pub struct TokenBatch {
 
 impl TokenBatch {
     /// The tokens of one text up to the last one that is not padding.
+    ///
+    /// # Panics
+    /// When there is no such row, or the fields do not have batch · sequence values.
     pub fn row_length(&self, row: usize) -> usize {
         let mask = &self.attention_mask[row * self.sequence..(row + 1) * self.sequence];
         mask.iter().rposition(|m| *m != 0).map_or(0, |last| last + 1)
     }
 
-    /// Checks lengths and token numbers, which an engine would index with.
-    pub(super) fn check(&self, base: &Base) -> Result<(), EngineError> {
+    /// Checks lengths and token numbers, which an engine would index with; every engine does so
+    /// before it runs a batch.
+    ///
+    /// # Errors
+    /// [`EngineError::Batch`].
+    pub fn check(&self, base: &Base) -> Result<(), EngineError> {
         let wrong = |reason: String| Err(EngineError::Batch(reason));
         let tokens = self.batch.checked_mul(self.sequence);
         let lengths = [self.input_ids.len(), self.attention_mask.len(), self.token_type_ids.len()];

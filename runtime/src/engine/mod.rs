@@ -180,9 +180,12 @@ fn not_built(kind: EngineKind) -> EngineError {
     }
 }
 
-/// Checks that each mask belongs to a maskable tensor of the base, at most one to each.
-#[cfg(any(feature = "ort", feature = "tract"))]
-fn check_masks(base: &Base, masks: &[NamedMask]) -> Result<(), EngineError> {
+/// Checks that each mask belongs to a maskable tensor of the base, at most one to each; every
+/// engine does so before it loads a task.
+///
+/// # Errors
+/// [`EngineError::Mask`], naming the tensor.
+pub fn check_masks(base: &Base, masks: &[NamedMask]) -> Result<(), EngineError> {
     let mut seen = BTreeSet::new();
     for NamedMask { tensor, mask } in masks {
         let wrong = |reason: String| Err(EngineError::Mask { tensor: tensor.clone(), reason });
