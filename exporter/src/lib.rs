@@ -12,6 +12,8 @@
 //! | [`evaluate`](mod@evaluate) | a pack measured through the code that devices run |
 //! | [`cli`] | the `overmask-export` program |
 
+#![forbid(unsafe_code)]
+
 pub mod autodiff;
 pub mod cli;
 pub mod data;

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use overmask::engine::TokenBatch;
 use overmask::pack::Pooling;
-use overmask::task::pool;
+use overmask::task::{Tokenizer, pool};
 use serde_json::Value;
 
 fn numbers(value: &Value) -> Vec<f32> {
@@ -24,10 +24,25 @@ fn assert_close(ours: &[f32], theirs: &[f32], what: &str) {
     }
 }
 
+fn reference() -> Value {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/minilm_reference.json");
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+#[test]
+fn texts_become_the_reference_tokenizers_numbers() {
+    let reference = reference();
+    let tokenizer = Tokenizer::open(&overmask_tests::base()).unwrap();
+    let texts: Vec<&str> = reference["texts"].as_array().unwrap().iter().map(|t| t.as_str().unwrap()).collect();
+    let ids = tokenizer.encode_batch(&texts, 128).unwrap();
+    let batch = tokenizer.pad(&ids.iter().map(Vec::as_slice).collect::<Vec<_>>());
+    assert_eq!(batch.input_ids, rows(&reference["input_ids"]).concat());
+    assert_eq!(batch.attention_mask, rows(&reference["attention_mask"]).concat());
+}
+
 #[test]
 fn both_engines_agree_with_pytorch() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/minilm_reference.json");
-    let reference: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    let reference = reference();
     let (ids, mask) = (rows(&reference["input_ids"]), rows(&reference["attention_mask"]));
     let (batch, sequence) = (ids.len(), ids[0].len());
     let tokens = TokenBatch {

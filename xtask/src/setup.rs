@@ -9,6 +9,9 @@ use anyhow::{Context, Result, bail};
 
 use crate::work::{Run, Work};
 
+/// Version of the Python package `onnx`.
+const CHECKER_VERSION: &str = "1.23.2";
+
 /// What `everything` has set up.
 pub(crate) struct Ready<'a> {
     work: &'a Work,
@@ -42,9 +45,8 @@ fn tools() -> Result<()> {
     if !["cc", "gcc", "clang"].iter().any(|cc| runs(cc, "--version")) {
         missing.push_str("\n- a C linker: sudo apt install gcc libc6-dev");
     }
-    let pip = [("python3", "-m pip --version"), ("pip3", "--version"), ("pip", "--version")];
-    if !pip.iter().any(|(program, args)| runs(program, args)) {
-        missing.push_str("\n- pip: sudo apt install python3-pip");
+    if !runs("python3", "-m pip --version") {
+        missing.push_str("\n- Python 3 with pip: sudo apt install python3-pip");
     }
     if !missing.is_empty() {
         bail!("some tools are missing; install them and try again:{missing}");
@@ -115,6 +117,22 @@ fn library_in(dir: &Path) -> Result<PathBuf> {
         }
     }
     bail!("{} holds no ONNX Runtime library", dir.display());
+}
+
+/// The checker of ONNX models, a Python package, for the tests.
+pub(crate) fn checker(work: &Work) -> Result<()> {
+    let dir = work.assets().join("onnx-checker");
+    if dir.is_dir() {
+        return Ok(());
+    }
+    // Renamed when whole: a directory that is there is a whole one.
+    let beside = work.assets().join("onnx-checker.part");
+    Run::new("python3")
+        .args("-m pip install --quiet --disable-pip-version-check --upgrade --only-binary=:all: --target")
+        .arg(&beside)
+        .arg(format!("onnx=={CHECKER_VERSION}"))
+        .show()?;
+    fs::rename(&beside, &dir).with_context(|| format!("cannot write {}", dir.display()))
 }
 
 /// Whether a file is missing or older than another: what an older program made may lack

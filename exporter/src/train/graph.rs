@@ -280,8 +280,8 @@ impl Step {
                 let (one, two, zero) = (self.b.shape(&[1]), self.b.shape(&[2]), self.b.shape(&[0]));
                 let length = self.b.op("Slice", &[&first, &one, &two, &zero], &[]);
                 let length = self.b.op("Squeeze", &[&length, &zero], &[]);
-                let (scalar_zero, values) = (self.b.ints(&[], &[0]), self.b.floats(&[0.0, 1.0]));
-                let row = self.b.op("OneHot", &[&scalar_zero, &length, &values], &[]);
+                let values = self.b.floats(&[0.0, 1.0]);
+                let row = self.b.op("OneHot", &[&zero, &length, &values], &[]);
                 let shape = self.b.shape(&[1, -1, 1]);
                 let row = self.b.op("Reshape", &[&row, &shape], &[]);
                 let kept = self.b.op("Mul", &[states, &row], &[]);

@@ -1,7 +1,6 @@
 //! Training: a base, labelled texts and a method become a pack.
 
 mod batch;
-mod binding;
 mod gelu;
 pub mod graph;
 mod placement;

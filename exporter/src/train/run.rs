@@ -72,6 +72,8 @@ pub fn run(
     progress: &mut dyn FnMut(&Progress),
 ) -> Result<Outcome, TrainError> {
     check(base, options)?;
+    // Before the work: `ort` panics where it finds no library.
+    overmask::engine::ort::environment()?;
     let labels = LabelSet::for_training(train)?;
     if let Some(eval) = eval {
         labels.targets(eval)?;
@@ -80,6 +82,10 @@ pub fn run(
     if rest.is_empty() || dev.is_empty() {
         let reason = format!("leaves {} texts to train on, {} to choose by", rest.len(), dev.len());
         return Err(TrainError::Option { option: "--dev-fraction", reason });
+    }
+    let repeated = data::duplicates(&rest, &dev).len();
+    if repeated > 0 {
+        log::warn!("{repeated} of the {} texts that choose the checkpoint are also trained on", dev.len());
     }
     let mut learner = Learner::new(base, &rest, &dev, &labels, options)?;
     let outcome = learner.learn(stop, progress)?;

@@ -11,10 +11,10 @@ use ort::session::{Session, SessionInputValue};
 use ort::value::{DynValue, Tensor, TensorValueType};
 use overmask::base::Base;
 use overmask::engine::Device;
+use overmask::engine::ort::{Binding, Bound};
 use overmask::onnx;
 
 use super::TrainError;
-use super::binding::Binding;
 use super::graph::{Graph, Trained, name, next};
 
 /// Where and with how many threads sessions run.
@@ -27,14 +27,11 @@ pub(super) struct Placement {
 }
 
 /// Weights of the base as values, shared by all sessions.
-pub(super) type Frozen = BTreeMap<String, Arc<DynValue>>;
+pub(super) type Frozen = BTreeMap<String, Arc<Bound>>;
 
-/// The named tensors of the base, as values that own their memory.
-pub(super) fn frozen(base: &Base, names: &[String]) -> Result<Frozen, TrainError> {
-    let value = |name: &String| {
-        let (shape, values) = base.tensor_f32(name)?;
-        Ok((name.clone(), Arc::new(f32_value(shape, values.to_vec())?)))
-    };
+/// The named tensors of the base, where its memory map has them.
+pub(super) fn frozen(base: &Arc<Base>, names: &[String]) -> Result<Frozen, TrainError> {
+    let value = |name: &String| Ok((name.clone(), Arc::new(Bound::mapped(base, name)??)));
     names.iter().map(value).collect()
 }
 
@@ -72,14 +69,14 @@ pub(super) struct StepSession {
     session: Session,
     bindings: [Binding; 2],
     /// The state in each set of buffers: per trained tensor the parameter and two moments.
-    state: [Vec<Arc<DynValue>>; 2],
+    state: [Vec<Arc<Bound>>; 2],
     names: Vec<String>,
     /// Which set holds the current state.
     turn: usize,
     /// The buffers of the first set, which take the place of the start values after a step.
-    after_start: Option<Vec<Arc<DynValue>>>,
-    loss: Arc<DynValue>,
-    norm: Arc<DynValue>,
+    after_start: Option<Vec<Arc<Bound>>>,
+    loss: Arc<Bound>,
+    norm: Arc<Bound>,
     device: Device,
 }
 
@@ -91,19 +88,19 @@ impl StepSession {
         frozen: &Frozen,
         placement: &Placement,
     ) -> Result<Self, TrainError> {
-        let mut session = open(graph, placement)?;
+        let session = open(graph, placement)?;
         let names: Vec<String> = graph.trained.iter().flat_map(Trained::state).collect();
         let mut start = Vec::with_capacity(names.len());
         for (parameter, values) in graph.trained.iter().zip(initial) {
             for part in [values.clone(), vec![0.0; values.len()], vec![0.0; values.len()]] {
-                start.push(Arc::new(f32_value(&parameter.dims, part)?));
+                start.push(owned(f32_value(&parameter.dims, part)?));
             }
         }
         let first = device_buffers(&session, &graph.trained, placement.device)?;
         let second = device_buffers(&session, &graph.trained, placement.device)?;
-        let loss = Arc::new(f32_value(&[], vec![0.0])?);
-        let norm = Arc::new(f32_value(&[], vec![0.0])?);
-        let mut bindings = [Binding::new(&mut session)?, Binding::new(&mut session)?];
+        let loss = owned(f32_value(&[], vec![0.0])?);
+        let norm = owned(f32_value(&[], vec![0.0])?);
+        let mut bindings = [Binding::new(&session)?, Binding::new(&session)?];
         for (turn, binding) in bindings.iter_mut().enumerate() {
             for (name, value) in frozen {
                 binding.input(name, value)?;
@@ -133,7 +130,7 @@ impl StepSession {
     pub(super) fn run(&mut self, inputs: Vec<(&'static str, DynValue)>) -> Result<(f32, f32), TrainError> {
         let binding = &mut self.bindings[self.turn];
         for (name, value) in inputs {
-            binding.input(name, &Arc::new(value))?;
+            binding.input(name, &owned(value))?;
         }
         binding.run(&mut self.session)?;
         if let Some(buffers) = self.after_start.take() {
@@ -143,18 +140,19 @@ impl StepSession {
             self.state[0] = buffers;
         }
         self.turn = 1 - self.turn;
-        Ok((scalar(&self.loss)?, scalar(&self.norm)?))
+        Ok((scalar(self.loss.value())?, scalar(self.norm.value())?))
     }
 
     /// The current value of a parameter, as the graph reads it.
-    pub(super) fn parameter(&self, name: &str) -> Option<&Arc<DynValue>> {
-        let index = self.names.iter().position(|n| n == name)?;
-        self.state[self.turn].get(index)
+    pub(super) fn parameter(&self, name: &str) -> Result<&Bound, TrainError> {
+        let index = self.names.iter().position(|n| n == name);
+        let value = index.and_then(|i| self.state[self.turn].get(i));
+        value.map(|v| &**v).ok_or_else(|| TrainError::Runtime(format!("no parameter `{name}`")))
     }
 
     /// The current values of a parameter.
     pub(super) fn download(&self, name: &str) -> Result<Vec<f32>, TrainError> {
-        let value = self.parameter(name).ok_or_else(|| TrainError::Runtime(format!("no parameter `{name}`")))?;
+        let value = self.parameter(name)?.value();
         if self.device == Device::Cpu {
             return Ok(value.try_extract_tensor::<f32>()?.1.to_vec());
         }
@@ -169,7 +167,7 @@ impl StepSession {
 }
 
 /// Uninitialised buffers for the state, on the device.
-fn device_buffers(session: &Session, trained: &[Trained], device: Device) -> Result<Vec<Arc<DynValue>>, TrainError> {
+fn device_buffers(session: &Session, trained: &[Trained], device: Device) -> Result<Vec<Arc<Bound>>, TrainError> {
     let allocator = match device {
         Device::Cpu => Allocator::default(),
         Device::Cuda => Allocator::new(
@@ -180,10 +178,14 @@ fn device_buffers(session: &Session, trained: &[Trained], device: Device) -> Res
     let mut buffers = Vec::with_capacity(3 * trained.len());
     for parameter in trained {
         for _ in parameter.state() {
-            buffers.push(Arc::new(Tensor::<f32>::new(&allocator, parameter.dims.clone())?.into_dyn()));
+            buffers.push(owned(Tensor::<f32>::new(&allocator, parameter.dims.clone())?.into_dyn()));
         }
     }
     Ok(buffers)
+}
+
+fn owned(value: DynValue) -> Arc<Bound> {
+    Arc::new(Bound::owned(value))
 }
 
 fn scalar(value: &DynValue) -> Result<f32, TrainError> {
@@ -214,11 +216,10 @@ impl ForwardSession {
         let mut all: Vec<(String, SessionInputValue<'_>)> =
             inputs.into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
         for (name, value) in &self.frozen {
-            all.push((name.clone(), (&**value).into()));
+            all.push((name.clone(), value.value().into()));
         }
         for name in &self.parameters {
-            let value = step.parameter(name).ok_or_else(|| TrainError::Runtime(format!("no parameter `{name}`")))?;
-            all.push((name.clone(), (&**value).into()));
+            all.push((name.clone(), step.parameter(name)?.value().into()));
         }
         let outputs = self.session.run(all)?;
         let (_, logits) = outputs[name::LOGITS].try_extract_tensor::<f32>()?;

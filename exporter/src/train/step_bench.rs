@@ -36,6 +36,7 @@ pub fn bench_step(
     classes: usize,
     steps: usize,
 ) -> Result<StepBench, TrainError> {
+    overmask::engine::ort::environment()?;
     let encoder = Encoder::Masked { granularity: options.granularity, from_layer: options.from_layer };
     let spec = Spec { encoder, pooling: options.pooling, classes, clip_norm: options.clip_norm as f32 };
     let graph = graph::step(base, &spec)?;

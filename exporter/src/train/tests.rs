@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use ort::value::DynValue;
 use overmask::base::Base;
@@ -16,7 +17,9 @@ use safetensors::SafeTensors;
 use super::graph::{self, Encoder, Graph, Spec, name};
 use super::run::rates;
 use super::session::{ForwardSession, Placement, StepSession, f32_value, frozen, i64_value};
+use super::{Method, TrainOptions};
 use crate::autodiff;
+use crate::data::tests::dataset;
 use crate::import::hf;
 
 fn fixture() -> PathBuf {
@@ -197,6 +200,53 @@ fn gradients_of_the_whole_encoder_agree_with_pytorch() {
         let (_, ours) = outputs[format!("gradient/{value}").as_str()].try_extract_tensor::<f32>().unwrap();
         let recorded = format!("grad_dense/{}", value.replace('/', "."));
         assert_close(&recorded, ours, &reference.f32(&recorded), 2e-5);
+    }
+}
+
+#[test]
+fn a_run_repeats_bit_for_bit_and_a_seed_matters() {
+    let (_dir, base) = base();
+    let texts = ["good film", "bad film", "fine plot", "dull plot"];
+    let examples = (0..40).map(|i| (format!("{} {i}", texts[i % 4]), if i % 2 == 0 { "yes" } else { "no" }));
+    let examples: Vec<_> = examples.collect();
+    let examples: Vec<_> = examples.iter().map(|(text, label)| (text.as_str(), *label)).collect();
+    let data = dataset(&examples);
+    for method in [Method::Head, Method::Mask] {
+        let pack = |seed| {
+            let options = options(method, seed);
+            let outcome = super::run(&base, &data, None, &options, &AtomicBool::new(false), &mut |_| ()).unwrap();
+            outcome.pack.to_bytes().unwrap()
+        };
+        let first = pack(1);
+        assert_eq!(first, pack(1), "{method:?}");
+        assert_ne!(first, pack(2), "{method:?}");
+    }
+}
+
+fn options(method: Method, seed: u64) -> TrainOptions {
+    TrainOptions {
+        name: "tiny".into(),
+        method,
+        granularity: BLOCK,
+        epochs: 2,
+        batch_size: 8,
+        learning_rate: 1e-2,
+        head_learning_rate: 1e-3,
+        warmup: 0.1,
+        dropout: 0.1,
+        clip_norm: 1.0,
+        initial_sparsity: 0.05,
+        from_layer: 0,
+        seed,
+        max_tokens: 16,
+        pooling: Pooling::Mean,
+        dev_fraction: 0.2,
+        device: Device::Cpu,
+        threads: 2,
+        max_steps: None,
+        log_losses: None,
+        check_placement: false,
+        revision: 1,
     }
 }
 

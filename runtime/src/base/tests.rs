@@ -1,6 +1,7 @@
 use super::*;
 
-fn bundle(dir: &Path) -> BaseManifest {
+/// Writes a bundle with the maskable tensor `w`, [3, 4], and the tensor `b`, `[1]`.
+pub(crate) fn bundle(dir: &Path) -> BaseManifest {
     let w: Vec<u8> = (0..12).flat_map(|i| (i as f32).to_le_bytes()).collect();
     let b = 1f32.to_le_bytes();
     let mut bytes = Vec::new();

@@ -6,7 +6,7 @@ use ort::memory::Allocator;
 use ort::session::Session;
 use ort::value::Tensor;
 
-use super::raw::{Binding, Held};
+use super::binding::{Binding, Bound};
 use super::{Device, EngineError, EngineOptions, builder, device_memory, failed, refused};
 use crate::mask::Mask;
 use crate::onnx::proto::{ModelProto, data_type};
@@ -42,20 +42,20 @@ impl Masker {
     }
 
     /// The weight with zeros where the mask does not keep it; stays on the device.
-    pub(super) fn apply(&mut self, mask: &Mask, weight: &Arc<Held>) -> Result<Arc<Held>, EngineError> {
+    pub(super) fn apply(&mut self, mask: &Mask, weight: &Arc<Bound>) -> Result<Arc<Bound>, EngineError> {
         self.run(mask, weight).map_err(|e| failed(self.device, e))
     }
 
-    fn run(&mut self, mask: &Mask, weight: &Arc<Held>) -> Result<Arc<Held>, ort::Error> {
+    fn run(&mut self, mask: &Mask, weight: &Arc<Bound>) -> Result<Arc<Bound>, ort::Error> {
         let shape = [mask.outputs(), mask.inputs()];
         let keep = Tensor::from_array((shape, mask.expand()))?.into_dyn();
         let allocator = match self.device {
             Device::Cpu => Allocator::default(),
             Device::Cuda => Allocator::new(&self.session, device_memory(self.device)?)?,
         };
-        let masked = Arc::new(Held::owned(Tensor::<f32>::new(&allocator, shape)?.into_dyn()));
+        let masked = Arc::new(Bound::owned(Tensor::<f32>::new(&allocator, shape)?.into_dyn()));
         let mut binding = Binding::new(&self.session)?;
-        binding.input("keep", &Arc::new(Held::owned(keep)))?;
+        binding.input("keep", &Arc::new(Bound::owned(keep)))?;
         binding.input("weight", weight)?;
         binding.output("masked", &masked)?;
         binding.run(&mut self.session)?;

@@ -6,14 +6,15 @@
 //! tensor; the results stay on the device, bound to the task's inputs, so that switching tasks
 //! is choosing another binding.
 
+mod binding;
 mod library;
 mod masking;
-mod raw;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-pub use library::environment;
+pub use self::binding::{Binding, Bound};
+pub use self::library::environment;
 use ort::ep;
 use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::Session;
@@ -21,7 +22,6 @@ use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::value::Tensor;
 
 use self::masking::Masker;
-use self::raw::{Binding, Held};
 use super::{Device, Engine, EngineError, EngineInfo, EngineKind, EngineOptions, Hidden, TaskId, TokenBatch};
 use crate::base::Base;
 use crate::mask::{Granularity, Mask};
@@ -37,7 +37,7 @@ pub struct OrtEngine {
     tasks: BTreeMap<TaskId, Binding>,
     last_task: TaskId,
     /// The base's own values, made when first needed.
-    shared: BTreeMap<String, Arc<Held>>,
+    shared: BTreeMap<String, Arc<Bound>>,
     masker: Masker,
     session: Session,
     device: Device,
@@ -78,11 +78,11 @@ impl OrtEngine {
     }
 
     /// The base's own value of a tensor, on the engine's device.
-    fn shared(&mut self, name: &str) -> Result<Arc<Held>, EngineError> {
+    fn shared(&mut self, name: &str) -> Result<Arc<Bound>, EngineError> {
         if let Some(value) = self.shared.get(name) {
             return Ok(Arc::clone(value));
         }
-        let mut value = Arc::new(raw::mapped(&self.base, name)?.map_err(|e| failed(self.device, e))?);
+        let mut value = Arc::new(Bound::mapped(&self.base, name)?.map_err(|e| failed(self.device, e))?);
         if self.device == Device::Cuda {
             // Masking nothing is the way to the device. Bound as it is, it would be uploaded anew
             // for each task.
@@ -109,7 +109,7 @@ impl Engine for OrtEngine {
         for tensor in &base.manifest().maskable {
             let value = match masks.iter().find(|m| m.tensor == tensor.name) {
                 Some(NamedMask { mask, .. }) => {
-                    let weight = raw::mapped(&base, &tensor.name)?.map_err(|e| failed(device, e))?;
+                    let weight = Bound::mapped(&base, &tensor.name)?.map_err(|e| failed(device, e))?;
                     self.masker.apply(mask, &Arc::new(weight))?
                 }
                 None => self.shared(&tensor.name)?,
@@ -147,10 +147,10 @@ fn run(
     ];
     for (name, values) in inputs {
         let value = Tensor::from_array(([batch.batch, batch.sequence], values.clone()))?;
-        binding.input(name, &Arc::new(Held::owned(value.into_dyn())))?;
+        binding.input(name, &Arc::new(Bound::owned(value.into_dyn())))?;
     }
     let output = Tensor::<f32>::new(&Allocator::default(), [batch.batch, batch.sequence, hidden])?;
-    let output = Arc::new(Held::owned(output.into_dyn()));
+    let output = Arc::new(Bound::owned(output.into_dyn()));
     binding.output("last_hidden_state", &output)?;
     binding.run(session)?;
     Ok(output.value().try_extract_tensor::<f32>()?.1.to_vec())

@@ -1,9 +1,9 @@
-//! Calls that `ort` has no safe form for; the one place of this engine with `unsafe`.
+//! Calls that `ort` has no safe form for; the one place with `unsafe` around ONNX Runtime.
 //!
-//! - [`mapped`] sees a tensor of the base's memory map as a value, without a copy. Tests compare
-//!   it with its safe twin, which copies.
+//! - [`Bound::mapped`] sees a tensor of the base's memory map as a value, without a copy. Tests
+//!   compare it with its safe twin, which copies.
 //! - [`Binding`] binds values by reference. `ort`'s own binding copies every tensor that is
-//!   bound as an input, which would copy a base for each task.
+//!   bound as an input, which would copy a base for each task, and training's state each step.
 
 use std::ffi::{CString, c_void};
 use std::ptr::{self, NonNull};
@@ -16,32 +16,33 @@ use ort::{AsPointer, Error};
 
 use crate::base::{Base, BaseError};
 
-/// A value, with the base that its memory belongs to, if it does not own it.
-pub(super) struct Held {
+/// A value that can be bound, with the base that its memory belongs to, if it does not own it.
+pub struct Bound {
     // Dropped before the memory that it may point to.
     value: DynValue,
-    _memory: Option<Arc<Base>>,
+    mapped: Option<Arc<Base>>,
 }
 
-impl Held {
+impl Bound {
     /// A value that owns its memory.
-    pub(super) fn owned(value: DynValue) -> Self {
-        Held { value, _memory: None }
+    pub fn owned(value: DynValue) -> Self {
+        Bound { value, mapped: None }
+    }
+
+    /// A tensor of the base as a value that points into the memory map. It is read-only: an
+    /// input, never an output.
+    ///
+    /// # Errors
+    /// Outside, when the base has no such tensor; inside, what ONNX Runtime reports.
+    pub fn mapped(base: &Arc<Base>, name: &str) -> Result<Result<Bound, Error>, BaseError> {
+        let (shape, values) = base.tensor_f32(name)?;
+        Ok(wrap(shape, values).map(|value| Bound { value, mapped: Some(Arc::clone(base)) }))
     }
 
     /// The value; not to be kept for longer than this lives.
-    pub(super) fn value(&self) -> &DynValue {
+    pub fn value(&self) -> &DynValue {
         &self.value
     }
-}
-
-/// A tensor of the base as a value that points into the memory map.
-///
-/// # Errors
-/// Outside, when the base has no such tensor; inside, what ONNX Runtime reports.
-pub(super) fn mapped(base: &Arc<Base>, name: &str) -> Result<Result<Held, Error>, BaseError> {
-    let (shape, values) = base.tensor_f32(name)?;
-    Ok(wrap(shape, values).map(|value| Held { value, _memory: Some(Arc::clone(base)) }))
 }
 
 /// The values stay where they are: the caller keeps them alive for as long as the result.
@@ -52,7 +53,7 @@ fn wrap(shape: &[usize], values: &[f32]) -> Result<DynValue, Error> {
     // SAFETY: pointer and length describe `values`, and the shape is that of the tensor (ONNX
     // Runtime checks it against the length). The memory is read-only; the value is only ever
     // bound as an input, which ONNX Runtime does not write to or reuse. It outlives the
-    // value: see `mapped`, the only caller besides tests.
+    // value: see `Bound::mapped`, the only caller besides tests.
     let status = unsafe {
         (ort::api().CreateTensorWithDataAsOrtValue)(
             memory.ptr(),
@@ -71,11 +72,11 @@ fn wrap(shape: &[usize], values: &[f32]) -> Result<DynValue, Error> {
 }
 
 /// Inputs and outputs of a session, bound to values.
-pub(super) struct Binding {
+pub struct Binding {
     raw: NonNull<ort::sys::OrtIoBinding>,
     /// What is bound stays alive as long as the binding.
-    inputs: Vec<(String, Arc<Held>)>,
-    outputs: Vec<(String, Arc<Held>)>,
+    inputs: Vec<(String, Arc<Bound>)>,
+    outputs: Vec<(String, Arc<Bound>)>,
     /// The binding refers to the session's inner state, even when it is released.
     session: Arc<SharedSessionInner>,
 }
@@ -84,7 +85,11 @@ pub(super) struct Binding {
 unsafe impl Send for Binding {}
 
 impl Binding {
-    pub(super) fn new(session: &Session) -> Result<Self, Error> {
+    /// An empty binding for a session.
+    ///
+    /// # Errors
+    /// What ONNX Runtime reports.
+    pub fn new(session: &Session) -> Result<Self, Error> {
         let mut raw = ptr::null_mut();
         // SAFETY: the session is alive (it is kept below), and the out-pointer is ours.
         check(unsafe { (ort::api().CreateIoBinding)(session.ptr().cast_mut(), &mut raw) })?;
@@ -92,8 +97,12 @@ impl Binding {
         Ok(Binding { raw, inputs: Vec::new(), outputs: Vec::new(), session: session.inner() })
     }
 
-    /// Binds an input; an earlier value under that name is let go.
-    pub(super) fn input(&mut self, name: &str, value: &Arc<Held>) -> Result<(), Error> {
+    /// Binds an input; an earlier value under that name is let go. On a GPU, a value of the
+    /// CPU's memory is copied there now, once.
+    ///
+    /// # Errors
+    /// When the session has no such input, or what ONNX Runtime reports.
+    pub fn input(&mut self, name: &str, value: &Arc<Bound>) -> Result<(), Error> {
         let c_name = c_string(name)?;
         // SAFETY: binding and value are alive; the value is held for as long as it is bound.
         check(unsafe { (ort::api().BindInput)(self.raw.as_ptr(), c_name.as_ptr(), value.value.ptr()) })?;
@@ -102,17 +111,27 @@ impl Binding {
     }
 
     /// Binds an output to a value of its type and shape, which every run overwrites.
-    pub(super) fn output(&mut self, name: &str, value: &Arc<Held>) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// When the session has no such output, the value is of the base's memory map, or what ONNX
+    /// Runtime reports.
+    pub fn output(&mut self, name: &str, value: &Arc<Bound>) -> Result<(), Error> {
+        if value.mapped.is_some() {
+            return Err(Error::new(format!("output `{name}`: a tensor of the base cannot be written")));
+        }
         let c_name = c_string(name)?;
-        // SAFETY: as for inputs. The value owns memory of its shape (values of the map are never
-        // bound as outputs), and ONNX Runtime refuses to write a result of another shape.
+        // SAFETY: as for inputs. The value owns memory of its shape, and ONNX Runtime refuses to
+        // write a result of another shape.
         check(unsafe { (ort::api().BindOutput)(self.raw.as_ptr(), c_name.as_ptr(), value.value.ptr()) })?;
         hold(&mut self.outputs, name, value);
         Ok(())
     }
 
     /// Runs the session that the binding was made for, and waits for the outputs.
-    pub(super) fn run(&mut self, session: &mut Session) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// When it is another session, or the run fails.
+    pub fn run(&mut self, session: &mut Session) -> Result<(), Error> {
         if !ptr::eq(session.ptr(), self.session.ptr()) {
             return Err(Error::new("the binding belongs to another session"));
         }
@@ -131,7 +150,7 @@ impl Drop for Binding {
     }
 }
 
-fn hold(held: &mut Vec<(String, Arc<Held>)>, name: &str, value: &Arc<Held>) {
+fn hold(held: &mut Vec<(String, Arc<Bound>)>, name: &str, value: &Arc<Bound>) {
     match held.iter_mut().find(|(n, _)| n == name) {
         Some((_, old)) => *old = Arc::clone(value),
         None => held.push((name.to_owned(), Arc::clone(value))),
@@ -155,6 +174,7 @@ mod tests {
     use super::super::masking::Masker;
     use super::super::{Device, EngineOptions};
     use super::*;
+    use crate::base::tests::bundle;
     use crate::mask::{Granularity, Mask};
 
     const SHAPE: [usize; 2] = [37, 11];
@@ -173,7 +193,7 @@ mod tests {
         Masker::new(Device::Cpu, &options).unwrap_or_else(|e| panic!("{e}\n`cargo xtask test` sets everything up"))
     }
 
-    fn values(held: &Held) -> Vec<f32> {
+    fn values(held: &Bound) -> Vec<f32> {
         held.value().try_extract_tensor::<f32>().unwrap().1.to_vec()
     }
 
@@ -181,8 +201,8 @@ mod tests {
     fn a_wrapped_tensor_is_what_its_copied_twin_is() {
         let mut masker = masker();
         let weights = weights();
-        let wrapped = Arc::new(Held::owned(wrap(&SHAPE, &weights).unwrap()));
-        let copied = Arc::new(Held::owned(copied(&SHAPE, &weights)));
+        let wrapped = Arc::new(Bound::owned(wrap(&SHAPE, &weights).unwrap()));
+        let copied = Arc::new(Bound::owned(copied(&SHAPE, &weights)));
         assert_eq!(wrapped.value().dtype(), copied.value().dtype());
         assert_eq!(values(&wrapped), weights);
         for granularity in [Granularity::Weight, Granularity::Block { rows: 4, cols: 3 }] {
@@ -208,18 +228,34 @@ mod tests {
     fn a_binding_refuses_another_session_and_wrong_shapes() {
         let mut masker = masker();
         let mut other = self::masker();
-        let weight = Arc::new(Held::owned(copied(&SHAPE, &weights())));
+        let weight = Arc::new(Bound::owned(copied(&SHAPE, &weights())));
         let mut binding = Binding::new(masker.session()).unwrap();
         binding.input("weight", &weight).unwrap();
         let keep = Tensor::from_array((SHAPE, vec![true; SHAPE[0] * SHAPE[1]])).unwrap().into_dyn();
-        binding.input("keep", &Arc::new(Held::owned(keep))).unwrap();
-        binding.output("masked", &Arc::new(Held::owned(copied(&[3, 3], &[0.0; 9])))).unwrap();
+        binding.input("keep", &Arc::new(Bound::owned(keep))).unwrap();
+        binding.output("masked", &Arc::new(Bound::owned(copied(&[3, 3], &[0.0; 9])))).unwrap();
         assert!(binding.run(other.session()).unwrap_err().to_string().contains("another session"));
         assert!(binding.run(masker.session()).is_err(), "the output is too small");
-        let out = Arc::new(Held::owned(copied(&SHAPE, &[0.0; SHAPE[0] * SHAPE[1]])));
+        let out = Arc::new(Bound::owned(copied(&SHAPE, &[0.0; SHAPE[0] * SHAPE[1]])));
         binding.output("masked", &out).unwrap();
         binding.run(masker.session()).unwrap();
         assert_eq!(values(&out), weights());
         assert!(binding.input("no\0name", &weight).is_err());
+    }
+
+    #[test]
+    fn a_tensor_of_the_base_is_read_and_never_written() {
+        let mut masker = masker();
+        let dir = tempfile::tempdir().unwrap();
+        bundle(dir.path());
+        let base = Arc::new(Base::open(dir.path()).unwrap());
+        assert!(Bound::mapped(&base, "nothing").is_err());
+        let weight = Arc::new(Bound::mapped(&base, "w").unwrap().unwrap());
+        let mask = Mask::from_units(Granularity::Weight, 3, 4, (0..12).map(|i| i % 2 == 1)).unwrap();
+        let expected: Vec<f32> = (0..12).map(|i| if i % 2 == 1 { i as f32 } else { 0.0 }).collect();
+        assert_eq!(values(&masker.apply(&mask, &weight).unwrap()), expected);
+        let mut binding = Binding::new(masker.session()).unwrap();
+        let refused = binding.output("masked", &weight).unwrap_err();
+        assert!(refused.to_string().contains("cannot be written"), "{refused}");
     }
 }
