@@ -49,7 +49,7 @@ pub(super) struct TrainArgs {
     /// What is kept or zeroed together: `weight`, or `block:RxC` (R outputs x C inputs).
     #[arg(long, default_value = "block:32x1")]
     granularity: Granularity,
-    /// Passes over the training texts; default: 3 for masks, 30 for a head alone, whose passes
+    /// Passes over the training texts; default: 3 for masks, 100 for a head alone, whose passes
     /// cost next to nothing.
     #[arg(long, value_name = "N")]
     epochs: Option<u32>,
@@ -104,7 +104,7 @@ struct Tuning {
     /// Learning rate of the scores.
     #[arg(long, value_name = "RATE", default_value_t = 1e-2)]
     learning_rate: f64,
-    /// Learning rate of the head; default: 0.001 beside masks, 0.005 for a head alone.
+    /// Learning rate of the head; default: 0.001 beside masks, 0.01 for a head alone.
     #[arg(long, value_name = "RATE")]
     head_learning_rate: Option<f64>,
     /// The part of all steps in which the rates rise from zero.
@@ -184,7 +184,7 @@ impl TrainArgs {
         };
         let Task::Classify = self.task;
         let (epochs, head_learning_rate) = match self.method {
-            MethodArg::Head => (30, 5e-3),
+            MethodArg::Head => (100, 1e-2),
             MethodArg::Mask => (3, 1e-3),
         };
         let all_threads = || std::thread::available_parallelism().map_or(1, usize::from);

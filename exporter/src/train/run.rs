@@ -227,7 +227,9 @@ impl<'a> Learner<'a> {
             }
             now.epoch += 1;
             let (accuracy, loss) = self.evaluate_dev()?;
-            log::info!("epoch {}: dev accuracy {accuracy:.4}, dev loss {loss:.4}", now.epoch);
+            // A head alone has a hundred epochs, of a blink each.
+            let level = if o.method == Method::Head { log::Level::Debug } else { log::Level::Info };
+            log::log!(level, "epoch {}: dev accuracy {accuracy:.4}, dev loss {loss:.4}", now.epoch);
             // Equal accuracies are common on small dev splits; then the lower loss is better.
             if best.as_ref().is_none_or(|(a, l, _)| (accuracy, -loss) > (*a, -*l)) {
                 best = Some((accuracy, loss, self.checkpoint()?));
