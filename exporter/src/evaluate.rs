@@ -55,7 +55,7 @@ impl EvaluateError {
             Self::Pack(e) => e.exit_code(),
             Self::Engine(e) => e.exit_code(),
             Self::Task(e) => e.exit_code(),
-            Self::Write { .. } => ExitCode::InputData,
+            Self::Write { .. } => ExitCode::DeviceOrStore,
         }
     }
 }

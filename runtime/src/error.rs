@@ -49,9 +49,16 @@ Exit codes:
 
     /// The code of an error: that of the first library error in its chain of causes.
     pub fn of(error: &anyhow::Error) -> ExitCode {
+        Self::find(error, |_| None)
+    }
+
+    /// The same for a program with errors of its own, whose codes `own` knows.
+    pub fn find(error: &anyhow::Error, own: impl Fn(&(dyn Error + 'static)) -> Option<ExitCode>) -> ExitCode {
         // A message given as context is not in the chain under its own type.
         let context = error.downcast_ref::<CodedError>().map(CodedError::exit_code);
-        context.or_else(|| error.chain().find_map(known)).unwrap_or(ExitCode::Other)
+        context
+            .or_else(|| error.chain().find_map(|cause| own(cause).or_else(|| known(cause))))
+            .unwrap_or(ExitCode::Other)
     }
 }
 

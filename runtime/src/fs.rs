@@ -1,10 +1,8 @@
-//! Files that appear whole or not at all.
+//! Files that appear whole or not at all, and reading no more than a file may have.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::path::Path;
-
-use tempfile::NamedTempFile;
 
 /// Writes a file beside its place, brings it to the disk, and renames it into place.
 ///
@@ -21,8 +19,13 @@ pub fn write_atomically<E: From<io::Error>>(
         Some(dir) if !dir.as_os_str().is_empty() => dir,
         _ => Path::new("."),
     };
-    let mut beside = NamedTempFile::with_prefix_in(".overmask-", dir)?;
-    share(beside.as_file())?;
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".overmask-");
+    // Temporary files are private to their owner; a finished one is as others are: for all whom
+    // the process's umask lets read.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let mut beside = builder.tempfile_in(dir)?;
     write(beside.as_file_mut())?;
     beside.as_file().sync_all()?;
     beside.persist(path).map_err(|e| e.error)?;
@@ -30,16 +33,11 @@ pub fn write_atomically<E: From<io::Error>>(
     Ok(())
 }
 
-/// Temporary files are private to their owner; a finished file is readable by all, as others are.
-#[cfg(unix)]
-fn share(file: &File) -> io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
-    file.set_permissions(std::fs::Permissions::from_mode(0o644))
-}
-
-#[cfg(not(unix))]
-fn share(_: &File) -> io::Result<()> {
-    Ok(())
+/// The bytes of a file, or `None` when there are more than `limit`.
+pub(crate) fn read_at_most(path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
+    Ok((bytes.len() as u64 <= limit).then_some(bytes))
 }
 
 /// A rename is on the disk only when its directory is.
@@ -74,6 +72,42 @@ mod tests {
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
         write_atomically::<io::Error>(&path, |f| f.write_all(b"new")).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"new");
+    }
+
+    /// Run twice: as it is, and by itself in a process with another umask.
+    #[cfg(unix)]
+    #[test]
+    fn a_written_file_has_the_permissions_of_any_other() {
+        use std::os::unix::fs::PermissionsExt;
+
+        let dir = tempfile::tempdir().unwrap();
+        let [ours, other] = ["ours", "other"].map(|name| dir.path().join(name));
+        write_atomically::<io::Error>(&ours, |f| f.write_all(b"x")).unwrap();
+        std::fs::write(&other, b"x").unwrap();
+        let mode = |path| std::fs::metadata(path).unwrap().permissions().mode();
+        assert_eq!(mode(&ours), mode(&other));
+
+        const INSIDE: &str = "OVERMASK_TEST_UMASK";
+        if std::env::var_os(INSIDE).is_some() {
+            assert_eq!(mode(&ours) & 0o777, 0o640);
+            return;
+        }
+        let name = std::thread::current().name().unwrap().to_owned();
+        let mut again = std::process::Command::new("sh");
+        again.args(["-c", "umask 027 && exec \"$0\" --exact \"$1\""]).arg(std::env::current_exe().unwrap());
+        let ran = again.arg(name).env(INSIDE, "1").output().unwrap();
+        assert!(ran.status.success(), "{ran:?}");
+        assert!(String::from_utf8_lossy(&ran.stdout).contains("1 passed"), "{ran:?}");
+    }
+
+    #[test]
+    fn no_more_is_read_than_a_file_may_have() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        std::fs::write(&path, b"four").unwrap();
+        assert_eq!(read_at_most(&path, 4).unwrap().unwrap(), b"four");
+        assert_eq!(read_at_most(&path, 3).unwrap(), None);
+        assert!(read_at_most(&dir.path().join("b"), 3).is_err());
     }
 
     #[test]

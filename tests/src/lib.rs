@@ -14,6 +14,7 @@ use overmask::base::Base;
 use overmask::engine::{self, Engine, EngineKind, EngineOptions};
 use overmask::mask::{Granularity, Mask};
 use overmask::pack::{CODEC, Golden, Head, NamedMask, Pack, PackDocument, Pooling, SCHEMA, TaskKind, TextSettings};
+use serde_json::Value;
 
 /// What to do when something is missing.
 const SET_UP: &str = "run `cargo xtask test`, which sets everything up and runs the tests";
@@ -56,7 +57,7 @@ pub fn questions(count: usize) -> Vec<String> {
     for file in ["trec/test.jsonl", "trec/train.jsonl"] {
         let lines = std::fs::read_to_string(asset(file)).unwrap();
         texts.extend(lines.lines().map(|line| {
-            let row: serde_json::Value = serde_json::from_str(line).unwrap();
+            let row: Value = serde_json::from_str(line).unwrap();
             row["text"].as_str().unwrap().to_owned()
         }));
     }
@@ -101,6 +102,21 @@ impl From<Output> for Ran {
             stderr: String::from_utf8(output.stderr).unwrap(),
         }
     }
+}
+
+/// The JSON objects that it printed, one a line.
+pub fn json_lines(ran: &Ran) -> Vec<Value> {
+    ran.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// The run failed with this code, said all of this on stderr, and nothing of a panic.
+#[track_caller]
+pub fn failed(ran: &Ran, code: i32, said: &[&str]) {
+    assert_eq!(ran.code, code, "{ran:?}");
+    for words in said {
+        assert!(ran.stderr.contains(words), "{words:?} is missing: {}", ran.stderr);
+    }
+    assert!(!ran.stderr.contains("panicked"), "{}", ran.stderr);
 }
 
 /// Runs a program with nothing on stdin.

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use overmask::mask::Granularity;
 use overmask::pack::Golden;
 use overmask::task::Runner;
-use overmask_tests::{Ran, Recipe, base, base_dir, engine, program, questions, ran, ran_with};
+use overmask_tests::{Ran, Recipe, base, base_dir, engine, failed, json_lines, program, questions, ran, ran_with};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -39,18 +39,13 @@ fn run(pack: &Path, arguments: &[&str]) -> Command {
     command
 }
 
-fn json_lines(ran: &Ran) -> Vec<Value> {
-    ran.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-}
-
-/// The run failed with this code, said all of this on stderr, and nothing of a panic.
-#[track_caller]
-fn failed(ran: &Ran, code: i32, said: &[&str]) {
-    assert_eq!(ran.code, code, "{ran:?}");
-    for words in said {
-        assert!(ran.stderr.contains(words), "{words:?} is missing: {}", ran.stderr);
+/// A copy of the real base.
+fn copy_of_base(to: &Path) {
+    std::fs::create_dir(to).unwrap();
+    for entry in std::fs::read_dir(base_dir()).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
     }
-    assert!(!ran.stderr.contains("panicked"), "{}", ran.stderr);
 }
 
 #[test]
@@ -111,6 +106,39 @@ fn text_that_is_not_utf8_is_named_by_its_line() {
     let got = ran_with(&mut run(&pack, &["--json"]), b"fine\nalso fine\nna\xefve\nnever read\n");
     failed(&got, 3, &["line 3", "UTF-8"]);
     assert_eq!(json_lines(&got).len(), 2, "the lines before it are answered");
+}
+
+#[test]
+fn a_text_without_tokens_is_named_by_its_line() {
+    let (dir, pack) = folder();
+    let odd = dir.path().join("base");
+    copy_of_base(&odd);
+    // A tokenizer that puts nothing around a text makes nothing of an empty one.
+    let path = odd.join("tokenizer.json");
+    let mut tokenizer: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    tokenizer["post_processor"] = Value::Null;
+    std::fs::write(&path, tokenizer.to_string()).unwrap();
+    let run = || {
+        let mut command = overmask(&["run", "--engine", "tract", "--pack"]);
+        command.arg(&pack).arg("--base").arg(&odd);
+        command
+    };
+    // More lines than are handed over at once.
+    let input = ["text\n".repeat(289), "\n".to_owned(), "text\n".repeat(10)].concat();
+    let got = ran_with(&mut run(), input.as_bytes());
+    failed(&got, 3, &["stdin, line 290: has no tokens"]);
+    assert_eq!(got.stdout.lines().count(), 256);
+    failed(&ran(run().args(["text", ""])), 3, &["text 2: has no tokens"]);
+}
+
+#[test]
+fn threads_that_an_engine_does_not_use_are_no_secret() {
+    let (_dir, pack) = folder();
+    let got = ran(&mut run(&pack, &["--engine", "tract", "--threads", "4", "text"]));
+    assert_eq!((got.code, got.stderr.matches("one thread; the 4 ").count()), (0, 1), "{got:?}");
+    for arguments in [["--engine", "tract", "--threads", "1", "text"], ["--engine", "ort", "--threads", "2", "text"]] {
+        assert_eq!(ran(&mut run(&pack, &arguments)).stderr, "");
+    }
 }
 
 #[test]
@@ -221,14 +249,32 @@ fn verify_recomputes_the_golden_vectors() {
 }
 
 #[test]
+fn verify_fails_though_nobody_reads_its_reports() {
+    let (dir, good) = folder();
+    let mut changed = overmask::pack::Pack::open(&good).unwrap();
+    changed.golden[1].logits[0] += 0.01;
+    let bad = dir.path().join("changed.pack");
+    changed.write(&bad).unwrap();
+    // Names so long that the first reports are handed over before the last pack is looked at.
+    let long = dir.path().join("./".repeat(1900)).join("demo.pack");
+    let closed = || {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = overmask(&["verify", "--json", "--base"]);
+        command.arg(base_dir()).args([&long, &long, &long]).stdout(writer).stderr(Stdio::piped());
+        command
+    };
+    let finish = |command: &mut Command| -> Ran { command.spawn().unwrap().wait_with_output().unwrap().into() };
+    failed(&finish(closed().arg(&bad)), 4, &["changed.pack", "golden"]);
+    let got = finish(&mut closed());
+    assert_eq!((got.code, got.stderr.as_str()), (0, ""), "nothing is wrong with the packs");
+}
+
+#[test]
 fn verify_notices_a_changed_base() {
     let (dir, pack) = folder();
     let copy = dir.path().join("base");
-    std::fs::create_dir(&copy).unwrap();
-    for entry in std::fs::read_dir(base_dir()).unwrap() {
-        let entry = entry.unwrap();
-        std::fs::copy(entry.path(), copy.join(entry.file_name())).unwrap();
-    }
+    copy_of_base(&copy);
     let weights = copy.join("model.safetensors");
     let mut bytes = std::fs::read(&weights).unwrap();
     let last = bytes.len() - 1;

@@ -8,6 +8,11 @@ use overmask::pack::Pooling;
 use overmask::task::{Tokenizer, pool};
 use serde_json::Value;
 
+/// How many of each token's values the reference has, the first ones.
+const OF_TOKEN: usize = 8;
+/// How many of each text's.
+const OF_TEXT: usize = 16;
+
 fn numbers(value: &Value) -> Vec<f32> {
     value.as_array().unwrap().iter().map(|v| v.as_f64().unwrap() as f32).collect()
 }
@@ -19,6 +24,7 @@ fn rows(value: &Value) -> Vec<Vec<i64>> {
 
 #[track_caller]
 fn assert_close(ours: &[f32], theirs: &[f32], what: &str) {
+    assert_eq!(ours.len(), theirs.len(), "{what}");
     for (i, (a, b)) in ours.iter().zip(theirs).enumerate() {
         assert!((a - b).abs() < 1e-4, "{what}[{i}]: {a}, PyTorch {b}");
     }
@@ -56,15 +62,22 @@ fn both_engines_agree_with_pytorch() {
         let mut engine = overmask_tests::engine(kind, &overmask_tests::base());
         let task = engine.load(&[]).unwrap();
         let hidden = engine.encode(task, &tokens).unwrap();
-        for (text, positions) in reference["hidden"].as_array().unwrap().iter().enumerate() {
-            for (position, values) in positions.as_array().unwrap().iter().enumerate() {
+        let recorded = reference["hidden"].as_array().unwrap();
+        assert_eq!(recorded.len(), batch);
+        for (text, positions) in recorded.iter().enumerate() {
+            let positions = positions.as_array().unwrap();
+            assert_eq!(positions.len(), tokens.row_length(text));
+            for (position, values) in positions.iter().enumerate() {
                 let at = (text * hidden.sequence + position) * hidden.hidden;
-                assert_close(&hidden.data[at..], &numbers(values), &format!("{kind}: text {text}, token {position}"));
+                let ours = &hidden.data[at..at + OF_TOKEN];
+                assert_close(ours, &numbers(values), &format!("{kind}: text {text}, token {position}"));
             }
         }
         let pooled = pool(&hidden, &tokens, Pooling::Mean);
-        for (ours, theirs) in pooled.iter().zip(reference["pooled"].as_array().unwrap()) {
-            assert_close(ours, &numbers(theirs), &format!("{kind}: pooled"));
+        let recorded = reference["pooled"].as_array().unwrap();
+        assert_eq!(pooled.len(), recorded.len());
+        for (ours, theirs) in pooled.iter().zip(recorded) {
+            assert_close(&ours[..OF_TEXT], &numbers(theirs), &format!("{kind}: pooled"));
         }
     }
 }

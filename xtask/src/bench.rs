@@ -5,6 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use crate::learn::{self, Method, TASKS, Task, number};
 use crate::report::{percent, table};
@@ -14,12 +15,12 @@ use crate::work::{Run, Work};
 const SEEDS: [u64; 3] = [1, 2, 3];
 const METHODS: [Method; 3] = [Method::Head, Method::Mask("block:32x1"), Method::Mask("weight")];
 
-/// Learns every task with every method and seed, and prints means. A run that was done with
-/// the same settings is not repeated.
+/// Learns every task with every method and seed, and prints means. A run that the same program
+/// has done with the same settings is not repeated.
 pub(crate) fn accuracy(work: &Work) -> Result<()> {
     let ready = setup::everything(work)?;
     let dir = work.target.join("bench");
-    let runs = dir.join("accuracy");
+    let runs = dir.join("accuracy").join(build(&work.program("overmask-export"))?);
     fs::create_dir_all(&runs).with_context(|| format!("cannot create {}", runs.display()))?;
     let mut lines =
         vec![["task", "mask", "mean", "seeds", "zeros", "pack bytes", "seconds"].map(str::to_owned).to_vec()];
@@ -56,6 +57,13 @@ pub(crate) fn accuracy(work: &Work) -> Result<()> {
     }
     println!("{}", table(&lines));
     Ok(())
+}
+
+/// A short name of a program's very bytes: another build may learn something else, also with
+/// the same settings, whose defaults it decides.
+fn build(program: &Path) -> Result<String> {
+    let bytes = fs::read(program).with_context(|| format!("cannot read {}", program.display()))?;
+    Ok(Sha256::digest(&bytes)[..6].iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// One run, or its result from before.

@@ -27,9 +27,10 @@ Commands:
   demo                   set everything up, learn two tasks on one base, run them
   test                   set everything up, run every test
   bench --only accuracy  what both granularities reach on both tasks, mean of three seeds;
-                         runs that are done are not repeated (hours on a small machine)
+                         what this build has done is not repeated (hours on a small machine)
   bench --only step      the time of a training step beside PyTorch's (fetches PyTorch)
-  setup                  set everything up: ONNX Runtime, the programs, a base, data sets
+  setup                  set everything up: ONNX Runtime, the programs, a base, data sets, and
+                         what the tests need; then `cargo test --release --workspace` works
 
 What is set up lands in the target directory (CARGO_TARGET_DIR is respected). ORT_DYLIB_PATH,
 if set, says which ONNX Runtime library to use.";
@@ -53,7 +54,7 @@ fn run(args: &[&str]) -> Result<ExitCode> {
         ["test", more @ ..] => test::run(&work, more)?,
         ["bench", "--only", "accuracy"] => bench::accuracy(&work)?,
         ["bench", "--only", "step", more @ ..] => bench::step(&work, more)?,
-        ["setup"] => drop(setup::everything(&work)?),
+        ["setup"] => drop(setup::for_tests(&work)?),
         ["help" | "--help" | "-h"] => println!("{HELP}"),
         [] => {
             eprintln!("{HELP}");

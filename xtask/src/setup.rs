@@ -33,33 +33,24 @@ impl Ready<'_> {
 
 /// Sets up the programs, ONNX Runtime, a base and two data sets.
 pub(crate) fn everything(work: &Work) -> Result<Ready<'_>> {
-    tools()?;
+    // Before the build, which takes minutes. A linker there is: it has linked us.
+    if !Run::new("python3").args("-m pip --version").works() {
+        bail!("Python 3 with pip is missing; install it and try again: sudo apt install python3-pip");
+    }
     programs(work)?;
     assets(work)
 }
 
-/// Names what is missing, all at once, with what installs it.
-fn tools() -> Result<()> {
-    let mut missing = String::new();
-    // A linker: without it no program can be built. Any of these will do.
-    if !["cc", "gcc", "clang"].iter().any(|cc| runs(cc, "--version")) {
-        missing.push_str("\n- a C linker: sudo apt install gcc libc6-dev");
-    }
-    if !runs("python3", "-m pip --version") {
-        missing.push_str("\n- Python 3 with pip: sudo apt install python3-pip");
-    }
-    if !missing.is_empty() {
-        bail!("some tools are missing; install them and try again:{missing}");
-    }
-    Ok(())
+/// Sets up what the tests need beyond that.
+pub(crate) fn for_tests(work: &Work) -> Result<Ready<'_>> {
+    let ready = everything(work)?;
+    checker(work)?;
+    Ok(ready)
 }
 
-fn runs(program: &str, args: &str) -> bool {
-    Run::new(program).args(args).works()
-}
-
-/// Builds the two programs.
-pub(crate) fn programs(work: &Work) -> Result<()> {
+/// Builds the two programs, and the tests with them: for the programs alone, dependencies could
+/// have other features, and the tests would build them and all above once more.
+fn programs(work: &Work) -> Result<()> {
     work.cargo().args("build --release --workspace --all-targets").show()
 }
 
@@ -120,9 +111,10 @@ fn library_in(dir: &Path) -> Result<PathBuf> {
 }
 
 /// The checker of ONNX models, a Python package, for the tests.
-pub(crate) fn checker(work: &Work) -> Result<()> {
+fn checker(work: &Work) -> Result<()> {
     let dir = work.assets().join("onnx-checker");
-    if dir.is_dir() {
+    // What pip writes beside a package says which version it is.
+    if dir.join(format!("onnx-{CHECKER_VERSION}.dist-info")).is_dir() {
         return Ok(());
     }
     // Renamed when whole: a directory that is there is a whole one.
@@ -132,6 +124,9 @@ pub(crate) fn checker(work: &Work) -> Result<()> {
         .arg(&beside)
         .arg(format!("onnx=={CHECKER_VERSION}"))
         .show()?;
+    if dir.exists() {
+        fs::remove_dir_all(&dir).with_context(|| format!("cannot remove {}", dir.display()))?;
+    }
     fs::rename(&beside, &dir).with_context(|| format!("cannot write {}", dir.display()))
 }
 

@@ -15,8 +15,7 @@ struct Counts {
 
 /// Sets up, runs all tests, prints how many there were. `more` goes to `cargo test`.
 pub(crate) fn run(work: &Work, more: &[&str]) -> Result<()> {
-    let ready = setup::everything(work)?;
-    setup::checker(work)?;
+    let ready = setup::for_tests(work)?;
     // Release: the profile in which the programs are built, so that each dependency is
     // compiled once.
     let mut run = work.cargo().args("test --workspace --release --no-fail-fast");

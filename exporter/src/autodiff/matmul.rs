@@ -21,7 +21,7 @@ pub(super) fn rule(op: &str) -> Option<Rule> {
 /// | 1 | 0 | b·dyᵀ | a·dy |
 /// | 1 | 1 | bᵀ·dyᵀ | dyᵀ·aᵀ |
 fn gemm(back: &mut Backward<'_>, node: &NodeProto, dy: &str) -> Result<(), AutodiffError> {
-    let (trans_a, trans_b) = (node.int("transA", 0), node.int("transB", 0));
+    let [trans_a, trans_b] = ["transA", "transB"].map(|name| i64::from(node.int(name, 0) != 0));
     let (alpha, beta) = (node.float("alpha", 1.0), node.float("beta", 1.0));
     let (a, b) = (&node.input[0], &node.input[1]);
     let mut product = |value: &str, left: (&str, i64), right: (&str, i64)| {
@@ -78,7 +78,7 @@ fn give(
     other: usize,
 ) -> Result<(), AutodiffError> {
     let (shape, output) = (back.shape(node, value)?, back.shape(node, &node.output[0])?);
-    let same_batch = own >= other && shape[..own - 2] == output[..output.len() - 2];
+    let same_batch = own >= other && shape.iter().rev().skip(2).eq(output.iter().rev().skip(2));
     if same_batch {
         back.give(value, gradient);
         return Ok(());

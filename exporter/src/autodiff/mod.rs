@@ -68,13 +68,15 @@ fn rule(op: &str) -> Option<Rule> {
 /// Appends to the graph the gradients of the scalar `loss` with respect to each value of
 /// `wrt`, and returns their names in that order.
 ///
-/// A value of `wrt` may be an input, an initializer or an inner value; what lies below an inner
-/// value is treated as constant unless it is wanted too.
+/// A value of `wrt` may be an input, an initializer or an inner value. No gradient goes through
+/// an inner value to what it is made of: with x and y = f(x) both wanted, that of x is what
+/// reaches it on other ways than through y.
 ///
 /// # Errors
-/// When a node on the way has no rule, a shape that a rule needs is unknown, or the loss does
-/// not depend on a wanted value.
+/// When a node lacks inputs or holds a graph, a node on the way has no rule, a shape that a rule
+/// needs is unknown, or the loss does not depend on a wanted value.
 pub fn differentiate(b: &mut GraphBuilder, loss: &str, wrt: &[String]) -> Result<Vec<String>, AutodiffError> {
+    b.graph().node.iter().try_for_each(check_form)?;
     norm::name_statistics(b.nodes_mut());
     let shapes = Shapes::infer(b.graph())?;
     let nodes: Vec<NodeProto> = b.graph().node.clone();
@@ -84,7 +86,7 @@ pub fn differentiate(b: &mut GraphBuilder, loss: &str, wrt: &[String]) -> Result
             active.extend(node.output.iter().filter(|o| !o.is_empty()).cloned());
         }
     }
-    // A wanted inner value is a leaf: its producer gets no gradient for its sake alone.
+    // A wanted inner value is a leaf: its producer gets no gradient.
     let wanted: HashSet<&String> = wrt.iter().collect();
     let one = b.float(1.0);
     let mut back = Backward { b, shapes, active, gradients: HashMap::from([(loss.to_owned(), vec![one])]) };
@@ -102,6 +104,28 @@ pub fn differentiate(b: &mut GraphBuilder, loss: &str, wrt: &[String]) -> Result
     wrt.iter()
         .map(|value| back.total(value).ok_or_else(|| AutodiffError::Unconnected { value: value.clone() }))
         .collect()
+}
+
+/// Checks what rules rely on: that a node has the inputs that its operator cannot do without, and
+/// that it reads nothing but its inputs.
+fn check_form(node: &NodeProto) -> Result<(), AutodiffError> {
+    let needed = match node.op_type.as_str() {
+        "Where" | "OneHot" => 3,
+        "Add" | "Sub" | "Mul" | "Div" | "Greater" | "Equal" | "Gemm" | "MatMul" | "Reshape" | "Expand" | "Gather"
+        | "LayerNormalization" => 2,
+        "Neg" | "Sqrt" | "Exp" | "Log" | "Erf" | "Tanh" | "Relu" | "Sigmoid" | "Identity" | "Cast" | "Softmax"
+        | "LogSoftmax" | "Transpose" | "Unsqueeze" | "Squeeze" | "Slice" | "Shape" | "ReduceSum" | "ReduceMean" => 1,
+        _ => 0,
+    };
+    let found = node.input.len();
+    if found < needed {
+        return Err(unsupported(node, format!("has {found} of at least {needed} inputs")));
+    }
+    // A graph inside a node reads values of the graph around it without naming them as inputs.
+    if node.attribute.iter().any(|a| a.g.is_some() || !a.graphs.is_empty()) {
+        return Err(unsupported(node, "holds a graph of its own"));
+    }
+    Ok(())
 }
 
 /// The state of a backward walk.
@@ -135,7 +159,9 @@ impl Backward<'_> {
         like: &str,
     ) -> Result<(), AutodiffError> {
         let (from, to) = (self.shape(node, like)?, self.shape(node, value)?);
-        let extra = from.len() - to.len();
+        let Some(extra) = from.len().checked_sub(to.len()) else {
+            return Err(unsupported(node, format!("`{value}` has more axes than `{like}`, to which it is broadcast")));
+        };
         let mut axes: Vec<i64> = (0..extra as i64).collect();
         axes.extend(
             (0..to.len()).filter(|i| to[*i] == Dim::one() && from[extra + i] != Dim::one()).map(|i| (extra + i) as i64),

@@ -2,7 +2,7 @@
 
 use overmask::onnx::proto::NodeProto;
 
-use super::{AutodiffError, Backward, Rule, unsupported};
+use super::{AutodiffError, Backward, Rule, shape, unsupported};
 
 pub(super) fn rule(op: &str) -> Option<Rule> {
     Some(match op {
@@ -22,13 +22,13 @@ fn reshape(back: &mut Backward<'_>, node: &NodeProto, dy: &str) -> Result<(), Au
 
 /// The gradient goes through the inverse permutation.
 fn transpose(back: &mut Backward<'_>, node: &NodeProto, dy: &str) -> Result<(), AutodiffError> {
-    let perm = match node.attribute("perm") {
-        Some(a) => a.ints.clone(),
-        None => (0..back.shape(node, &node.input[0])?.len() as i64).rev().collect(),
+    let rank = match node.attribute("perm") {
+        Some(order) => order.ints.len(),
+        None => back.shape(node, &node.input[0])?.len(),
     };
-    let mut inverse = vec![0; perm.len()];
-    for (to, from) in perm.iter().enumerate() {
-        inverse[*from as usize] = to as i64;
+    let mut inverse = vec![0; rank];
+    for (to, from) in shape::permutation(node, rank)?.into_iter().enumerate() {
+        inverse[from] = to as i64;
     }
     let gradient = back.b.op("Transpose", &[dy], &[("perm", inverse.into())]);
     back.give(&node.input[0], gradient);

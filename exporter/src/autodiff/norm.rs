@@ -74,9 +74,11 @@ fn layer_norm(back: &mut Backward<'_>, node: &NodeProto, dy: &str) -> Result<(),
 /// Names the statistics that [`layer_norm`] needs on every `LayerNormalization` of a graph.
 pub(super) fn name_statistics(nodes: &mut [NodeProto]) {
     for node in nodes.iter_mut().filter(|n| n.op_type == "LayerNormalization") {
-        for (index, statistic) in [(1, "mean"), (2, "inverse_deviation")] {
-            if node.output.len() <= index {
-                node.output.push(format!("{}/{statistic}", node.output[0]));
+        let Some(output) = node.output.first().cloned() else { continue };
+        node.output.resize(node.output.len().max(3), String::new());
+        for (name, statistic) in node.output[1..].iter_mut().zip(["mean", "inverse_deviation"]) {
+            if name.is_empty() {
+                *name = format!("{output}/{statistic}");
             }
         }
     }

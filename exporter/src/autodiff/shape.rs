@@ -39,15 +39,16 @@ impl Dim {
         self.names.is_empty().then_some(self.factor)
     }
 
-    fn times(&self, other: &Dim) -> Dim {
+    /// The product, or `None` when it is too large.
+    fn times(&self, other: &Dim) -> Option<Dim> {
         let mut names = [self.names.clone(), other.names.clone()].concat();
         names.sort();
-        Dim { factor: self.factor * other.factor, names }
+        Some(Dim { factor: self.factor.checked_mul(other.factor)?, names })
     }
 
     /// The quotient, or `None` when it is no such product.
     fn divided_by(&self, other: &Dim) -> Option<Dim> {
-        if other.factor == 0 || self.factor % other.factor != 0 {
+        if self.factor.checked_rem(other.factor)? != 0 {
             return None;
         }
         let mut names = self.names.clone();
@@ -70,7 +71,7 @@ impl Shapes {
     /// Follows shapes through the graph. A value that no rule covers is left out.
     ///
     /// # Errors
-    /// When a node contradicts the shapes of its inputs.
+    /// When a node lacks inputs or contradicts their shapes.
     pub fn infer(graph: &GraphProto) -> Result<Self, AutodiffError> {
         let mut all = Shapes::default();
         for input in &graph.input {
@@ -85,6 +86,7 @@ impl Shapes {
             }
         }
         for node in &graph.node {
+            super::check_form(node)?;
             all.follow(node)?;
         }
         Ok(all)
@@ -128,7 +130,7 @@ impl Shapes {
             "Shape" => self.get(&node.input[0]).map(<[Dim]>::to_vec),
             "Concat" => node.input.iter().map(held).collect::<Option<Vec<_>>>().map(|parts| parts.concat()),
             "Slice" => held(&node.input[0]).and_then(|all| {
-                let (from, to) = (self.numbers(&node.input[1])?, self.numbers(&node.input[2])?);
+                let (from, to) = (self.numbers(node.input.get(1)?)?, self.numbers(node.input.get(2)?)?);
                 let (from, to) = (usize::try_from(*from.first()?).ok()?, usize::try_from(*to.first()?).ok()?);
                 all.get(from..to.min(all.len())).map(<[Dim]>::to_vec)
             }),
@@ -142,15 +144,20 @@ impl Shapes {
 
     fn output_shape(&self, node: &NodeProto) -> Result<Option<Vec<Dim>>, AutodiffError> {
         let shape = |index: usize| node.input.get(index).and_then(|v| self.get(v)).map(<[Dim]>::to_vec);
+        let numbers = |index: usize| node.input.get(index).and_then(|v| self.numbers(v));
         Ok(match node.op_type.as_str() {
             "Add" | "Sub" | "Mul" | "Div" | "Greater" | "Equal" => pair(shape(0), shape(1), node)?,
             "Where" => pair(pair(shape(0), shape(1), node)?, shape(2), node)?,
             "Neg" | "Sqrt" | "Exp" | "Log" | "Erf" | "Tanh" | "Relu" | "Sigmoid" | "Identity" | "Cast" | "Softmax"
             | "LogSoftmax" | "LayerNormalization" => shape(0),
-            "Gemm" => shape(0).zip(shape(1)).map(|(a, b)| {
-                let rows = a[node.int("transA", 0) as usize].clone();
-                vec![rows, b[1 - node.int("transB", 0) as usize].clone()]
-            }),
+            "Gemm" => match (shape(0).as_deref(), shape(1).as_deref()) {
+                (Some([a0, a1]), Some([b0, b1])) => {
+                    let rows = if node.int("transA", 0) == 0 { a0 } else { a1 };
+                    let columns = if node.int("transB", 0) == 0 { b1 } else { b0 };
+                    Some(vec![rows.clone(), columns.clone()])
+                }
+                _ => None,
+            },
             "MatMul" => match (shape(0), shape(1)) {
                 (Some(a), Some(b)) if a.len() >= 2 && b.len() >= 2 => {
                     let batch = broadcast(&a[..a.len() - 2], &b[..b.len() - 2], node)?;
@@ -158,37 +165,42 @@ impl Shapes {
                 }
                 _ => None,
             },
-            "Transpose" => shape(0).map(|x| match node.attribute("perm") {
-                Some(perm) => perm.ints.iter().map(|i| x[*i as usize].clone()).collect(),
-                None => x.into_iter().rev().collect(),
-            }),
+            "Transpose" => match shape(0) {
+                Some(x) => Some(permutation(node, x.len())?.into_iter().map(|i| x[i].clone()).collect()),
+                None => None,
+            },
             "Reshape" => shape(0).zip(self.contents.get(&node.input[1])).and_then(|(x, to)| reshape(&x, to)),
             "Expand" => pair(shape(0), self.contents.get(&node.input[1]).cloned(), node)?,
-            "Unsqueeze" => shape(0).zip(self.numbers(&node.input[1])).map(|(mut x, mut axes)| {
-                let rank = (x.len() + axes.len()) as i64;
-                axes.iter_mut().filter(|a| **a < 0).for_each(|a| *a += rank);
-                axes.sort_unstable();
-                axes.iter().for_each(|a| x.insert(*a as usize, Dim::one()));
-                x
-            }),
-            "Squeeze" => match (shape(0), node.input.get(1).and_then(|v| self.numbers(v))) {
-                (Some(x), Some(axes)) => {
-                    let rank = x.len() as i64;
-                    let gone = |i: usize| axes.iter().any(|a| a.rem_euclid(rank) as usize == i);
-                    Some(x.into_iter().enumerate().filter(|(i, _)| !gone(*i)).map(|(_, d)| d).collect())
+            "Unsqueeze" => match (shape(0), numbers(1)) {
+                (Some(x), Some(new)) => {
+                    let rank = x.len() + new.len();
+                    let new = axes(node, &new, rank)?;
+                    let mut rest = x.into_iter();
+                    let all = (0..rank).map(|i| if new.contains(&i) { Some(Dim::one()) } else { rest.next() });
+                    Some(all.flatten().collect())
                 }
                 _ => None,
             },
-            "Gather" => shape(0).zip(shape(1)).map(|(data, indices)| {
-                let axis = node.int("axis", 0).rem_euclid(data.len() as i64) as usize;
-                [&data[..axis], &indices, &data[axis + 1..]].concat()
-            }),
+            "Squeeze" => match (shape(0), numbers(1)) {
+                (Some(x), Some(gone)) => {
+                    let gone = axes(node, &gone, x.len())?;
+                    Some(x.into_iter().enumerate().filter(|(i, _)| !gone.contains(i)).map(|(_, d)| d).collect())
+                }
+                _ => None,
+            },
+            "Gather" => match (shape(0), shape(1)) {
+                (Some(data), Some(indices)) => {
+                    let axis = axis(node, node.int("axis", 0), data.len())?;
+                    Some([&data[..axis], &indices, &data[axis + 1..]].concat())
+                }
+                _ => None,
+            },
             "Slice" => shape(0).and_then(|x| self.slice(node, x)),
             "Concat" => None,
             "Shape" => shape(0).map(|x| vec![Dim::known(x.len() as i64)]),
-            "OneHot" => shape(0).zip(self.contents.get(&node.input[1])).map(|(mut x, depth)| {
-                x.push(depth[0].clone());
-                x
+            "OneHot" => shape(0).zip(self.contents.get(&node.input[1])).and_then(|(mut x, depth)| {
+                x.push(depth.first()?.clone());
+                Some(x)
             }),
             "ReduceSum" | "ReduceMean" => match shape(0) {
                 Some(x) => {
@@ -208,7 +220,7 @@ impl Shapes {
 
     /// A slice from 0 with step 1 of one axis, which is as long as its end says.
     fn slice(&self, node: &NodeProto, mut x: Vec<Dim>) -> Option<Vec<Dim>> {
-        let end = self.contents.get(&node.input[2])?;
+        let end = self.contents.get(node.input.get(2)?)?;
         let axis = usize::try_from(*self.numbers(node.input.get(3)?)?.first()?).ok()?;
         let from_start = self.numbers(&node.input[1])? == [0];
         let simple = from_start && end.len() == 1 && node.input.len() == 4 && axis < x.len();
@@ -222,12 +234,44 @@ impl Shapes {
 /// The axes, from 0, over which a reduction goes: an attribute or, in newer operator sets, an
 /// input; all of them when neither is there.
 pub(super) fn reduced_axes(shapes: &Shapes, node: &NodeProto, rank: usize) -> Result<Vec<usize>, AutodiffError> {
-    let axes = match (node.attribute("axes"), node.input.get(1).filter(|v| !v.is_empty())) {
-        (Some(attribute), _) => attribute.ints.clone(),
-        (None, Some(input)) => shapes.numbers(input).ok_or_else(|| unsupported(node, "its axes are not constant"))?,
-        (None, None) => (0..rank as i64).collect(),
+    match (node.attribute("axes"), node.input.get(1).filter(|v| !v.is_empty())) {
+        (Some(attribute), _) => axes(node, &attribute.ints, rank),
+        (None, Some(input)) => {
+            let numbers = shapes.numbers(input).ok_or_else(|| unsupported(node, "its axes are not constant"))?;
+            axes(node, &numbers, rank)
+        }
+        (None, None) => Ok((0..rank).collect()),
+    }
+}
+
+/// The order in which a `Transpose` takes the axes of its input.
+pub(super) fn permutation(node: &NodeProto, rank: usize) -> Result<Vec<usize>, AutodiffError> {
+    let Some(attribute) = node.attribute("perm") else { return Ok((0..rank).rev().collect()) };
+    let order = axes(node, &attribute.ints, rank)?;
+    match order.len() == rank {
+        true => Ok(order),
+        false => Err(unsupported(node, format!("orders {} of {rank} axes", order.len()))),
+    }
+}
+
+/// Different axes, counted from 0.
+fn axes(node: &NodeProto, numbers: &[i64], rank: usize) -> Result<Vec<usize>, AutodiffError> {
+    let mut seen = vec![false; rank];
+    let one = |number: &i64| {
+        let axis = axis(node, *number, rank)?;
+        match std::mem::replace(&mut seen[axis], true) {
+            false => Ok(axis),
+            true => Err(unsupported(node, format!("axis {axis} comes twice"))),
+        }
     };
-    Ok(axes.into_iter().map(|a| if a < 0 { a + rank as i64 } else { a } as usize).collect())
+    numbers.iter().map(one).collect()
+}
+
+/// An axis counted from 0; a negative one is counted from the end.
+fn axis(node: &NodeProto, number: i64, rank: usize) -> Result<usize, AutodiffError> {
+    let from_start = if number < 0 { number + rank as i64 } else { number };
+    let axis = usize::try_from(from_start).ok().filter(|a| *a < rank);
+    axis.ok_or_else(|| unsupported(node, format!("axis {number} of a value with {rank} axes")))
 }
 
 fn declared(input: &ValueInfoProto) -> Option<Vec<Dim>> {
@@ -276,8 +320,9 @@ fn reshape(x: &[Dim], to: &[Dim]) -> Option<Vec<Dim>> {
     }
     let open = shape.iter().position(|d| *d == Dim::known(-1));
     if let Some(open) = open {
-        let total = x.iter().fold(Dim::one(), |p, d| p.times(d));
-        let rest = shape.iter().enumerate().filter(|(i, _)| *i != open).fold(Dim::one(), |p, (_, d)| p.times(d));
+        let total = x.iter().try_fold(Dim::one(), |p, d| p.times(d))?;
+        let mut others = shape.iter().enumerate().filter(|(i, _)| *i != open);
+        let rest = others.try_fold(Dim::one(), |p, (_, d)| p.times(d))?;
         shape[open] = total.divided_by(&rest)?;
     }
     Some(shape)

@@ -2,7 +2,7 @@
 
 use ort::session::Session;
 use ort::value::{DynValue, Tensor};
-use overmask::onnx::proto::data_type;
+use overmask::onnx::proto::{GraphProto, ValueInfoProto, data_type};
 use overmask::onnx::{self, GraphBuilder};
 use proptest::prelude::*;
 
@@ -134,6 +134,14 @@ proptest! {
             let chosen = g.op("Where", &[&condition, &zero, &x[1]], &[]);
             g.op("Add", &[&chosen, &x[0]], &[])
         });
+        // Either branch, one of them broadcast.
+        for (yes, no) in [(1, 0), (0, 1)] {
+            check(&[&[b, c], &[c]], seed, away_from_zero, |g, x| {
+                let zero = g.float(0.0);
+                let condition = g.op("Greater", &[&x[0], &zero], &[]);
+                g.op("Where", &[&condition, &x[yes], &x[no]], &[])
+            });
+        }
     }
 
     #[test]
@@ -177,6 +185,12 @@ proptest! {
             let open = g.op("Unsqueeze", &[&flat, &axes], &[]);
             let closed = g.op("Squeeze", &[&open, &axes], &[]);
             g.op("Mul", &[&closed, &closed], &[])
+        });
+        check(&[&[a, b, c]], seed, any, |g, x| {
+            // Without an order, all axes are reversed.
+            let turned = g.op("Transpose", &[&x[0]], &[]);
+            let same = g.op("Cast", &[&turned], &[("to", i64::from(data_type::FLOAT).into())]);
+            g.op("Mul", &[&same, &same], &[])
         });
         check(&[&[1, c]], seed, any, |g, x| {
             let shape = g.shape(&[a as i64, b as i64, c as i64]);
@@ -226,4 +240,106 @@ fn what_the_loss_does_not_depend_on_is_an_error() {
     let y = b.op("ReduceSum", &["x"], &[("keepdims", 0i64.into())]);
     let error = differentiate(&mut b, &y, &["z".to_owned()]).unwrap_err();
     assert!(matches!(&error, AutodiffError::Unconnected { value } if value == "z"), "{error}");
+}
+
+#[test]
+fn a_wanted_inner_value_is_a_leaf() {
+    let mut b = GraphBuilder::new("g");
+    b.input("x0", data_type::FLOAT, &["2"]);
+    let y = b.op("Neg", &["x0"], &[]);
+    let sum = b.op("Add", &["x0", &y], &[]);
+    let loss = b.op("ReduceSum", &[&sum], &[("keepdims", 0i64.into())]);
+    let gradients = differentiate(&mut b, &loss, &["x0".to_owned(), y]).unwrap();
+    let inputs = [(vec![2], vec![1.0, 2.0])];
+    for gradient in &gradients {
+        b.output(gradient, data_type::FLOAT, &["2"]);
+    }
+    // Through y, x would get -1 more.
+    assert_eq!(run(&mut session(b), &inputs, &gradients), [[1.0, 1.0], [1.0, 1.0]]);
+}
+
+/// A graph with every operator that shapes or gradients are followed through.
+fn every_operator() -> (GraphBuilder, String) {
+    let mut b = GraphBuilder::new("g");
+    b.input("x", data_type::FLOAT, &["n", "4"]);
+    b.input("ids", data_type::INT64, &["n"]);
+    b.input("w", data_type::FLOAT, &["9", "4"]);
+    b.input("table", data_type::FLOAT, &["9", "4"]);
+    let mut y = "x".to_owned();
+    for op in ["Neg", "Exp", "Log", "Sqrt", "Erf", "Tanh", "Relu", "Sigmoid", "Identity"] {
+        y = b.op(op, &[&y], &[]);
+    }
+    let row = b.floats(&[1.0, 2.0, 3.0, 4.0]);
+    for op in ["Add", "Sub", "Mul", "Div"] {
+        y = b.op(op, &[&y, &row], &[]);
+    }
+    let on = b.op("Greater", &[&y, &row], &[]);
+    y = b.op("Where", &[&on, &y, "x"], &[]);
+    let looked_up = b.op("Gather", &["table", "ids"], &[("axis", 0i64.into())]);
+    y = b.op("Add", &[&y, &looked_up], &[]);
+    let (four, two, zero, one) = (b.shape(&[4]), b.floats(&[0.0, 1.0]), b.shape(&[0]), b.shape(&[1]));
+    let one_hot = b.op("OneHot", &["ids", &four, &two], &[]);
+    y = b.op("Mul", &[&y, &one_hot], &[]);
+    y = b.op("LayerNormalization", &[&y, &row, &row], &[("axis", (-1i64).into())]);
+    y = b.op("Gemm", &[&y, "w"], &[("transB", 1i64.into()), ("transA", 0i64.into())]);
+    y = b.op("Softmax", &[&y], &[("axis", (-1i64).into())]);
+    y = b.op("LogSoftmax", &[&y], &[("axis", (-1i64).into())]);
+    y = b.op("MatMul", &[&y, "w"], &[]);
+    let shape = b.op("Shape", &["ids"], &[]);
+    let rows = b.op("Slice", &[&shape, &zero, &one, &zero], &[]);
+    let shape = b.op("Concat", &[&rows, &four], &[("axis", 0i64.into())]);
+    y = b.op("Reshape", &[&y, &shape], &[]);
+    y = b.op("Expand", &[&y, &shape], &[]);
+    let part = b.op("Slice", &["table", &zero, &rows, &zero], &[]);
+    y = b.op("Add", &[&y, &part], &[]);
+    y = b.op("Unsqueeze", &[&y, &one], &[]);
+    y = b.op("Transpose", &[&y], &[("perm", vec![1, 0, 2].into())]);
+    y = b.op("Squeeze", &[&y, &zero], &[]);
+    y = b.op("Cast", &[&y], &[("to", 1i64.into())]);
+    y = b.op("ReduceSum", &[&y, &one], &[("keepdims", 1i64.into())]);
+    let loss = b.op("ReduceMean", &[&y], &[("axes", vec![0, 1].into()), ("keepdims", 0i64.into())]);
+    (b, loss)
+}
+
+/// What an odd `model.onnx` may hold: it is an error or a graph of its own, never a panic.
+#[test]
+fn broken_graphs_never_panic() {
+    let (b, loss) = every_operator();
+    let whole = b.graph().clone();
+    let refused = std::cell::Cell::new(0);
+    let attempt = |change: &dyn Fn(&mut GraphProto)| {
+        let mut graph = whole.clone();
+        change(&mut graph);
+        let outcome = differentiate(&mut GraphBuilder::extend(graph), &loss, &["x".to_owned(), "w".to_owned()]);
+        refused.set(refused.get() + usize::from(outcome.is_err()));
+        outcome
+    };
+    attempt(&|_| ()).unwrap();
+    let lists: [&[i64]; 7] = [&[], &[0, 0], &[9], &[-9], &[-1, -1], &[i64::MIN], &[i64::MAX, 2]];
+    for (i, node) in whole.node.iter().enumerate() {
+        for inputs in 0..node.input.len() {
+            let _ = attempt(&|g| g.node[i].input.truncate(inputs));
+            let _ = attempt(&|g| g.node[i].input[inputs].clear());
+        }
+        let _ = attempt(&|g| g.node[i].output.clear());
+        assert!(attempt(&|g| g.node[i].input.clear()).is_err() || node.op_type == "Concat", "{}", node.op_type);
+        for a in 0..node.attribute.len() {
+            for list in lists {
+                let _ = attempt(&|g| g.node[i].attribute[a].ints = list.to_vec());
+                let _ = attempt(&|g| g.node[i].attribute[a].i = list.first().copied().unwrap_or(1));
+            }
+            let error = attempt(&|g| g.node[i].attribute[a].g = Some(Vec::new())).unwrap_err();
+            assert!(error.to_string().contains("a graph of its own"), "{error}");
+        }
+    }
+    for list in lists {
+        for i in 0..whole.input.len() {
+            let _ = attempt(&|g| g.input[i] = ValueInfoProto::fixed(&whole.input[i].name, data_type::FLOAT, list));
+        }
+        for i in 0..whole.initializer.len() {
+            let _ = attempt(&|g| g.initializer[i].dims = list.to_vec());
+            let _ = attempt(&|g| g.initializer[i].raw_data = list.iter().flat_map(|n| n.to_le_bytes()).collect());
+        }
+    }
+    assert!(refused.get() > 200, "only {} were refused", refused.get());
 }

@@ -35,8 +35,8 @@ pub(super) struct BenchStepArgs {
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = at_least_one)]
     tokens: usize,
     /// Threads of a CPU run.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = at_least_one)]
-    threads: usize,
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = super::threads())]
+    threads: u16,
     /// What is kept or zeroed together.
     #[arg(long, default_value = "weight")]
     granularity: Granularity,
@@ -79,7 +79,7 @@ pub(super) fn run(args: &BenchStepArgs) -> Result<(), Error> {
         pooling: Pooling::Mean,
         dev_fraction: 0.1,
         device: args.device,
-        threads: args.threads,
+        threads: args.threads.into(),
         max_steps: None,
         log_losses: None,
         check_placement: false,

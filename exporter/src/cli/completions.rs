@@ -1,11 +1,11 @@
 //! `overmask-export completions`: shell completions.
 
-use std::io::{self, Write};
-
 use anyhow::Error;
 use clap::{Args, CommandFactory};
 use clap_complete::Shell;
 use overmask::error::ExitCode;
+
+use super::output;
 
 /// Print completions for a shell.
 #[derive(Debug, Args)]
@@ -23,6 +23,5 @@ pub(super) fn run(args: &CompletionsArgs) -> Result<(), Error> {
     let mut script = Vec::new();
     let mut command = super::Cli::command();
     clap_complete::generate(args.shell, &mut command, "overmask-export", &mut script);
-    io::stdout().write_all(&script)?;
-    Ok(())
+    output::raw(&script)
 }

@@ -34,9 +34,9 @@ pub(super) struct EvaluateArgs {
     /// What computes: ort (the same as ort:cpu), ort:cuda or tract.
     #[arg(long, default_value = "ort")]
     engine: EngineKind,
-    /// Threads to compute with; default: the engine decides.
-    #[arg(long, value_name = "N")]
-    threads: Option<usize>,
+    /// Threads to compute with; `tract` always takes one; default: the engine decides.
+    #[arg(long, value_name = "N", value_parser = super::threads())]
+    threads: Option<u16>,
     /// Write each text, its label and the predicted label, one JSON object a line.
     #[arg(long, value_name = "FILE")]
     predictions: Option<PathBuf>,
@@ -49,7 +49,7 @@ pub(super) fn run(args: &EvaluateArgs, verbosity: Verbosity) -> Result<(), Error
     let dataset = data::read(&args.data)?;
     let base = Arc::new(Base::open(&args.base)?);
     let pack = Pack::open(&args.pack)?;
-    let options = EngineOptions { threads: args.threads };
+    let options = EngineOptions { threads: args.threads.map(usize::from) };
     let bar = output::bar(verbosity, dataset.len() as u64, "{wide_bar} {pos}/{len} texts, {eta} left")?;
     let report = evaluate::evaluate(&base, pack, &dataset, args.engine, &options, &mut |done| {
         bar.set_position(done as u64);

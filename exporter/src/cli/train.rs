@@ -136,12 +136,12 @@ struct Machine {
     device: Device,
     /// Threads of a CPU run; default: all. A run repeats bit for bit with the same seed and
     /// number of threads.
-    #[arg(long, value_name = "N")]
-    threads: Option<usize>,
+    #[arg(long, value_name = "N", value_parser = super::threads())]
+    threads: Option<u16>,
     /// Write the loss of every step, one JSON object a line.
     #[arg(long, value_name = "FILE")]
     log_losses: Option<PathBuf>,
-    /// Fail if any part of the training step runs elsewhere than on the device.
+    /// Fail if any part of the training step but shape arithmetic runs elsewhere than on the device.
     #[arg(long)]
     check_placement: bool,
 }
@@ -212,7 +212,7 @@ impl TrainArgs {
             },
             dev_fraction: self.measure.dev_fraction,
             device: self.machine.device,
-            threads: self.machine.threads.unwrap_or_else(all_threads),
+            threads: self.machine.threads.map_or_else(all_threads, usize::from),
             max_steps: self.tuning.max_steps,
             log_losses: self.machine.log_losses.clone(),
             check_placement: self.machine.check_placement,
@@ -262,8 +262,11 @@ impl TrainArgs {
 /// A file's name without its ending.
 fn file_stem(path: &Path) -> Result<String, Error> {
     let stem = path.file_stem().and_then(|s| s.to_str());
-    let message = || CodedError::input(format!("-o {}: is no file name; give one that ends in .pack", path.display()));
-    Ok(stem.map(str::to_owned).ok_or_else(message)?)
+    let no_name = || CodedError {
+        message: format!("-o {}: is no file name; give one that ends in .pack", path.display()),
+        code: ExitCode::Usage,
+    };
+    Ok(stem.map(str::to_owned).ok_or_else(no_name)?)
 }
 
 pub(super) fn run(args: &TrainArgs, verbosity: Verbosity) -> Result<(), Error> {
@@ -324,15 +327,21 @@ fn report(args: &TrainArgs, options: &TrainOptions, outcome: &Outcome) -> Result
 
 /// Fails now rather than after the training if the pack has nowhere to go.
 fn check_place(output: &Path) -> Result<(), Error> {
-    let dir = output.parent().filter(|p| !p.as_os_str().is_empty());
-    match dir {
-        Some(dir) if !dir.is_dir() => {
-            Err(CodedError::input(format!("-o {}: there is no directory {}", output.display(), dir.display())).into())
-        }
-        _ if output.is_dir() => {
-            Err(CodedError::input(format!("-o {}: is a directory; name the file to write", output.display())).into())
-        }
-        _ => Ok(()),
+    let wrong = |reason: String| {
+        let message = format!("-o {}: {reason}", output.display());
+        Err(CodedError { message, code: ExitCode::DeviceOrStore }.into())
+    };
+    let dir = output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !dir.is_dir() {
+        return wrong(format!("there is no directory {}", dir.display()));
+    }
+    if output.is_dir() {
+        return wrong("is a directory; name the file to write".to_owned());
+    }
+    // As the pack is written beside its place: what the file system allows, only a file tells.
+    match tempfile::Builder::new().prefix(".overmask-").tempfile_in(dir) {
+        Ok(_) => Ok(()),
+        Err(e) => wrong(format!("nothing can be written to {}: {e}", dir.display())),
     }
 }
 
@@ -420,8 +429,18 @@ mod tests {
 
     #[test]
     fn a_pack_with_no_place_is_refused_before_the_work() {
-        assert!(check_place(Path::new("absent/dir/x.pack")).is_err());
-        assert!(check_place(&std::env::temp_dir()).is_err());
-        assert!(check_place(Path::new("x.pack")).is_ok());
+        let dir = tempfile::tempdir().unwrap();
+        check_place(&dir.path().join("x.pack")).unwrap();
+        check_place(Path::new("x.pack")).unwrap();
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        for wrong in [Path::new("absent/dir/x.pack"), dir.path()] {
+            assert_eq!(ExitCode::of(&check_place(wrong).unwrap_err()), ExitCode::DeviceOrStore);
+        }
+        // A directory in which nobody, not even root, can make a file.
+        if cfg!(target_os = "linux") {
+            let error = check_place(Path::new("/proc/x.pack")).unwrap_err();
+            assert_eq!(ExitCode::of(&error), ExitCode::DeviceOrStore);
+            assert!(error.to_string().contains("nothing can be written to /proc"), "{error}");
+        }
     }
 }

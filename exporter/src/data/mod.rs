@@ -14,6 +14,7 @@ mod split;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
+use overmask::base::hex;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -84,13 +85,8 @@ pub fn digest(dataset: &Dataset) -> String {
     hex(&hasher.0.finalize())
 }
 
-/// Lower-case hex.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
-}
-
 /// Feeds what is written to a digest.
-pub(crate) struct HashWriter(pub(crate) Sha256);
+struct HashWriter(Sha256);
 
 impl Write for HashWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {

@@ -13,12 +13,10 @@ use std::fs;
 use std::path::Path;
 
 use csv::{ErrorKind, ReaderBuilder, StringRecord};
+use overmask::pack::check_name;
 use serde_json::{Map, Value};
 
 use super::{DataError, Dataset, Example};
-
-/// The longest label that a pack can hold, in bytes.
-const MAX_LABEL_BYTES: usize = 256;
 
 /// Reads a data file; what its name ends in says which format it has.
 ///
@@ -194,21 +192,15 @@ fn table_error(path: &Path, line: usize, error: &csv::Error) -> DataError {
 
 /// An example whose fields hold something.
 fn example(path: &Path, line: usize, text: String, label: String) -> Result<Example, DataError> {
+    let wrong = |field, reason| DataError::Field { path: path.to_owned(), line, field, reason };
     for (field, value) in [("text", &text), ("label", &label)] {
         if value.trim().is_empty() {
-            return Err(DataError::Field { path: path.to_owned(), line, field, reason: "is blank".to_owned() });
+            return Err(wrong(field, "is blank".to_owned()));
         }
     }
-    // Labels end up in packs and on terminals.
-    let unfit = if label.len() > MAX_LABEL_BYTES {
-        Some(format!("is {} bytes long, at most {MAX_LABEL_BYTES} are allowed", label.len()))
-    } else {
-        label.chars().find(|c| c.is_control()).map(|c| format!("holds the control character {c:?}"))
-    };
-    match unfit {
-        None => Ok(Example { text, label, line }),
-        Some(reason) => Err(DataError::Field { path: path.to_owned(), line, field: "label", reason }),
-    }
+    // Labels end up in packs.
+    check_name(&label).map_err(|reason| wrong("label", reason))?;
+    Ok(Example { text, label, line })
 }
 
 #[cfg(test)]

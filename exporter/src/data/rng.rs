@@ -10,7 +10,7 @@
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-/// What this module's neighbours draw random numbers for; training counts on from 3. The
+/// What this module's neighbours draw random numbers for; `train::batch` has streams 3 and 4. The
 /// numbers are part of what a seed means: never change one, only add.
 pub(super) mod stream {
     /// Splitting a data set.

@@ -8,13 +8,13 @@ use std::io::{BufReader, Read, Write};
 use std::path::Path;
 
 use flate2::read::GzDecoder;
+use overmask::base::hex;
 use sha2::{Digest, Sha256};
 use zip::ZipArchive;
 use zip::result::ZipError;
 
-use super::FetchError;
 use super::manifest::Wanted;
-use crate::data::hex;
+use super::{FetchError, unreadable, unwritable};
 
 /// The longest archive within an archive that is unpacked.
 const LONGEST_INNER: u64 = 1 << 30;
@@ -61,7 +61,7 @@ pub(super) fn extract(
     if let Some((first, deeper)) = outer.split_first() {
         let name = first.rsplit('/').next().unwrap_or(first);
         let inner = scratch.join(format!("inner-{}-{name}", deeper.len()));
-        each(archive, &[first], &mut |_, reader| copy_at_most(reader, &inner, LONGEST_INNER))?;
+        each(archive, &[first], &mut |_, reader| unpack_inner(reader, archive, &inner))?;
         return extract(&inner, &inside[1..], wanted, scratch, into);
     }
     let paths: Vec<String> = wanted
@@ -69,57 +69,58 @@ pub(super) fn extract(
         .map(|w| if folder.is_empty() { w.name.clone() } else { format!("{folder}/{}", w.name) })
         .collect();
     let names: Vec<&str> = paths.iter().map(String::as_str).collect();
-    each(archive, &names, &mut |i, reader| place(reader, wanted[i], &archive.display().to_string(), into))
+    each(archive, &names, &mut |i, reader| place(reader, wanted[i], archive, into))
 }
 
-/// Copies what `reader` gives into `into` under the wanted name, and checks size and digest.
-pub(super) fn place(reader: &mut dyn Read, wanted: &Wanted, origin: &str, into: &Path) -> Result<(), FetchError> {
-    let path = into.join(&wanted.name);
-    let io = |source| FetchError::Io { path: path.clone(), source };
-    let mut out = File::create(&path).map_err(io)?;
+/// Copies what `reader` gives of `origin` into `into` under the wanted name, and checks size and
+/// digest.
+pub(super) fn place(reader: &mut dyn Read, wanted: &Wanted, origin: &Path, into: &Path) -> Result<(), FetchError> {
     let mut hasher = Sha256::new();
-    let mut left = wanted.size;
-    let mut buffer = vec![0; 1 << 16];
-    let mut longer = false;
-    loop {
-        let n = reader.read(&mut buffer).map_err(io)?;
-        if n == 0 {
-            break;
-        }
-        match left.checked_sub(n as u64) {
-            Some(rest) => left = rest,
-            None => {
-                longer = true;
-                break;
-            }
-        }
-        hasher.update(&buffer[..n]);
-        out.write_all(&buffer[..n]).map_err(io)?;
+    let copied = copy(reader, origin, &into.join(&wanted.name), wanted.size, &mut |bytes| hasher.update(bytes))?;
+    let (name, origin) = (wanted.name.clone(), origin.display().to_string());
+    if copied != Some(wanted.size) {
+        return Err(FetchError::Size { name, origin, expected: wanted.size });
     }
-    if longer || left > 0 {
-        return Err(FetchError::Size { name: wanted.name.clone(), origin: origin.to_owned(), expected: wanted.size });
-    }
-    out.sync_all().map_err(io)?;
     let found = hex(&hasher.finalize());
     if found != wanted.sha256 {
-        return Err(FetchError::Digest {
-            name: wanted.name.clone(),
-            origin: origin.to_owned(),
-            found,
-            expected: wanted.sha256.clone(),
-        });
+        return Err(FetchError::Digest { name, origin, found, expected: wanted.sha256.clone() });
     }
     Ok(())
 }
 
-fn copy_at_most(reader: &mut dyn Read, to: &Path, most: u64) -> Result<(), FetchError> {
-    let io = |source| FetchError::Io { path: to.to_owned(), source };
-    let mut out = File::create(to).map_err(io)?;
-    let copied = std::io::copy(&mut reader.take(most), &mut out).map_err(io)?;
-    if copied == most {
-        return Err(FetchError::Archive { path: to.to_owned(), reason: format!("longer than {most} bytes") });
+fn unpack_inner(reader: &mut dyn Read, origin: &Path, to: &Path) -> Result<(), FetchError> {
+    match copy(reader, origin, to, LONGEST_INNER, &mut |_| ())? {
+        Some(_) => Ok(()),
+        None => Err(broken(origin, &format!("an archive in it is longer than {LONGEST_INNER} bytes"))),
     }
-    Ok(())
+}
+
+/// Copies what `reader` gives of `origin` into a new file, and shows it to `see`. Returns the
+/// length, or nothing when there are more than `most` bytes: then it stops.
+fn copy(
+    reader: &mut dyn Read,
+    origin: &Path,
+    to: &Path,
+    most: u64,
+    see: &mut dyn FnMut(&[u8]),
+) -> Result<Option<u64>, FetchError> {
+    let mut out = File::create(to).map_err(unwritable(to))?;
+    let mut buffer = vec![0; 1 << 16];
+    let mut copied = 0;
+    loop {
+        let bytes = match reader.read(&mut buffer).map_err(|e| broken(origin, &e))? {
+            0 => break,
+            n => &buffer[..n],
+        };
+        copied += bytes.len() as u64;
+        if copied > most {
+            return Ok(None);
+        }
+        see(bytes);
+        out.write_all(bytes).map_err(unwritable(to))?;
+    }
+    out.sync_all().map_err(unwritable(to))?;
+    Ok(Some(copied))
 }
 
 /// What is done with a file: its place in the list of names, and its content.
@@ -127,7 +128,7 @@ type Visit<'a> = &'a mut dyn FnMut(usize, &mut dyn Read) -> Result<(), FetchErro
 
 /// Hands each of the named files to `visit`, in any order.
 fn each(archive: &Path, names: &[&str], visit: Visit) -> Result<(), FetchError> {
-    let file = File::open(archive).map_err(|source| FetchError::Io { path: archive.to_owned(), source })?;
+    let file = File::open(archive).map_err(unreadable(archive))?;
     let reader = BufReader::new(file);
     match packing(&archive.to_string_lossy()) {
         Some(Packing::Zip) => each_in_zip(archive, reader, names, visit),

@@ -36,9 +36,17 @@ pub enum FetchError {
         /// What to do instead.
         advice: &'static str,
     },
-    /// A file or directory cannot be read or written.
-    #[error("{}: {source}", path.display())]
-    Io {
+    /// A file or directory cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A file or directory cannot be written.
+    #[error("cannot write {}: {source}", path.display())]
+    Write {
         /// The file.
         path: PathBuf,
         /// Why.
@@ -62,7 +70,7 @@ pub enum FetchError {
         /// The end of what it said.
         output: String,
     },
-    /// An archive cannot be read.
+    /// An archive, or a file that was opened, cannot be read to its end.
     #[error("{}: {reason}", path.display())]
     Archive {
         /// The file.
@@ -110,6 +118,8 @@ pub enum FetchError {
         name: String,
         /// Each attempt and how it failed, a line each.
         attempts: String,
+        /// The exit code of the most telling attempt.
+        code: ExitCode,
     },
 }
 
@@ -121,8 +131,10 @@ impl FetchError {
             Self::Manifest { .. } | Self::Archive { .. } => ExitCode::CorruptFile,
             Self::Digest { .. } | Self::Size { .. } => ExitCode::CorruptFile,
             Self::Data(e) => e.exit_code(),
-            Self::Io { .. } | Self::Absent { .. } => ExitCode::InputData,
-            _ => ExitCode::Other,
+            Self::Read { .. } | Self::Absent { .. } => ExitCode::InputData,
+            Self::Write { .. } => ExitCode::DeviceOrStore,
+            Self::NoSource { code, .. } => *code,
+            Self::Platform { .. } | Self::Missing { .. } | Self::Command { .. } => ExitCode::Other,
         }
     }
 }

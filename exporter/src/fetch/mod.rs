@@ -14,14 +14,11 @@ mod manifest;
 mod recipe;
 mod source;
 
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::fs;
 use std::path::{Path, PathBuf};
 
+use overmask::base::file_digest;
 use serde::Serialize;
-use sha2::{Digest, Sha256};
-
-use crate::data::hex;
 
 pub use error::FetchError;
 pub use manifest::{Archive, Kind, Manifest, Output, Package, Recipe, Source, Wanted, builtin};
@@ -72,10 +69,6 @@ pub fn fetch(
         note(&format!("{}: {} has it already, sha256 checked", manifest.name, dir.display()));
         return Ok(done(None));
     }
-    let io_error = |path: &Path| {
-        let path = path.to_owned();
-        move |source| FetchError::Io { path, source }
-    };
     // Where a rename reaches the target: inside it if it is there (it may be another file
     // system), else beside it.
     let near = if dir.is_dir() {
@@ -84,8 +77,8 @@ pub fn fetch(
         let parent = dir.parent().filter(|p| !p.as_os_str().is_empty());
         parent.unwrap_or(Path::new("."))
     };
-    fs::create_dir_all(near).map_err(io_error(near))?;
-    let beside = tempfile::Builder::new().prefix(".fetch-").tempdir_in(near).map_err(io_error(near))?;
+    fs::create_dir_all(near).map_err(unwritable(near))?;
+    let beside = tempfile::Builder::new().prefix(".fetch-").tempdir_in(near).map_err(unwritable(near))?;
     let staged = beside.path().join("files");
     let source = source::obtain(manifest, &wanted, from, beside.path(), &staged, note)?;
     let staged = match &manifest.recipe {
@@ -100,10 +93,10 @@ pub fn fetch(
             out
         }
     };
-    fs::create_dir_all(dir).map_err(io_error(dir))?;
+    fs::create_dir_all(dir).map_err(unwritable(dir))?;
     for target in &targets {
         let to = dir.join(target.name);
-        fs::rename(staged.join(target.name), &to).map_err(io_error(&to))?;
+        fs::rename(staged.join(target.name), &to).map_err(unwritable(&to))?;
     }
     note(&format!(
         "{}: {} in {}, sha256 checked",
@@ -131,21 +124,19 @@ fn targets<'a>(manifest: &'a Manifest, wanted: &[&'a Wanted]) -> Vec<Target<'a>>
 fn holds(dir: &Path, target: &Target) -> bool {
     let path = dir.join(target.name);
     let right_size = fs::metadata(&path).is_ok_and(|m| m.is_file() && target.size.is_none_or(|size| size == m.len()));
-    right_size && file_sha256(&path).is_ok_and(|digest| digest == target.sha256)
+    right_size && file_digest(&path).is_ok_and(|digest| digest == target.sha256)
 }
 
-/// The SHA-256 of a file in hex.
-fn file_sha256(path: &Path) -> io::Result<String> {
-    let mut file = File::open(path)?;
-    let mut hasher = Sha256::new();
-    let mut buffer = vec![0; 1 << 16];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(hex(&hasher.finalize())),
-            n => hasher.update(&buffer[..n]),
-        }
-    }
+fn unreadable(path: &Path) -> impl FnOnce(std::io::Error) -> FetchError + use<> {
+    let path = path.to_owned();
+    move |source| FetchError::Read { path, source }
+}
+
+fn unwritable(path: &Path) -> impl FnOnce(std::io::Error) -> FetchError + use<> {
+    let path = path.to_owned();
+    move |source| FetchError::Write { path, source }
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests;

@@ -14,7 +14,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::manifest::{Output, Recipe};
-use super::{FetchError, file_sha256};
+use super::{FetchError, unreadable, unwritable};
 use crate::data::{self, DataError, Dataset, Example};
 
 /// The texts to train on.
@@ -39,24 +39,20 @@ pub enum Format {
 
 /// Converts the only file in `from` into the two files in `to`, and checks them.
 pub(super) fn convert(recipe: &Recipe, from: &Path, to: &Path) -> Result<(), FetchError> {
-    let io = |path: &Path| {
-        let path = path.to_owned();
-        move |source| FetchError::Io { path, source }
-    };
     let raw = fs::read_dir(from)
         .and_then(|mut files| files.next().transpose())
-        .map_err(io(from))?
+        .map_err(unreadable(from))?
         .ok_or_else(|| FetchError::Absent { place: from.to_owned(), name: "file".to_owned() })?
         .path();
-    let text = fs::read_to_string(&raw).map_err(io(&raw))?;
+    let text = fs::read_to_string(&raw).map_err(unreadable(&raw))?;
     let examples = unique(parse(recipe.format, &raw, &text)?);
     let (train, test) = data::split_indices(examples.len(), recipe.test.examples, recipe.seed);
-    fs::create_dir_all(to).map_err(io(to))?;
+    fs::create_dir_all(to).map_err(unwritable(to))?;
     for (name, indices, expected) in [(TRAIN, train, &recipe.train), (TEST, test, &recipe.test)] {
         let path = to.join(name);
         let part = Dataset { path: path.clone(), examples: indices.into_iter().map(|i| examples[i].clone()).collect() };
-        write(&part).map_err(io(&path))?;
-        check(&path, name, expected)?;
+        write(&part).map_err(unwritable(&path))?;
+        check(&part, name, expected)?;
     }
     Ok(())
 }
@@ -67,8 +63,8 @@ fn write(part: &Dataset) -> std::io::Result<()> {
     out.into_inner().map_err(std::io::IntoInnerError::into_error)?.sync_all()
 }
 
-fn check(path: &Path, name: &str, expected: &Output) -> Result<(), FetchError> {
-    let found = file_sha256(path).map_err(|source| FetchError::Io { path: path.to_owned(), source })?;
+fn check(part: &Dataset, name: &str, expected: &Output) -> Result<(), FetchError> {
+    let found = data::digest(part);
     if found == expected.sha256 {
         return Ok(());
     }

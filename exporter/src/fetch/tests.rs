@@ -1,9 +1,10 @@
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
-use std::io::Write;
+use std::io::{self, Write};
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use overmask::base::hex;
+use overmask::error::ExitCode;
+use sha2::{Digest, Sha256};
 use zip::write::SimpleFileOptions;
 
 use super::*;
@@ -153,30 +154,62 @@ fn what_fails_is_told_and_the_next_source_tried() {
     fetched.unwrap();
     assert!(notes.contains("`a.txt` from"), "{notes}");
     assert!(notes.contains("has sha256 d3751d33f9cd5049c4af2b462735457e4d3baf130bcbb87f389e349fbaeb20b9"), "{notes}");
-    assert!(notes.contains("curl"), "{notes}");
+    assert!(notes.contains("cannot read") && notes.contains("absent.zip"), "{notes}");
 }
 
 #[test]
 fn wrong_files_never_arrive() {
     let setup = Setup::new();
-    let manifest = manifest("a.txt", b"hello", NO_SOURCE);
+    let manifest = manifest("a.txt", b"hello", &url_source(&setup.path("absent.zip"), "[]"));
     let cases: [(&str, &[u8], &str); 6] = [
         ("a.txt", b"hallo", "sha256"),
         ("a.txt", b"hello, and more", "is not of the 5 bytes"),
         ("a.txt", b"hell", "is not of the 5 bytes"),
-        ("a.zip", b"no zip at all", "a.zip: "),
-        ("a.tar.gz", b"no gzip at all", "a.tar.gz: "),
+        ("a.zip", b"no zip at all", "a.zip: invalid Zip archive"),
+        ("a.tar.gz", b"no gzip at all", "a.tar.gz: invalid gzip header"),
         ("b.tgz", &tar_gz(&[("b.txt", b"hello")]), "holds no `a.txt`"),
     ];
     for (name, bytes, expected) in cases {
         let path = setup.write(&format!("from/{name}"), bytes);
         let (result, _) = setup.fetch(&manifest, Some(&path));
-        let message = result.unwrap_err().to_string();
+        let error = result.unwrap_err();
+        let message = error.to_string();
         assert!(message.contains(expected) && message.contains("--from"), "{message}");
+        let code = if expected.starts_with("holds no") { ExitCode::InputData } else { ExitCode::CorruptFile };
+        assert_eq!(error.exit_code(), code, "{message}");
         assert!(!setup.path("out").exists());
     }
-    let (result, _) = setup.fetch(&manifest, Some(&setup.path("absent")));
-    assert!(matches!(result, Err(FetchError::NoSource { .. })));
+}
+
+#[test]
+fn the_exit_code_is_that_of_the_most_telling_attempt() {
+    let setup = Setup::new();
+    let wrong = url_source(&setup.write("u/a.txt", b"hallo"), "[]");
+    let absent = setup.path("absent");
+    for (sources, code) in [(NO_SOURCE, ExitCode::InputData), (&wrong, ExitCode::CorruptFile)] {
+        let (result, _) = setup.fetch(&manifest("a.txt", b"hello", sources), Some(&absent));
+        let error = result.unwrap_err();
+        assert!(matches!(error, FetchError::NoSource { .. }), "{error}");
+        assert_eq!(error.exit_code(), code, "{error}");
+    }
+    let (result, _) = setup.fetch(&manifest("a.txt", b"hello", NO_SOURCE), None);
+    assert_eq!(result.unwrap_err().exit_code(), ExitCode::Other);
+}
+
+#[test]
+fn what_cannot_be_written_ends_it() {
+    let setup = Setup::new();
+    let file = setup.write("mine/a.txt", b"hello");
+    let manifest = manifest("a.txt", b"hello", NO_SOURCE);
+    // A file where the target directory should be.
+    let error = fetch(&manifest, Some(&file), &file.join("out"), &mut |_| ()).unwrap_err();
+    assert_eq!(error.exit_code(), ExitCode::DeviceOrStore, "{error}");
+    // A name that no file system takes: the next source is not tried.
+    let long = "x".repeat(300);
+    let two = format!("{0}\n{0}", url_source(&file, "[]"));
+    let (result, notes) = setup.fetch(&super::tests::manifest(&long, b"hello", &two), None);
+    assert_eq!(result.unwrap_err().exit_code(), ExitCode::DeviceOrStore);
+    assert_eq!(notes.matches("trying").count(), 1, "{notes}");
 }
 
 #[test]

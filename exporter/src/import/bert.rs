@@ -30,6 +30,12 @@ fn linears(a: &Architecture) -> [(&'static str, usize, usize); 6] {
     ]
 }
 
+/// How many tensors an encoder of so many layers has, without listing them.
+pub(super) fn count(layers: usize) -> usize {
+    // Words, positions, types and a norm; in each layer six linears and two norms, of two each.
+    layers.saturating_mul(16).saturating_add(5)
+}
+
 /// Every tensor of the encoder, in the order in which a forward pass reads them.
 pub(super) fn tensors(a: &Architecture, prefix: &str, token_types: usize) -> Vec<Needed> {
     let h = a.hidden_size;

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use overmask::base::{self, Architecture, Base, BaseManifest, file};
 use overmask::onnx;
@@ -60,11 +60,7 @@ pub struct Origin {
 /// When a file is missing or malformed, the architecture is none that we build, a tensor is
 /// missing or of another shape, or `out` is taken.
 pub fn import(dir: &Path, out: &Path, origin: &Origin) -> Result<Base, ImportError> {
-    let io = |path: &Path| {
-        let path = path.to_owned();
-        move |source| ImportError::Io { path, source }
-    };
-    if out.exists() && fs::read_dir(out).map_err(io(out))?.next().is_some() {
+    if out.exists() && fs::read_dir(out).map_err(unwritable(out))?.next().is_some() {
         return Err(ImportError::Exists { path: out.to_owned() });
     }
     let config = read_config(&dir.join("config.json"))?;
@@ -79,12 +75,21 @@ pub fn import(dir: &Path, out: &Path, origin: &Origin) -> Result<Base, ImportErr
         layer_norm_eps: config.layer_norm_eps,
     };
     let checkpoint = dir.join("model.safetensors");
-    let bytes = fs::read(&checkpoint).map_err(io(&checkpoint))?;
+    let bytes = read(&checkpoint)?;
     let tensors =
         SafeTensors::deserialize(&bytes).map_err(|source| ImportError::Weights { path: checkpoint.clone(), source })?;
     // A bare encoder has plain names, one saved with a task head on top has a prefix.
     let prefixed = tensors.names().contains(&"bert.embeddings.word_embeddings.weight");
     let prefix = if prefixed { "bert." } else { "" };
+    // The list of tensors is as long as the config says: no longer than that of the checkpoint.
+    if bert::count(config.num_hidden_layers) > tensors.len() {
+        return Err(ImportError::Unsupported {
+            path: dir.join("config.json"),
+            field: "num_hidden_layers",
+            found: format!("`{}`", config.num_hidden_layers),
+            supported: "as many as model.safetensors has tensors for",
+        });
+    }
     let needed = bert::tensors(&architecture, prefix, config.type_vocab_size);
     let mut values = Vec::with_capacity(needed.len());
     for (name, shape) in &needed {
@@ -92,9 +97,12 @@ pub fn import(dir: &Path, out: &Path, origin: &Origin) -> Result<Base, ImportErr
     }
 
     let parent = out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    fs::create_dir_all(parent).map_err(io(parent))?;
-    let beside = tempfile::Builder::new().prefix(".import-").tempdir_in(parent).map_err(io(parent))?;
-    let at = |name: &str| beside.path().join(name);
+    fs::create_dir_all(parent).map_err(unwritable(parent))?;
+    let beside = tempfile::Builder::new().prefix(".import-").tempdir_in(parent).map_err(unwritable(parent))?;
+    // Unlike the temporary directory around it, it is not private to its owner.
+    let staged = beside.path().join("base");
+    fs::create_dir(&staged).map_err(unwritable(&staged))?;
+    let at = |name: &str| staged.join(name);
 
     let list: Vec<_> =
         needed.iter().zip(&values).map(|((name, shape), v)| (name.as_str(), shape.as_slice(), &v[..])).collect();
@@ -105,11 +113,11 @@ pub fn import(dir: &Path, out: &Path, origin: &Origin) -> Result<Base, ImportErr
         out.into_inner().map_err(|e| e.into_error())?.sync_all()?;
         Ok(offsets)
     })()
-    .map_err(io(&weights))?;
+    .map_err(unwritable(&weights))?;
     let model = bert::graph(&architecture, prefix, &needed, &offsets);
     write(&at(file::MODEL), &onnx::encode(&model))?;
     let tokenizer = dir.join("tokenizer.json");
-    write(&at(file::TOKENIZER), &fs::read(&tokenizer).map_err(io(&tokenizer))?)?;
+    write(&at(file::TOKENIZER), &read(&tokenizer)?)?;
 
     let mut digests = BTreeMap::new();
     for name in [file::MODEL, file::TOKENIZER, file::WEIGHTS] {
@@ -133,18 +141,24 @@ pub fn import(dir: &Path, out: &Path, origin: &Origin) -> Result<Base, ImportErr
     write(&at(file::MANIFEST), &text)?;
 
     // What was written must open before anyone sees it.
-    let staged = Base::open(beside.path())?;
-    overmask::task::Tokenizer::open(&staged)
+    overmask::task::Tokenizer::open(&Base::open(&staged)?)
         .map_err(|e| ImportError::Tokenizer { path: tokenizer, reason: e.to_string() })?;
-    drop(staged);
 
     // An empty directory may be in the way of the rename.
     if out.exists() {
-        fs::remove_dir(out).map_err(io(out))?;
+        fs::remove_dir(out).map_err(unwritable(out))?;
     }
-    let whole: PathBuf = beside.keep();
-    fs::rename(&whole, out).map_err(io(out))?;
+    fs::rename(&staged, out).map_err(unwritable(out))?;
     Ok(Base::open(out)?)
+}
+
+fn unwritable(path: &Path) -> impl FnOnce(std::io::Error) -> ImportError + use<> {
+    let path = path.to_owned();
+    move |source| ImportError::Write { path, source }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, ImportError> {
+    fs::read(path).map_err(|source| ImportError::Read { path: path.to_owned(), source })
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<(), ImportError> {
@@ -153,11 +167,11 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), ImportError> {
         file.write_all(bytes)?;
         file.sync_all()
     };
-    attempt().map_err(|source| ImportError::Io { path: path.to_owned(), source })
+    attempt().map_err(unwritable(path))
 }
 
 fn read_config(path: &Path) -> Result<Config, ImportError> {
-    let text = fs::read(path).map_err(|source| ImportError::Io { path: path.to_owned(), source })?;
+    let text = read(path)?;
     let config: Config =
         serde_json::from_slice(&text).map_err(|source| ImportError::Config { path: path.to_owned(), source })?;
     let unsupported = |field, found: &str, supported| {
@@ -202,5 +216,78 @@ fn read_tensor<'a>(
         Dtype::BF16 => Ok(halves(|b| half::bf16::from_bits(b).to_f32())),
         Dtype::F16 => Ok(halves(|b| half::f16::from_bits(b).to_f32())),
         other => Err(wrong(format!("is {other:?}; supported: F32, BF16, F16"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+    use std::path::PathBuf;
+
+    use overmask::error::ExitCode;
+
+    use super::*;
+
+    fn fixture() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/tiny-bert")
+    }
+
+    /// A copy of the fixture with this in place of that in its config.
+    fn changed(from: &str, to: &str) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["model.safetensors", "tokenizer.json"] {
+            fs::copy(fixture().join(name), dir.path().join(name)).unwrap();
+        }
+        let config = fs::read_to_string(fixture().join("config.json")).unwrap();
+        assert!(config.contains(from), "{from}");
+        fs::write(dir.path().join("config.json"), config.replace(from, to)).unwrap();
+        dir
+    }
+
+    #[test]
+    fn a_checkpoint_becomes_a_base_and_nothing_else_is_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("base");
+        let base = import(&fixture(), &out, &Origin::default()).unwrap();
+        base.verify().unwrap();
+        assert_eq!(bert::count(2), bert::tensors(&base.manifest().architecture, "", 2).len());
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+        let error = import(&fixture(), &out, &Origin::default()).unwrap_err();
+        assert!(matches!(error, ImportError::Exists { .. }));
+    }
+
+    #[test]
+    fn a_config_that_the_checkpoint_does_not_bear_out_is_refused() {
+        let layers = "\"num_hidden_layers\": 2";
+        let cases = [
+            (layers, "\"num_hidden_layers\": 3", "`num_hidden_layers` is `3`"),
+            // Would be a list of more names than there is memory for.
+            (layers, "\"num_hidden_layers\": 18446744073709551615", "`num_hidden_layers` is `18446744073709551615`"),
+            ("\"vocab_size\": 100", "\"vocab_size\": 101", "tensor `embeddings.word_embeddings.weight`"),
+            ("\"bert\"", "\"gpt2\"", "`model_type` is `gpt2`"),
+            ("\"gelu\"", "\"relu\"", "`hidden_act` is `relu`"),
+            ("\"num_attention_heads\": 4", "\"num_attention_heads\": 5", "`num_attention_heads` is `5`"),
+        ];
+        for (from, to, said) in cases {
+            let (checkpoint, dir) = (changed(from, to), tempfile::tempdir().unwrap());
+            let error = import(checkpoint.path(), &dir.path().join("base"), &Origin::default()).unwrap_err();
+            assert!(error.to_string().contains(said), "{error}");
+            assert_eq!(error.exit_code(), ExitCode::CorruptFile);
+            assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_or_written_is_told_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        let error = import(dir.path(), &dir.path().join("base"), &Origin::default()).unwrap_err();
+        assert_eq!(error.exit_code(), ExitCode::InputData);
+        let file = dir.path().join("file");
+        fs::write(&file, b"").unwrap();
+        for out in [file.join("base"), file] {
+            let error = import(&fixture(), &out, &Origin::default()).unwrap_err();
+            assert_eq!(error.exit_code(), ExitCode::DeviceOrStore, "{error}");
+        }
     }
 }

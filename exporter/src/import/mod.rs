@@ -10,10 +10,18 @@ use overmask::error::ExitCode;
 /// What can go wrong when a model is imported.
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
-    /// A file cannot be read or written.
-    #[error("{path}: {source}")]
-    Io {
+    /// A file of the checkpoint cannot be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
         /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The bundle, or something in it, cannot be written.
+    #[error("cannot write {path}: {source}")]
+    Write {
+        /// The file or directory.
         path: PathBuf,
         /// Why.
         source: std::io::Error,
@@ -79,7 +87,8 @@ impl ImportError {
     /// The program's exit code for this error.
     pub fn exit_code(&self) -> ExitCode {
         match self {
-            Self::Io { .. } | Self::Exists { .. } => ExitCode::InputData,
+            Self::Read { .. } | Self::Exists { .. } => ExitCode::InputData,
+            Self::Write { .. } => ExitCode::DeviceOrStore,
             Self::Base(e) => e.exit_code(),
             _ => ExitCode::CorruptFile,
         }

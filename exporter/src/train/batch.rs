@@ -8,12 +8,18 @@ use super::graph::name;
 use super::session::{f32_value, i64_value};
 use crate::data::{Dataset, LabelSet, rng};
 
-/// Streams of the random generator: each use has one of its own.
-pub(super) mod stream {
-    /// Which training texts choose the checkpoint.
+/// What the seed is XORed with before it goes to functions of [`crate::data`], which draw from
+/// streams of their own: the run's splits are not those of whoever splits the data with the same
+/// seed, `--eval-fraction` for one. Figures depend on these numbers: never change one.
+pub(super) mod salt {
+    /// Which training texts choose the checkpoint (stream `SPLIT`).
     pub(in crate::train) const DEV: u64 = 1;
-    /// Order of the texts.
+    /// Order of the texts (stream `EPOCH`).
     pub(in crate::train) const ORDER: u64 = 2;
+}
+
+/// Streams of the random generator for what training draws itself; [`crate::data`] has 1 and 2.
+pub(super) mod stream {
     /// Dropout masks.
     pub(in crate::train) const DROPOUT: u64 = 3;
     /// The head's first weights.

@@ -55,18 +55,21 @@ impl Gelu {
         let nodes = &graph.node;
         let is = |i: usize, op: &str| (nodes[i].op_type == op).then_some(i);
         is(erf, "Erf")?;
-        let scaled = is(producer(nodes, &nodes[erf].input[0])?, "Div")?;
-        let x = &nodes[scaled].input[0];
-        let gate = is(only_reader(nodes, &nodes[erf].output[0])?, "Add")?;
-        let gated = is(only_reader(nodes, &nodes[gate].output[0])?, "Mul")?;
-        let halved = is(only_reader(nodes, &nodes[gated].output[0])?, "Mul")?;
-        let after = is(only_reader(nodes, &nodes[halved].output[0])?, "Gemm")?;
+        // A node may lack what its operator needs; the rules of differentiation say so.
+        let input = |i: usize| nodes[i].input.first();
+        let output = |i: usize| nodes[i].output.first();
+        let scaled = is(producer(nodes, input(erf)?)?, "Div")?;
+        let x = input(scaled)?;
+        let gate = is(only_reader(nodes, output(erf)?)?, "Add")?;
+        let gated = is(only_reader(nodes, output(gate)?)?, "Mul")?;
+        let halved = is(only_reader(nodes, output(gated)?)?, "Mul")?;
+        let after = is(only_reader(nodes, output(halved)?)?, "Gemm")?;
         let before = is(producer(nodes, x)?, "Gemm")?;
         let of_x = nodes.iter().filter(|n| n.input.contains(x)).count() == 2 && nodes[gated].input.contains(x);
         let constants =
             has_constant(graph, scaled, SQRT_2) && has_constant(graph, gate, 1.0) && has_constant(graph, halved, 0.5);
         let plain = [before, after].iter().all(|i| nodes[*i].attribute("alpha").is_none());
-        let reads_first = nodes[after].input[0] == nodes[halved].output[0];
+        let reads_first = input(after) == output(halved);
         (of_x && constants && plain && reads_first).then_some(Gelu { before, scaled, erf, gated, halved, after })
     }
 }

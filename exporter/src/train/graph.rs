@@ -205,9 +205,7 @@ impl Step {
     }
 
     fn state_input(&mut self, name: &str, dims: &[usize]) {
-        let dims: Vec<String> = dims.iter().map(usize::to_string).collect();
-        let dims: Vec<&str> = dims.iter().map(String::as_str).collect();
-        self.b.input(name, data_type::FLOAT, &dims);
+        declare(dims, |dims| drop(self.b.input(name, data_type::FLOAT, dims)));
     }
 
     /// Puts a mask between each tensor and the nodes that read it.
@@ -340,14 +338,18 @@ impl Step {
             let direction = self.b.op("Div", &[&next(&m), &root], &[]);
             let change = self.b.op("Mul", &[&direction, rate], &[]);
             self.b.node("Sub", &[&p, &change], &[&next(&p)], &[]);
-            let dims: Vec<String> = parameter.dims.iter().map(usize::to_string).collect();
-            let dims: Vec<&str> = dims.iter().map(String::as_str).collect();
             for state in [p, m, v] {
-                self.b.output(&next(&state), data_type::FLOAT, &dims);
+                declare(&parameter.dims, |dims| self.b.output(&next(&state), data_type::FLOAT, dims));
             }
         }
         norm
     }
+}
+
+/// Hands fixed dimensions to `how`, as the builder takes those of inputs and outputs.
+pub(super) fn declare(dims: &[usize], how: impl FnOnce(&[&str])) {
+    let dims: Vec<String> = dims.iter().map(usize::to_string).collect();
+    how(&dims.iter().map(String::as_str).collect::<Vec<_>>());
 }
 
 /// How a weight opens up into blocks. Blocks of one column stay in three axes: the runtime's

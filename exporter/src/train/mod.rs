@@ -1,6 +1,7 @@
 //! Training: a base, labelled texts and a method become a pack.
 
 mod batch;
+mod features;
 mod gelu;
 pub mod graph;
 mod placement;
@@ -150,9 +151,12 @@ pub enum TrainError {
         /// Node, operator and provider.
         nodes: Vec<String>,
     },
-    /// A file cannot be written or read.
-    #[error("{path}: {source}")]
-    Io {
+    /// It was stopped before anything was learnt.
+    #[error("stopped before the first step: nothing was learnt")]
+    Stopped,
+    /// A file cannot be written.
+    #[error("cannot write {}: {source}", path.display())]
+    Write {
         /// The file.
         path: PathBuf,
         /// Why.
@@ -182,9 +186,9 @@ impl TrainError {
             Self::Pack(e) => e.exit_code(),
             Self::Evaluate(e) => e.exit_code(),
             Self::Indivisible { .. } | Self::Option { .. } => ExitCode::Usage,
-            Self::Io { .. } => ExitCode::InputData,
+            Self::Write { .. } => ExitCode::DeviceOrStore,
             Self::Placement { .. } => ExitCode::EngineUnavailable,
-            Self::Autodiff(_) | Self::Diverged { .. } | Self::Runtime(_) => ExitCode::Other,
+            Self::Autodiff(_) | Self::Diverged { .. } | Self::Stopped | Self::Runtime(_) => ExitCode::Other,
         }
     }
 }

@@ -11,11 +11,12 @@ use ort::value::DynValue;
 use overmask::base::Base;
 use overmask::engine::{self, Device, EngineKind, EngineOptions};
 use overmask::mask::Mask;
-use overmask::pack::{CODEC, Golden, Head, NamedMask, Pack, PackDocument, SCHEMA, TaskKind, TextSettings};
+use overmask::pack::{CODEC, Golden, Head, NamedMask, Pack, PackDocument, SCHEMA, TaskKind, TextSettings, check_name};
 use overmask::task::{self, Runner, Tokenizer};
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::batch::{Inputs, Texts, dropout, stream};
+use super::batch::{Texts, dropout, salt, stream};
+use super::features::FrozenEncoder;
 use super::graph::{self, Encoder, Graph, Spec, name};
 use super::session::{ForwardSession, Frozen, Placement, StepSession, f32_value};
 use super::{Method, TrainError, TrainOptions, placement, schedule, scores};
@@ -62,7 +63,8 @@ pub struct Outcome {
 /// run ends early with the best checkpoint so far.
 ///
 /// # Errors
-/// When options, texts or base do not fit, or the runtime fails.
+/// When options, texts or base do not fit, the run is stopped before its first step, or the
+/// runtime fails.
 pub fn run(
     base: &Arc<Base>,
     train: &Dataset,
@@ -78,7 +80,7 @@ pub fn run(
     if let Some(eval) = eval {
         labels.targets(eval)?;
     }
-    let (rest, dev) = data::split(train, options.dev_fraction, options.seed ^ stream::DEV);
+    let (rest, dev) = data::split(train, options.dev_fraction, options.seed ^ salt::DEV);
     if rest.is_empty() || dev.is_empty() {
         let reason = format!("leaves {} texts to train on, {} to choose by", rest.len(), dev.len());
         return Err(TrainError::Option { option: "--dev-fraction", reason });
@@ -87,23 +89,20 @@ pub fn run(
     if repeated > 0 {
         log::warn!("{repeated} of the {} texts that choose the checkpoint are also trained on", dev.len());
     }
-    let mut learner = Learner::new(base, &rest, &dev, &labels, options)?;
-    let outcome = learner.learn(stop, progress)?;
-    let mut pack = learner.pack(outcome.best, train, &labels, outcome.steps)?;
-    pack.document.metrics.insert("dev_accuracy".to_owned(), outcome.dev_accuracy);
-    measure(base, &mut pack, &dev, eval, options)?;
-    Ok(Outcome {
-        pack,
-        dev_accuracy: outcome.dev_accuracy,
-        steps: outcome.steps,
-        stopped: outcome.stopped,
-        time: outcome.time,
-    })
+    let mut learner = Learner::new(base, &rest, &dev, &labels, options, stop)?;
+    let learnt = learner.learn(stop, progress)?;
+    let (dev_accuracy, steps, stopped, time) = (learnt.dev_accuracy, learnt.steps, learnt.stopped, learnt.time);
+    let mut pack = learner.pack(learnt, train, eval, &labels)?;
+    // The first texts of the dev split; a small one has too few.
+    let golden = dev.texts().into_iter().chain(rest.texts()).take(GOLDEN);
+    measure(base, &mut pack, golden, eval, options)?;
+    Ok(Outcome { pack, dev_accuracy, steps, stopped, time })
 }
 
 fn check(base: &Base, o: &TrainOptions) -> Result<(), TrainError> {
     let wrong = |option, reason: String| Err(TrainError::Option { option, reason });
     let a = &base.manifest().architecture;
+    check_name(&o.name).or_else(|reason| wrong("--name", reason))?;
     for (option, value) in [
         ("--initial-sparsity", o.initial_sparsity),
         ("--dropout", o.dropout),
@@ -133,6 +132,9 @@ fn check(base: &Base, o: &TrainOptions) -> Result<(), TrainError> {
         if value == 0 {
             return wrong(option, "is 0".to_owned());
         }
+    }
+    if o.max_steps == Some(0) {
+        return wrong("--max-steps", "is 0".to_owned());
     }
     Ok(())
 }
@@ -171,6 +173,7 @@ impl<'a> Learner<'a> {
         dev: &Dataset,
         labels: &LabelSet,
         options: &'a TrainOptions,
+        stop: &AtomicBool,
     ) -> Result<Self, TrainError> {
         let tokenizer = Tokenizer::open(base)?;
         let tokenize = |data| Texts::tokenize(data, labels, &tokenizer, options.max_tokens);
@@ -178,8 +181,8 @@ impl<'a> Learner<'a> {
         let encoder = match options.method {
             Method::Head => {
                 let mut features = FrozenEncoder::start(base, options)?;
-                features.replace_tokens(&mut train, &tokenizer)?;
-                features.replace_tokens(&mut dev, &tokenizer)?;
+                features.replace_tokens(&mut train, &tokenizer, stop)?;
+                features.replace_tokens(&mut dev, &tokenizer, stop)?;
                 Encoder::Frozen
             }
             Method::Mask => Encoder::Masked { granularity: options.granularity, from_layer: options.from_layer },
@@ -202,6 +205,7 @@ impl<'a> Learner<'a> {
     }
 
     fn learn(&mut self, stop: &AtomicBool, progress: &mut dyn FnMut(&Progress)) -> Result<Learnt, TrainError> {
+        go_on(stop)?;
         let started = Instant::now();
         let o = self.options;
         let epoch_steps = self.train.len().div_ceil(o.batch_size) as u64;
@@ -212,9 +216,10 @@ impl<'a> Learner<'a> {
         let mut stopped = false;
         while now.step < steps && !stopped {
             let batches =
-                data::epoch_batches(&self.train.lengths, o.batch_size, o.seed ^ stream::ORDER, u64::from(now.epoch));
+                data::epoch_batches(&self.train.lengths, o.batch_size, o.seed ^ salt::ORDER, u64::from(now.epoch));
             for indices in batches {
-                stopped = stop.load(Ordering::Relaxed);
+                // The first step is done in any case, so that there is something to keep.
+                stopped = now.step > 0 && stop.load(Ordering::Relaxed);
                 if stopped || now.step == steps {
                     break;
                 }
@@ -238,8 +243,7 @@ impl<'a> Learner<'a> {
             progress(&now);
         }
         losses.finish()?;
-        let (dev_accuracy, _, best) =
-            best.ok_or(TrainError::Option { option: "--max-steps", reason: "is 0".into() })?;
+        let (dev_accuracy, _, best) = best.ok_or(TrainError::Stopped)?;
         Ok(Learnt { best, dev_accuracy, steps: now.step, stopped, time: started.elapsed() })
     }
 
@@ -293,28 +297,18 @@ impl<'a> Learner<'a> {
         })
     }
 
-    fn pack(&self, best: Checkpoint, data: &Dataset, labels: &LabelSet, steps: u64) -> Result<Pack, TrainError> {
+    /// The pack, as yet without golden vectors; `eval` is only named.
+    fn pack(
+        &self,
+        learnt: Learnt,
+        data: &Dataset,
+        eval: Option<&Dataset>,
+        labels: &LabelSet,
+    ) -> Result<Pack, TrainError> {
         let o = self.options;
+        let provenance = self.provenance(&learnt, data, eval);
+        let best = learnt.best;
         let head = Head { weight: best.weight, bias: best.bias, labels: self.classes, hidden: self.width() };
-        let mut provenance = BTreeMap::from([
-            ("tool".to_owned(), json!(format!("overmask-export {}", env!("CARGO_PKG_VERSION")))),
-            ("method".to_owned(), json!(o.method)),
-            ("seed".to_owned(), json!(o.seed)),
-            ("epochs".to_owned(), json!(o.epochs)),
-            ("steps".to_owned(), json!(steps)),
-            ("batch_size".to_owned(), json!(o.batch_size)),
-            ("head_learning_rate".to_owned(), json!(o.head_learning_rate)),
-            ("dropout".to_owned(), json!(o.dropout)),
-            ("dev_fraction".to_owned(), json!(o.dev_fraction)),
-            ("device".to_owned(), json!(o.device.to_string())),
-            ("train_texts".to_owned(), json!(self.train.len())),
-            ("train_sha256".to_owned(), json!(data::digest(data))),
-        ]);
-        if o.method == Method::Mask {
-            provenance.insert("learning_rate".to_owned(), json!(o.learning_rate));
-            provenance.insert("initial_sparsity".to_owned(), json!(o.initial_sparsity));
-            provenance.insert("from_layer".to_owned(), json!(o.from_layer));
-        }
         let manifest = self.base.manifest();
         let maskable: usize = manifest.maskable.iter().map(|t| t.outputs * t.inputs).sum();
         let zeros: u64 = best.masks.iter().map(|m| m.mask.zero_weights()).sum();
@@ -333,47 +327,47 @@ impl<'a> Learner<'a> {
             masks: Vec::new(),
             golden: Vec::new(),
             provenance,
-            metrics: BTreeMap::new(),
+            metrics: BTreeMap::from([("dev_accuracy".to_owned(), learnt.dev_accuracy)]),
             extra: BTreeMap::new(),
         };
         Ok(Pack::new(document, best.masks, head, Vec::new())?)
     }
-}
 
-/// The frozen encoder of `--method head`.
-struct FrozenEncoder {
-    engine: Box<dyn engine::Engine>,
-    task: engine::TaskId,
-    width: usize,
-    pooling: overmask::pack::Pooling,
-}
-
-impl FrozenEncoder {
-    fn start(base: &Arc<Base>, o: &TrainOptions) -> Result<Self, TrainError> {
-        let mut engine =
-            engine::start(EngineKind::Ort(o.device), Arc::clone(base), &EngineOptions { threads: Some(o.threads) })?;
-        let task = engine.load(&[])?;
-        Ok(FrozenEncoder { engine, task, width: base.manifest().architecture.hidden_size, pooling: o.pooling })
-    }
-
-    /// Runs every text once: with nothing below the head training, its input never changes.
-    fn replace_tokens(&mut self, texts: &mut Texts, tokenizer: &Tokenizer) -> Result<(), TrainError> {
-        let Inputs::Tokens(tokens) = &texts.inputs else { return Ok(()) };
-        let mut order: Vec<usize> = (0..tokens.len()).collect();
-        order.sort_by_key(|i| tokens[*i].len());
-        let mut values = vec![0.0; tokens.len() * self.width];
-        for indices in order.chunks(32) {
-            let rows: Vec<&[i64]> = indices.iter().map(|i| tokens[*i].as_slice()).collect();
-            let batch = tokenizer.pad(&rows);
-            let hidden = self.engine.encode(self.task, &batch)?;
-            let pooled = task::pool(&hidden, &batch, self.pooling);
-            for (index, row) in indices.iter().zip(&pooled) {
-                values[index * self.width..(index + 1) * self.width].copy_from_slice(row);
-            }
+    /// How the pack was made: with the same program, base and data it can be made again.
+    fn provenance(&self, learnt: &Learnt, data: &Dataset, eval: Option<&Dataset>) -> BTreeMap<String, Value> {
+        let o = self.options;
+        let mut facts = vec![
+            ("tool", json!(format!("overmask-export {}", env!("CARGO_PKG_VERSION")))),
+            ("method", json!(o.method)),
+            ("seed", json!(o.seed)),
+            ("epochs", json!(o.epochs)),
+            ("steps", json!(learnt.steps)),
+            ("batch_size", json!(o.batch_size)),
+            ("head_learning_rate", json!(o.head_learning_rate)),
+            ("warmup", json!(o.warmup)),
+            ("dropout", json!(o.dropout)),
+            ("clip_norm", json!(o.clip_norm)),
+            ("dev_fraction", json!(o.dev_fraction)),
+            ("device", json!(o.device.to_string())),
+            ("threads", json!(o.threads)),
+            ("train_texts", json!(self.train.len())),
+            ("train_sha256", json!(data::digest(data))),
+        ];
+        if o.method == Method::Mask {
+            facts.push(("learning_rate", json!(o.learning_rate)));
+            facts.push(("initial_sparsity", json!(o.initial_sparsity)));
+            facts.push(("from_layer", json!(o.from_layer)));
         }
-        texts.inputs = Inputs::Features { values, width: self.width };
-        Ok(())
+        facts.extend(o.max_steps.map(|steps| ("max_steps", json!(steps))));
+        facts.extend(learnt.stopped.then_some(("stopped", json!(true))));
+        facts.extend(eval.map(|eval| ("eval_sha256", json!(data::digest(eval)))));
+        facts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
     }
+}
+
+/// Fails when the run is to stop and there is nothing to keep yet.
+pub(super) fn go_on(stop: &AtomicBool) -> Result<(), TrainError> {
+    if stop.load(Ordering::Relaxed) { Err(TrainError::Stopped) } else { Ok(()) }
 }
 
 /// Where each parameter starts.
@@ -404,11 +398,11 @@ pub(super) fn rates(scores: f64, head: f64, step: u64) -> Result<[(&'static str,
     ])
 }
 
-/// Measures the pack through the code that a device runs, and records golden vectors.
-fn measure(
+/// Measures the pack through the code that a device runs, and records the logits of `texts`.
+fn measure<'a>(
     base: &Arc<Base>,
     pack: &mut Pack,
-    dev: &Dataset,
+    texts: impl Iterator<Item = &'a str>,
     eval: Option<&Dataset>,
     o: &TrainOptions,
 ) -> Result<(), TrainError> {
@@ -417,7 +411,7 @@ fn measure(
     let task = runner.add_pack(pack.clone())?;
     let mut golden = Vec::with_capacity(GOLDEN);
     // One by one, as a device checks them: no padding, whatever the other texts.
-    for text in dev.texts().into_iter().take(GOLDEN) {
+    for text in texts {
         for prediction in runner.classify(task, &[text])? {
             golden.push(Golden { text: text.to_owned(), logits: prediction.logits });
         }
@@ -445,18 +439,18 @@ struct Losses(Option<(std::path::PathBuf, BufWriter<File>)>);
 impl Losses {
     fn open(o: &TrainOptions) -> Result<Self, TrainError> {
         let Some(path) = &o.log_losses else { return Ok(Losses(None)) };
-        let file = File::create(path).map_err(|source| TrainError::Io { path: path.clone(), source })?;
+        let file = File::create(path).map_err(|source| TrainError::Write { path: path.clone(), source })?;
         Ok(Losses(Some((path.clone(), BufWriter::new(file)))))
     }
 
     fn write(&mut self, step: u64, loss: f32, norm: f32) -> Result<(), TrainError> {
         let Some((path, file)) = &mut self.0 else { return Ok(()) };
         writeln!(file, r#"{{"step":{step},"gradient_norm":{norm},"loss":{loss}}}"#)
-            .map_err(|source| TrainError::Io { path: path.clone(), source })
+            .map_err(|source| TrainError::Write { path: path.clone(), source })
     }
 
     fn finish(self) -> Result<(), TrainError> {
         let Some((path, mut file)) = self.0 else { return Ok(()) };
-        file.flush().map_err(|source| TrainError::Io { path, source })
+        file.flush().map_err(|source| TrainError::Write { path, source })
     }
 }

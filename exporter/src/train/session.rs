@@ -4,14 +4,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ort::ep;
-use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
+use ort::session::Session;
 use ort::session::builder::GraphOptimizationLevel;
-use ort::session::{Session, SessionInputValue};
-use ort::value::{DynValue, Tensor, TensorValueType};
+use ort::value::{DynValue, Tensor};
 use overmask::base::Base;
 use overmask::engine::Device;
-use overmask::engine::ort::{Binding, Bound};
+use overmask::engine::ort::{Binding, Bound, allocator, environment, on_device};
 use overmask::onnx;
 
 use super::TrainError;
@@ -31,7 +29,7 @@ pub(super) type Frozen = BTreeMap<String, Arc<Bound>>;
 
 /// The named tensors of the base, where its memory map has them.
 pub(super) fn frozen(base: &Arc<Base>, names: &[String]) -> Result<Frozen, TrainError> {
-    let value = |name: &String| Ok((name.clone(), Arc::new(Bound::mapped(base, name)??)));
+    let value = |name: &String| Ok((name.clone(), Arc::new(Bound::mapped(base, name)?)));
     names.iter().map(value).collect()
 }
 
@@ -47,8 +45,7 @@ pub(super) fn i64_value(shape: &[usize], values: Vec<i64>) -> Result<DynValue, T
 
 /// A session for a graph.
 fn open(graph: &Graph, placement: &Placement) -> Result<Session, TrainError> {
-    let environment = overmask::engine::ort::environment()?;
-    let mut builder = Session::builder(environment)?
+    let mut builder = Session::builder(environment()?)?
         .with_optimization_level(GraphOptimizationLevel::All)?
         .with_intra_threads(placement.threads)?
         // Repeats bit for bit with the same number of threads.
@@ -56,11 +53,7 @@ fn open(graph: &Graph, placement: &Placement) -> Result<Session, TrainError> {
     if let Some(path) = &placement.profile {
         builder = builder.with_profiling(path)?;
     }
-    if placement.device == Device::Cuda {
-        // TF32 would round the products' inputs to 10 bits: precision is never a default's choice.
-        let cuda = ep::CUDA::default().with_tf32(false).build().error_on_failure();
-        builder = builder.with_execution_providers([cuda])?;
-    }
+    let mut builder = on_device(builder, placement.device)?;
     Ok(builder.commit_from_memory(&onnx::encode(&graph.model))?)
 }
 
@@ -77,7 +70,6 @@ pub(super) struct StepSession {
     after_start: Option<Vec<Arc<Bound>>>,
     loss: Arc<Bound>,
     norm: Arc<Bound>,
-    device: Device,
 }
 
 impl StepSession {
@@ -122,7 +114,6 @@ impl StepSession {
             after_start: Some(first),
             loss,
             norm,
-            device: placement.device,
         })
     }
 
@@ -140,24 +131,19 @@ impl StepSession {
             self.state[0] = buffers;
         }
         self.turn = 1 - self.turn;
-        Ok((scalar(self.loss.value())?, scalar(self.norm.value())?))
+        Ok((scalar(&self.loss)?, scalar(&self.norm)?))
     }
 
     /// The current value of a parameter, as the graph reads it.
-    pub(super) fn parameter(&self, name: &str) -> Result<&Bound, TrainError> {
+    fn parameter(&self, name: &str) -> Result<&Arc<Bound>, TrainError> {
         let index = self.names.iter().position(|n| n == name);
         let value = index.and_then(|i| self.state[self.turn].get(i));
-        value.map(|v| &**v).ok_or_else(|| TrainError::Runtime(format!("no parameter `{name}`")))
+        value.ok_or_else(|| TrainError::Runtime(format!("no parameter `{name}`")))
     }
 
     /// The current values of a parameter.
     pub(super) fn download(&self, name: &str) -> Result<Vec<f32>, TrainError> {
-        let value = self.parameter(name)?.value();
-        if self.device == Device::Cpu {
-            return Ok(value.try_extract_tensor::<f32>()?.1.to_vec());
-        }
-        let host = value.view().downcast::<TensorValueType<f32>>()?.to(AllocationDevice::CPU, 0)?;
-        Ok(host.try_extract_tensor::<f32>()?.1.to_vec())
+        Ok(self.parameter(name)?.download()?)
     }
 
     /// Ends profiling and returns the file's name.
@@ -168,13 +154,7 @@ impl StepSession {
 
 /// Uninitialised buffers for the state, on the device.
 fn device_buffers(session: &Session, trained: &[Trained], device: Device) -> Result<Vec<Arc<Bound>>, TrainError> {
-    let allocator = match device {
-        Device::Cpu => Allocator::default(),
-        Device::Cuda => Allocator::new(
-            session,
-            MemoryInfo::new(AllocationDevice::CUDA, 0, AllocatorType::Device, MemoryType::Default)?,
-        )?,
-    };
+    let allocator = allocator(session, device)?;
     let mut buffers = Vec::with_capacity(3 * trained.len());
     for parameter in trained {
         for _ in parameter.state() {
@@ -188,23 +168,29 @@ fn owned(value: DynValue) -> Arc<Bound> {
     Arc::new(Bound::owned(value))
 }
 
-fn scalar(value: &DynValue) -> Result<f32, TrainError> {
-    let (_, values) = value.try_extract_tensor::<f32>()?;
-    values.first().copied().ok_or_else(|| TrainError::Runtime("an empty scalar".to_owned()))
+fn scalar(value: &Bound) -> Result<f32, TrainError> {
+    value.download()?.first().copied().ok_or_else(|| TrainError::Runtime("an empty scalar".to_owned()))
 }
 
 /// The forward pass over the parameters of a step session, for choosing checkpoints.
 pub(super) struct ForwardSession {
     session: Session,
+    binding: Binding,
     parameters: Vec<String>,
-    frozen: Frozen,
+    classes: usize,
 }
 
 impl ForwardSession {
     pub(super) fn new(graph: &Graph, frozen: &Frozen, placement: &Placement) -> Result<Self, TrainError> {
-        let placement = Placement { profile: None, ..placement.clone() };
+        let session = open(graph, &Placement { profile: None, ..placement.clone() })?;
+        let mut binding = Binding::new(&session)?;
+        for (name, value) in frozen {
+            binding.input(name, value)?;
+        }
         let parameters = graph.trained.iter().map(|t| t.name.clone()).collect();
-        Ok(ForwardSession { session: open(graph, &placement)?, parameters, frozen: frozen.clone() })
+        let bias = graph.trained.iter().find(|t| t.name == name::HEAD_BIAS);
+        let classes = bias.map_or(0, |t| t.dims.iter().product());
+        Ok(ForwardSession { session, binding, parameters, classes })
     }
 
     /// Logits of a batch, [batch, classes], with the step's current parameters.
@@ -213,16 +199,17 @@ impl ForwardSession {
         step: &StepSession,
         inputs: Vec<(&'static str, DynValue)>,
     ) -> Result<Vec<f32>, TrainError> {
-        let mut all: Vec<(String, SessionInputValue<'_>)> =
-            inputs.into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
-        for (name, value) in &self.frozen {
-            all.push((name.clone(), value.value().into()));
+        // Every input has a row for each text.
+        let batch = inputs.first().and_then(|(_, value)| value.shape().first()).map_or(0, |n| *n as usize);
+        for (name, value) in inputs {
+            self.binding.input(name, &owned(value))?;
         }
         for name in &self.parameters {
-            all.push((name.clone(), step.parameter(name)?.value().into()));
+            self.binding.input(name, step.parameter(name)?)?;
         }
-        let outputs = self.session.run(all)?;
-        let (_, logits) = outputs[name::LOGITS].try_extract_tensor::<f32>()?;
-        Ok(logits.to_vec())
+        let logits = owned(f32_value(&[batch, self.classes], vec![0.0; batch * self.classes])?);
+        self.binding.output(name::LOGITS, &logits)?;
+        self.binding.run(&mut self.session)?;
+        Ok(logits.download()?)
     }
 }

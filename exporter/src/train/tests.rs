@@ -3,23 +3,26 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use ort::value::DynValue;
 use overmask::base::Base;
-use overmask::engine::Device;
+use overmask::engine::{self, Device, EngineKind, EngineOptions, TokenBatch};
 use overmask::mask::Granularity;
 use overmask::onnx::proto::data_type;
 use overmask::onnx::{self, GraphBuilder};
-use overmask::pack::Pooling;
+use overmask::pack::{NamedMask, Pooling};
+use overmask::task::softmax;
 use safetensors::SafeTensors;
 
 use super::graph::{self, Encoder, Graph, Spec, name};
 use super::run::rates;
+use super::scores::to_mask;
 use super::session::{ForwardSession, Placement, StepSession, f32_value, frozen, i64_value};
-use super::{Method, TrainOptions};
+use super::{Method, Outcome, Progress, TrainError, TrainOptions, gelu, placement as profile};
 use crate::autodiff;
 use crate::data::tests::dataset;
+use crate::data::{self, Dataset};
 use crate::import::hf;
 
 fn fixture() -> PathBuf {
@@ -75,11 +78,12 @@ fn spec(granularity: Granularity) -> Spec {
     Spec { encoder, pooling: Pooling::Mean, classes: 3, clip_norm: 1.0 }
 }
 
-/// The recorded start values of a graph's parameters.
-fn initial(reference: &Reference, graph: &Graph, scores: &str) -> Vec<Vec<f32>> {
-    let value = |parameter: &graph::Trained| match &parameter.scores_of {
-        Some(tensor) => reference.f32(&format!("{scores}/{}", tensor.name)),
-        None => reference.f32(&parameter.name.replace('/', ".")),
+/// The recorded start values of a graph's parameters; without scores, those that keep all.
+fn initial(reference: &Reference, graph: &Graph, scores: Option<&str>) -> Vec<Vec<f32>> {
+    let value = |parameter: &graph::Trained| match (&parameter.scores_of, scores) {
+        (Some(tensor), Some(scores)) => reference.f32(&format!("{scores}/{}", tensor.name)),
+        (Some(_), None) => vec![1.0; parameter.dims.iter().product()],
+        (None, _) => reference.f32(&parameter.name.replace('/', ".")),
     };
     graph.trained.iter().map(value).collect()
 }
@@ -99,9 +103,11 @@ const BLOCK: Granularity = Granularity::Block { rows: 32, cols: 1 };
 fn logits_agree_with_pytorch() {
     let reference = Reference::read();
     let (_dir, base) = base();
-    for (granularity, scores, logits) in
-        [(Granularity::Weight, "scores", "logits_weight"), (BLOCK, "scores_block", "logits_block")]
-    {
+    for (granularity, scores, logits, loss) in [
+        (Granularity::Weight, None, "logits", "loss_dense"),
+        (Granularity::Weight, Some("scores"), "logits_weight", "loss"),
+        (BLOCK, Some("scores_block"), "logits_block", "loss_block"),
+    ] {
         let step = graph::step(&base, &spec(granularity)).unwrap();
         let weights = frozen(&base, &step.frozen).unwrap();
         let start = initial(&reference, &step, scores);
@@ -110,6 +116,9 @@ fn logits_agree_with_pytorch() {
         let mut forward = ForwardSession::new(&forward, &weights, &placement()).unwrap();
         let ours = forward.logits(&session, reference.batch()).unwrap();
         assert_close(logits, &ours, &reference.f32(logits), 1e-5);
+        let rows = ours.chunks_exact(3).zip(reference.i64("labels"));
+        let sum: f32 = rows.map(|(row, label)| -softmax(row)[label as usize].ln()).sum();
+        assert_close(loss, &[sum / 3.0], &reference.f32(loss), 1e-5);
     }
 }
 
@@ -122,7 +131,7 @@ fn three_training_steps_agree_with_pytorch() {
     {
         let step = graph::step(&base, &spec(granularity)).unwrap();
         let weights = frozen(&base, &step.frozen).unwrap();
-        let start = initial(&reference, &step, scores);
+        let start = initial(&reference, &step, Some(scores));
         let mut session = StepSession::new(&step, &start, &weights, &placement()).unwrap();
         let (mut losses, mut norms) = (Vec::new(), Vec::new());
         for index in 0..3 {
@@ -144,6 +153,112 @@ fn three_training_steps_agree_with_pytorch() {
             assert_close(&recorded, &ours, &reference.f32(&recorded), 1e-4);
         }
     }
+}
+
+/// Loss, gradient norm and the straight-through gradients of the scores.
+#[test]
+fn gradients_of_scores_agree_with_pytorch() {
+    let reference = Reference::read();
+    let (_dir, base) = base();
+    for (granularity, scores, loss, suffix) in
+        [(Granularity::Weight, "scores", "loss", "_weight"), (BLOCK, "scores_block", "loss_block", "_block")]
+    {
+        // Never clipped, AdamW's first moment is the gradient after one step.
+        let step = graph::step(&base, &Spec { clip_norm: 1e9, ..spec(granularity) }).unwrap();
+        let weights = frozen(&base, &step.frozen).unwrap();
+        let start = initial(&reference, &step, Some(scores));
+        let mut session = StepSession::new(&step, &start, &weights, &placement()).unwrap();
+        let mut inputs = reference.batch();
+        inputs.push(reference.targets());
+        inputs.extend(rates(1e-2, 1e-3, 0).unwrap());
+        let ours = session.run(inputs).unwrap();
+        assert_close(loss, &[ours.0], &reference.f32(loss), 1e-5);
+        assert_close("norm", &[ours.1], &reference.f32(&format!("grad_norm{suffix}")), 1e-5);
+        for parameter in &step.trained {
+            let name = match &parameter.scores_of {
+                Some(tensor) => tensor.name.clone(),
+                None => parameter.name.replace('/', "."),
+            };
+            let recorded = format!("grad_scores{suffix}/{name}");
+            let moment = session.download(&format!("{}/m", parameter.name)).unwrap();
+            assert_close(&recorded, &moment, &reference.f32(&recorded), 2e-5);
+        }
+    }
+}
+
+/// What devices run: without a mask, and with the masks that the scores stand for.
+#[test]
+fn the_engines_agree_with_pytorch() {
+    let reference = Reference::read();
+    let (_dir, base) = base();
+    // Of the recorded texts, the first and the last; the other is a pair, which engines refuse.
+    let two = |values: Vec<i64>| [&values[..9], &values[18..]].concat();
+    let [input_ids, attention_mask, token_type_ids] =
+        ["input_ids", "attention_mask", "token_type_ids"].map(|n| two(reference.i64(n)));
+    let tokens = TokenBatch { batch: 2, sequence: 9, input_ids, attention_mask, token_type_ids };
+    // The last has 4 tokens; what an engine says of padding is not told.
+    let last = 9 * 32..(9 + 4) * 32;
+    let masks = |granularity, scores: &str| -> Vec<NamedMask> {
+        let tensors = base.manifest().maskable.iter();
+        tensors
+            .map(|tensor| {
+                let scores = reference.f32(&format!("{scores}/{}", tensor.name));
+                NamedMask { tensor: tensor.name.clone(), mask: to_mask(tensor, &scores, granularity).unwrap() }
+            })
+            .collect()
+    };
+    for kind in ["ort", "tract"] {
+        let kind: EngineKind = kind.parse().unwrap();
+        let mut engine = engine::start(kind, Arc::clone(&base), &EngineOptions { threads: Some(1) }).unwrap();
+        for (masks, recorded) in [
+            (Vec::new(), "last_hidden_state"),
+            (masks(Granularity::Weight, "scores"), "last_hidden_state_weight"),
+            (masks(BLOCK, "scores_block"), "last_hidden_state_block"),
+        ] {
+            let task = engine.load(&masks).unwrap();
+            let (ours, theirs) = (engine.encode(task, &tokens).unwrap().data, reference.f32(recorded));
+            let what = format!("{kind}: {recorded}");
+            assert_close(&what, &ours[..9 * 32], &theirs[..9 * 32], 1e-5);
+            assert_close(&what, &ours[last.clone()], &theirs[9 * 32..][last.clone()], 1e-5);
+        }
+    }
+}
+
+#[test]
+fn each_gelu_loses_its_two_passes() {
+    let (_dir, base) = base();
+    let mut graph = onnx::read_model(&base.model_path()).unwrap().graph.unwrap();
+    let count = |graph: &onnx::proto::GraphProto, op: &str| graph.node.iter().filter(|n| n.op_type == op).count();
+    let (nodes, layers) = (graph.node.len(), base.manifest().architecture.layers);
+    // Only a GELU divides, by √2.
+    assert_eq!((count(&graph, "Erf"), count(&graph, "Div")), (layers, layers));
+    gelu::fold_constants(&mut graph);
+    assert_eq!((count(&graph, "Erf"), count(&graph, "Div")), (layers, 0));
+    assert_eq!(graph.node.len(), nodes - 2 * layers);
+}
+
+/// A real profile, read as if the step should have run elsewhere: what may stay are shapes alone.
+#[test]
+fn a_profile_tells_shapes_from_the_rest() {
+    let reference = Reference::read();
+    let (dir, base) = base();
+    let step = graph::step(&base, &spec(BLOCK)).unwrap();
+    let weights = frozen(&base, &step.frozen).unwrap();
+    let start = initial(&reference, &step, Some("scores_block"));
+    let placement = Placement { profile: Some(dir.path().join("step")), ..placement() };
+    let mut session = StepSession::new(&step, &start, &weights, &placement).unwrap();
+    let mut inputs = reference.batch();
+    inputs.push(reference.targets());
+    inputs.extend(rates(1e-2, 1e-3, 0).unwrap());
+    session.run(inputs).unwrap();
+    let text = std::fs::read(session.end_profiling().unwrap()).unwrap();
+    let here = profile::placed(&text, Device::Cpu).unwrap();
+    assert!(here.there > 0 && here.shapes == 0 && here.elsewhere.is_empty(), "{here:?}");
+    let there = profile::placed(&text, Device::Cuda).unwrap();
+    assert_eq!(there.there, 0);
+    assert!(there.shapes > 0 && there.shapes + there.elsewhere.len() == here.there, "{there:?}");
+    let named = |op: &str| there.elsewhere.iter().any(|node| node.contains(&format!("({op}, ")));
+    assert!(named("Gemm") && named("Mul") && named("Sum") && !named("Shape") && !named("Size"), "{there:?}");
 }
 
 /// Gradients of every weight, bias and norm of the encoder, and of masked weights, as the
@@ -169,14 +284,14 @@ fn gradients_of_the_whole_encoder_agree_with_pytorch() {
         .iter()
         .filter(|n| !n.contains("_embeddings."))
         .cloned()
-        .chain([name::HEAD_WEIGHT.into()])
+        .chain([name::HEAD_WEIGHT.into(), name::HEAD_BIAS.into()])
         .collect();
     let gradients = autodiff::differentiate(&mut b, &loss, &wanted).unwrap();
     for (value, gradient) in wanted.iter().zip(&gradients) {
         b.node("Identity", &[gradient], &[&format!("gradient/{value}")], &[]);
-        let dims = if value == name::HEAD_WEIGHT { vec![3, 32] } else { base.tensor_f32(value).unwrap().0.to_vec() };
-        let dims: Vec<String> = dims.iter().map(usize::to_string).collect();
-        b.output(&format!("gradient/{value}"), data_type::FLOAT, &dims.iter().map(String::as_str).collect::<Vec<_>>());
+        let head = forward.trained.iter().find(|t| t.name == *value).map(|t| t.dims.as_slice());
+        let dims = head.unwrap_or_else(|| base.tensor_f32(value).unwrap().0);
+        graph::declare(dims, |dims| b.output(&format!("gradient/{value}"), data_type::FLOAT, dims));
     }
     let environment = overmask::engine::ort::environment().unwrap();
     let mut session =
@@ -203,14 +318,19 @@ fn gradients_of_the_whole_encoder_agree_with_pytorch() {
     }
 }
 
+/// Texts of two labels.
+fn texts(count: usize) -> Dataset {
+    let texts = ["good film", "bad film", "fine plot", "dull plot"];
+    let examples = (0..count).map(|i| (format!("{} {i}", texts[i % 4]), if i % 2 == 0 { "yes" } else { "no" }));
+    let examples: Vec<_> = examples.collect();
+    let examples: Vec<_> = examples.iter().map(|(text, label)| (text.as_str(), *label)).collect();
+    dataset(&examples)
+}
+
 #[test]
 fn a_run_repeats_bit_for_bit_and_a_seed_matters() {
     let (_dir, base) = base();
-    let texts = ["good film", "bad film", "fine plot", "dull plot"];
-    let examples = (0..40).map(|i| (format!("{} {i}", texts[i % 4]), if i % 2 == 0 { "yes" } else { "no" }));
-    let examples: Vec<_> = examples.collect();
-    let examples: Vec<_> = examples.iter().map(|(text, label)| (text.as_str(), *label)).collect();
-    let data = dataset(&examples);
+    let data = texts(40);
     for method in [Method::Head, Method::Mask] {
         let pack = |seed| {
             let options = options(method, seed);
@@ -255,4 +375,70 @@ fn a_tensor_that_does_not_divide_is_an_error() {
     let (_dir, base) = base();
     let error = graph::step(&base, &spec(Granularity::Block { rows: 7, cols: 1 })).unwrap_err();
     assert!(error.to_string().contains("block:7x1"), "{error}");
+}
+
+#[test]
+fn a_run_that_is_stopped_keeps_what_it_has() {
+    let (_dir, base) = base();
+    let data = texts(40);
+    for method in [Method::Head, Method::Mask] {
+        let run = |options: &TrainOptions, stop_after: u64| -> Result<Outcome, TrainError> {
+            let stop = AtomicBool::new(stop_after == 0);
+            super::run(&base, &data, Some(&data), options, &stop, &mut |now: &Progress| {
+                if now.step == stop_after {
+                    stop.store(true, Ordering::Relaxed);
+                }
+            })
+        };
+        let options = options(method, 1);
+        assert!(matches!(run(&options, 0), Err(TrainError::Stopped)), "{method:?}");
+        let outcome = run(&options, 3).unwrap();
+        assert_eq!((outcome.steps, outcome.stopped), (3, true), "{method:?}");
+        assert_eq!(outcome.pack.document.provenance["stopped"], true);
+        let outcome = run(&options, u64::MAX).unwrap();
+        assert_eq!((outcome.steps, outcome.stopped), (8, false), "{method:?}");
+        let provenance = outcome.pack.document.provenance;
+        assert_eq!(provenance["eval_sha256"], data::digest(&data).as_str());
+        assert_eq!((&provenance["threads"], &provenance["warmup"]), (&2.into(), &0.1.into()));
+        assert!(!provenance.contains_key("stopped") && !provenance.contains_key("max_steps"));
+        let outcome = run(&TrainOptions { max_steps: Some(5), ..options }, u64::MAX).unwrap();
+        assert_eq!((outcome.steps, outcome.stopped), (5, false), "{method:?}");
+        assert_eq!(outcome.pack.document.provenance["max_steps"], 5);
+    }
+}
+
+#[test]
+fn a_small_dev_split_is_filled_up_with_training_texts() {
+    let (_dir, base) = base();
+    for (count, golden) in [(6, 6), (20, 8), (60, 8)] {
+        let data = texts(count);
+        let options = options(Method::Head, 1);
+        let outcome = super::run(&base, &data, None, &options, &AtomicBool::new(false), &mut |_| ()).unwrap();
+        let mut seen: Vec<&str> = outcome.pack.golden.iter().map(|g| g.text.as_str()).collect();
+        assert_eq!(seen.len(), golden);
+        seen.sort_unstable();
+        seen.dedup();
+        assert_eq!(seen.len(), golden, "no text comes twice");
+    }
+}
+
+#[test]
+fn options_that_cannot_be_are_refused_before_the_work() {
+    let (_dir, base) = base();
+    let change = |change: fn(&mut TrainOptions)| {
+        let mut options = options(Method::Mask, 1);
+        change(&mut options);
+        let work = &mut |_: &Progress| panic!("a step was done");
+        let error = super::run(&base, &texts(40), None, &options, &AtomicBool::new(false), work).unwrap_err();
+        assert!(matches!(&error, TrainError::Option { .. }), "{error}");
+        error.to_string()
+    };
+    assert!(change(|o| o.name = "a\nb".into()).starts_with("--name: "));
+    assert!(change(|o| o.name = "x".repeat(257)).starts_with("--name: "));
+    assert!(change(|o| o.max_steps = Some(0)).starts_with("--max-steps: "));
+    assert!(change(|o| o.from_layer = 2).starts_with("--from-layer: "));
+    assert!(change(|o| o.max_tokens = 33).starts_with("--max-tokens: "));
+    assert!(change(|o| o.dropout = 1.0).starts_with("--dropout: "));
+    assert!(change(|o| o.dev_fraction = 0.01).starts_with("--dev-fraction: "));
+    assert!(change(|o| o.clip_norm = f64::NAN).starts_with("--clip-norm: "));
 }

@@ -10,6 +10,9 @@ use super::{BaseError, file};
 /// The version of the bundle format that this program writes and reads.
 pub const FORMAT: u32 = 1;
 
+/// The largest `base.json` that is read.
+const MAX_BYTES: u64 = 64 << 20;
+
 /// The contents of `base.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct BaseManifest {
@@ -69,7 +72,9 @@ pub struct MaskableTensor {
 
 impl BaseManifest {
     pub(super) fn read(path: &Path) -> Result<Self, BaseError> {
-        let text = std::fs::read(path).map_err(|source| BaseError::Io { path: path.into(), source })?;
+        let text = crate::fs::read_at_most(path, MAX_BYTES)
+            .map_err(|source| BaseError::Io { path: path.into(), source })?
+            .ok_or_else(|| BaseError::TooLarge { path: path.into(), limit: MAX_BYTES })?;
         let manifest: BaseManifest =
             serde_json::from_slice(&text).map_err(|source| BaseError::Manifest { path: path.into(), source })?;
         manifest.check().map_err(|(field, reason)| BaseError::Field { path: path.into(), field, reason })?;
@@ -109,6 +114,11 @@ impl BaseManifest {
             if !self.digests.contains_key(name) {
                 return wrong("digests", format!("`{name}` is missing"));
             }
+        }
+        // Packs are checked against the one, files against the other.
+        if self.digests[file::TOKENIZER] != self.tokenizer_sha256 {
+            let digest = &self.digests[file::TOKENIZER];
+            return wrong("tokenizer_sha256", format!("is {}, but `digests` has {digest}", self.tokenizer_sha256));
         }
         // Digest keys become paths: only plain file names of this format may appear.
         match self.digests.keys().find(|n| ![file::MODEL, file::WEIGHTS, file::TOKENIZER].contains(&n.as_str())) {

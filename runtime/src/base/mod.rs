@@ -42,6 +42,14 @@ pub enum BaseError {
         /// Why.
         source: std::io::Error,
     },
+    /// A file is larger than any of its kind.
+    #[error("{path} has more than {} MiB, more than any base; import the base again", .limit >> 20)]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// The most bytes that are read.
+        limit: u64,
+    },
     /// `base.json` is not what the format asks for.
     #[error("{path}: {source}; import the base again")]
     Manifest {
@@ -109,7 +117,8 @@ pub struct Base {
 }
 
 impl Base {
-    /// Opens a bundle and checks that every maskable tensor is there in its shape.
+    /// Opens a bundle and checks that every maskable tensor is there in its shape, and that the
+    /// embeddings have a row for each token and position.
     ///
     /// Digests are not computed here (that reads every byte): see [`Base::verify`].
     ///
@@ -125,6 +134,20 @@ impl Base {
                     path: dir.join(file::MANIFEST),
                     field: format!("maskable/{}", tensor.name),
                     reason: format!("[{}, {}], but the weights have {shape:?}", tensor.outputs, tensor.inputs),
+                });
+            }
+        }
+        let a = &manifest.architecture;
+        // Engines look tokens and positions up without a check of their own.
+        for (table, size, rows) in
+            [("word", "vocab_size", a.vocab_size), ("position", "max_positions", a.max_positions)]
+        {
+            let (name, shape) = weights.only(&format!("embeddings.{table}_embeddings.weight"))?;
+            if shape != [rows, a.hidden_size] {
+                return Err(BaseError::Field {
+                    path: dir.join(file::MANIFEST),
+                    field: format!("architecture/{size}"),
+                    reason: format!("{rows} of width {}, but `{name}` is {shape:?}", a.hidden_size),
                 });
             }
         }
@@ -169,11 +192,6 @@ impl Base {
     /// The graph's file.
     pub fn model_path(&self) -> PathBuf {
         self.dir.join(file::MODEL)
-    }
-
-    /// The weights' file.
-    pub fn weights_path(&self) -> PathBuf {
-        self.dir.join(file::WEIGHTS)
     }
 
     /// The tokenizer's file.

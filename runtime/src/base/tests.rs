@@ -1,11 +1,16 @@
 use super::*;
 
-/// Writes a bundle with the maskable tensor `w`, [3, 4], and the tensor `b`, `[1]`.
+/// Writes a bundle with the maskable tensor `w`, [3, 4], and embeddings of 10 tokens and 16
+/// positions.
 pub(crate) fn bundle(dir: &Path) -> BaseManifest {
-    let w: Vec<u8> = (0..12).flat_map(|i| (i as f32).to_le_bytes()).collect();
-    let b = 1f32.to_le_bytes();
+    let values: Vec<u8> = (0..64).flat_map(|i| (i as f32).to_le_bytes()).collect();
+    let tensors: [TensorBytes<'_>; 3] = [
+        ("w", &[3, 4], &values[..48]),
+        ("bert.embeddings.word_embeddings.weight", &[10, 4], &values[..160]),
+        ("bert.embeddings.position_embeddings.weight", &[16, 4], &values),
+    ];
     let mut bytes = Vec::new();
-    let offsets = write_weights(&mut bytes, &[("w", &[3, 4], &w), ("b", &[1], &b)]).unwrap();
+    let offsets = write_weights(&mut bytes, &tensors).unwrap();
     assert_eq!(offsets["w"] % 65536, 0);
     std::fs::write(dir.join(file::WEIGHTS), bytes).unwrap();
     std::fs::write(dir.join(file::MODEL), b"graph").unwrap();
@@ -24,7 +29,7 @@ pub(crate) fn bundle(dir: &Path) -> BaseManifest {
         layer_norm_eps: 1e-12,
     };
     let tokenizer_sha256 = digests[file::TOKENIZER].clone();
-    let tensors = [("w".to_owned(), &[3usize, 4][..], &w[..]), ("b".to_owned(), &[1usize][..], &b[..])];
+    let tensors = tensors.map(|(name, shape, bytes)| (name.to_owned(), shape, bytes));
     let manifest = BaseManifest {
         format: FORMAT,
         base_id: base_id(&architecture, &tokenizer_sha256, tensors),
@@ -81,6 +86,10 @@ fn a_wrong_field_is_refused_by_name() {
     assert!(change(|m| m.format = 9).contains("`format`"));
     assert!(change(|m| m.variant = "int3".into()).contains("`variant`"));
     assert!(change(|m| m.architecture.heads = 3).contains("heads"));
+    assert!(change(|m| m.tokenizer_sha256 = "0".repeat(64)).contains("`tokenizer_sha256`: is 000"));
+    assert!(change(|m| m.architecture.vocab_size = 11).contains("`architecture/vocab_size`: 11"));
+    assert!(change(|m| m.architecture.max_positions = 512).contains("`architecture/max_positions`: 512"));
+    assert!(change(|m| m.architecture.hidden_size = 6).contains("word_embeddings.weight` is [10, 4]"));
     assert!(change(|m| m.maskable[0].outputs = 5).contains("maskable/w"));
     assert!(change(|m| m.maskable[0].layer = 1).contains("layer 1 of 1"));
     assert!(change(|m| m.maskable.push(m.maskable[0].clone())).contains("comes twice"));
@@ -96,5 +105,34 @@ fn a_truncated_weights_file_is_an_error() {
     for length in [0, 1, 7, 8, 9, 100, bytes.len() - 1] {
         std::fs::write(&path, &bytes[..length]).unwrap();
         assert!(Base::open(dir.path()).is_err(), "{length} bytes");
+    }
+}
+
+#[test]
+fn a_manifest_without_end_is_not_read_to_it() {
+    let dir = tempfile::tempdir().unwrap();
+    bundle(dir.path());
+    // A file with a hole: it takes no space.
+    let manifest = std::fs::File::create(dir.path().join(file::MANIFEST)).unwrap();
+    manifest.set_len(1 << 40).unwrap();
+    let error = Base::open(dir.path()).unwrap_err();
+    assert!(matches!(error, BaseError::TooLarge { .. }), "{error}");
+    assert_eq!(error.exit_code(), ExitCode::CorruptFile);
+}
+
+#[test]
+fn embeddings_are_found_by_one_name() {
+    let dir = tempfile::tempdir().unwrap();
+    bundle(dir.path());
+    let w = [0; 48];
+    for (names, said) in [
+        (["w", "x", "y"], "0 tensors"),
+        (["w", "embeddings.word_embeddings.weight", "a.embeddings.word_embeddings.weight"], "2 tensors"),
+    ] {
+        let mut bytes = Vec::new();
+        write_weights(&mut bytes, &names.map(|name| (name, &[3, 4][..], &w[..]))).unwrap();
+        std::fs::write(dir.path().join(file::WEIGHTS), bytes).unwrap();
+        let error = Base::open(dir.path()).unwrap_err().to_string();
+        assert!(error.contains(said) && error.contains("word_embeddings"), "{error}");
     }
 }

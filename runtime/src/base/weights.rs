@@ -48,6 +48,20 @@ impl Weights {
         Ok((&info.shape, values))
     }
 
+    /// Name and shape of the one tensor whose name ends so: a checkpoint may put a prefix before
+    /// all names.
+    pub(super) fn only(&self, suffix: &str) -> Result<(String, &[usize]), BaseError> {
+        let mut found = self.metadata.tensors().into_iter().filter(|(name, _)| name.ends_with(suffix));
+        match (found.next(), found.count()) {
+            (Some((name, info)), 0) => Ok((name, &info.shape)),
+            (first, others) => Err(BaseError::Field {
+                path: self.path.clone(),
+                field: suffix.to_owned(),
+                reason: format!("{} tensors have a name that ends so, not one", others + usize::from(first.is_some())),
+            }),
+        }
+    }
+
     /// Name, shape and bytes of every f32 tensor.
     pub(super) fn iter_f32(&self) -> Vec<(String, &[usize], &[u8])> {
         let tensors = self.metadata.tensors().into_iter();

@@ -26,7 +26,7 @@ pub struct InspectArgs {
 #[derive(Serialize)]
 struct Report<'a> {
     file: String,
-    bytes: usize,
+    bytes: u64,
     sha256: &'a str,
     zero_weights: u64,
     masked_tensors: Vec<Tensor<'a>>,
@@ -44,7 +44,6 @@ struct Tensor<'a> {
 
 pub(super) fn run(args: &InspectArgs, out: &mut Output) -> anyhow::Result<()> {
     let pack = Pack::open(&args.pack)?;
-    let bytes = pack.to_bytes()?.len();
     let tensors = pack.masks.iter().map(|named| Tensor {
         tensor: &named.tensor,
         outputs: named.mask.outputs(),
@@ -54,7 +53,7 @@ pub(super) fn run(args: &InspectArgs, out: &mut Output) -> anyhow::Result<()> {
     });
     let report = Report {
         file: args.pack.display().to_string(),
-        bytes,
+        bytes: pack.file_bytes(),
         sha256: pack.digest(),
         zero_weights: pack.zero_weights(),
         masked_tensors: tensors.collect(),

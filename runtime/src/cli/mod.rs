@@ -14,8 +14,7 @@ use std::path::PathBuf;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
 
-use self::output::Output;
-pub use self::output::describe;
+pub use self::output::{Output, describe};
 use crate::engine::{EngineKind, EngineOptions};
 use crate::error::ExitCode;
 
@@ -95,7 +94,7 @@ struct EngineArgs {
             .try_map(|name| name.parse::<EngineKind>())
     )]
     engine: EngineKind,
-    /// Threads to compute with [default: the engine decides]
+    /// Threads to compute with; `tract` always takes one [default: the engine decides]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
 }
@@ -110,19 +109,20 @@ impl EngineArgs {
 pub fn main() -> std::process::ExitCode {
     let cli = Cli::parse();
     start_logging(cli.verbosity);
-    exit(execute(cli.command))
+    exit(execute(cli.command), ExitCode::of)
 }
 
-/// Reports a failed command on stderr and turns the result into an exit status.
+/// Reports a failed command on stderr and turns the result into an exit status; `code` finds
+/// the one of an error.
 ///
 /// A closed pipe at stdout is no failure: whoever read has seen enough.
-pub fn exit(result: anyhow::Result<()>) -> std::process::ExitCode {
+pub fn exit(result: anyhow::Result<()>, code: impl Fn(&anyhow::Error) -> ExitCode) -> std::process::ExitCode {
     match result {
         Ok(()) => ExitCode::Ok,
         Err(error) if output::is_closed_pipe(&error) => ExitCode::Ok,
         Err(error) => {
             log::error!("{}", describe(&error));
-            ExitCode::of(&error)
+            code(&error)
         }
     }
     .into()

@@ -8,13 +8,18 @@ use serde::Serialize;
 use crate::error::{CodedError, ExitCode};
 
 /// Results go through here: a line is text or a JSON object.
-pub(super) struct Output<W: Write = BufWriter<StdoutLock<'static>>> {
+///
+/// The methods fail when stdout cannot be written: a full disk has its exit code, a closed pipe
+/// is for [`exit`](super::exit) to tell apart.
+#[derive(Debug)]
+pub struct Output<W: Write = BufWriter<StdoutLock<'static>>> {
     to: W,
     eager: bool,
 }
 
 impl Output {
-    pub(super) fn stdout() -> Self {
+    /// Writes to stdout; a line at a time to a terminal.
+    pub fn stdout() -> Self {
         let stdout = io::stdout();
         let eager = stdout.is_terminal();
         Output { to: BufWriter::new(stdout.lock()), eager }
@@ -23,24 +28,36 @@ impl Output {
 
 impl<W: Write> Output<W> {
     /// One line.
-    pub(super) fn line(&mut self, text: &str) -> anyhow::Result<()> {
+    ///
+    /// # Errors
+    /// When stdout cannot be written.
+    pub fn line(&mut self, text: &str) -> anyhow::Result<()> {
         self.raw(text.as_bytes())?;
         self.raw(b"\n")?;
         if self.eager { self.flush() } else { Ok(()) }
     }
 
     /// One JSON object on a line of its own.
-    pub(super) fn json(&mut self, value: &impl Serialize) -> anyhow::Result<()> {
+    ///
+    /// # Errors
+    /// When stdout cannot be written.
+    pub fn json(&mut self, value: &impl Serialize) -> anyhow::Result<()> {
         self.line(&serde_json::to_string(value).context("a result cannot be written as JSON")?)
     }
 
     /// Bytes as they are.
-    pub(super) fn raw(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
+    ///
+    /// # Errors
+    /// When stdout cannot be written.
+    pub fn raw(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
         self.to.write_all(bytes).map_err(failed)
     }
 
     /// Hands over what is still in the buffer.
-    pub(super) fn flush(&mut self) -> anyhow::Result<()> {
+    ///
+    /// # Errors
+    /// When stdout cannot be written.
+    pub fn flush(&mut self) -> anyhow::Result<()> {
         self.to.flush().map_err(failed)
     }
 }
@@ -50,9 +67,10 @@ fn failed(error: io::Error) -> anyhow::Error {
     anyhow::Error::new(error).context(coded)
 }
 
-/// Whether a command ended because nobody reads its output any more.
+/// Whether a command ended because nobody reads its output any more: only [`failed`] has both an
+/// error of the system and a code, any other broken pipe is an error.
 pub(super) fn is_closed_pipe(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == ErrorKind::BrokenPipe)
+    error.is::<CodedError>() && error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == ErrorKind::BrokenPipe)
 }
 
 /// An error with its causes in one line; a cause that the message already tells is left out.
@@ -95,6 +113,7 @@ mod tests {
     fn a_closed_pipe_is_told_from_a_full_disk() {
         let mut closed = Output { to: Closed(ErrorKind::BrokenPipe), eager: false };
         assert!(is_closed_pipe(&closed.line("x").unwrap_err()));
+        assert!(!is_closed_pipe(&io::Error::from(ErrorKind::BrokenPipe).into()));
         let mut full = Output { to: Closed(ErrorKind::StorageFull), eager: false };
         let error = full.line("x").unwrap_err();
         assert!(!is_closed_pipe(&error));

@@ -13,8 +13,9 @@ use super::output::{Output, printable};
 use super::{BaseArgs, EngineArgs};
 use crate::base::Base;
 use crate::engine;
+use crate::error::CodedError;
 use crate::pack::Pack;
-use crate::task::{Prediction, Runner, TaskRef};
+use crate::task::{Prediction, Runner, TaskError, TaskRef};
 
 /// Arguments of `overmask run`.
 #[derive(Debug, Args)]
@@ -77,7 +78,7 @@ pub(super) fn run(args: &RunArgs, out: &mut Output) -> anyhow::Result<()> {
 
     if !args.texts.is_empty() {
         let texts: Vec<Line> = args.texts.iter().cloned().enumerate().map(|(i, text)| (i + 1, text)).collect();
-        return classify(&mut runner, &tasks, &texts, args.json, out);
+        return classify(&mut runner, &tasks, "text", &texts, args.json, out);
     }
     let stdin = std::io::stdin();
     if stdin.is_terminal() {
@@ -85,25 +86,33 @@ pub(super) fn run(args: &RunArgs, out: &mut Output) -> anyhow::Result<()> {
     }
     let mut lines = Lines::new(stdin.lock(), "stdin");
     loop {
-        let chunk = match lines.next_chunk() {
-            Ok(chunk) if chunk.is_empty() => return Ok(()),
-            Ok(chunk) => chunk,
-            Err(error) => {
-                // The answers so far are good.
-                out.flush()?;
-                return Err(error.into());
-            }
-        };
-        classify(&mut runner, &tasks, &chunk, args.json, out)?;
+        let chunk = lines.next_chunk()?;
+        if chunk.is_empty() {
+            return Ok(());
+        }
+        classify(&mut runner, &tasks, "stdin, line", &chunk, args.json, out)?;
         out.flush()?;
     }
 }
 
-fn classify(runner: &mut Runner, tasks: &[Task], lines: &[Line], json: bool, out: &mut Output) -> anyhow::Result<()> {
+/// Labels texts; `place` is what their numbers count.
+fn classify(
+    runner: &mut Runner,
+    tasks: &[Task],
+    place: &str,
+    lines: &[Line],
+    json: bool,
+    out: &mut Output,
+) -> anyhow::Result<()> {
     let texts: Vec<&str> = lines.iter().map(|(_, text)| text.as_str()).collect();
     let mut all = Vec::new();
     for task in tasks {
-        all.push(runner.classify(task.task, &texts)?);
+        all.push(runner.classify(task.task, &texts).map_err(|error| match error {
+            TaskError::Text { index, reason } => {
+                CodedError::input(format!("{place} {}: {reason}", lines[index].0)).into()
+            }
+            other => anyhow::Error::from(other),
+        })?);
     }
     let info = runner.describe();
     for (i, (line, text)) in lines.iter().enumerate() {

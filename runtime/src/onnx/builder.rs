@@ -21,7 +21,7 @@ const IR_VERSION: i64 = 8;
 #[derive(Debug, Default)]
 pub struct GraphBuilder {
     graph: GraphProto,
-    next: usize,
+    next: u64,
     constants: HashMap<Vec<u8>, String>,
 }
 
@@ -37,8 +37,9 @@ impl GraphBuilder {
         // Generated names end in `#number`: go on above the largest, so that none comes twice.
         let outputs = graph.node.iter().flat_map(|n| &n.output);
         let constants = graph.initializer.iter().map(|t| &t.name);
-        let number = |name: &String| name.rsplit_once('#').and_then(|(_, n)| n.parse().ok());
-        let next = outputs.chain(constants).filter_map(number).max().unwrap_or(0);
+        // Numbers beyond u32 are none of ours, and never reached.
+        let number = |name: &String| name.rsplit_once('#').and_then(|(_, n)| n.parse::<u32>().ok());
+        let next = outputs.chain(constants).filter_map(number).max().unwrap_or(0).into();
         GraphBuilder { graph, next, constants: HashMap::new() }
     }
 
@@ -175,6 +176,7 @@ impl GraphBuilder {
             producer_version: env!("CARGO_PKG_VERSION").to_owned(),
             graph: Some(self.graph),
             opset_import: vec![OperatorSetIdProto { domain: String::new(), version: OPSET }],
+            ..Default::default()
         }
     }
 }

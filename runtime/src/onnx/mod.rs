@@ -1,8 +1,8 @@
 //! ONNX graphs: read, write, build, and turn initializers into inputs.
 //!
-//! The messages in [`proto`] are the part of the ONNX protocol-buffer schema (IR version 8 to 10)
-//! that encoders need; fields that are not listed there are dropped on reading, which no
-//! encoder graph that we have met depends on.
+//! The messages in [`proto`] have every field of the ONNX protocol-buffer schema, so that a model
+//! which is read, changed and handed to an engine is otherwise what it was; a model of a newer
+//! version is refused.
 
 mod builder;
 pub mod proto;
@@ -31,12 +31,10 @@ pub enum OnnxError {
         source: std::io::Error,
     },
     /// The file is too large to be a graph with external weights.
-    #[error("{path} has {bytes} bytes; a graph with external weights has at most {MAX_MODEL_BYTES}")]
+    #[error("{path} has more than {} MiB; a graph with external weights has less", MAX_MODEL_BYTES >> 20)]
     TooLarge {
         /// The file.
         path: PathBuf,
-        /// Its size.
-        bytes: u64,
     },
     /// The bytes are no ONNX model.
     #[error("{path} is not an ONNX model: {source}; import the base again")]
@@ -45,6 +43,14 @@ pub enum OnnxError {
         path: PathBuf,
         /// Where decoding stopped.
         source: prost::DecodeError,
+    },
+    /// The model may hold what this program does not know, and would lose.
+    #[error("{path}: field `ir_version`: is {version}, this program reads up to {}", proto::IR_VERSION)]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// The version of the format.
+        version: i64,
     },
     /// The model holds no graph.
     #[error("the ONNX model has no graph; import the base again")]
@@ -78,15 +84,18 @@ impl OnnxError {
 /// Reads a model; external tensor data stay where they are.
 ///
 /// # Errors
-/// When the file cannot be read, is larger than a graph can be, or is no ONNX model.
+/// When the file cannot be read, is larger than a graph can be, or is no ONNX model of a version
+/// that is known.
 pub fn read_model(path: &Path) -> Result<ModelProto, OnnxError> {
-    let io = |source| OnnxError::Io { path: path.into(), source };
-    let bytes = std::fs::metadata(path).map_err(io)?.len();
-    if bytes > MAX_MODEL_BYTES {
-        return Err(OnnxError::TooLarge { path: path.into(), bytes });
+    let data = crate::fs::read_at_most(path, MAX_MODEL_BYTES)
+        .map_err(|source| OnnxError::Io { path: path.into(), source })?
+        .ok_or_else(|| OnnxError::TooLarge { path: path.into() })?;
+    let model =
+        ModelProto::decode(data.as_slice()).map_err(|source| OnnxError::Decode { path: path.into(), source })?;
+    match model.ir_version {
+        version if version > proto::IR_VERSION => Err(OnnxError::Version { path: path.into(), version }),
+        _ => Ok(model),
     }
-    let data = std::fs::read(path).map_err(io)?;
-    ModelProto::decode(data.as_slice()).map_err(|source| OnnxError::Decode { path: path.into(), source })
 }
 
 /// The bytes of a model, as an ONNX file holds them.
@@ -195,5 +204,16 @@ mod tests {
         let path = dir.path().join("bad.onnx");
         std::fs::write(&path, b"\xff\xff\xff\xff").unwrap();
         assert!(read_model(&path).unwrap_err().to_string().contains("bad.onnx"));
+    }
+
+    #[test]
+    fn a_model_of_a_newer_format_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("new.onnx");
+        let model = ModelProto { ir_version: proto::IR_VERSION + 1, ..small() };
+        std::fs::write(&path, encode(&model)).unwrap();
+        let error = read_model(&path).unwrap_err();
+        assert!(matches!(error, OnnxError::Version { version: 15, .. }), "{error}");
+        assert!(error.to_string().contains("new.onnx: field `ir_version`"), "{error}");
     }
 }

@@ -1,16 +1,18 @@
-//! The messages of the ONNX format that encoder graphs use.
+//! The messages of the ONNX format.
 //!
-//! Field numbers and names follow `onnx.proto` of ONNX 1.16 (IR version 10). Enumerations are
-//! kept as plain integers, as the wire holds them.
+//! Field numbers and names follow `onnx.proto` of ONNX 1.23 ([`IR_VERSION`]). Every field is
+//! here: one that was not would be lost when a model is read and written again. Enumerations
+//! are plain integers, and messages that no encoder needs are bytes, as the wire holds them.
 
 use prost::Message;
+
+/// The newest version of the format whose fields are all known here.
+pub const IR_VERSION: i64 = 14;
 
 /// Element types ([`TensorProto::data_type`]).
 pub mod data_type {
     /// 32-bit IEEE float.
     pub const FLOAT: i32 = 1;
-    /// Unsigned byte.
-    pub const UINT8: i32 = 2;
     /// 64-bit integer.
     pub const INT64: i32 = 7;
     /// Boolean, one byte each.
@@ -26,8 +28,6 @@ pub mod attribute_type {
     pub const FLOAT: i32 = 1;
     /// One integer.
     pub const INT: i32 = 2;
-    /// One tensor.
-    pub const TENSOR: i32 = 4;
     /// Integers.
     pub const INTS: i32 = 7;
 }
@@ -44,12 +44,33 @@ pub struct ModelProto {
     /// Its version.
     #[prost(string, tag = "3")]
     pub producer_version: String,
+    /// Whose model it is.
+    #[prost(string, tag = "4")]
+    pub domain: String,
+    /// The model's own version.
+    #[prost(int64, tag = "5")]
+    pub model_version: i64,
+    /// A text for people.
+    #[prost(string, tag = "6")]
+    pub doc_string: String,
     /// The graph.
     #[prost(message, optional, tag = "7")]
     pub graph: Option<GraphProto>,
     /// Operator sets.
     #[prost(message, repeated, tag = "8")]
     pub opset_import: Vec<OperatorSetIdProto>,
+    /// Notes.
+    #[prost(message, repeated, tag = "14")]
+    pub metadata_props: Vec<StringStringEntryProto>,
+    /// How to train it.
+    #[prost(bytes = "vec", repeated, tag = "20")]
+    pub training_info: Vec<Vec<u8>>,
+    /// Operators of its own.
+    #[prost(bytes = "vec", repeated, tag = "25")]
+    pub functions: Vec<Vec<u8>>,
+    /// Devices that it is laid out for.
+    #[prost(bytes = "vec", repeated, tag = "26")]
+    pub configuration: Vec<Vec<u8>>,
 }
 
 /// An operator set: domain ("" is ONNX's own) and version.
@@ -75,6 +96,9 @@ pub struct GraphProto {
     /// Constants.
     #[prost(message, repeated, tag = "5")]
     pub initializer: Vec<TensorProto>,
+    /// A text for people.
+    #[prost(string, tag = "10")]
+    pub doc_string: String,
     /// Inputs.
     #[prost(message, repeated, tag = "11")]
     pub input: Vec<ValueInfoProto>,
@@ -84,6 +108,15 @@ pub struct GraphProto {
     /// Known types of inner values.
     #[prost(message, repeated, tag = "13")]
     pub value_info: Vec<ValueInfoProto>,
+    /// How values were quantised.
+    #[prost(bytes = "vec", repeated, tag = "14")]
+    pub quantization_annotation: Vec<Vec<u8>>,
+    /// Constants that are mostly zeros.
+    #[prost(bytes = "vec", repeated, tag = "15")]
+    pub sparse_initializer: Vec<Vec<u8>>,
+    /// Notes.
+    #[prost(message, repeated, tag = "16")]
+    pub metadata_props: Vec<StringStringEntryProto>,
 }
 
 /// One operation.
@@ -104,9 +137,21 @@ pub struct NodeProto {
     /// Attributes.
     #[prost(message, repeated, tag = "5")]
     pub attribute: Vec<AttributeProto>,
+    /// A text for people.
+    #[prost(string, tag = "6")]
+    pub doc_string: String,
     /// Domain of the operator.
     #[prost(string, tag = "7")]
     pub domain: String,
+    /// Which of several functions of the operator's name.
+    #[prost(string, tag = "8")]
+    pub overload: String,
+    /// Notes.
+    #[prost(message, repeated, tag = "9")]
+    pub metadata_props: Vec<StringStringEntryProto>,
+    /// Devices that it is laid out for.
+    #[prost(bytes = "vec", repeated, tag = "10")]
+    pub device_configurations: Vec<Vec<u8>>,
 }
 
 impl NodeProto {
@@ -138,30 +183,65 @@ pub struct AttributeProto {
     /// Integer value.
     #[prost(int64, tag = "3")]
     pub i: i64,
+    /// String value.
+    #[prost(bytes = "vec", tag = "4")]
+    pub s: Vec<u8>,
     /// Tensor value.
     #[prost(message, optional, tag = "5")]
     pub t: Option<TensorProto>,
+    /// Graph value.
+    #[prost(bytes = "vec", optional, tag = "6")]
+    pub g: Option<Vec<u8>>,
+    /// Float values.
+    #[prost(float, repeated, packed = "false", tag = "7")]
+    pub floats: Vec<f32>,
     /// Integer values.
     #[prost(int64, repeated, packed = "false", tag = "8")]
     pub ints: Vec<i64>,
+    /// String values.
+    #[prost(bytes = "vec", repeated, tag = "9")]
+    pub strings: Vec<Vec<u8>>,
+    /// Tensor values.
+    #[prost(message, repeated, tag = "10")]
+    pub tensors: Vec<TensorProto>,
+    /// Graph values.
+    #[prost(bytes = "vec", repeated, tag = "11")]
+    pub graphs: Vec<Vec<u8>>,
+    /// A text for people.
+    #[prost(string, tag = "13")]
+    pub doc_string: String,
+    /// Type value.
+    #[prost(message, optional, tag = "14")]
+    pub tp: Option<TypeProto>,
+    /// Type values.
+    #[prost(message, repeated, tag = "15")]
+    pub type_protos: Vec<TypeProto>,
     /// Which of them holds, see [`attribute_type`].
     #[prost(int32, tag = "20")]
     pub r#type: i32,
+    /// The attribute of the function around the node that holds the value.
+    #[prost(string, tag = "21")]
+    pub ref_attr_name: String,
+    /// Sparse tensor value.
+    #[prost(bytes = "vec", optional, tag = "22")]
+    pub sparse_tensor: Option<Vec<u8>>,
+    /// Sparse tensor values.
+    #[prost(bytes = "vec", repeated, tag = "23")]
+    pub sparse_tensors: Vec<Vec<u8>>,
 }
 
 macro_rules! attribute_from {
-    ($from:ty, $type:ident, $field:ident, $convert:expr) => {
+    ($from:ty, $type:ident, $field:ident) => {
         impl From<$from> for AttributeProto {
-            fn from(value: $from) -> Self {
-                AttributeProto { $field: $convert(value), r#type: attribute_type::$type, ..Default::default() }
+            fn from($field: $from) -> Self {
+                AttributeProto { $field, r#type: attribute_type::$type, ..Default::default() }
             }
         }
     };
 }
-attribute_from!(i64, INT, i, |v| v);
-attribute_from!(f32, FLOAT, f, |v| v);
-attribute_from!(TensorProto, TENSOR, t, Some);
-attribute_from!(Vec<i64>, INTS, ints, |v| v);
+attribute_from!(i64, INT, i);
+attribute_from!(f32, FLOAT, f);
+attribute_from!(Vec<i64>, INTS, ints);
 
 /// A constant tensor, row-major, little-endian.
 #[derive(Clone, PartialEq, Message)]
@@ -172,9 +252,18 @@ pub struct TensorProto {
     /// See [`data_type`].
     #[prost(int32, tag = "2")]
     pub data_type: i32,
+    /// Which part of a larger tensor it is.
+    #[prost(bytes = "vec", optional, tag = "3")]
+    pub segment: Option<Vec<u8>>,
     /// Values, when they are not in `raw_data`.
     #[prost(float, repeated, tag = "4")]
     pub float_data: Vec<f32>,
+    /// Values of the smaller integer types, when they are not in `raw_data`.
+    #[prost(int32, repeated, tag = "5")]
+    pub int32_data: Vec<i32>,
+    /// Values that are strings.
+    #[prost(bytes = "vec", repeated, tag = "6")]
+    pub string_data: Vec<Vec<u8>>,
     /// Values, when they are not in `raw_data`.
     #[prost(int64, repeated, tag = "7")]
     pub int64_data: Vec<i64>,
@@ -184,12 +273,24 @@ pub struct TensorProto {
     /// Values as bytes.
     #[prost(bytes = "vec", tag = "9")]
     pub raw_data: Vec<u8>,
+    /// Values, when they are not in `raw_data`.
+    #[prost(double, repeated, tag = "10")]
+    pub double_data: Vec<f64>,
+    /// Values, when they are not in `raw_data`.
+    #[prost(uint64, repeated, tag = "11")]
+    pub uint64_data: Vec<u64>,
+    /// A text for people.
+    #[prost(string, tag = "12")]
+    pub doc_string: String,
     /// Where the values are when they are outside: location, offset, length.
     #[prost(message, repeated, tag = "13")]
     pub external_data: Vec<StringStringEntryProto>,
     /// 0: here, 1: outside.
     #[prost(int32, tag = "14")]
     pub data_location: i32,
+    /// Notes.
+    #[prost(message, repeated, tag = "16")]
+    pub metadata_props: Vec<StringStringEntryProto>,
 }
 
 /// A key and a value.
@@ -212,6 +313,12 @@ pub struct ValueInfoProto {
     /// Type.
     #[prost(message, optional, tag = "2")]
     pub r#type: Option<TypeProto>,
+    /// A text for people.
+    #[prost(string, tag = "3")]
+    pub doc_string: String,
+    /// Notes.
+    #[prost(message, repeated, tag = "4")]
+    pub metadata_props: Vec<StringStringEntryProto>,
 }
 
 impl ValueInfoProto {
@@ -230,18 +337,37 @@ impl ValueInfoProto {
     }
 
     fn tensor(name: &str, elem_type: i32, shape: impl Iterator<Item = Dimension>) -> Self {
-        let dim = shape.map(|d| TensorShapeDimension { value: Some(d) }).collect();
+        let dim = shape.map(|d| TensorShapeDimension { value: Some(d), ..Default::default() }).collect();
         let tensor_type = Some(TensorTypeProto { elem_type, shape: Some(TensorShapeProto { dim }) });
-        ValueInfoProto { name: name.to_owned(), r#type: Some(TypeProto { tensor_type }) }
+        let r#type = Some(TypeProto { tensor_type, ..Default::default() });
+        ValueInfoProto { name: name.to_owned(), r#type, ..Default::default() }
     }
 }
 
-/// The type of a value; only tensors are spoken of here.
+/// The type of a value: one of these.
 #[derive(Clone, PartialEq, Message)]
 pub struct TypeProto {
     /// A tensor.
     #[prost(message, optional, tag = "1")]
     pub tensor_type: Option<TensorTypeProto>,
+    /// A sequence.
+    #[prost(bytes = "vec", optional, tag = "4")]
+    pub sequence_type: Option<Vec<u8>>,
+    /// A map.
+    #[prost(bytes = "vec", optional, tag = "5")]
+    pub map_type: Option<Vec<u8>>,
+    /// What the value stands for.
+    #[prost(string, tag = "6")]
+    pub denotation: String,
+    /// Something else.
+    #[prost(bytes = "vec", optional, tag = "7")]
+    pub opaque_type: Option<Vec<u8>>,
+    /// A sparse tensor.
+    #[prost(bytes = "vec", optional, tag = "8")]
+    pub sparse_tensor_type: Option<Vec<u8>>,
+    /// A value or none.
+    #[prost(bytes = "vec", optional, tag = "9")]
+    pub optional_type: Option<Vec<u8>>,
 }
 
 /// Element type and shape.
@@ -269,6 +395,9 @@ pub struct TensorShapeDimension {
     /// Its size or its name.
     #[prost(oneof = "Dimension", tags = "1, 2")]
     pub value: Option<Dimension>,
+    /// What the dimension stands for.
+    #[prost(string, tag = "3")]
+    pub denotation: String,
 }
 
 /// A dimension's size, or the name that all equal dimensions share.
@@ -280,4 +409,64 @@ pub enum Dimension {
     /// Name.
     #[prost(string, tag = "2")]
     Param(String),
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+
+    /// A field as the wire holds it: its number and kind, then a value that is not the default.
+    fn field(number: u32, kind: u32) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        prost::encoding::encode_varint(u64::from(number << 3 | kind), &mut bytes);
+        bytes.extend_from_slice(match kind {
+            VARINT => &[1],
+            FIXED32 => &[0, 0, 128, 63],
+            // Eight bytes: a packed list of any numbers, and a text.
+            _ => b"\x08~~~~~~~~",
+        });
+        bytes
+    }
+
+    const VARINT: u32 = 0;
+    const LENGTH: u32 = 2;
+    const FIXED32: u32 = 5;
+
+    /// Reads each field alone and writes it again.
+    fn survive<M: Message + Default>(fields: &[(u32, u32)], messages: &[u32]) {
+        for (number, kind) in fields {
+            let bytes = field(*number, *kind);
+            let again = M::decode(bytes.as_slice()).unwrap_or_else(|e| panic!("{number}: {e}")).encode_to_vec();
+            assert_eq!(again, bytes, "field {number}");
+        }
+        // Messages of this file: an empty one is there, too.
+        for number in messages {
+            let mut bytes = Vec::new();
+            prost::encoding::encode_varint(u64::from(number << 3 | LENGTH), &mut bytes);
+            bytes.push(0);
+            assert_eq!(M::decode(bytes.as_slice()).unwrap().encode_to_vec(), bytes, "message {number}");
+        }
+    }
+
+    /// The fields of ONNX 1.23, as its own description of the messages lists them.
+    #[test]
+    fn no_field_is_lost() {
+        let of = |kind: u32, numbers: &[u32]| numbers.iter().map(|n| (*n, kind)).collect::<Vec<_>>();
+        let both = |a: Vec<_>, b: Vec<_>| [a, b].concat();
+        survive::<ModelProto>(&both(of(VARINT, &[1, 5]), of(LENGTH, &[2, 3, 4, 6, 20, 25, 26])), &[7, 8, 14]);
+        survive::<OperatorSetIdProto>(&both(of(VARINT, &[2]), of(LENGTH, &[1])), &[]);
+        survive::<GraphProto>(&of(LENGTH, &[2, 10, 14, 15]), &[1, 5, 11, 12, 13, 16]);
+        survive::<NodeProto>(&of(LENGTH, &[1, 2, 3, 4, 6, 7, 8, 10]), &[5, 9]);
+        let values = both(of(FIXED32, &[2, 7]), of(VARINT, &[3, 8, 20]));
+        survive::<AttributeProto>(&both(values, of(LENGTH, &[1, 4, 6, 9, 11, 13, 21, 22, 23])), &[5, 10, 14, 15]);
+        let packed = of(LENGTH, &[1, 4, 5, 7, 10, 11]);
+        survive::<TensorProto>(&both(both(of(VARINT, &[2, 14]), packed), of(LENGTH, &[3, 6, 8, 9, 12])), &[13, 16]);
+        survive::<StringStringEntryProto>(&of(LENGTH, &[1, 2]), &[]);
+        survive::<ValueInfoProto>(&of(LENGTH, &[1, 3]), &[2, 4]);
+        survive::<TypeProto>(&of(LENGTH, &[4, 5, 6, 7, 8, 9]), &[1]);
+        survive::<TensorTypeProto>(&of(VARINT, &[1]), &[2]);
+        survive::<TensorShapeProto>(&[], &[1]);
+        survive::<TensorShapeDimension>(&both(of(VARINT, &[1]), of(LENGTH, &[2, 3])), &[]);
+    }
 }

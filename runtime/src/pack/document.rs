@@ -118,13 +118,14 @@ impl PackDocument {
         if self.codec != CODEC {
             return wrong("codec", format!("{:?}, this program reads {CODEC:?}; install a newer one", self.codec));
         }
-        check_name("name", &self.name)?;
+        let named = |field: String, name: &str| check_name(name).map_err(|reason| Reason::field(field, reason));
+        named("name".to_owned(), &self.name)?;
         if self.labels.is_empty() {
             return wrong("labels", "is empty".to_owned());
         }
         let mut seen = BTreeSet::new();
         for (i, label) in self.labels.iter().enumerate() {
-            check_name(&format!("labels/{i}"), label)?;
+            named(format!("labels/{i}"), label)?;
             if !seen.insert(label) {
                 return wrong(&format!("labels/{i}"), format!("{label:?} comes twice"));
             }
@@ -146,7 +147,7 @@ impl PackDocument {
         }
         let mut seen = BTreeSet::new();
         for (i, entry) in self.masks.iter().enumerate() {
-            check_name(&format!("masks/{i}/tensor"), &entry.tensor)?;
+            named(format!("masks/{i}/tensor"), &entry.tensor)?;
             if !seen.insert(&entry.tensor) {
                 return wrong(&format!("masks/{i}/tensor"), format!("{:?} comes twice", entry.tensor));
             }
@@ -155,14 +156,17 @@ impl PackDocument {
     }
 }
 
-/// Names and labels are printed to terminals and logs: they are short and hold no control
-/// characters.
-fn check_name(field: &str, name: &str) -> Result<(), Reason> {
+/// Checks the name of a task, a label or a tensor: they are printed to terminals and logs, so
+/// they are short and hold no control characters.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_name(name: &str) -> Result<(), String> {
     if name.is_empty() || name.len() > MAX_NAME_BYTES {
-        return Err(Reason::field(field, format!("has {} bytes, must have 1 to {MAX_NAME_BYTES}", name.len())));
+        return Err(format!("has {} bytes, must have 1 to {MAX_NAME_BYTES}", name.len()));
     }
-    if let Some(c) = name.chars().find(|c| c.is_control()) {
-        return Err(Reason::field(field, format!("{name:?} holds the control character {c:?}")));
+    match name.chars().find(|c| c.is_control()) {
+        Some(c) => Err(format!("holds the control character {c:?}")),
+        None => Ok(()),
     }
-    Ok(())
 }

@@ -10,7 +10,7 @@ mod write;
 
 use std::path::{Path, PathBuf};
 
-pub use document::{CODEC, MaskEntry, PackDocument, Pooling, SCHEMA, TaskKind, TextSettings};
+pub use document::{CODEC, MaskEntry, PackDocument, Pooling, SCHEMA, TaskKind, TextSettings, check_name};
 
 use crate::error::ExitCode;
 use crate::mask::{Mask, MaskError};
@@ -157,6 +157,7 @@ pub struct Pack {
     /// Texts with recorded logits.
     pub golden: Vec<Golden>,
     digest: String,
+    file_bytes: u64,
 }
 
 impl Pack {
@@ -172,7 +173,7 @@ impl Pack {
         head: Head,
         golden: Vec<Golden>,
     ) -> Result<Pack, PackError> {
-        let pack = Pack { document, masks, head, golden, digest: String::new() };
+        let pack = Pack { document, masks, head, golden, digest: String::new(), file_bytes: 0 };
         Self::from_bytes(&pack.to_bytes()?)
     }
 
@@ -215,6 +216,11 @@ impl Pack {
     /// makes), lower-case hex.
     pub fn digest(&self) -> &str {
         &self.digest
+    }
+
+    /// Size in bytes of the file that [`Pack::digest`] is of.
+    pub fn file_bytes(&self) -> u64 {
+        self.file_bytes
     }
 
     /// The number of weights that the pack zeroes.

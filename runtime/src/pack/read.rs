@@ -17,6 +17,9 @@ use crate::mask::Mask;
 /// The most bytes that a pack may have: a bit for each weight of a base of eight thousand million.
 pub(super) const MAX_BYTES: u64 = 1 << 30;
 
+/// The most weights that a pack's masks may cover: sums over them never overflow.
+const MAX_WEIGHTS: u64 = 1 << 48;
+
 /// Reads a whole file, at most one byte more than a pack may have.
 pub(super) fn file(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
@@ -52,7 +55,8 @@ pub(super) fn pack(bytes: &[u8]) -> Result<Pack, Reason> {
     let masks = masks(&document, &tensors)?;
     let head = head(&document, &tensors)?;
     let golden = golden(&document, &tensors)?;
-    Ok(Pack { document, masks, head, golden, digest: hex(&Sha256::digest(bytes)) })
+    let (digest, file_bytes) = (hex(&Sha256::digest(bytes)), bytes.len() as u64);
+    Ok(Pack { document, masks, head, golden, digest, file_bytes })
 }
 
 fn masks(document: &PackDocument, tensors: &SafeTensors<'_>) -> Result<Vec<NamedMask>, Reason> {
@@ -62,7 +66,7 @@ fn masks(document: &PackDocument, tensors: &SafeTensors<'_>) -> Result<Vec<Named
         Err(_) => &[],
     };
     let mut masks = Vec::with_capacity(document.masks.len());
-    let mut end = 0;
+    let (mut end, mut weights) = (0, 0u64);
     for (i, entry) in document.masks.iter().enumerate() {
         if entry.offset != end {
             let reason = format!("is {}, but the mask before ends at {end}", entry.offset);
@@ -75,6 +79,12 @@ fn masks(document: &PackDocument, tensors: &SafeTensors<'_>) -> Result<Vec<Named
         };
         let mask = Mask::from_bytes(document.granularity, entry.outputs, entry.inputs, bits)
             .map_err(|source| Reason::Mask { tensor: entry.tensor.clone(), offset: entry.offset, source })?;
+        // Few bytes can cover many weights, where the blocks are large.
+        weights = weights.saturating_add((entry.outputs * entry.inputs) as u64);
+        if weights > MAX_WEIGHTS {
+            let reason = format!("the masks up to this one cover {weights} weights, more than any base has");
+            return Err(Reason::field(format!("masks/{i}"), reason));
+        }
         masks.push(NamedMask { tensor: entry.tensor.clone(), mask });
         end += entry.length;
     }

@@ -56,6 +56,16 @@ fn what_is_written_comes_back() {
     pack.write(&path).unwrap();
     assert_eq!(Pack::open(&path).unwrap(), pack);
     assert_eq!(crate::base::file_digest(&path).unwrap(), pack.digest());
+    assert_eq!(pack.file_bytes(), bytes.len() as u64);
+}
+
+#[test]
+fn the_size_is_that_of_the_file_read() {
+    // Unknown fields are kept at the top of the document only.
+    let bytes = rewrite(|j| j["text"]["later"] = json!("not written again"));
+    let pack = Pack::from_bytes(&bytes).unwrap();
+    assert_eq!(pack.file_bytes(), bytes.len() as u64);
+    assert!(pack.to_bytes().unwrap().len() < bytes.len());
 }
 
 #[test]
@@ -186,6 +196,22 @@ fn errors_name_the_field() {
     }
     let error = Pack::from_bytes(&rewrite(|j| j["granularity"] = json!("4x4"))).unwrap_err().to_string();
     assert!(error.contains("block:32x1"), "{error}");
+}
+
+/// One bit can stand for more weights than there are numbers to count them with.
+#[test]
+fn masks_of_more_weights_than_any_base_has_are_refused() {
+    let granularity = Granularity::Block { rows: u32::MAX, cols: u32::MAX };
+    let pack = |count: usize, side: usize| {
+        let mask = Mask::from_units(granularity, side, side, std::iter::once(false)).unwrap();
+        let masks = (0..count).map(|i| NamedMask { tensor: format!("t{i}"), mask: mask.clone() }).collect();
+        Pack::new(PackDocument { granularity, ..document() }, masks, small().head, Vec::new())
+    };
+    assert_eq!(pack(16, 1 << 22).unwrap().zero_weights(), 1 << 48);
+    for (count, side, field) in [(17, 1 << 22, "`masks/16`"), (16, 1 << 30, "`masks/0`")] {
+        let error = pack(count, side).unwrap_err().to_string();
+        assert!(error.contains(field) && error.contains("weights"), "{error}");
+    }
 }
 
 #[test]

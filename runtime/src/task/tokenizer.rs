@@ -6,6 +6,9 @@ use super::TaskError;
 use crate::base::Base;
 use crate::engine::TokenBatch;
 
+/// The largest `tokenizer.json` that is read.
+const MAX_BYTES: u64 = 256 << 20;
+
 /// A base's tokenizer. Its own settings for cutting and padding are ignored: a pack says where
 /// texts are cut, and padding is up to the batch.
 pub struct Tokenizer {
@@ -23,7 +26,9 @@ impl Tokenizer {
     pub fn open(base: &Base) -> Result<Tokenizer, TaskError> {
         let path = base.tokenizer_path();
         let wrong = |reason: String| TaskError::Tokenizer { path: path.clone(), reason };
-        let bytes = std::fs::read(&path).map_err(|e| wrong(e.to_string()))?;
+        let bytes = crate::fs::read_at_most(&path, MAX_BYTES)
+            .map_err(|e| wrong(e.to_string()))?
+            .ok_or_else(|| wrong(format!("has more than {} MiB, more than any tokenizer", MAX_BYTES >> 20)))?;
         let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| wrong(e.to_string()))?;
         let pad = match inner.get_padding() {
             Some(padding) => Some(padding.pad_id),

@@ -7,42 +7,62 @@
 
 use std::ffi::{CString, c_void};
 use std::ptr::{self, NonNull};
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 
 use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::{Session, SharedSessionInner};
-use ort::value::DynValue;
+use ort::value::{DynValue, TensorValueType};
 use ort::{AsPointer, Error};
 
-use crate::base::{Base, BaseError};
+use super::{Device, EngineError, failed};
+use crate::base::Base;
 
 /// A value that can be bound, with the base that its memory belongs to, if it does not own it.
+///
+/// One value may be bound in several places, to be written by one run and read by the next. A
+/// run holds the locks of all that it reads and writes; so that no order of locks can block two
+/// runs for ever, a run or a copy that would have to wait is refused.
 pub struct Bound {
-    // Dropped before the memory that it may point to.
-    value: DynValue,
+    // Dropped before the memory that it may point to. It never leaves, not even borrowed: runs
+    // write to its memory.
+    value: RwLock<DynValue>,
     mapped: Option<Arc<Base>>,
 }
 
 impl Bound {
     /// A value that owns its memory.
     pub fn owned(value: DynValue) -> Self {
-        Bound { value, mapped: None }
+        Bound { value: RwLock::new(value), mapped: None }
     }
 
     /// A tensor of the base as a value that points into the memory map. It is read-only: an
     /// input, never an output.
     ///
     /// # Errors
-    /// Outside, when the base has no such tensor; inside, what ONNX Runtime reports.
-    pub fn mapped(base: &Arc<Base>, name: &str) -> Result<Result<Bound, Error>, BaseError> {
+    /// When the base has no such tensor, or what ONNX Runtime reports.
+    pub fn mapped(base: &Arc<Base>, name: &str) -> Result<Bound, EngineError> {
         let (shape, values) = base.tensor_f32(name)?;
-        Ok(wrap(shape, values).map(|value| Bound { value, mapped: Some(Arc::clone(base)) }))
+        let value = wrap(shape, values).map_err(|e| failed(Device::Cpu, e))?;
+        Ok(Bound { value: RwLock::new(value), mapped: Some(Arc::clone(base)) })
     }
 
-    /// The value; not to be kept for longer than this lives.
-    pub fn value(&self) -> &DynValue {
-        &self.value
+    /// A copy of the values of an f32 tensor, from whatever device.
+    ///
+    /// # Errors
+    /// When it is no f32 tensor, a run writes to it, or what ONNX Runtime reports.
+    pub fn download(&self) -> Result<Vec<f32>, Error> {
+        let value = self.value.try_read().map_err(|_| in_use("a value"))?;
+        let tensor = value.view().downcast::<TensorValueType<f32>>()?;
+        if tensor.memory_info().is_cpu_accessible() {
+            return Ok(tensor.extract_tensor().1.to_vec());
+        }
+        let host = tensor.to(AllocationDevice::CPU, 0)?;
+        Ok(host.extract_tensor().1.to_vec())
     }
+}
+
+fn in_use(what: &str) -> Error {
+    Error::new(format!("{what} is in use: by another run, or bound here twice"))
 }
 
 /// The values stay where they are: the caller keeps them alive for as long as the result.
@@ -104,8 +124,10 @@ impl Binding {
     /// When the session has no such input, or what ONNX Runtime reports.
     pub fn input(&mut self, name: &str, value: &Arc<Bound>) -> Result<(), Error> {
         let c_name = c_string(name)?;
+        // The copy to a GPU reads it.
+        let locked = value.value.try_read().map_err(|_| in_use(&format!("input `{name}`")))?;
         // SAFETY: binding and value are alive; the value is held for as long as it is bound.
-        check(unsafe { (ort::api().BindInput)(self.raw.as_ptr(), c_name.as_ptr(), value.value.ptr()) })?;
+        check(unsafe { (ort::api().BindInput)(self.raw.as_ptr(), c_name.as_ptr(), locked.ptr()) })?;
         hold(&mut self.inputs, name, value);
         Ok(())
     }
@@ -120,9 +142,10 @@ impl Binding {
             return Err(Error::new(format!("output `{name}`: a tensor of the base cannot be written")));
         }
         let c_name = c_string(name)?;
+        let locked = value.value.try_read().map_err(|_| in_use(&format!("output `{name}`")))?;
         // SAFETY: as for inputs. The value owns memory of its shape, and ONNX Runtime refuses to
         // write a result of another shape.
-        check(unsafe { (ort::api().BindOutput)(self.raw.as_ptr(), c_name.as_ptr(), value.value.ptr()) })?;
+        check(unsafe { (ort::api().BindOutput)(self.raw.as_ptr(), c_name.as_ptr(), locked.ptr()) })?;
         hold(&mut self.outputs, name, value);
         Ok(())
     }
@@ -130,13 +153,22 @@ impl Binding {
     /// Runs the session that the binding was made for, and waits for the outputs.
     ///
     /// # Errors
-    /// When it is another session, or the run fails.
+    /// When it is another session, another run or a copy uses a value that this one writes, or
+    /// the run fails.
     pub fn run(&mut self, session: &mut Session) -> Result<(), Error> {
         if !ptr::eq(session.ptr(), self.session.ptr()) {
             return Err(Error::new("the binding belongs to another session"));
         }
+        let mut read = Vec::with_capacity(self.inputs.len());
+        for (name, value) in &self.inputs {
+            read.push(value.value.try_read().map_err(|_| in_use(&format!("input `{name}`")))?);
+        }
+        let mut written = Vec::with_capacity(self.outputs.len());
+        for (name, value) in &self.outputs {
+            written.push(value.value.try_write().map_err(|_| in_use(&format!("output `{name}`")))?);
+        }
         // SAFETY: session and binding belong together and are borrowed exclusively; no run
-        // options are given; every bound value is held.
+        // options are given; every bound value is held, and locked until the run is over.
         check(unsafe { (ort::api().RunWithBinding)(session.ptr_mut(), ptr::null(), self.raw.as_ptr()) })?;
         // SAFETY: as above.
         check(unsafe { (ort::api().SynchronizeBoundOutputs)(self.raw.as_ptr()) })
@@ -194,7 +226,7 @@ mod tests {
     }
 
     fn values(held: &Bound) -> Vec<f32> {
-        held.value().try_extract_tensor::<f32>().unwrap().1.to_vec()
+        held.download().unwrap()
     }
 
     #[test]
@@ -203,7 +235,7 @@ mod tests {
         let weights = weights();
         let wrapped = Arc::new(Bound::owned(wrap(&SHAPE, &weights).unwrap()));
         let copied = Arc::new(Bound::owned(copied(&SHAPE, &weights)));
-        assert_eq!(wrapped.value().dtype(), copied.value().dtype());
+        assert_eq!(wrapped.value.read().unwrap().dtype(), copied.value.read().unwrap().dtype());
         assert_eq!(values(&wrapped), weights);
         for granularity in [Granularity::Weight, Granularity::Block { rows: 4, cols: 3 }] {
             let all = Mask::keep_all(granularity, SHAPE[0], SHAPE[1]).unwrap();
@@ -244,13 +276,53 @@ mod tests {
     }
 
     #[test]
+    fn a_value_is_not_read_while_it_is_written() {
+        let mut masker = masker();
+        let mut other = self::masker();
+        let keep = |masker: &mut Masker, weight: &Arc<Bound>, masked: &Arc<Bound>| {
+            let mut binding = Binding::new(masker.session()).unwrap();
+            let keep = Tensor::from_array((SHAPE, vec![true; SHAPE[0] * SHAPE[1]])).unwrap().into_dyn();
+            binding.input("keep", &Arc::new(Bound::owned(keep))).unwrap();
+            binding.input("weight", weight).unwrap();
+            binding.output("masked", masked).unwrap();
+            binding
+        };
+        let [a, b] = [0.0, 1.0].map(|v| Arc::new(Bound::owned(copied(&SHAPE, &[v; SHAPE[0] * SHAPE[1]]))));
+        let mut there = keep(&mut masker, &a, &b);
+        let mut back = keep(&mut other, &b, &a);
+        let mut aside = keep(&mut masker, &a, &a);
+        assert!(aside.run(masker.session()).unwrap_err().to_string().contains("`masked` is in use"));
+        {
+            // As a run holds them.
+            let _read = a.value.read().unwrap();
+            let _written = b.value.write().unwrap();
+            assert!(there.run(masker.session()).unwrap_err().to_string().contains("`masked` is in use"));
+            assert!(back.run(other.session()).unwrap_err().to_string().contains("`weight` is in use"));
+            assert!(there.input("weight", &b).is_err() && back.output("masked", &b).is_err() && b.download().is_err());
+            assert_eq!(a.download().unwrap()[0], 0.0);
+        }
+        there.run(masker.session()).unwrap();
+        back.run(other.session()).unwrap();
+        assert_eq!(values(&b), [0.0; SHAPE[0] * SHAPE[1]]);
+    }
+
+    #[test]
+    fn only_f32_is_downloaded() {
+        masker();
+        let whole = Tensor::from_array(([2], vec![1i64, 2])).unwrap().into_dyn();
+        assert!(Bound::owned(whole).download().is_err());
+        let scalar = Tensor::from_array(([0usize; 0], vec![2.5f32])).unwrap().into_dyn();
+        assert_eq!(Bound::owned(scalar).download().unwrap(), [2.5]);
+    }
+
+    #[test]
     fn a_tensor_of_the_base_is_read_and_never_written() {
         let mut masker = masker();
         let dir = tempfile::tempdir().unwrap();
         bundle(dir.path());
         let base = Arc::new(Base::open(dir.path()).unwrap());
         assert!(Bound::mapped(&base, "nothing").is_err());
-        let weight = Arc::new(Bound::mapped(&base, "w").unwrap().unwrap());
+        let weight = Arc::new(Bound::mapped(&base, "w").unwrap());
         let mask = Mask::from_units(Granularity::Weight, 3, 4, (0..12).map(|i| i % 2 == 1)).unwrap();
         let expected: Vec<f32> = (0..12).map(|i| if i % 2 == 1 { i as f32 } else { 0.0 }).collect();
         assert_eq!(values(&masker.apply(&mask, &weight).unwrap()), expected);

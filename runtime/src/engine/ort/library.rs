@@ -78,9 +78,8 @@ fn find() -> Result<PathBuf, String> {
     let folders = folders(program.as_deref().and_then(Path::parent));
     folders.iter().find_map(|folder| library_in(folder)).ok_or_else(|| {
         format!(
-            "no ONNX Runtime library ({NAME}) was found; set {VARIABLE} to one of version 1.22 or newer. It comes in \
-             the Python package `onnxruntime`: pip download --no-deps --only-binary=:all: onnxruntime, then unzip. \
-             The engine `tract` needs none"
+            "no ONNX Runtime library ({NAME}) was found; set {VARIABLE} to one of version 1.22 or newer, which \
+             `overmask-export fetch onnxruntime` gets. The engine `tract` needs none"
         )
     })
 }

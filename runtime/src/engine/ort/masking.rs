@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use ort::memory::Allocator;
 use ort::session::Session;
 use ort::value::Tensor;
 
 use super::binding::{Binding, Bound};
-use super::{Device, EngineError, EngineOptions, builder, device_memory, failed, refused};
+use super::{Device, EngineError, EngineOptions, allocator, builder, failed, refused};
 use crate::mask::Mask;
 use crate::onnx::proto::{ModelProto, data_type};
 use crate::onnx::{self, GraphBuilder};
@@ -49,10 +48,7 @@ impl Masker {
     fn run(&mut self, mask: &Mask, weight: &Arc<Bound>) -> Result<Arc<Bound>, ort::Error> {
         let shape = [mask.outputs(), mask.inputs()];
         let keep = Tensor::from_array((shape, mask.expand()))?.into_dyn();
-        let allocator = match self.device {
-            Device::Cpu => Allocator::default(),
-            Device::Cuda => Allocator::new(&self.session, device_memory(self.device)?)?,
-        };
+        let allocator = allocator(&self.session, self.device)?;
         let masked = Arc::new(Bound::owned(Tensor::<f32>::new(&allocator, shape)?.into_dyn()));
         let mut binding = Binding::new(&self.session)?;
         binding.input("keep", &Arc::new(Bound::owned(keep)))?;

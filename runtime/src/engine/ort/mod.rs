@@ -82,7 +82,7 @@ impl OrtEngine {
         if let Some(value) = self.shared.get(name) {
             return Ok(Arc::clone(value));
         }
-        let mut value = Arc::new(Bound::mapped(&self.base, name)?.map_err(|e| failed(self.device, e))?);
+        let mut value = Arc::new(Bound::mapped(&self.base, name)?);
         if self.device == Device::Cuda {
             // Masking nothing is the way to the device. Bound as it is, it would be uploaded anew
             // for each task.
@@ -109,8 +109,7 @@ impl Engine for OrtEngine {
         for tensor in &base.manifest().maskable {
             let value = match masks.iter().find(|m| m.tensor == tensor.name) {
                 Some(NamedMask { mask, .. }) => {
-                    let weight = Bound::mapped(&base, &tensor.name)?.map_err(|e| failed(device, e))?;
-                    self.masker.apply(mask, &Arc::new(weight))?
+                    self.masker.apply(mask, &Arc::new(Bound::mapped(&base, &tensor.name)?))?
                 }
                 None => self.shared(&tensor.name)?,
             };
@@ -153,7 +152,7 @@ fn run(
     let output = Arc::new(Bound::owned(output.into_dyn()));
     binding.output("last_hidden_state", &output)?;
     binding.run(session)?;
-    Ok(output.value().try_extract_tensor::<f32>()?.1.to_vec())
+    output.download()
 }
 
 /// A session builder with the settings that all sessions share.
@@ -166,7 +165,14 @@ fn builder(device: Device, options: &EngineOptions) -> Result<SessionBuilder, En
         }
         Ok::<_, ort::Error>(builder)
     };
-    let builder = build().map_err(|e| failed(device, e))?;
+    on_device(build().map_err(|e| failed(device, e))?, device)
+}
+
+/// Lets the sessions of a builder run on a device.
+///
+/// # Errors
+/// When the device cannot be used.
+pub fn on_device(builder: SessionBuilder, device: Device) -> Result<SessionBuilder, EngineError> {
     if device == Device::Cpu {
         return Ok(builder);
     }
@@ -178,13 +184,18 @@ fn builder(device: Device, options: &EngineOptions) -> Result<SessionBuilder, En
     builder.with_execution_providers([cuda]).map_err(|e| refused(device, e))
 }
 
-/// The engine's memory on its device.
-fn device_memory(device: Device) -> Result<MemoryInfo<'static>, ort::Error> {
-    let place = match device {
-        Device::Cpu => AllocationDevice::CPU,
-        Device::Cuda => AllocationDevice::CUDA,
-    };
-    MemoryInfo::new(place, 0, AllocatorType::Device, MemoryType::Default)
+/// What allocates values in a device's memory.
+///
+/// # Errors
+/// When the session does not run on the device.
+pub fn allocator(session: &Session, device: Device) -> Result<Allocator, ort::Error> {
+    match device {
+        Device::Cpu => Ok(Allocator::default()),
+        Device::Cuda => {
+            let memory = MemoryInfo::new(AllocationDevice::CUDA, 0, AllocatorType::Device, MemoryType::Default)?;
+            Allocator::new(session, memory)
+        }
+    }
 }
 
 fn failed(device: Device, error: impl ToString) -> EngineError {

@@ -23,7 +23,8 @@ use crate::mask::Mask;
 use crate::onnx;
 use crate::pack::NamedMask;
 
-/// Lengths that plans are built for, in tokens; the last one is the base's own limit.
+/// Lengths that plans are built for, in tokens, as far as the base takes them; a longer text has
+/// a plan for the base's own limit.
 const BUCKETS: [usize; 6] = [16, 32, 64, 128, 256, 512];
 
 /// Plans that are kept; each holds a copy of the maskable weights.
@@ -52,7 +53,10 @@ impl TractEngine {
     ///
     /// # Errors
     /// When tract cannot read the graph.
-    pub fn new(base: Arc<Base>, _options: &EngineOptions) -> Result<Self, EngineError> {
+    pub fn new(base: Arc<Base>, options: &EngineOptions) -> Result<Self, EngineError> {
+        if let Some(threads @ 2..) = options.threads {
+            log::warn!("the engine `tract` computes with one thread; the {threads} that were asked for are not used");
+        }
         // tract makes one constant of all initializers that are equal, so that a mask of one
         // would reach the others. Inputs stay apart.
         let mut model = onnx::read_model(&base.model_path())?;
