@@ -6,6 +6,7 @@
 //! | [`mask`] | bit masks over weights, and the granularities that they come in |
 //! | [`onnx`] | reading, writing, building and rewriting ONNX graphs |
 //! | [`base`](mod@base) | the base bundle: manifest, memory-mapped weights, digests |
+//! | [`codec`] | masks as few bytes, given the base |
 //! | [`pack`] | the pack file: a task's masks, head, labels and golden vectors |
 //! | [`engine`] | what runs the encoder: ONNX Runtime or tract, behind one trait |
 //! | [`task`] | text to tokens to engine to labelled result |
@@ -30,6 +31,7 @@
 
 pub mod base;
 pub mod cli;
+pub mod codec;
 pub mod engine;
 pub mod error;
 pub mod fs;

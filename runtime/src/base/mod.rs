@@ -7,12 +7,14 @@
 mod identity;
 mod manifest;
 mod mmap;
+mod precision;
 mod weights;
 
 use std::path::{Path, PathBuf};
 
 pub use identity::{base_id, file_digest, hex};
 pub use manifest::{Architecture, BaseManifest, FORMAT, MaskableTensor};
+pub use precision::Int8Tensor;
 pub use weights::{TensorBytes, write_weights};
 
 use weights::Weights;

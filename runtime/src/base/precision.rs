@@ -1,0 +1,118 @@
+//! The int8 form of a tensor, which every variant of a base shares.
+//!
+//! A variant chain is f32 → bf16 → int8, each rounded from the one before, so the int8 codes can
+//! be had from any of them. Packs code their masks given these codes. Each operation here is one
+//! of IEEE 754, in a fixed order: the same bits on every platform.
+
+/// The largest code.
+const LIMIT: f32 = 127.0;
+
+/// A tensor of [outputs, inputs] as int8 codes with one scale an output.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Int8Tensor {
+    inputs: usize,
+    codes: Vec<i8>,
+    scales: Vec<f32>,
+}
+
+impl Int8Tensor {
+    /// Quantises a tensor, symmetric per output, after rounding it to bf16.
+    ///
+    /// `weights` are [outputs, inputs], row by row; a last row that is not whole is left out.
+    pub fn quantize(weights: &[f32], inputs: usize) -> Self {
+        let rows = weights.chunks_exact(inputs.max(1));
+        let mut codes = Vec::with_capacity(weights.len());
+        let mut scales = Vec::with_capacity(rows.len());
+        for row in rows {
+            scales.push(quantize_row(row, &mut codes));
+        }
+        Int8Tensor { inputs, codes, scales }
+    }
+
+    /// Columns.
+    pub fn inputs(&self) -> usize {
+        self.inputs
+    }
+
+    /// Rows.
+    pub fn outputs(&self) -> usize {
+        self.scales.len()
+    }
+
+    /// Codes and scale of each output: a weight is about its code times the scale.
+    pub fn rows(&self) -> impl ExactSizeIterator<Item = (&[i8], f32)> {
+        self.codes.chunks_exact(self.inputs.max(1)).zip(&self.scales).map(|(codes, scale)| (codes, *scale))
+    }
+}
+
+/// Appends the codes of a row and returns its scale.
+///
+/// With m the largest magnitude after rounding to bf16: scale = m / 127 and
+/// code = round(w · (127 / m)), ties to even. A row whose m is 0 or not finite has scale 0 and
+/// codes 0.
+fn quantize_row(row: &[f32], codes: &mut Vec<i8>) -> f32 {
+    let largest = row.iter().fold(0f32, |m, w| m.max(bf16(*w).abs()));
+    let inverse = LIMIT / largest;
+    if !(largest.is_finite() && inverse.is_finite()) {
+        codes.extend(row.iter().map(|_| 0));
+        return 0.0;
+    }
+    codes.extend(row.iter().map(|w| round(bf16(*w) * inverse)));
+    largest / LIMIT
+}
+
+/// The nearest bf16, ties to even, as the f32 that it stands for.
+fn bf16(w: f32) -> f32 {
+    let bits = w.to_bits();
+    let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) & 0xffff_0000;
+    f32::from_bits(rounded)
+}
+
+/// The nearest integer, ties to even, of a value from -127.5 to 127.5.
+///
+/// Adding 3·2²² leaves no bits for a fraction, so the addition rounds, and the low bits of the
+/// sum are the integer: baseline x86-64 has no instruction to round.
+fn round(x: f32) -> i8 {
+    const SHIFT: f32 = 12_582_912.0;
+    (x + SHIFT).to_bits() as i8
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn codes_and_scales_are_those_of_the_definition() {
+        let tensor = Int8Tensor::quantize(&[1.0, -0.5, 0.25, 0.0, 0.0, 0.0, f32::INFINITY, 1.0, 2.0], 3);
+        let rows: Vec<_> = tensor.rows().collect();
+        assert_eq!((tensor.outputs(), tensor.inputs()), (3, 3));
+        // -63.5 is a tie and goes to the even -64.
+        assert_eq!(rows[0], (&[127, -64, 32][..], 1.0 / 127.0));
+        assert_eq!(rows[1], (&[0, 0, 0][..], 0.0));
+        assert_eq!(rows[2], (&[0, 0, 0][..], 0.0));
+    }
+
+    #[test]
+    fn bf16_rounds_ties_to_even() {
+        for (w, expected) in [(0x3f80_8000, 0x3f80_0000), (0x3f81_8000, 0x3f82_0000), (0x3f80_8001, 0x3f81_0000)] {
+            assert_eq!(bf16(f32::from_bits(w)).to_bits(), expected);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn rounding_is_that_of_the_standard_library(x in -127.5f32..=127.5) {
+            prop_assert_eq!(f32::from(round(x)), x.round_ties_even().clamp(-128.0, 127.0));
+        }
+
+        #[test]
+        fn what_is_quantised_from_bf16_is_the_same(weights in prop::collection::vec(-3f32..3.0, 1..40)) {
+            let rounded: Vec<f32> = weights.iter().map(|w| bf16(*w)).collect();
+            let inputs = weights.len();
+            prop_assert_eq!(Int8Tensor::quantize(&weights, inputs), Int8Tensor::quantize(&rounded, inputs));
+        }
+    }
+}
