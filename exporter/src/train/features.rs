@@ -9,8 +9,7 @@ use overmask::pack::Pooling;
 use overmask::task::{self, Tokenizer};
 
 use super::batch::{Inputs, Texts};
-use super::run::go_on;
-use super::{TrainError, TrainOptions};
+use super::{TrainError, TrainOptions, go_on};
 
 /// The frozen encoder of `--method head`.
 pub(super) struct FrozenEncoder {

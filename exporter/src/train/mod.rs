@@ -15,6 +15,7 @@ mod step_bench;
 mod tests;
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 pub use run::{Outcome, Progress, run};
 pub use step_bench::{StepBench, bench_step};
@@ -85,6 +86,11 @@ pub struct TrainOptions {
     pub check_placement: bool,
     /// The pack's revision.
     pub revision: u64,
+}
+
+/// Fails when the run is to stop and there is nothing to keep yet.
+fn go_on(stop: &AtomicBool) -> Result<(), TrainError> {
+    if stop.load(Ordering::Relaxed) { Err(TrainError::Stopped) } else { Ok(()) }
 }
 
 /// What can go wrong in training.

@@ -19,7 +19,7 @@ use super::batch::{Texts, dropout, salt, stream};
 use super::features::FrozenEncoder;
 use super::graph::{self, Encoder, Graph, Spec, name};
 use super::session::{ForwardSession, Frozen, Placement, StepSession, f32_value};
-use super::{Method, TrainError, TrainOptions, placement, schedule, scores};
+use super::{Method, TrainError, TrainOptions, go_on, placement, schedule, scores};
 use crate::data::{self, Dataset, LabelSet, rng};
 use crate::evaluate::evaluate;
 
@@ -363,11 +363,6 @@ impl<'a> Learner<'a> {
         facts.extend(eval.map(|eval| ("eval_sha256", json!(data::digest(eval)))));
         facts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
     }
-}
-
-/// Fails when the run is to stop and there is nothing to keep yet.
-pub(super) fn go_on(stop: &AtomicBool) -> Result<(), TrainError> {
-    if stop.load(Ordering::Relaxed) { Err(TrainError::Stopped) } else { Ok(()) }
 }
 
 /// Where each parameter starts.
