@@ -2,20 +2,19 @@
 //! lacks.
 
 mod bench_step;
-mod completions;
 mod evaluate;
 mod fetch;
 mod import;
-mod man;
 mod output;
 mod train;
 
 use std::process;
 
 use clap::builder::RangedI64ValueParser;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use log::LevelFilter;
 use overmask::cli::Verbosity;
+use overmask::cli::help::{self, CompletionsArgs, ManArgs};
 use overmask::error::ExitCode;
 
 use crate::data::DataError;
@@ -63,8 +62,15 @@ enum Command {
     Import(import::ImportArgs),
     Train(Box<train::TrainArgs>),
     Evaluate(evaluate::EvaluateArgs),
-    Completions(completions::CompletionsArgs),
-    Man(man::ManArgs),
+    /// Print completions for a shell.
+    #[command(
+        before_help = "Example:\n  overmask-export completions bash > /etc/bash_completion.d/overmask-export",
+        after_help = ExitCode::HELP
+    )]
+    Completions(CompletionsArgs),
+    /// Print the manual page, of the program or of a command.
+    #[command(before_help = "Example:\n  overmask-export man train | man -l -", after_help = ExitCode::HELP)]
+    Man(ManArgs),
     BenchStep(bench_step::BenchStepArgs),
 }
 
@@ -78,8 +84,8 @@ pub fn main() -> process::ExitCode {
         Command::Import(args) => import::run(args),
         Command::Train(args) => train::run(args, cli.verbosity),
         Command::Evaluate(args) => evaluate::run(args, cli.verbosity),
-        Command::Completions(args) => completions::run(args),
-        Command::Man(args) => man::run(args),
+        Command::Completions(args) => output::print(|out| help::completions(args, Cli::command(), out)),
+        Command::Man(args) => output::print(|out| help::man(args, Cli::command(), out)),
         Command::BenchStep(args) => bench_step::run(args),
     };
     overmask::cli::exit(done, |error| ExitCode::find(error, own_code))
@@ -128,7 +134,6 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
 
     use anyhow::Error;
-    use clap::CommandFactory;
 
     use super::*;
 

@@ -16,25 +16,21 @@ use crate::data::Dataset;
 /// How many pairs of lines a warning lists.
 const LISTED: usize = 5;
 
-/// Prints data as they are.
-pub(super) fn raw(bytes: &[u8]) -> Result<(), Error> {
+/// Prints data, and sees that they arrive.
+pub(super) fn print(write: impl FnOnce(&mut Output) -> Result<(), Error>) -> Result<(), Error> {
     let mut out = Output::stdout();
-    out.raw(bytes)?;
+    write(&mut out)?;
     out.flush()
 }
 
 /// Prints one line of data.
 pub(super) fn line(text: &str) -> Result<(), Error> {
-    let mut out = Output::stdout();
-    out.line(text)?;
-    out.flush()
+    print(|out| out.line(text))
 }
 
 /// Prints a JSON object on one line.
 pub(super) fn json(value: &impl Serialize) -> Result<(), Error> {
-    let mut out = Output::stdout();
-    out.json(value)?;
-    out.flush()
+    print(|out| out.json(value))
 }
 
 /// A log message: information is plain, all else says what it is.

@@ -2,7 +2,7 @@
 //!
 //! Results go to stdout, everything else to stderr. The exit status follows [`ExitCode`].
 
-mod help;
+pub mod help;
 mod input;
 mod inspect;
 mod output;

@@ -91,7 +91,7 @@ fn of_blocks(tensor: &Int8Tensor, rows: usize, cols: usize) -> Vec<u8> {
 struct Ranks {
     lowest: u32,
     /// Units a key, from the lowest on; entry 0 is for magnitude 0.
-    counts: Vec<u32>,
+    counts: Vec<u64>,
     classes: Vec<u8>,
 }
 
@@ -114,16 +114,16 @@ impl Ranks {
 
     fn add(&mut self, magnitude: f32, count: u32) {
         let index = self.index(magnitude);
-        self.counts[index] += count;
+        self.counts[index] += u64::from(count);
     }
 
     fn finish(&mut self) {
-        let units: u64 = self.counts.iter().map(|c| u64::from(*c)).sum();
+        let units: u64 = self.counts.iter().sum();
         let mut below = 0u64;
         for count in &self.counts {
             // An empty tensor has no units to ask for.
             self.classes.push((below * CLASSES as u64 / units.max(1)).min(CLASSES as u64 - 1) as u8);
-            below += u64::from(*count);
+            below += count;
         }
     }
 
