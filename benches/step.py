@@ -4,7 +4,7 @@
 
 A step: a batch of token ids through the encoder with all its linear weights masked by scores
 (straight-through), mean pooling, dropout 0.1, a linear head, cross-entropy, backward, gradient norm clipped
-to 1, AdamW on scores (1e-2) and head (1e-3), and the loss read as a number. PyTorch offers several ways to
+to 1, AdamW on scores (4e-3) and head (1e-3), and the loss read as a number. PyTorch offers several ways to
 do the same thing; each is timed first and the fastest is used, unless --attention, --clip and --optimizer
 name one. Run it from benches/step.sh to have it side by side with `overmask-export bench-step`.
 """
@@ -66,7 +66,7 @@ class Step:
     def optimizer(self, name):
         return torch.optim.AdamW(
             [
-                {"params": list(self.scores.values()), "lr": 1e-2},
+                {"params": list(self.scores.values()), "lr": 4e-3},
                 {"params": self.head, "lr": 1e-3},
             ],
             weight_decay=0.0,

@@ -10,10 +10,12 @@
 //! | [`train`] | the training step as an ONNX graph, and the loop around it |
 //! | [`metrics`] | how good predictions are |
 //! | [`evaluate`](mod@evaluate) | a pack measured through the code that devices run |
+//! | [`analyze`] | packs compared |
 //! | [`cli`] | the `overmask-export` program |
 
 #![forbid(unsafe_code)]
 
+pub mod analyze;
 pub mod autodiff;
 pub mod cli;
 pub mod data;

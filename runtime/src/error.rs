@@ -5,9 +5,11 @@ use std::error::Error;
 use crate::base::BaseError;
 use crate::engine::EngineError;
 use crate::mask::MaskError;
+use crate::mask::resident::ResidentError;
 use crate::onnx::OnnxError;
 use crate::pack::PackError;
 use crate::task::TaskError;
+use crate::trust::TrustError;
 
 /// What a program's exit status says; the numbers are part of the interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -73,7 +75,7 @@ fn known(error: &(dyn Error + 'static)) -> Option<ExitCode> {
     macro_rules! first_of {
         ($($kind:ty),*) => { None$(.or_else(|| error.downcast_ref::<$kind>().map(<$kind>::exit_code)))* };
     }
-    first_of!(CodedError, TaskError, PackError, BaseError, EngineError, OnnxError, MaskError)
+    first_of!(CodedError, TaskError, PackError, BaseError, EngineError, OnnxError, MaskError, ResidentError, TrustError)
 }
 
 /// A message with the exit code that it asks for, for errors that only a program knows.

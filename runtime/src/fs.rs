@@ -33,8 +33,11 @@ pub fn write_atomically<E: From<io::Error>>(
     Ok(())
 }
 
-/// The bytes of a file, or `None` when there are more than `limit`.
-pub(crate) fn read_at_most(path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
+/// The bytes of a file, or `None` when there are more than `limit`; no more than that are read.
+///
+/// # Errors
+/// What the file system reports.
+pub fn read_at_most(path: &Path, limit: u64) -> io::Result<Option<Vec<u8>>> {
     let mut bytes = Vec::new();
     File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
     Ok((bytes.len() as u64 <= limit).then_some(bytes))

@@ -10,6 +10,7 @@
 //! | [`pack`] | the pack file: a task's masks, head, labels and golden vectors |
 //! | [`engine`] | what runs the encoder: ONNX Runtime or tract, behind one trait |
 //! | [`task`] | text to tokens to engine to labelled result |
+//! | [`trust`] | signatures of packs, and the keys that are trusted |
 //! | [`cli`] | the `overmask` program |
 //!
 //! The usual way in is a [`task::Runner`]:
@@ -22,7 +23,7 @@
 //! let base = Arc::new(Base::open(Path::new("base/"))?);
 //! let engine = engine::start("ort".parse()?, Arc::clone(&base), &engine::EngineOptions::default())?;
 //! let mut runner = Runner::new(engine, base)?;
-//! let trec = runner.add_pack(Pack::open(Path::new("trec.pack"))?)?;
+//! let trec = runner.add_pack(Pack::open(Path::new("trec.pack"), runner.base())?)?;
 //! for result in runner.classify(trec, &["What is the capital of Peru?"])? {
 //!     println!("{} {:.3}", result.label, result.score);
 //! }
@@ -36,6 +37,8 @@ pub mod engine;
 pub mod error;
 pub mod fs;
 pub mod mask;
+mod mmap;
 pub mod onnx;
 pub mod pack;
 pub mod task;
+pub mod trust;

@@ -13,7 +13,9 @@ use std::sync::{Arc, OnceLock};
 use overmask::base::Base;
 use overmask::engine::{self, Engine, EngineKind, EngineOptions};
 use overmask::mask::{Granularity, Mask};
-use overmask::pack::{CODEC, Golden, Head, NamedMask, Pack, PackDocument, Pooling, SCHEMA, TaskKind, TextSettings};
+use overmask::pack::{
+    Codec, FloatType, Golden, Head, NamedMask, Pack, PackDocument, PackFile, Pooling, SCHEMA, TaskKind, TextSettings,
+};
 use serde_json::Value;
 
 /// What to do when something is missing.
@@ -179,6 +181,8 @@ pub struct Recipe {
     pub max_tokens: usize,
     /// How tokens are pooled.
     pub pooling: Pooling,
+    /// How the masks are coded in a file.
+    pub codec: Codec,
 }
 
 impl Default for Recipe {
@@ -192,6 +196,7 @@ impl Default for Recipe {
             labels: 6,
             max_tokens: 64,
             pooling: Pooling::Mean,
+            codec: Codec::Ranked,
         }
     }
 }
@@ -224,11 +229,13 @@ impl Recipe {
             bias: (0..self.labels).map(|_| numbers.uniform() - 0.5).collect(),
             labels: self.labels,
             hidden,
+            dtype: FloatType::F16,
         };
         let weights: usize = manifest.maskable.iter().map(|t| t.outputs * t.inputs).sum();
         let zeros: u64 = masks.iter().map(|m| m.mask.zero_weights()).sum();
         let document = PackDocument {
             schema: SCHEMA,
+            requires: Vec::new(),
             name: self.name.to_owned(),
             revision: 1,
             kind: TaskKind::Classify,
@@ -237,7 +244,7 @@ impl Recipe {
             base_id: base.base_id().to_owned(),
             tokenizer_sha256: manifest.tokenizer_sha256.clone(),
             granularity: self.granularity,
-            codec: CODEC.to_owned(),
+            codec: self.codec,
             sparsity: zeros as f64 / weights as f64,
             masks: Vec::new(),
             golden: Vec::new(),
@@ -247,6 +254,11 @@ impl Recipe {
         };
         Pack::new(document, masks, head, golden).unwrap()
     }
+}
+
+/// The pack as it comes back from its file.
+pub fn stored(pack: &Pack, base: &Base) -> Pack {
+    PackFile::from_bytes(&pack.to_bytes(Some(base)).unwrap()).unwrap().decode(Some(base)).unwrap()
 }
 
 /// The largest absolute difference of two equally long rows of numbers.

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use overmask::base::{Base, TensorBytes, write_weights};
 use overmask::engine::{self, Device, Engine, EngineError, EngineKind, EngineOptions, TaskId, TokenBatch};
 use overmask::mask::Granularity;
-use overmask::pack::{Golden, Pack, Pooling};
+use overmask::pack::{Golden, Pooling};
 use overmask::task::{Prediction, Runner, TaskRef, Tokenizer};
-use overmask_tests::{Recipe, base, base_dir, difference, engine, questions};
+use overmask_tests::{Recipe, base, base_dir, difference, engine, questions, stored};
 
 /// Engines that every test machine has.
 const ENGINES: [&str; 2] = ["ort:cpu", "tract"];
@@ -100,7 +100,7 @@ fn golden_vectors_are_reproduced_by_every_engine() {
     let golden = texts.iter().zip(recorded).map(|(text, p)| Golden { text: text.clone(), logits: p.logits });
     let pack = recipe.pack_with(&base, golden.collect());
     // What is checked is what a device would read.
-    let pack = Pack::from_bytes(&pack.to_bytes().unwrap()).unwrap();
+    let pack = stored(&pack, &base);
     for name in ENGINES {
         let mut runner = runner(name);
         let task = runner.add_pack(pack.clone()).unwrap();

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use overmask::mask::Granularity;
-use overmask::pack::Golden;
+use overmask::pack::{Codec, Golden};
 use overmask::task::Runner;
 use overmask_tests::{Ran, Recipe, base, base_dir, engine, failed, json_lines, program, questions, ran, ran_with};
 use serde_json::Value;
@@ -22,7 +22,7 @@ fn folder() -> (TempDir, PathBuf) {
     let predictions = runner.classify(task, &texts).unwrap();
     let golden = texts.iter().zip(predictions).map(|(t, p)| Golden { text: (*t).to_owned(), logits: p.logits });
     let path = dir.path().join("demo.pack");
-    recipe.pack_with(&base(), golden.collect()).write(&path).unwrap();
+    recipe.pack_with(&base(), golden.collect()).write(&path, Some(&base())).unwrap();
     (dir, path)
 }
 
@@ -65,7 +65,7 @@ fn json_says_everything_for_each_text_and_task() {
     let (dir, pack) = folder();
     let other = dir.path().join("other.pack");
     let recipe = Recipe { name: "other", granularity: Granularity::Weight, labels: 2, seed: 9, ..Default::default() };
-    recipe.pack(&base()).write(&other).unwrap();
+    recipe.pack(&base()).write(&other, Some(&base())).unwrap();
     let texts = questions(20);
     let input = texts.join("\r\n");
     let mut rows = Vec::new();
@@ -182,10 +182,10 @@ fn corrupt_files_exit_with_4() {
 #[test]
 fn a_pack_of_another_base_exits_with_6() {
     let (dir, _) = folder();
-    let mut pack = Recipe::default().pack(&base());
+    let mut pack = Recipe { codec: Codec::Plain, ..Default::default() }.pack(&base());
     pack.document.base_id = "0".repeat(64);
     let path = dir.path().join("foreign.pack");
-    pack.write(&path).unwrap();
+    pack.write(&path, None).unwrap();
     failed(&ran(&mut run(&path, &["text"])), 6, &["base_id", "random"]);
     let mut command = overmask(&["verify", "--base"]);
     failed(&ran(command.arg(base_dir()).arg(&path)), 6, &["base_id"]);
@@ -237,10 +237,10 @@ fn verify_recomputes_the_golden_vectors() {
         assert_eq!(report["precision"], "f32");
         assert!(report["engine"].as_str().unwrap().starts_with(engine));
     }
-    let mut changed = overmask::pack::Pack::open(&pack).unwrap();
+    let mut changed = overmask::pack::Pack::open(&pack, &base()).unwrap();
     changed.golden[1].logits[0] += 0.01;
     let path = dir.path().join("changed.pack");
-    changed.write(&path).unwrap();
+    changed.write(&path, Some(&base())).unwrap();
     let mut command = overmask(&["verify", "--json", "--base"]);
     let got = ran(command.arg(base_dir()).arg(&path).arg(&pack));
     failed(&got, 4, &["changed.pack", "golden"]);
@@ -251,10 +251,10 @@ fn verify_recomputes_the_golden_vectors() {
 #[test]
 fn verify_fails_though_nobody_reads_its_reports() {
     let (dir, good) = folder();
-    let mut changed = overmask::pack::Pack::open(&good).unwrap();
+    let mut changed = overmask::pack::Pack::open(&good, &base()).unwrap();
     changed.golden[1].logits[0] += 0.01;
     let bad = dir.path().join("changed.pack");
-    changed.write(&bad).unwrap();
+    changed.write(&bad, Some(&base())).unwrap();
     // Names so long that the first reports are handed over before the last pack is looked at.
     let long = dir.path().join("./".repeat(1900)).join("demo.pack");
     let closed = || {
@@ -287,16 +287,25 @@ fn verify_notices_a_changed_base() {
 #[test]
 fn inspect_shows_what_a_pack_holds() {
     let (_dir, pack) = folder();
-    let got = ran(overmask(&["inspect", "--tensors"]).arg(&pack));
+    let got = ran(overmask(&["inspect"]).arg(&pack));
     assert_eq!(got.code, 0);
-    for words in ["demo, revision 1", "block:32x1", "label-5", "36 tensors", "layer.5.output.dense.weight"] {
+    for words in ["demo, revision 1", "block:32x1", "label-5", "36 tensors", "layer.5.output.dense.weight", "head, f16"]
+    {
         assert!(got.stdout.contains(words), "{words}: {}", got.stdout);
     }
-    let got = ran(overmask(&["inspect", "--json"]).arg(&pack));
+    assert!(!got.stdout.contains("% zeros"), "without the base nobody knows: {}", got.stdout);
+    let got = ran(overmask(&["inspect"]).arg(&pack).arg("--base").arg(base_dir()));
+    assert_eq!(got.stdout.matches("% zeros").count(), 36, "{}", got.stdout);
+    let got = ran(overmask(&["inspect", "--json"]).arg(&pack).arg("--base").arg(base_dir()));
     let report = &json_lines(&got)[0];
     assert_eq!(report["document"]["name"], "demo");
-    assert_eq!(report["bytes"], std::fs::metadata(&pack).unwrap().len());
-    assert_eq!(report["masked_tensors"].as_array().unwrap().len(), 36);
+    let bytes = std::fs::metadata(&pack).unwrap().len();
+    assert_eq!(report["bytes"], bytes);
+    let sizes = report["sizes"].as_object().unwrap();
+    assert_eq!(sizes.values().map(|size| size.as_u64().unwrap()).sum::<u64>(), bytes);
+    let tensors = report["masked_tensors"].as_array().unwrap();
+    assert_eq!(tensors.len(), 36);
+    assert!(tensors.iter().all(|tensor| (0.05..0.12).contains(&tensor["sparsity"].as_f64().unwrap())));
 }
 
 #[test]

@@ -3,21 +3,21 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use overmask::error::ExitCode;
-use overmask::pack::Pack;
-use overmask::task::{Runner, TaskError, Tokenizer, check_base};
+use overmask::pack::{Codec, Pack, PackError, PackFile};
+use overmask::task::{Runner, TaskError, Tokenizer};
 use overmask_tests::{Recipe, base, engine};
 
 #[test]
 fn what_does_not_fit_is_named_by_field() {
     let base = base();
-    let good = Recipe::default().pack(&base);
-    check_base(&good, &base).unwrap();
+    let good = Recipe { codec: Codec::Plain, ..Default::default() }.pack(&base);
+    good.check_base(&base).unwrap();
     type Case = (&'static str, fn(&mut Pack));
     let cases: [Case; 6] = [
         ("`base_id`", |p| p.document.base_id = "0".repeat(64)),
         ("`tokenizer_sha256`", |p| p.document.tokenizer_sha256 = "0".repeat(64)),
         ("`text/max_tokens`", |p| p.document.text.max_tokens = 513),
-        ("`masks/2/tensor`", |p| p.masks[2].tensor = "embeddings.LayerNorm.weight".to_owned()),
+        ("`masks/2`", |p| p.masks[2].tensor = "embeddings.LayerNorm.weight".to_owned()),
         ("`masks/0`", |p| p.masks[0].mask = p.masks[4].mask.clone()),
         ("`head/weight`", |p| {
             p.head.hidden -= 1;
@@ -28,12 +28,14 @@ fn what_does_not_fit_is_named_by_field() {
         let mut pack = good.clone();
         change(&mut pack);
         // Each is a sound pack; only it is for another base.
-        let pack = Pack::from_bytes(&pack.to_bytes().unwrap()).unwrap();
-        let error = check_base(&pack, &base).unwrap_err();
-        assert!(error.to_string().contains(field), "{field}: {error}");
-        assert_eq!(error.exit_code(), ExitCode::BaseMismatch);
+        let file = PackFile::from_bytes(&pack.to_bytes(None).unwrap()).unwrap();
+        let pack = file.clone().decode(None).unwrap();
+        for error in [file.decode(Some(&base)).unwrap_err(), pack.check_base(&base).unwrap_err()] {
+            assert!(error.to_string().contains(field), "{field}: {error}");
+            assert_eq!(error.exit_code(), ExitCode::BaseMismatch);
+        }
         let mut runner = Runner::new(engine("tract", &base), base.clone()).unwrap();
-        assert!(matches!(runner.add_pack(pack), Err(TaskError::BaseMismatch { .. })));
+        assert!(matches!(runner.add_pack(pack), Err(TaskError::Pack(PackError::OtherBase { .. }))));
     }
 }
 

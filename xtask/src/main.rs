@@ -5,6 +5,7 @@
 
 mod bench;
 mod demo;
+mod fuzz;
 mod learn;
 mod report;
 mod setup;
@@ -29,6 +30,8 @@ Commands:
   bench --only accuracy  what both granularities reach on both tasks, mean of three seeds;
                          what this build has done is not repeated (hours on a small machine)
   bench --only step      the time of a training step beside PyTorch's (fetches PyTorch)
+  fuzz [SECONDS [TARGET]]
+                         feed made-up files to the readers: 60 seconds each, or so many
   setup                  set everything up: ONNX Runtime, the programs, a base, data sets, and
                          what the tests need; then `cargo test --release --workspace` works
 
@@ -54,6 +57,9 @@ fn run(args: &[&str]) -> Result<ExitCode> {
         ["test", more @ ..] => test::run(&work, more)?,
         ["bench", "--only", "accuracy"] => bench::accuracy(&work)?,
         ["bench", "--only", "step", more @ ..] => bench::step(&work, more)?,
+        ["fuzz"] => fuzz::run(&work, "60", None)?,
+        ["fuzz", seconds] => fuzz::run(&work, seconds, None)?,
+        ["fuzz", seconds, target] => fuzz::run(&work, seconds, Some(target))?,
         ["setup"] => drop(setup::for_tests(&work)?),
         ["help" | "--help" | "-h"] => println!("{HELP}"),
         [] => {

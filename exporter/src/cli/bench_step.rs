@@ -9,7 +9,7 @@ use overmask::base::Base;
 use overmask::engine::Device;
 use overmask::error::ExitCode;
 use overmask::mask::Granularity;
-use overmask::pack::Pooling;
+use overmask::pack::{FloatType, Pooling};
 
 use super::output;
 use crate::train::{self, Method, TrainOptions};
@@ -84,6 +84,7 @@ pub(super) fn run(args: &BenchStepArgs) -> Result<(), Error> {
         log_losses: None,
         check_placement: false,
         revision: 1,
+        head_dtype: FloatType::F16,
     };
     let bench = train::bench_step(&base, &options, args.tokens, CLASSES, args.steps)?;
     if args.json {

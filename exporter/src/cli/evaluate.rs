@@ -48,7 +48,7 @@ pub(super) struct EvaluateArgs {
 pub(super) fn run(args: &EvaluateArgs, verbosity: Verbosity) -> Result<(), Error> {
     let dataset = data::read(&args.data)?;
     let base = Arc::new(Base::open(&args.base)?);
-    let pack = Pack::open(&args.pack)?;
+    let pack = Pack::open(&args.pack, &base)?;
     let options = EngineOptions { threads: args.threads.map(usize::from) };
     let bar = output::bar(verbosity, dataset.len() as u64, "{wide_bar} {pos}/{len} texts, {eta} left")?;
     let report = evaluate::evaluate(&base, pack, &dataset, args.engine, &options, &mut |done| {

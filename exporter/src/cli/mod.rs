@@ -2,10 +2,15 @@
 //! lacks.
 
 mod bench_step;
+mod diff;
 mod evaluate;
 mod fetch;
 mod import;
+mod keygen;
+mod merge;
 mod output;
+mod repack;
+mod sign;
 mod train;
 
 use std::process;
@@ -17,6 +22,7 @@ use overmask::cli::Verbosity;
 use overmask::cli::help::{self, CompletionsArgs, ManArgs};
 use overmask::error::ExitCode;
 
+use crate::analyze::AnalyzeError;
 use crate::data::DataError;
 use crate::evaluate::EvaluateError;
 use crate::fetch::FetchError;
@@ -62,6 +68,11 @@ enum Command {
     Import(import::ImportArgs),
     Train(Box<train::TrainArgs>),
     Evaluate(evaluate::EvaluateArgs),
+    Diff(diff::DiffArgs),
+    Repack(repack::RepackArgs),
+    Merge(merge::MergeArgs),
+    Keygen(keygen::KeygenArgs),
+    Sign(sign::SignArgs),
     /// Print completions for a shell.
     #[command(
         before_help = "Example:\n  overmask-export completions bash > /etc/bash_completion.d/overmask-export",
@@ -84,6 +95,11 @@ pub fn main() -> process::ExitCode {
         Command::Import(args) => import::run(args),
         Command::Train(args) => train::run(args, cli.verbosity),
         Command::Evaluate(args) => evaluate::run(args, cli.verbosity),
+        Command::Diff(args) => diff::run(args),
+        Command::Repack(args) => repack::run(args),
+        Command::Merge(args) => merge::run(args),
+        Command::Keygen(args) => keygen::run(args),
+        Command::Sign(args) => sign::run(args),
         Command::Completions(args) => output::print(|out| help::completions(args, Cli::command(), out)),
         Command::Man(args) => output::print(|out| help::man(args, Cli::command(), out)),
         Command::BenchStep(args) => bench_step::run(args),
@@ -126,7 +142,8 @@ fn own_code(error: &(dyn std::error::Error + 'static)) -> Option<ExitCode> {
     let fetch = || error.downcast_ref().map(FetchError::exit_code);
     let import = || error.downcast_ref().map(ImportError::exit_code);
     let data = || error.downcast_ref().map(DataError::exit_code);
-    train.or_else(evaluate).or_else(fetch).or_else(import).or_else(data)
+    let analyze = || error.downcast_ref().map(AnalyzeError::exit_code);
+    train.or_else(evaluate).or_else(fetch).or_else(import).or_else(data).or_else(analyze)
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ use overmask::cli::Verbosity;
 use overmask::engine::Device;
 use overmask::error::{CodedError, ExitCode};
 use overmask::mask::Granularity;
-use overmask::pack::Pooling;
+use overmask::pack::{FloatType, Pooling};
 use serde_json::json;
 
 use super::output;
@@ -68,6 +68,9 @@ pub(super) struct TrainArgs {
     /// The pack's revision: a higher one replaces a lower one on a device.
     #[arg(long, value_name = "N", default_value_t = 1)]
     revision: u64,
+    /// How the head is stored: f16, bf16 or f32. It is measured as stored.
+    #[arg(long, value_name = "TYPE", default_value_t = FloatType::F16)]
+    head_dtype: FloatType,
     #[command(flatten)]
     measure: Measure,
     #[command(flatten)]
@@ -101,8 +104,9 @@ struct Tuning {
     /// Texts a step.
     #[arg(long, value_name = "N", default_value_t = 32)]
     batch_size: usize,
-    /// Learning rate of the scores.
-    #[arg(long, value_name = "RATE", default_value_t = 1e-2)]
+    /// Learning rate of the scores. A higher one moves them further from the magnitudes that they
+    /// start from: masks gain little and take more bytes.
+    #[arg(long, value_name = "RATE", default_value_t = 4e-3)]
     learning_rate: f64,
     /// Learning rate of the head; default: 0.001 beside masks, 0.01 for a head alone.
     #[arg(long, value_name = "RATE")]
@@ -217,6 +221,7 @@ impl TrainArgs {
             log_losses: self.machine.log_losses.clone(),
             check_placement: self.machine.check_placement,
             revision: self.revision,
+            head_dtype: self.head_dtype,
         })
     }
 
@@ -284,7 +289,7 @@ pub(super) fn run(args: &TrainArgs, verbosity: Verbosity) -> Result<(), Error> {
     });
     bar.finish_and_clear();
     let outcome = outcome?;
-    outcome.pack.write(&args.output)?;
+    outcome.pack.write(&args.output, Some(&base))?;
     report(args, &options, &outcome)
 }
 

@@ -23,7 +23,7 @@ pub use step_bench::{StepBench, bench_step};
 use overmask::engine::{Device, EngineError};
 use overmask::error::ExitCode;
 use overmask::mask::Granularity;
-use overmask::pack::Pooling;
+use overmask::pack::{FloatType, Pooling};
 use serde::{Deserialize, Serialize};
 
 use crate::autodiff::AutodiffError;
@@ -86,6 +86,8 @@ pub struct TrainOptions {
     pub check_placement: bool,
     /// The pack's revision.
     pub revision: u64,
+    /// How the pack stores the head.
+    pub head_dtype: FloatType,
 }
 
 /// Fails when the run is to stop and there is nothing to keep yet.

@@ -11,7 +11,7 @@ use ort::value::DynValue;
 use overmask::base::Base;
 use overmask::engine::{self, Device, EngineKind, EngineOptions};
 use overmask::mask::Mask;
-use overmask::pack::{CODEC, Golden, Head, NamedMask, Pack, PackDocument, SCHEMA, TaskKind, TextSettings, check_name};
+use overmask::pack::{Codec, Golden, Head, NamedMask, Pack, PackDocument, SCHEMA, TaskKind, TextSettings, check_name};
 use overmask::task::{self, Runner, Tokenizer};
 use serde_json::{Value, json};
 
@@ -46,7 +46,7 @@ pub struct Progress {
 pub struct Outcome {
     /// The pack, not yet written.
     pub pack: Pack,
-    /// Accuracy on the dev split.
+    /// Accuracy of the pack, as it is stored, on the dev split.
     pub dev_accuracy: f64,
     /// Steps done.
     pub steps: u64,
@@ -91,11 +91,11 @@ pub fn run(
     }
     let mut learner = Learner::new(base, &rest, &dev, &labels, options, stop)?;
     let learnt = learner.learn(stop, progress)?;
-    let (dev_accuracy, steps, stopped, time) = (learnt.dev_accuracy, learnt.steps, learnt.stopped, learnt.time);
+    let (steps, stopped, time) = (learnt.steps, learnt.stopped, learnt.time);
     let mut pack = learner.pack(learnt, train, eval, &labels)?;
     // The first texts of the dev split; a small one has too few.
     let golden = dev.texts().into_iter().chain(rest.texts()).take(GOLDEN);
-    measure(base, &mut pack, golden, eval, options)?;
+    let dev_accuracy = measure(base, &mut pack, golden, &dev, eval, options)?;
     Ok(Outcome { pack, dev_accuracy, steps, stopped, time })
 }
 
@@ -148,7 +148,6 @@ struct Checkpoint {
 
 struct Learnt {
     best: Checkpoint,
-    dev_accuracy: f64,
     steps: u64,
     stopped: bool,
     time: Duration,
@@ -243,8 +242,8 @@ impl<'a> Learner<'a> {
             progress(&now);
         }
         losses.finish()?;
-        let (dev_accuracy, _, best) = best.ok_or(TrainError::Stopped)?;
-        Ok(Learnt { best, dev_accuracy, steps: now.step, stopped, time: started.elapsed() })
+        let (_, _, best) = best.ok_or(TrainError::Stopped)?;
+        Ok(Learnt { best, steps: now.step, stopped, time: started.elapsed() })
     }
 
     fn one_step(&mut self, indices: &[usize], now: &mut Progress, losses: &mut Losses) -> Result<f32, TrainError> {
@@ -308,12 +307,19 @@ impl<'a> Learner<'a> {
         let o = self.options;
         let provenance = self.provenance(&learnt, data, eval);
         let best = learnt.best;
-        let head = Head { weight: best.weight, bias: best.bias, labels: self.classes, hidden: self.width() };
+        let head = Head {
+            weight: best.weight,
+            bias: best.bias,
+            labels: self.classes,
+            hidden: self.width(),
+            dtype: o.head_dtype,
+        };
         let manifest = self.base.manifest();
         let maskable: usize = manifest.maskable.iter().map(|t| t.outputs * t.inputs).sum();
         let zeros: u64 = best.masks.iter().map(|m| m.mask.zero_weights()).sum();
         let document = PackDocument {
             schema: SCHEMA,
+            requires: Vec::new(),
             name: o.name.clone(),
             revision: o.revision,
             kind: TaskKind::Classify,
@@ -322,12 +328,12 @@ impl<'a> Learner<'a> {
             base_id: manifest.base_id.clone(),
             tokenizer_sha256: manifest.tokenizer_sha256.clone(),
             granularity: o.granularity,
-            codec: CODEC.to_owned(),
+            codec: Codec::Ranked,
             sparsity: zeros as f64 / maskable as f64,
             masks: Vec::new(),
             golden: Vec::new(),
             provenance,
-            metrics: BTreeMap::from([("dev_accuracy".to_owned(), learnt.dev_accuracy)]),
+            metrics: BTreeMap::new(),
             extra: BTreeMap::new(),
         };
         Ok(Pack::new(document, best.masks, head, Vec::new())?)
@@ -394,13 +400,15 @@ pub(super) fn rates(scores: f64, head: f64, step: u64) -> Result<[(&'static str,
 }
 
 /// Measures the pack through the code that a device runs, and records the logits of `texts`.
+/// Returns the accuracy on the dev split.
 fn measure<'a>(
     base: &Arc<Base>,
     pack: &mut Pack,
     texts: impl Iterator<Item = &'a str>,
+    dev: &Dataset,
     eval: Option<&Dataset>,
     o: &TrainOptions,
-) -> Result<(), TrainError> {
+) -> Result<f64, TrainError> {
     let (kind, options) = (EngineKind::Ort(Device::Cpu), EngineOptions { threads: Some(o.threads) });
     let mut runner = Runner::new(engine::start(kind, Arc::clone(base), &options)?, Arc::clone(base))?;
     let task = runner.add_pack(pack.clone())?;
@@ -412,6 +420,9 @@ fn measure<'a>(
         }
     }
     let mut document = pack.document.clone();
+    // Not that of the training loop, whose head is not rounded yet.
+    let dev_accuracy = evaluate(base, pack.clone(), dev, kind, &options, &mut |_| ())?.accuracy;
+    document.metrics.insert("dev_accuracy".to_owned(), dev_accuracy);
     if let Some(eval) = eval {
         let report = evaluate(base, pack.clone(), eval, kind, &options, &mut |_| ())?;
         document.metrics.insert("eval_accuracy".to_owned(), report.accuracy);
@@ -419,7 +430,7 @@ fn measure<'a>(
         document.metrics.insert("eval_texts".to_owned(), report.n as f64);
     }
     *pack = Pack::new(document, std::mem::take(&mut pack.masks), pack.head.clone(), golden)?;
-    Ok(())
+    Ok(dev_accuracy)
 }
 
 /// The index of the largest value, the first of equal ones.

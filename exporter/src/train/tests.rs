@@ -11,7 +11,7 @@ use overmask::engine::{self, Device, EngineKind, EngineOptions, TokenBatch};
 use overmask::mask::Granularity;
 use overmask::onnx::proto::data_type;
 use overmask::onnx::{self, GraphBuilder};
-use overmask::pack::{NamedMask, Pooling};
+use overmask::pack::{FloatType, NamedMask, Pooling};
 use overmask::task::softmax;
 use safetensors::SafeTensors;
 
@@ -335,7 +335,7 @@ fn a_run_repeats_bit_for_bit_and_a_seed_matters() {
         let pack = |seed| {
             let options = options(method, seed);
             let outcome = super::run(&base, &data, None, &options, &AtomicBool::new(false), &mut |_| ()).unwrap();
-            outcome.pack.to_bytes().unwrap()
+            outcome.pack.to_bytes(Some(&base)).unwrap()
         };
         let first = pack(1);
         assert_eq!(first, pack(1), "{method:?}");
@@ -367,6 +367,7 @@ fn options(method: Method, seed: u64) -> TrainOptions {
         log_losses: None,
         check_placement: false,
         revision: 1,
+        head_dtype: FloatType::F16,
     }
 }
 

@@ -6,7 +6,6 @@
 
 mod identity;
 mod manifest;
-mod mmap;
 mod precision;
 mod weights;
 
@@ -199,6 +198,15 @@ impl Base {
     /// The tokenizer's file.
     pub fn tokenizer_path(&self) -> PathBuf {
         self.dir.join(file::TOKENIZER)
+    }
+
+    /// The int8 form of a maskable tensor: the same for every variant of the base.
+    ///
+    /// # Errors
+    /// When the base has no such tensor.
+    pub fn int8(&self, tensor: &MaskableTensor) -> Result<Int8Tensor, BaseError> {
+        let (_, weights) = self.tensor_f32(&tensor.name)?;
+        Ok(Int8Tensor::quantize(weights, tensor.inputs))
     }
 
     /// The manifest's entry for a maskable tensor.

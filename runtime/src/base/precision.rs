@@ -48,10 +48,13 @@ impl Int8Tensor {
 /// Appends the codes of a row and returns its scale.
 ///
 /// With m the largest magnitude after rounding to bf16: scale = m / 127 and
-/// code = round(w · (127 / m)), ties to even. A row whose m is 0 or not finite has scale 0 and
-/// codes 0.
+/// code = round(w · (127 / m)), ties to even. A row whose m is 0 or not finite, or that holds a
+/// NaN, has scale 0 and codes 0.
 fn quantize_row(row: &[f32], codes: &mut Vec<i8>) -> f32 {
-    let largest = row.iter().fold(0f32, |m, w| m.max(bf16(*w).abs()));
+    // Magnitudes are ordered as their bits are, with infinity and then NaN at the end; rounding
+    // keeps the order.
+    let bits = row.iter().map(|w| w.to_bits() & 0x7fff_ffff).max().unwrap_or(0);
+    let largest = bf16(f32::from_bits(bits.min(f32::INFINITY.to_bits())));
     let inverse = LIMIT / largest;
     if !(largest.is_finite() && inverse.is_finite()) {
         codes.extend(row.iter().map(|_| 0));
@@ -89,6 +92,8 @@ mod tests {
         let tensor = Int8Tensor::quantize(&[1.0, -0.5, 0.25, 0.0, 0.0, 0.0, f32::INFINITY, 1.0, 2.0], 3);
         let rows: Vec<_> = tensor.rows().collect();
         assert_eq!((tensor.outputs(), tensor.inputs()), (3, 3));
+        let row = |weights: &[f32]| Int8Tensor::quantize(weights, weights.len()).scales[0];
+        assert_eq!([row(&[1.0, f32::NAN]), row(&[f32::MAX]), row(&[1e-45])], [0.0; 3]);
         // -63.5 is a tie and goes to the even -64.
         assert_eq!(rows[0], (&[127, -64, 32][..], 1.0 / 127.0));
         assert_eq!(rows[1], (&[0, 0, 0][..], 0.0));

@@ -8,7 +8,8 @@ use memmap2::Mmap;
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 
-use super::{BaseError, mmap};
+use super::BaseError;
+use crate::mmap;
 
 /// The data section starts on a multiple of this, so that a map of it is page-aligned
 /// on every machine that we know of (x86-64: 4 kB, arm64 with large pages: 64 kB).
@@ -25,7 +26,7 @@ pub(super) struct Weights {
 
 impl Weights {
     pub(super) fn open(path: &Path) -> Result<Self, BaseError> {
-        let map = mmap::map(path)?;
+        let map = mmap::map(path).map_err(|source| BaseError::Io { path: path.into(), source })?;
         // The crate bounds the header and checks that offsets cover the data exactly.
         let (header, metadata) =
             SafeTensors::read_metadata(&map).map_err(|source| BaseError::Weights { path: path.into(), source })?;

@@ -1,4 +1,4 @@
-//! `overmask inspect`: what a pack holds.
+//! `overmask inspect`: what a pack holds, and what its bytes are spent on.
 
 use std::path::PathBuf;
 
@@ -6,18 +6,26 @@ use clap::Args;
 use serde::Serialize;
 
 use super::output::{Output, printable};
-use crate::pack::{Pack, PackDocument, Pooling, TaskKind};
+use super::packs::{self, Given, TrustArgs};
+use crate::base::Base;
+use crate::pack::{Codec, PackDocument, Pooling, Sizes, TaskKind};
+
+/// Width of the longest bar, in characters.
+const BAR: usize = 40;
 
 /// Arguments of `overmask inspect`.
 #[derive(Debug, Args)]
 pub struct InspectArgs {
-    /// The pack
+    /// The pack, a pack set, or one pack of a set (SET#NAME)
     #[arg(value_name = "PACK")]
     pack: PathBuf,
-    /// List the mask of each tensor, too
-    #[arg(long)]
-    tensors: bool,
-    /// Print one JSON object
+    /// Directory of the base bundle: shows the zeros of each tensor, too, which the coding
+    /// `ranked` tells only together with its base
+    #[arg(long, value_name = "DIR")]
+    base: Option<PathBuf>,
+    #[command(flatten)]
+    trust: TrustArgs,
+    /// Print one JSON object for each pack
     #[arg(long)]
     json: bool,
 }
@@ -25,10 +33,13 @@ pub struct InspectArgs {
 /// What `--json` prints.
 #[derive(Serialize)]
 struct Report<'a> {
-    file: String,
-    bytes: u64,
+    file: &'a str,
+    bytes: usize,
     sha256: &'a str,
-    zero_weights: u64,
+    sizes: &'a Sizes,
+    head_dtype: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    zero_weights: Option<u64>,
     masked_tensors: Vec<Tensor<'a>>,
     document: &'a PackDocument,
 }
@@ -38,31 +49,50 @@ struct Tensor<'a> {
     tensor: &'a str,
     outputs: usize,
     inputs: usize,
-    sparsity: f64,
     bytes: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sparsity: Option<f64>,
 }
 
 pub(super) fn run(args: &InspectArgs, out: &mut Output) -> anyhow::Result<()> {
-    let pack = Pack::open(&args.pack)?;
-    let tensors = pack.masks.iter().map(|named| Tensor {
-        tensor: &named.tensor,
-        outputs: named.mask.outputs(),
-        inputs: named.mask.inputs(),
-        sparsity: named.mask.sparsity(),
-        bytes: named.mask.as_bytes().len(),
-    });
-    let report = Report {
-        file: args.pack.display().to_string(),
-        bytes: pack.file_bytes(),
-        sha256: pack.digest(),
-        zero_weights: pack.zero_weights(),
-        masked_tensors: tensors.collect(),
-        document: &pack.document,
-    };
-    if args.json { out.json(&report) } else { print(&report, args.tensors, out) }
+    let base = args.base.as_ref().map(|dir| Base::open(dir)).transpose()?;
+    let given = packs::read(std::slice::from_ref(&args.pack), &args.trust)?;
+    for (i, Given { path, file, .. }) in given.iter().enumerate() {
+        let document = file.document();
+        let masks = match (&base, document.codec) {
+            (None, Codec::Ranked) => None,
+            (base, _) => Some(file.clone().decode(base.as_ref())?),
+        };
+        let tensors = document.masks.iter().enumerate().map(|(i, entry)| Tensor {
+            tensor: &entry.tensor,
+            outputs: entry.outputs,
+            inputs: entry.inputs,
+            bytes: entry.length,
+            sparsity: masks.as_ref().map(|pack| pack.masks[i].mask.sparsity()),
+        });
+        let report = Report {
+            file: path,
+            bytes: file.sizes().total(),
+            sha256: file.digest(),
+            sizes: file.sizes(),
+            head_dtype: file.head().dtype.name(),
+            zero_weights: masks.as_ref().map(|pack| pack.zero_weights()),
+            masked_tensors: tensors.collect(),
+            document,
+        };
+        if args.json {
+            out.json(&report)?;
+            continue;
+        }
+        if i > 0 {
+            out.line("")?;
+        }
+        print(&report, out)?;
+    }
+    Ok(())
 }
 
-fn print(report: &Report<'_>, tensors: bool, out: &mut Output) -> anyhow::Result<()> {
+fn print(report: &Report<'_>, out: &mut Output) -> anyhow::Result<()> {
     let d = report.document;
     let kind = match d.kind {
         TaskKind::Classify => "classify",
@@ -81,8 +111,8 @@ fn print(report: &Report<'_>, tensors: bool, out: &mut Output) -> anyhow::Result
     row("base", d.base_id.clone())?;
     row("tokenizer", d.tokenizer_sha256.clone())?;
     let count = report.masked_tensors.len();
-    row("masks", format!("{count} tensors, granularity {}, codec {}", d.granularity, d.codec))?;
-    row("zeros", format!("{}, {:.2} % of the maskable weights", report.zero_weights, d.sparsity * 100.0))?;
+    row("masks", format!("{count} tensors, granularity {}, codec {}", d.granularity, d.codec.name()))?;
+    row("zeros", format!("{:.2} % of the maskable weights", d.sparsity * 100.0))?;
     row("golden", format!("{} texts", d.golden.len()))?;
     for (name, value) in &d.metrics {
         row("metric", format!("{name} {value}"))?;
@@ -90,11 +120,36 @@ fn print(report: &Report<'_>, tensors: bool, out: &mut Output) -> anyhow::Result
     for (name, value) in &d.provenance {
         row("provenance", format!("{name} {value}"))?;
     }
-    if tensors {
-        for t in &report.masked_tensors {
-            let (percent, size) = (t.sparsity * 100.0, format!("[{}, {}]", t.outputs, t.inputs));
-            row("tensor", format!("{} {size} {percent:.2} % zeros, {} bytes", t.tensor, t.bytes))?;
-        }
+    out.line("")?;
+    sizes(report, out)
+}
+
+/// The bytes of each part, and of each mask.
+fn sizes(report: &Report<'_>, out: &mut Output) -> anyhow::Result<()> {
+    let s = report.sizes;
+    let head = format!("head, {}", report.head_dtype);
+    let mut rows = vec![
+        ("masks", s.masks, None),
+        (head.as_str(), s.head, None),
+        ("document", s.document, None),
+        ("golden logits", s.golden, None),
+        ("container", s.container, None),
+        ("checksum", s.checksum, None),
+    ];
+    table(&rows, out)?;
+    out.line("")?;
+    rows = report.masked_tensors.iter().map(|t| (t.tensor, t.bytes, t.sparsity)).collect();
+    table(&rows, out)
+}
+
+/// A bar a row; the longest is for the most bytes.
+fn table(rows: &[(&str, usize, Option<f64>)], out: &mut Output) -> anyhow::Result<()> {
+    let width = rows.iter().map(|(name, ..)| name.chars().count()).max().unwrap_or(0);
+    let most = rows.iter().map(|(_, bytes, _)| *bytes).max().unwrap_or(0).max(1);
+    for (name, bytes, sparsity) in rows {
+        let bar = "#".repeat((bytes * BAR).div_ceil(most));
+        let zeros = sparsity.map_or_else(String::new, |s| format!("{:>6.2} % zeros  ", 100.0 * s));
+        out.line(format!("{:<width$}  {bytes:>8}  {zeros}{bar}", printable(name)).trim_end())?;
     }
     Ok(())
 }

@@ -6,6 +6,7 @@ pub mod help;
 mod input;
 mod inspect;
 mod output;
+mod packs;
 mod run;
 mod verify;
 
@@ -58,11 +59,15 @@ pub enum Command {
         after_help = ExitCode::HELP
     )]
     Run(run::RunArgs),
-    /// Show what a pack holds
-    #[command(before_help = "Example:\n  overmask inspect trec.pack", after_help = ExitCode::HELP)]
+    /// Show what a pack holds, and what its bytes are spent on
+    #[command(before_help = "Example:\n  overmask inspect trec.pack --base base/", after_help = ExitCode::HELP)]
     Inspect(inspect::InspectArgs),
-    /// Check base and packs: digests, structure, fit, and the golden vectors on an engine
-    #[command(before_help = "Example:\n  overmask verify trec.pack --base base/", after_help = ExitCode::HELP)]
+    /// Check base and packs: digests, structure, signature, fit, and the golden vectors on an engine
+    #[command(
+        before_help = "Examples:\n  overmask verify trec.pack --base base/\n  \
+                       overmask verify trec.pack --key fleet.pub",
+        after_help = ExitCode::HELP
+    )]
     Verify(verify::VerifyArgs),
     /// Print a completion script for a shell
     #[command(

@@ -10,11 +10,11 @@ use serde::Serialize;
 
 use super::input::{Line, Lines};
 use super::output::{Output, printable};
+use super::packs::{self, TrustArgs};
 use super::{BaseArgs, EngineArgs};
 use crate::base::Base;
 use crate::engine;
 use crate::error::CodedError;
-use crate::pack::Pack;
 use crate::task::{Prediction, Runner, TaskError, TaskRef};
 
 /// Arguments of `overmask run`.
@@ -22,11 +22,14 @@ use crate::task::{Prediction, Runner, TaskError, TaskRef};
 pub struct RunArgs {
     #[command(flatten)]
     base: BaseArgs,
-    /// A task's pack; give it again for more tasks, which all stay loaded
+    /// A task's pack, a pack set, or one pack of a set (SET#NAME); give it again for more tasks,
+    /// which all stay loaded
     #[arg(long = "pack", value_name = "FILE", required = true)]
     packs: Vec<PathBuf>,
     #[command(flatten)]
     engine: EngineArgs,
+    #[command(flatten)]
+    trust: TrustArgs,
     /// Print one JSON object for each text and task
     #[arg(long)]
     json: bool,
@@ -61,19 +64,15 @@ struct Task {
 pub(super) fn run(args: &RunArgs, out: &mut Output) -> anyhow::Result<()> {
     // Everything that can be wrong with the files is found before the engine starts.
     let base = Arc::new(Base::open(&args.base.base)?);
-    let packs = args.packs.iter().map(|path| Pack::open(path)).collect::<Result<Vec<_>, _>>()?;
-    packs.iter().try_for_each(|pack| crate::task::check_base(pack, &base))?;
+    let given = packs::read(&args.packs, &args.trust)?;
+    let paths: Vec<String> = given.iter().map(|given| given.path.clone()).collect();
+    let packs = given.into_iter().map(|given| given.file.decode(Some(&base))).collect::<Result<Vec<_>, _>>()?;
     let engine = engine::start(args.engine.engine, Arc::clone(&base), &args.engine.options())?;
     let mut runner = Runner::new(engine, base)?;
     let mut tasks = Vec::new();
-    for (pack, path) in packs.into_iter().zip(&args.packs) {
+    for (pack, file) in packs.into_iter().zip(paths) {
         let task = runner.add_pack(pack)?;
-        tasks.push(Task {
-            task,
-            name: runner.name(task)?.to_owned(),
-            file: path.display().to_string(),
-            labels: runner.labels(task)?.to_vec(),
-        });
+        tasks.push(Task { task, name: runner.name(task)?.to_owned(), file, labels: runner.labels(task)?.to_vec() });
     }
 
     if !args.texts.is_empty() {

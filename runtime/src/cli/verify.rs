@@ -1,5 +1,5 @@
-//! `overmask verify`: whether base and packs are whole, belong together, and compute here what
-//! they computed where they were made.
+//! `overmask verify`: whether base and packs are whole, signed, belong together, and compute here
+//! what they computed where they were made.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -7,24 +7,27 @@ use std::sync::Arc;
 use clap::Args;
 use serde::Serialize;
 
-use super::output::Output;
-use super::{BaseArgs, EngineArgs};
+use super::EngineArgs;
+use super::output::{Output, printable};
+use super::packs::{self, Given, TrustArgs};
 use crate::base::Base;
 use crate::engine;
 use crate::error::{CodedError, ExitCode};
-use crate::pack::Pack;
 use crate::task::{GOLDEN_TOLERANCE, Runner};
 
 /// Arguments of `overmask verify`.
 #[derive(Debug, Args)]
 pub struct VerifyArgs {
-    /// The packs
+    /// The packs or pack sets
     #[arg(value_name = "PACK", required = true)]
     packs: Vec<PathBuf>,
-    #[command(flatten)]
-    base: BaseArgs,
+    /// Directory of the base bundle; without one, only the packs' files and signatures are checked
+    #[arg(long, value_name = "DIR")]
+    base: Option<PathBuf>,
     #[command(flatten)]
     engine: EngineArgs,
+    #[command(flatten)]
+    trust: TrustArgs,
     /// Print one JSON object for each pack
     #[arg(long)]
     json: bool,
@@ -33,11 +36,23 @@ pub struct VerifyArgs {
 /// What `--json` prints.
 #[derive(Serialize)]
 struct Report<'a> {
-    pack: String,
+    pack: &'a str,
     task: &'a str,
     ok: bool,
     sha256: &'a str,
     base_id: &'a str,
+    /// Identity of the key that signed, when a signature was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    signed_by: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trusted_comment: Option<&'a str>,
+    #[serde(flatten)]
+    golden: Option<GoldenReport<'a>>,
+}
+
+/// What the golden vectors told, when there is a base.
+#[derive(Serialize)]
+struct GoldenReport<'a> {
     golden_texts: usize,
     golden_max_difference: f32,
     golden_tolerance: f32,
@@ -46,39 +61,51 @@ struct Report<'a> {
 }
 
 pub(super) fn run(args: &VerifyArgs, out: &mut Output) -> anyhow::Result<()> {
-    let base = Arc::new(Base::open(&args.base.base)?);
-    log::info!("computing the digests of {}", args.base.base.display());
-    base.verify()?;
-    let packs = args.packs.iter().map(|path| Pack::open(path)).collect::<Result<Vec<_>, _>>()?;
-    packs.iter().try_for_each(|pack| crate::task::check_base(pack, &base))?;
-    let engine = engine::start(args.engine.engine, Arc::clone(&base), &args.engine.options())?;
-    let mut runner = Runner::new(engine, Arc::clone(&base))?;
-    let info = runner.describe();
+    let given = packs::read(&args.packs, &args.trust)?;
+    let start = |dir: &PathBuf| -> anyhow::Result<Runner> {
+        let base = Arc::new(Base::open(dir)?);
+        log::info!("computing the digests of {}", dir.display());
+        base.verify()?;
+        given.iter().try_for_each(|given| given.file.check_base(&base))?;
+        let engine = engine::start(args.engine.engine, Arc::clone(&base), &args.engine.options())?;
+        Ok(Runner::new(engine, base)?)
+    };
+    let mut runner = args.base.as_ref().map(start).transpose()?;
+    let info = runner.as_ref().map(Runner::describe);
     let mut bad = Vec::new();
     // Whoever reads the reports may stop; the exit status tells of every pack all the same.
     let mut written = Ok(());
-    for (pack, path) in packs.into_iter().zip(&args.packs) {
-        let sha256 = pack.digest().to_owned();
-        let task = runner.add_pack(pack)?;
-        let golden = runner.check_golden(task)?;
-        let report = Report {
-            pack: path.display().to_string(),
-            task: runner.name(task)?,
-            ok: golden.is_ok(),
-            sha256: &sha256,
-            base_id: base.base_id(),
-            golden_texts: golden.texts,
-            golden_max_difference: golden.max_difference,
-            golden_tolerance: GOLDEN_TOLERANCE,
-            engine: &info.engine,
-            precision: &info.precision,
+    for Given { path, file, signed } in &given {
+        let golden = match &mut runner {
+            None => None,
+            Some(runner) => {
+                let pack = file.clone().decode(Some(runner.base()))?;
+                let task = runner.add_pack(pack)?;
+                Some(runner.check_golden(task)?)
+            }
         };
-        if golden.texts == 0 {
-            log::warn!("{} has no golden vectors: what it computes was not checked", report.pack);
+        let report = Report {
+            pack: path,
+            task: &file.document().name,
+            ok: golden.is_none_or(|golden| golden.is_ok()),
+            sha256: file.digest(),
+            base_id: &file.document().base_id,
+            signed_by: signed.as_ref().map(|s| s.key_id.as_str()),
+            trusted_comment: signed.as_ref().map(|s| s.trusted_comment.as_str()),
+            golden: golden.zip(info.as_ref()).map(|(golden, info)| GoldenReport {
+                golden_texts: golden.texts,
+                golden_max_difference: golden.max_difference,
+                golden_tolerance: GOLDEN_TOLERANCE,
+                engine: &info.engine,
+                precision: &info.precision,
+            }),
+        };
+        if golden.is_some_and(|golden| golden.texts == 0) {
+            log::warn!("{path} has no golden vectors: what it computes was not checked");
         }
         written = written.and_then(|()| if args.json { out.json(&report) } else { print(&report, out) });
         if !report.ok {
-            bad.push(report.pack);
+            bad.push(path.as_str());
         }
     }
     if bad.is_empty() {
@@ -88,17 +115,25 @@ pub(super) fn run(args: &VerifyArgs, out: &mut Output) -> anyhow::Result<()> {
         "{}: the golden vectors are not reproduced by the engine `{}`; the pack or the base was changed, or the \
          engine computes wrongly on this machine: try another --engine",
         bad.join(", "),
-        info.engine
+        info.map_or_else(String::new, |info| info.engine)
     );
     Err(CodedError { message, code: ExitCode::CorruptFile }.into())
 }
 
 fn print(report: &Report<'_>, out: &mut Output) -> anyhow::Result<()> {
-    out.line(&format!("{}: {}", report.pack, if report.ok { "ok" } else { "FAILED" }))?;
+    out.line(&format!("{}: {}", printable(report.pack), if report.ok { "ok" } else { "FAILED" }))?;
+    match (report.signed_by, report.trusted_comment) {
+        (Some(key), Some(comment)) => out.line(&format!("  signature  of key {key}: {}", printable(comment)))?,
+        _ => out.line("  signature  not checked; --key or --require-signature asks for one")?,
+    }
+    let Some(golden) = &report.golden else {
+        out.line("  pack       structure and checksum are valid")?;
+        return out.line("  base       none given: masks and golden vectors were not checked; add --base");
+    };
     out.line("  base       digests and identity match")?;
-    out.line("  pack       structure is valid, made for this base")?;
-    let (texts, difference) = (report.golden_texts, report.golden_max_difference);
-    let tolerance = format!("tolerance {:.0e}", report.golden_tolerance);
+    out.line("  pack       structure and checksum are valid, made for this base")?;
+    let (texts, difference) = (golden.golden_texts, golden.golden_max_difference);
+    let tolerance = format!("tolerance {:.0e}", golden.golden_tolerance);
     out.line(&format!("  golden     {texts} texts, largest difference {difference:.2e}, {tolerance}"))?;
-    out.line(&format!("  engine     {}, {}", report.engine, report.precision))
+    out.line(&format!("  engine     {}, {}", golden.engine, golden.precision))
 }

@@ -3,14 +3,22 @@
 //! A mask covers a tensor of [outputs, inputs] with units of its [`Granularity`]. Unit (r, c) is
 //! bit `r * unit_cols + c`, and bit i of the mask is bit `i % 8` (counted from the lowest) of
 //! byte `i / 8`; the bits after the last unit are 0. That is the form that a pack holds.
+//!
+//! In memory a mask has the same form: it takes a bit a unit, in bytes of its own or in a mapped
+//! file of a task's masks ([`resident`]).
 
+mod algebra;
+mod bits;
 mod granularity;
+pub mod resident;
 
 use bitvec::order::Lsb0;
 use bitvec::slice::BitSlice;
 use bitvec::vec::BitVec;
 
 pub use granularity::{Granularity, ParseGranularityError};
+
+use bits::Bits;
 
 use crate::error::ExitCode;
 
@@ -73,23 +81,43 @@ pub enum MaskError {
         /// The weights that were given.
         found: usize,
     },
+    /// Two masks do not cover the same units; each pair is that of the first and the second.
+    #[error(
+        "a mask of `{}` over {} outputs by {} inputs and one of `{}` over {} outputs by {} inputs cover other units; \
+         only masks of the same tensor and granularity can be compared",
+        .granularity[0], .outputs[0], .inputs[0], .granularity[1], .outputs[1], .inputs[1]
+    )]
+    OtherUnits {
+        /// The granularities.
+        granularity: [Granularity; 2],
+        /// The tensors' rows.
+        outputs: [usize; 2],
+        /// The tensors' columns.
+        inputs: [usize; 2],
+    },
 }
 
 impl MaskError {
     /// The program's exit code for this error.
     pub fn exit_code(&self) -> ExitCode {
-        ExitCode::CorruptFile
+        match self {
+            // Each of the two is sound; they were not made for each other.
+            Self::OtherUnits { .. } => ExitCode::InputData,
+            _ => ExitCode::CorruptFile,
+        }
     }
 }
 
 /// Which weights of a tensor are kept.
+///
+/// A clone of a mask in a mapped file shares the map.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mask {
     granularity: Granularity,
     outputs: usize,
     inputs: usize,
-    /// One bit a unit; the bits after the last unit are 0 in the bytes, too.
-    units: BitVec<u8, Lsb0>,
+    /// One bit a unit.
+    units: Bits,
 }
 
 /// The number of units down and across, checked.
@@ -115,7 +143,8 @@ impl Mask {
     /// When the block is empty or the tensor too large.
     pub fn keep_all(granularity: Granularity, outputs: usize, inputs: usize) -> Result<Mask, MaskError> {
         let (down, across) = unit_grid(granularity, outputs, inputs)?;
-        Self::from_units(granularity, outputs, inputs, std::iter::repeat_n(true, down * across))
+        let units = down * across;
+        Ok(Mask { granularity, outputs, inputs, units: Bits::owned(vec![0xff; units.div_ceil(8)], units) })
     }
 
     /// A mask from one decision a unit, row by row.
@@ -132,12 +161,11 @@ impl Mask {
         let (down, across) = unit_grid(granularity, outputs, inputs)?;
         let expected = down * across;
         // One more than needed is enough to see that there are too many.
-        let mut units: BitVec<u8, Lsb0> = keep.take(expected.saturating_add(1)).collect();
+        let units: BitVec<u8, Lsb0> = keep.take(expected.saturating_add(1)).collect();
         if units.len() != expected {
             return Err(MaskError::Units { granularity, outputs, inputs, expected, found: units.len() });
         }
-        units.set_uninitialized(false);
-        Ok(Mask { granularity, outputs, inputs, units })
+        Ok(Mask { granularity, outputs, inputs, units: Bits::owned(units.into_vec(), expected) })
     }
 
     /// A mask from the bytes that [`Mask::as_bytes`] gives.
@@ -156,19 +184,17 @@ impl Mask {
         if bytes.len() != expected {
             return Err(MaskError::Bytes { units, expected, found: bytes.len() });
         }
-        if let (Some(byte), from @ 1..) = (bytes.last(), units % 8)
-            && byte >> from != 0
+        if let Some(byte) = bytes.last()
+            && bits::padding(bytes, units) != 0
         {
-            return Err(MaskError::Padding { byte: *byte, from });
+            return Err(MaskError::Padding { byte: *byte, from: units % 8 });
         }
-        let mut bits = BitVec::from_slice(bytes);
-        bits.truncate(units);
-        Ok(Mask { granularity, outputs, inputs, units: bits })
+        Ok(Mask { granularity, outputs, inputs, units: Bits::owned(bytes.to_vec(), units) })
     }
 
     /// The bits as bytes; see the [module](self) for their order.
     pub fn as_bytes(&self) -> &[u8] {
-        self.units.as_raw_slice()
+        self.units.as_bytes()
     }
 
     /// The unit that is kept or zeroed together.
@@ -198,7 +224,7 @@ impl Mask {
 
     /// One bit a unit, row by row.
     pub fn unit_bits(&self) -> &BitSlice<u8, Lsb0> {
-        &self.units
+        self.units.as_bits()
     }
 
     /// Whether a weight is kept.
@@ -208,15 +234,7 @@ impl Mask {
     pub fn keeps(&self, output: usize, input: usize) -> bool {
         assert!(output < self.outputs && input < self.inputs, "weight [{output}, {input}] is outside the tensor");
         let (rows, cols) = self.granularity.block();
-        self.units[output / rows * self.unit_cols() + input / cols]
-    }
-
-    /// The number of weights that are zeroed; units at an edge may hold fewer weights.
-    pub fn zero_weights(&self) -> u64 {
-        match self.granularity {
-            Granularity::Weight => self.units.count_zeros() as u64,
-            Granularity::Block { .. } => self.zero_blocks().map(|(rows, cols)| (rows.len() * cols.len()) as u64).sum(),
-        }
+        self.units.get(output / rows * self.unit_cols() + input / cols)
     }
 
     /// The fraction of weights that are zeroed, 0 for a tensor without weights.
@@ -247,7 +265,7 @@ impl Mask {
 
     fn fill_zeroed<T: Copy>(&self, weights: &mut [T], zero: T) {
         if self.granularity == Granularity::Weight {
-            for i in self.units.iter_zeros() {
+            for i in self.units.zeros() {
                 weights[i] = zero;
             }
             return;
@@ -262,10 +280,9 @@ impl Mask {
     /// Rows and columns of every zeroed unit.
     fn zero_blocks(&self) -> impl Iterator<Item = (std::ops::Range<usize>, std::ops::Range<usize>)> {
         let (rows, cols) = self.granularity.block();
-        let across = self.unit_cols();
-        self.units.iter_zeros().map(move |i| {
-            let (top, left) = (i / across * rows, i % across * cols);
-            (top..self.outputs.min(top + rows), left..self.inputs.min(left + cols))
+        self.iter_zero_units().map(move |(row, col)| {
+            let (top, left) = (row * rows, col * cols);
+            (top..self.outputs.min(top.saturating_add(rows)), left..self.inputs.min(left.saturating_add(cols)))
         })
     }
 }

@@ -14,7 +14,7 @@ fn granularity() -> impl Strategy<Value = Granularity> {
 }
 
 /// A tensor's granularity and size with one decision a unit.
-fn case() -> impl Strategy<Value = (Granularity, usize, usize, Vec<bool>)> {
+pub(super) fn case() -> impl Strategy<Value = (Granularity, usize, usize, Vec<bool>)> {
     (granularity(), 0usize..70, 0usize..20).prop_flat_map(|(g, outputs, inputs)| {
         let units = outputs.div_ceil(g.block().0) * inputs.div_ceil(g.block().1);
         (Just(g), Just(outputs), Just(inputs), prop::collection::vec(any::<bool>(), units))

@@ -11,19 +11,26 @@ use crate::mask::Granularity;
 /// The schema version that this program writes and reads.
 pub const SCHEMA: u32 = 1;
 
-/// The coding of masks that this program writes and reads: plain bitmaps.
-pub const CODEC: &str = "plain";
+/// What a pack may ask of its reader in [`PackDocument::requires`]: in this version, nothing.
+pub(super) const FEATURES: [&str; 0] = [];
+
+/// The most weights that a pack's masks may cover: sums over them never overflow.
+const MAX_WEIGHTS: u64 = 1 << 48;
 
 /// The longest name and label, in bytes of UTF-8.
 const MAX_NAME_BYTES: usize = 256;
 
 /// The contents of `__metadata__.overmask`.
 ///
-/// Fields that this version does not know are kept in [`PackDocument::extra`] and written again.
+/// Fields that this version does not know are kept in [`PackDocument::extra`] and written again;
+/// what a reader must not ignore is named in [`PackDocument::requires`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PackDocument {
     /// Version of the schema, [`SCHEMA`].
     pub schema: u32,
+    /// What a reader must know to use the pack, beyond what the schema says.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub requires: Vec<String>,
     /// The task's name.
     pub name: String,
     /// Counts up with every release of the task.
@@ -40,16 +47,15 @@ pub struct PackDocument {
     pub tokenizer_sha256: String,
     /// The unit of all masks.
     pub granularity: Granularity,
-    /// Coding of the masks, [`CODEC`].
-    pub codec: String,
+    /// Coding of the masks.
+    pub codec: Codec,
     /// The fraction of zeros over all maskable tensors of the base, masked by this pack or not.
     pub sparsity: f64,
-    /// Where each mask lies in the tensor `mask`, one after the other without gaps. Filled in
-    /// when a pack is written.
+    /// The coded masks, in the order in which they lie in the tensor `mask`. Only a
+    /// [`PackFile`](super::PackFile) has them here; a [`Pack`](super::Pack) has them decoded.
     #[serde(default)]
     pub masks: Vec<MaskEntry>,
-    /// The texts of the golden vectors, in the order of the rows of `golden/logits`. Filled in
-    /// when a pack is written.
+    /// The texts of the golden vectors, in the order of the rows of `golden/logits`. Likewise.
     #[serde(default)]
     pub golden: Vec<String>,
     /// How the pack was made: tool, method, seed, settings, digests of the data.
@@ -71,8 +77,54 @@ pub enum TaskKind {
     Classify,
 }
 
-/// How a text becomes one vector.
+/// How masks are coded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Codec {
+    /// Bitmaps; needs no base to be read.
+    Plain,
+    /// As few bytes as possible, given the ranks of the base's weights; see [`crate::codec`].
+    Ranked,
+}
+
+impl Codec {
+    /// Its name in packs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Ranked => "ranked",
+        }
+    }
+}
+
+impl std::str::FromStr for Codec {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let known = [Self::Plain, Self::Ranked].into_iter().find(|codec| codec.name() == name);
+        known.ok_or_else(|| {
+            format!("field `codec`: {name:?}, this program reads \"plain\" and \"ranked\"; install a newer one")
+        })
+    }
+}
+
+impl TryFrom<String> for Codec {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        name.parse()
+    }
+}
+
+impl From<Codec> for String {
+    fn from(codec: Codec) -> String {
+        codec.name().to_owned()
+    }
+}
+
+/// How a text becomes one vector. No setting can be ignored, so none may be unknown.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct TextSettings {
     /// Tokens after which a text is cut, special tokens included.
     pub max_tokens: usize,
@@ -90,8 +142,9 @@ pub enum Pooling {
     Cls,
 }
 
-/// Where a mask lies in the tensor `mask`.
+/// A coded mask: an array `[tensor, outputs, inputs, length]` in JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "(String, usize, usize, usize)", into = "(String, usize, usize, usize)")]
 pub struct MaskEntry {
     /// The base's tensor.
     pub tensor: String,
@@ -99,25 +152,27 @@ pub struct MaskEntry {
     pub outputs: usize,
     /// Its columns.
     pub inputs: usize,
-    /// The mask's first byte.
-    pub offset: usize,
-    /// The mask's bytes.
+    /// The coded mask's bytes.
     pub length: usize,
+}
+
+impl From<(String, usize, usize, usize)> for MaskEntry {
+    fn from((tensor, outputs, inputs, length): (String, usize, usize, usize)) -> Self {
+        MaskEntry { tensor, outputs, inputs, length }
+    }
+}
+
+impl From<MaskEntry> for (String, usize, usize, usize) {
+    fn from(entry: MaskEntry) -> Self {
+        (entry.tensor, entry.outputs, entry.inputs, entry.length)
+    }
 }
 
 impl PackDocument {
     /// Checks everything that the document alone can tell.
     pub(super) fn check(&self) -> Result<(), Reason> {
         let wrong = |field: &str, reason: String| Err(Reason::field(field, reason));
-        if self.schema != SCHEMA {
-            return wrong(
-                "schema",
-                format!("version {}, this program reads {SCHEMA}; install a newer one", self.schema),
-            );
-        }
-        if self.codec != CODEC {
-            return wrong("codec", format!("{:?}, this program reads {CODEC:?}; install a newer one", self.codec));
-        }
+        super::read::version(self.schema, &self.requires)?;
         let named = |field: String, name: &str| check_name(name).map_err(|reason| Reason::field(field, reason));
         named("name".to_owned(), &self.name)?;
         if self.labels.is_empty() {
@@ -145,11 +200,17 @@ impl PackDocument {
         if let Some((name, value)) = self.metrics.iter().find(|(_, value)| !value.is_finite()) {
             return wrong(&format!("metrics/{name}"), format!("is {value}, must be a finite number"));
         }
-        let mut seen = BTreeSet::new();
+        let (mut seen, mut weights) = (BTreeSet::new(), 0u64);
         for (i, entry) in self.masks.iter().enumerate() {
-            named(format!("masks/{i}/tensor"), &entry.tensor)?;
+            named(format!("masks/{i}"), &entry.tensor)?;
             if !seen.insert(&entry.tensor) {
-                return wrong(&format!("masks/{i}/tensor"), format!("{:?} comes twice", entry.tensor));
+                return wrong(&format!("masks/{i}"), format!("{:?} comes twice", entry.tensor));
+            }
+            // Few bytes can cover many weights, where the blocks are large.
+            weights = weights.saturating_add((entry.outputs as u64).saturating_mul(entry.inputs as u64));
+            if weights > MAX_WEIGHTS {
+                let reason = format!("the masks up to this one cover {weights} weights, more than any base has");
+                return wrong(&format!("masks/{i}"), reason);
             }
         }
         Ok(())

@@ -1,19 +1,29 @@
 //! The pack: everything that a task adds to a base, in one file.
 //!
-//! A pack is a valid safetensors file. `docs/pack-format.md` is its specification; [`Pack::open`]
-//! reads strictly, so what it returns is consistent in itself. Whether it fits a base is for
-//! [`crate::task`] to check.
+//! A pack is a valid safetensors file; `docs/pack-format.md` is its specification. Masks are
+//! coded given the base, so a file is read in two steps: [`PackFile::open`] checks everything
+//! that the file alone can tell, [`PackFile::decode`] turns it into a [`Pack`] on a base.
 
 mod document;
+mod file;
+mod fit;
+mod float;
 mod read;
+mod set;
 mod write;
 
 use std::path::{Path, PathBuf};
 
-pub use document::{CODEC, MaskEntry, PackDocument, Pooling, SCHEMA, TaskKind, TextSettings, check_name};
+pub use document::{Codec, MaskEntry, PackDocument, Pooling, SCHEMA, TaskKind, TextSettings, check_name};
+pub use file::{PackFile, Sizes};
+pub use float::FloatType;
+pub use read::file as read_file;
+pub use set::{PackSet, check_file, read_packs};
 
+use crate::base::{Base, BaseError};
+use crate::codec::CodecError;
 use crate::error::ExitCode;
-use crate::mask::{Mask, MaskError};
+use crate::mask::Mask;
 
 /// The key of the document in the safetensors metadata.
 pub const METADATA_KEY: &str = "overmask";
@@ -22,12 +32,14 @@ pub const METADATA_KEY: &str = "overmask";
 pub mod tensor {
     /// All coded masks, U8.
     pub const MASK: &str = "mask";
-    /// The head's matrix, F32 [labels, hidden].
+    /// The head's matrix, [labels, hidden], F16, BF16 or F32.
     pub const HEAD_WEIGHT: &str = "head/weight";
-    /// The head's bias, F32 `[labels]`.
+    /// The head's bias, `[labels]`, of the matrix's type.
     pub const HEAD_BIAS: &str = "head/bias";
     /// The golden logits, F32 [texts, labels].
     pub const GOLDEN: &str = "golden/logits";
+    /// SHA-256 of all bytes of the file before it, U8 `[32]`; the file's end.
+    pub const CHECKSUM: &str = "sha256";
 }
 
 /// What can be wrong with a pack.
@@ -60,6 +72,29 @@ pub enum PackError {
     /// Bytes that came from no file are no pack that this program can use.
     #[error("not a usable pack: {0}")]
     Bytes(#[from] Reason),
+    /// The pack was made for another base.
+    #[error(
+        "the pack `{pack}` does not fit the base {base}: field `{field}`: {reason}; use the base that it was made for"
+    )]
+    OtherBase {
+        /// The task's name.
+        pack: String,
+        /// The base's directory.
+        base: PathBuf,
+        /// The field of the pack.
+        field: String,
+        /// What does not fit.
+        reason: String,
+    },
+    /// The masks are coded given the base, and there is none.
+    #[error("the masks of the pack `{pack}` are coded given its base; name it with --base")]
+    NeedsBase {
+        /// The task's name.
+        pack: String,
+    },
+    /// The base cannot be used.
+    #[error(transparent)]
+    Base(#[from] BaseError),
 }
 
 impl PackError {
@@ -69,6 +104,9 @@ impl PackError {
             Self::Read { .. } => ExitCode::InputData,
             Self::Write { .. } => ExitCode::DeviceOrStore,
             Self::Invalid { .. } | Self::Bytes(_) => ExitCode::CorruptFile,
+            Self::OtherBase { .. } => ExitCode::BaseMismatch,
+            Self::NeedsBase { .. } => ExitCode::Usage,
+            Self::Base(error) => error.exit_code(),
         }
     }
 }
@@ -85,6 +123,9 @@ pub enum Reason {
     /// A safetensors file of another kind.
     #[error("a safetensors file without `{METADATA_KEY}` in its metadata: not a pack")]
     NotAPack,
+    /// The bytes are not those that were written.
+    #[error("damaged: the bytes have not the SHA-256 with which they end; copy or export the pack again")]
+    Damaged,
     /// The document is not what the schema says.
     #[error("metadata `{METADATA_KEY}`: {0}")]
     Document(#[from] serde_json::Error),
@@ -101,10 +142,10 @@ pub enum Reason {
     Mask {
         /// The base's tensor.
         tensor: String,
-        /// The mask's first byte.
+        /// The coded mask's first byte.
         offset: usize,
         /// What is wrong.
-        source: MaskError,
+        source: CodecError,
     },
 }
 
@@ -134,6 +175,8 @@ pub struct Head {
     pub labels: usize,
     /// Width of the encoder.
     pub hidden: usize,
+    /// How weight and bias are stored.
+    pub dtype: FloatType,
 }
 
 /// A text with the logits that it had when the pack was made.
@@ -145,10 +188,10 @@ pub struct Golden {
     pub logits: Vec<f32>,
 }
 
-/// A task's artifact.
+/// A task's artifact, its masks decoded.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Pack {
-    /// Names, settings, provenance. Its `masks` and `golden` mirror the fields below.
+    /// Names, settings, provenance. Its `masks` and `golden` are empty: see the fields below.
     pub document: PackDocument,
     /// The masks; a maskable tensor of the base that is not named is left as it is.
     pub masks: Vec<NamedMask>,
@@ -156,71 +199,67 @@ pub struct Pack {
     pub head: Head,
     /// Texts with recorded logits.
     pub golden: Vec<Golden>,
-    digest: String,
-    file_bytes: u64,
 }
 
 impl Pack {
-    /// Puts a pack together, with the same checks as reading one.
-    ///
-    /// The document's `masks` and `golden` are filled in from the arguments.
+    /// Puts a pack together, with the same checks as reading one. The head's values become
+    /// those that its type can store, so that what is computed with them is what a device
+    /// computes.
     ///
     /// # Errors
-    /// When the parts do not fit each other; the field is named.
+    /// When the parts do not fit each other, or a value cannot be stored; the field is named.
     pub fn new(
         document: PackDocument,
         masks: Vec<NamedMask>,
         head: Head,
         golden: Vec<Golden>,
     ) -> Result<Pack, PackError> {
-        let pack = Pack { document, masks, head, golden, digest: String::new(), file_bytes: 0 };
-        Self::from_bytes(&pack.to_bytes()?)
+        let document = PackDocument { masks: Vec::new(), golden: Vec::new(), ..document };
+        let mut pack = Pack { document, masks, head, golden };
+        write::check(&pack)?;
+        let Head { weight, bias, dtype, .. } = &mut pack.head;
+        weight.iter_mut().chain(bias).for_each(|value| *value = dtype.round(*value));
+        Ok(pack)
     }
 
-    /// Reads and checks a pack file.
+    /// Reads, checks and decodes a pack file for a base.
     ///
     /// # Errors
-    /// When the file cannot be read or is no usable pack.
-    pub fn open(path: &Path) -> Result<Pack, PackError> {
-        let bytes = read::file(path).map_err(|source| PackError::Read { path: path.into(), source })?;
-        read::pack(&bytes).map_err(|reason| PackError::Invalid { path: path.into(), reason })
+    /// As [`PackFile::open`] and [`PackFile::decode`].
+    pub fn open(path: &Path, base: &Base) -> Result<Pack, PackError> {
+        PackFile::open(path)?.decode(Some(base))
     }
 
-    /// Reads and checks a pack.
+    /// Checks that the pack was made for a base: identities, tokenizer, shapes, lengths.
     ///
     /// # Errors
-    /// When the bytes are no usable pack.
-    pub fn from_bytes(bytes: &[u8]) -> Result<Pack, PackError> {
-        Ok(read::pack(bytes)?)
+    /// [`PackError::OtherBase`], naming the pack's field.
+    pub fn check_base(&self, base: &Base) -> Result<(), PackError> {
+        let shapes = self.masks.iter().map(|NamedMask { tensor, mask }| fit::MaskShape {
+            tensor,
+            outputs: mask.outputs(),
+            inputs: mask.inputs(),
+        });
+        fit::check(&self.document, self.head.hidden, shapes, base)
     }
 
-    /// The bytes of the pack's file; equal packs have equal bytes.
+    /// The bytes of the pack's file; equal packs have equal bytes. The base may be left out
+    /// for [`Codec::Plain`].
     ///
     /// # Errors
-    /// When the parts do not fit each other; the field is named.
-    pub fn to_bytes(&self) -> Result<Vec<u8>, PackError> {
-        Ok(write::bytes(self)?)
+    /// When the parts do not fit each other (the field is named), the pack is not for this
+    /// base, or a base is needed.
+    pub fn to_bytes(&self, base: Option<&Base>) -> Result<Vec<u8>, PackError> {
+        base.map_or(Ok(()), |base| self.check_base(base))?;
+        write::bytes(self, base)
     }
 
     /// Writes the pack's file beside its place and renames it, so that it appears as a whole.
     ///
     /// # Errors
-    /// When the parts do not fit each other, or the file cannot be written.
-    pub fn write(&self, path: &Path) -> Result<(), PackError> {
-        let bytes = self.to_bytes()?;
-        crate::fs::write_atomically(path, |file| std::io::Write::write_all(file, &bytes))
-            .map_err(|source| PackError::Write { path: path.into(), source })
-    }
-
-    /// SHA-256 of the file that the pack was read from (for [`Pack::new`]: of the file that it
-    /// makes), lower-case hex.
-    pub fn digest(&self) -> &str {
-        &self.digest
-    }
-
-    /// Size in bytes of the file that [`Pack::digest`] is of.
-    pub fn file_bytes(&self) -> u64 {
-        self.file_bytes
+    /// As [`Pack::to_bytes`], or when the file cannot be written.
+    pub fn write(&self, path: &Path, base: Option<&Base>) -> Result<(), PackError> {
+        write::file(path, &self.to_bytes(base)?)
     }
 
     /// The number of weights that the pack zeroes.

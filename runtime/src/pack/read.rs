@@ -1,8 +1,6 @@
 //! Reading packs. The bytes may be anything: every length is checked against what is there
 //! before it is used.
 
-use std::fs::File;
-use std::io::{self, Read};
 use std::path::Path;
 
 use safetensors::SafeTensors;
@@ -10,88 +8,111 @@ use safetensors::tensor::{Dtype, TensorView};
 use sha2::{Digest, Sha256};
 
 use super::document::PackDocument;
-use super::{Golden, Head, METADATA_KEY, NamedMask, Pack, Reason, tensor};
+use super::file::{PackFile, Sizes};
+use super::{FloatType, Golden, Head, METADATA_KEY, PackError, Reason, tensor};
 use crate::base::hex;
-use crate::mask::Mask;
 
 /// The most bytes that a pack may have: a bit for each weight of a base of eight thousand million.
 pub(super) const MAX_BYTES: u64 = 1 << 30;
 
-/// The most weights that a pack's masks may cover: sums over them never overflow.
-const MAX_WEIGHTS: u64 = 1 << 48;
+/// Bytes of a checksum.
+pub(super) const CHECKSUM_BYTES: usize = 32;
 
-/// Reads a whole file, at most one byte more than a pack may have.
-pub(super) fn file(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(path)?.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
-    Ok(bytes)
+/// Reads a whole file, of no more bytes than a pack may have; [`super::read_packs`] checks them.
+///
+/// # Errors
+/// When it cannot be read, or is larger.
+pub fn file(path: &Path) -> Result<Vec<u8>, PackError> {
+    crate::fs::read_at_most(path, MAX_BYTES)
+        .map_err(|source| PackError::Read { path: path.into(), source })?
+        .ok_or_else(|| PackError::Invalid { path: path.into(), reason: Reason::TooLarge })
 }
 
-pub(super) fn pack(bytes: &[u8]) -> Result<Pack, Reason> {
+/// The text under a key of a safetensors file's metadata; [`Reason::NotAPack`] without one.
+pub(super) fn metadata(bytes: &[u8], key: &str) -> Result<(usize, String), Reason> {
     if bytes.len() as u64 > MAX_BYTES {
         return Err(Reason::TooLarge);
     }
-    let (_, metadata) = SafeTensors::read_metadata(bytes)?;
-    let text = metadata.metadata().as_ref().and_then(|m| m.get(METADATA_KEY)).ok_or(Reason::NotAPack)?;
+    let (header, metadata) = SafeTensors::read_metadata(bytes)?;
+    let text = metadata.metadata().as_ref().and_then(|m| m.get(key)).ok_or(Reason::NotAPack)?;
+    Ok((8 + header, text.clone()))
+}
+
+pub(super) fn pack(bytes: &[u8]) -> Result<PackFile, Reason> {
+    let (header, text) = metadata(bytes, METADATA_KEY)?;
     // The version first: another schema may well have other fields.
     #[derive(serde::Deserialize)]
     struct Schema {
         schema: u32,
     }
-    let Schema { schema } = serde_json::from_str(text)?;
-    if schema != super::SCHEMA {
-        let reason = format!("version {schema}, this program reads {}; install a newer one", super::SCHEMA);
-        return Err(Reason::field("schema", reason));
-    }
-    let document: PackDocument = serde_json::from_str(text)?;
-    document.check()?;
-
+    let Schema { schema } = serde_json::from_str(&text)?;
+    version(schema, &[])?;
     let tensors = SafeTensors::deserialize(bytes)?;
-    let known = [tensor::MASK, tensor::HEAD_WEIGHT, tensor::HEAD_BIAS, tensor::GOLDEN];
+    checksum(bytes, &tensors)?;
+    let document: PackDocument = serde_json::from_str(&text)?;
+    document.check()?;
+    let known = [tensor::MASK, tensor::HEAD_WEIGHT, tensor::HEAD_BIAS, tensor::GOLDEN, tensor::CHECKSUM];
     if let Some(name) = tensors.names().into_iter().find(|name| !known.contains(name)) {
         // Ignoring a tensor that changes the task would give wrong answers without a word.
         return Err(Reason::field(name, "this program does not know this tensor; install a newer one"));
     }
-    let masks = masks(&document, &tensors)?;
+    let coded = masks(&document, &tensors)?.to_vec();
     let head = head(&document, &tensors)?;
     let golden = golden(&document, &tensors)?;
-    let (digest, file_bytes) = (hex(&Sha256::digest(bytes)), bytes.len() as u64);
-    Ok(Pack { document, masks, head, golden, digest, file_bytes })
+    let size = |name| tensors.tensor(name).map_or(0, |view| view.data().len());
+    let quoted = serde_json::to_string(&text)?.len().min(header);
+    let sizes = Sizes {
+        container: header - quoted,
+        document: quoted,
+        head: size(tensor::HEAD_WEIGHT) + size(tensor::HEAD_BIAS),
+        golden: size(tensor::GOLDEN),
+        masks: coded.len(),
+        checksum: CHECKSUM_BYTES,
+    };
+    let digest = hex(&Sha256::digest(bytes));
+    Ok(PackFile { document, head, golden, coded, sizes, digest, origin: None })
 }
 
-fn masks(document: &PackDocument, tensors: &SafeTensors<'_>) -> Result<Vec<NamedMask>, Reason> {
+/// Checks that this program knows a schema and the features that a file asks for.
+pub(super) fn version(schema: u32, requires: &[String]) -> Result<(), Reason> {
+    if schema != super::SCHEMA {
+        let reason = format!("version {schema}, this program reads {}; install a newer one", super::SCHEMA);
+        return Err(Reason::field("schema", reason));
+    }
+    match requires.iter().find(|feature| !super::document::FEATURES.contains(&feature.as_str())) {
+        Some(feature) => {
+            let reason = format!("{feature:?}, which this program does not know; install a newer one");
+            Err(Reason::field("requires", reason))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Checks that the file ends with the SHA-256 of all that comes before.
+pub(super) fn checksum(bytes: &[u8], tensors: &SafeTensors<'_>) -> Result<(), Reason> {
+    let view = required(tensors, tensor::CHECKSUM)?;
+    if view.dtype() != Dtype::U8 || view.shape() != [CHECKSUM_BYTES] {
+        return Err(unexpected(tensor::CHECKSUM, &view, &format!("U8 [{CHECKSUM_BYTES}]")));
+    }
+    let (before, end) = bytes.split_at(bytes.len() - CHECKSUM_BYTES);
+    if !std::ptr::eq(end, view.data()) {
+        return Err(Reason::field(tensor::CHECKSUM, "is not the end of the file"));
+    }
+    if Sha256::digest(before)[..] == *end { Ok(()) } else { Err(Reason::Damaged) }
+}
+
+/// The coded masks, whose lengths are those that the document gives.
+fn masks<'a>(document: &PackDocument, tensors: &SafeTensors<'a>) -> Result<&'a [u8], Reason> {
     let bytes = match tensors.tensor(tensor::MASK) {
         Ok(view) if view.dtype() == Dtype::U8 && view.shape().len() == 1 => view.data(),
         Ok(view) => return Err(unexpected(tensor::MASK, &view, "U8 with one dimension")),
         Err(_) => &[],
     };
-    let mut masks = Vec::with_capacity(document.masks.len());
-    let (mut end, mut weights) = (0, 0u64);
-    for (i, entry) in document.masks.iter().enumerate() {
-        if entry.offset != end {
-            let reason = format!("is {}, but the mask before ends at {end}", entry.offset);
-            return Err(Reason::field(format!("masks/{i}/offset"), reason));
-        }
-        let rest = &bytes[end..];
-        let Some(bits) = rest.get(..entry.length) else {
-            let reason = format!("is {}, but tensor `mask` has {} bytes left", entry.length, rest.len());
-            return Err(Reason::field(format!("masks/{i}/length"), reason));
-        };
-        let mask = Mask::from_bytes(document.granularity, entry.outputs, entry.inputs, bits)
-            .map_err(|source| Reason::Mask { tensor: entry.tensor.clone(), offset: entry.offset, source })?;
-        // Few bytes can cover many weights, where the blocks are large.
-        weights = weights.saturating_add((entry.outputs * entry.inputs) as u64);
-        if weights > MAX_WEIGHTS {
-            let reason = format!("the masks up to this one cover {weights} weights, more than any base has");
-            return Err(Reason::field(format!("masks/{i}"), reason));
-        }
-        masks.push(NamedMask { tensor: entry.tensor.clone(), mask });
-        end += entry.length;
+    let taken = document.masks.iter().fold(0usize, |sum, entry| sum.saturating_add(entry.length));
+    if taken != bytes.len() {
+        return Err(Reason::field(tensor::MASK, format!("has {} bytes, the masks take {taken}", bytes.len())));
     }
-    if end != bytes.len() {
-        return Err(Reason::field(tensor::MASK, format!("has {} bytes, the masks take {end}", bytes.len())));
-    }
-    Ok(masks)
+    Ok(bytes)
 }
 
 fn head(document: &PackDocument, tensors: &SafeTensors<'_>) -> Result<Head, Reason> {
@@ -99,17 +120,19 @@ fn head(document: &PackDocument, tensors: &SafeTensors<'_>) -> Result<Head, Reas
     let view = required(tensors, tensor::HEAD_WEIGHT)?;
     let hidden = match view.shape() {
         [rows, hidden] if *rows == labels && *hidden > 0 => *hidden,
-        _ => return Err(unexpected(tensor::HEAD_WEIGHT, &view, &format!("F32 [{labels}, width of the base]"))),
+        _ => return Err(unexpected(tensor::HEAD_WEIGHT, &view, &format!("[{labels}, width of the base]"))),
     };
-    let weight = floats(tensor::HEAD_WEIGHT, &view, &[labels, hidden])?;
-    let bias = floats(tensor::HEAD_BIAS, &required(tensors, tensor::HEAD_BIAS)?, &[labels])?;
-    Ok(Head { weight, bias, labels, hidden })
+    let dtype = FloatType::of(view.dtype())
+        .ok_or_else(|| unexpected(tensor::HEAD_WEIGHT, &view, &format!("F16, BF16 or F32 [{labels}, {hidden}]")))?;
+    let weight = floats(tensor::HEAD_WEIGHT, &view, dtype, &[labels, hidden])?;
+    let bias = floats(tensor::HEAD_BIAS, &required(tensors, tensor::HEAD_BIAS)?, dtype, &[labels])?;
+    Ok(Head { weight, bias, labels, hidden, dtype })
 }
 
 fn golden(document: &PackDocument, tensors: &SafeTensors<'_>) -> Result<Vec<Golden>, Reason> {
     let (texts, labels) = (document.golden.len(), document.labels.len());
     let logits = match tensors.tensor(tensor::GOLDEN) {
-        Ok(view) => floats(tensor::GOLDEN, &view, &[texts, labels])?,
+        Ok(view) => floats(tensor::GOLDEN, &view, FloatType::F32, &[texts, labels])?,
         Err(_) if texts == 0 => Vec::new(),
         Err(error) => return Err(error.into()),
     };
@@ -122,15 +145,20 @@ fn required<'a>(tensors: &SafeTensors<'a>, name: &str) -> Result<TensorView<'a>,
     tensors.tensor(name).map_err(|_| Reason::field(name, "the tensor is missing"))
 }
 
-/// The values of an F32 tensor of the given shape; all must be finite.
-fn floats(name: &str, view: &TensorView<'_>, shape: &[usize]) -> Result<Vec<f32>, Reason> {
-    if view.dtype() != Dtype::F32 || view.shape() != shape {
-        return Err(unexpected(name, view, &format!("F32 {shape:?}")));
+/// The values of a tensor of the given type and shape; all must be finite.
+fn floats(name: &str, view: &TensorView<'_>, dtype: FloatType, shape: &[usize]) -> Result<Vec<f32>, Reason> {
+    if view.dtype() != dtype.dtype() || view.shape() != shape {
+        return Err(unexpected(name, view, &format!("{:?} {shape:?}", dtype.dtype())));
     }
-    let values: Vec<f32> = view.data().as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+    let values = dtype.read(view.data());
+    finite(name, &values)?;
+    Ok(values)
+}
+
+pub(super) fn finite(name: &str, values: &[f32]) -> Result<(), Reason> {
     match values.iter().position(|v| !v.is_finite()) {
         Some(i) => Err(Reason::field(name, format!("value {i} is {}, must be a finite number", values[i]))),
-        None => Ok(values),
+        None => Ok(()),
     }
 }
 

@@ -2,65 +2,128 @@
 //! equal files.
 
 use std::collections::HashMap;
+use std::path::Path;
 
+use rayon::prelude::*;
 use safetensors::tensor::{Dtype, TensorView};
+use sha2::{Digest, Sha256};
 
-use super::{METADATA_KEY, MaskEntry, Pack, Reason, tensor};
+use super::{
+    Codec, FloatType, METADATA_KEY, MaskEntry, NamedMask, Pack, PackDocument, PackError, Reason, read, tensor,
+};
+use crate::base::Base;
+use crate::codec;
 
-pub(super) fn bytes(pack: &Pack) -> Result<Vec<u8>, Reason> {
-    let mut document = pack.document.clone();
-    let mut masks = Vec::new();
-    document.masks.clear();
-    for named in &pack.masks {
-        let mask = &named.mask;
-        if mask.granularity() != document.granularity {
-            let reason = format!("the mask of `{}` is `{}`", named.tensor, mask.granularity());
-            return Err(Reason::field("granularity", format!("is `{}`, but {reason}", document.granularity)));
-        }
-        document.masks.push(MaskEntry {
-            tensor: named.tensor.clone(),
-            outputs: mask.outputs(),
-            inputs: mask.inputs(),
-            offset: masks.len(),
-            length: mask.as_bytes().len(),
-        });
-        masks.extend_from_slice(mask.as_bytes());
-    }
-    document.golden = pack.golden.iter().map(|g| g.text.clone()).collect();
-    document.check()?;
-
+/// Checks everything about a pack that reading its file would.
+pub(super) fn check(pack: &Pack) -> Result<(), Reason> {
+    let document = document(pack, pack.masks.iter().map(|_| 0))?;
     let labels = document.labels.len();
     let head = &pack.head;
     if head.labels != labels {
         return Err(Reason::field("head", format!("has {} rows for {labels} labels", head.labels)));
     }
-    if let Some(golden) = pack.golden.iter().find(|g| g.logits.len() != labels) {
-        let reason = format!("{:?} has {} logits for {labels} labels", golden.text, golden.logits.len());
-        return Err(Reason::field(tensor::GOLDEN, reason));
+    let shapes = [(tensor::HEAD_WEIGHT, &head.weight, labels * head.hidden), (tensor::HEAD_BIAS, &head.bias, labels)];
+    for (name, values, expected) in shapes {
+        if values.len() != expected || expected == 0 {
+            return Err(Reason::field(name, format!("has {} values, must have {expected}", values.len())));
+        }
+        if let Some(value) = values.iter().find(|v| v.is_finite() && !head.dtype.round(**v).is_finite()) {
+            let reason = format!("{value} is more than {} can hold; store the head as f32", head.dtype);
+            return Err(Reason::field(name, reason));
+        }
+        read::finite(name, values)?;
     }
-    let golden: Vec<f32> = pack.golden.iter().flat_map(|g| g.logits.iter().copied()).collect();
+    for golden in &pack.golden {
+        if golden.logits.len() != labels {
+            let reason = format!("{:?} has {} logits for {labels} labels", golden.text, golden.logits.len());
+            return Err(Reason::field(tensor::GOLDEN, reason));
+        }
+        read::finite(tensor::GOLDEN, &golden.logits)?;
+    }
+    Ok(())
+}
 
-    let weight = little_endian(tensor::HEAD_WEIGHT, &head.weight)?;
-    let bias = little_endian(tensor::HEAD_BIAS, &head.bias)?;
-    let golden = little_endian(tensor::GOLDEN, &golden)?;
+/// The document of a pack's file, whose coded masks have these lengths.
+fn document(pack: &Pack, lengths: impl Iterator<Item = usize>) -> Result<PackDocument, Reason> {
+    let mut document = pack.document.clone();
+    for named in &pack.masks {
+        let found = named.mask.granularity();
+        if found != document.granularity {
+            let reason = format!("is `{}`, but the mask of `{}` is `{found}`", document.granularity, named.tensor);
+            return Err(Reason::field("granularity", reason));
+        }
+    }
+    let entry = |(named, length): (&NamedMask, usize)| MaskEntry {
+        tensor: named.tensor.clone(),
+        outputs: named.mask.outputs(),
+        inputs: named.mask.inputs(),
+        length,
+    };
+    document.masks = pack.masks.iter().zip(lengths).map(entry).collect();
+    document.golden = pack.golden.iter().map(|g| g.text.clone()).collect();
+    document.check()?;
+    Ok(document)
+}
+
+pub(super) fn bytes(pack: &Pack, base: Option<&Base>) -> Result<Vec<u8>, PackError> {
+    check(pack)?;
+    let coded: Vec<Vec<u8>> =
+        pack.masks.par_iter().map(|named| encode(pack, named, base)).collect::<Result<_, PackError>>()?;
+    let document = document(pack, coded.iter().map(Vec::len))?;
+    Ok(container(pack, &document, &coded.concat())?)
+}
+
+/// The coded mask.
+fn encode(pack: &Pack, named: &NamedMask, base: Option<&Base>) -> Result<Vec<u8>, PackError> {
+    let mask = &named.mask;
+    if pack.document.codec == Codec::Plain {
+        return Ok(mask.as_bytes().to_vec());
+    }
+    let base = base.ok_or_else(|| PackError::NeedsBase { pack: pack.document.name.clone() })?;
+    let wrong = |reason: String| PackError::Bytes(Reason::field(&*named.tensor, reason));
+    let ours = base.maskable(&named.tensor).ok_or_else(|| wrong("is no maskable tensor of the base".to_owned()))?;
+    codec::encode(mask, &codec::classes(&base.int8(ours)?, mask.granularity())).map_err(|e| wrong(e.to_string()))
+}
+
+/// The safetensors file around a document and the coded masks.
+fn container(pack: &Pack, document: &PackDocument, masks: &[u8]) -> Result<Vec<u8>, Reason> {
+    let (head, labels) = (&pack.head, document.labels.len());
+    let (weight, bias) = (head.dtype.to_bytes(&head.weight), head.dtype.to_bytes(&head.bias));
+    let golden: Vec<f32> = pack.golden.iter().flat_map(|g| g.logits.iter().copied()).collect();
+    let golden = FloatType::F32.to_bytes(&golden);
+    let dtype = head.dtype.dtype();
     let mut tensors = vec![
-        (tensor::HEAD_WEIGHT, TensorView::new(Dtype::F32, vec![labels, head.hidden], &weight)?),
-        (tensor::HEAD_BIAS, TensorView::new(Dtype::F32, vec![labels], &bias)?),
+        (tensor::HEAD_WEIGHT, TensorView::new(dtype, vec![labels, head.hidden], &weight)?),
+        (tensor::HEAD_BIAS, TensorView::new(dtype, vec![labels], &bias)?),
     ];
     if !pack.golden.is_empty() {
         tensors.push((tensor::GOLDEN, TensorView::new(Dtype::F32, vec![pack.golden.len(), labels], &golden)?));
     }
     if !pack.masks.is_empty() {
-        tensors.push((tensor::MASK, TensorView::new(Dtype::U8, vec![masks.len()], &masks)?));
+        tensors.push((tensor::MASK, TensorView::new(Dtype::U8, vec![masks.len()], masks)?));
     }
-    // One key only: the order of several in a hash map would differ from run to run.
-    let metadata = HashMap::from([(METADATA_KEY.to_owned(), serde_json::to_string(&document)?)]);
-    Ok(safetensors::serialize(tensors, Some(metadata))?)
+    checked(tensors, METADATA_KEY, serde_json::to_string(document)?)
 }
 
-fn little_endian(name: &str, values: &[f32]) -> Result<Vec<u8>, Reason> {
-    if let Some(i) = values.iter().position(|v| !v.is_finite()) {
-        return Err(Reason::field(name, format!("value {i} is {}, must be a finite number", values[i])));
-    }
-    Ok(values.iter().flat_map(|v| v.to_le_bytes()).collect())
+/// A safetensors file with one text of metadata, that ends with the SHA-256 of all before.
+pub(super) fn checked(
+    mut tensors: Vec<(&str, TensorView<'_>)>,
+    key: &str,
+    metadata: String,
+) -> Result<Vec<u8>, Reason> {
+    const BLANK: [u8; read::CHECKSUM_BYTES] = [0; read::CHECKSUM_BYTES];
+    // Tensors are sorted by type, largest first, then by name: of the bytes, this is the last.
+    tensors.push((tensor::CHECKSUM, TensorView::new(Dtype::U8, vec![BLANK.len()], &BLANK)?));
+    // One key only: the order of several in a hash map would differ from run to run.
+    let mut bytes = safetensors::serialize(tensors, Some(HashMap::from([(key.to_owned(), metadata)])))?;
+    let end = bytes.len() - BLANK.len();
+    let (before, end) = bytes.split_at_mut(end);
+    end.copy_from_slice(&Sha256::digest(before));
+    Ok(bytes)
+}
+
+/// Writes a file that appears as a whole.
+pub(super) fn file(path: &Path, bytes: &[u8]) -> Result<(), PackError> {
+    crate::fs::write_atomically(path, |file| std::io::Write::write_all(file, bytes))
+        .map_err(|source| PackError::Write { path: path.into(), source })
 }

@@ -51,6 +51,7 @@ pub fn softmax(logits: &[f32]) -> Vec<f32> {
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use super::*;
+    use crate::pack::FloatType;
 
     fn batch(mask: &[i64], sequence: usize) -> TokenBatch {
         TokenBatch {
@@ -73,7 +74,13 @@ mod tests {
 
     #[test]
     fn logits_are_a_matrix_product() {
-        let head = Head { weight: vec![1.0, 2.0, -1.0, 0.5], bias: vec![0.25, -1.0], labels: 2, hidden: 2 };
+        let head = Head {
+            weight: vec![1.0, 2.0, -1.0, 0.5],
+            bias: vec![0.25, -1.0],
+            labels: 2,
+            hidden: 2,
+            dtype: FloatType::F32,
+        };
         assert_eq!(logits(&head, &[3.0, 4.0]), [11.25, -2.0]);
     }
 

@@ -1,11 +1,9 @@
 //! From texts to labels: tokens, encoder, pooling, head.
 
-mod fit;
 mod head;
 mod runner;
 mod tokenizer;
 
-pub use fit::check_base;
 pub use head::{logits, pool, softmax};
 pub use runner::{GOLDEN_TOLERANCE, GoldenCheck, Prediction, Runner, TaskRef};
 pub use tokenizer::Tokenizer;
@@ -14,6 +12,7 @@ use std::path::PathBuf;
 
 use crate::engine::EngineError;
 use crate::error::ExitCode;
+use crate::pack::PackError;
 
 /// What can go wrong between a text and its label.
 #[derive(Debug, thiserror::Error)]
@@ -34,20 +33,9 @@ pub enum TaskError {
         /// What is wrong.
         reason: String,
     },
-    /// The pack was made for another base.
-    #[error(
-        "the pack `{pack}` does not fit the base {base}: field `{field}`: {reason}; use the base that it was made for"
-    )]
-    BaseMismatch {
-        /// The task's name.
-        pack: String,
-        /// The base's directory.
-        base: PathBuf,
-        /// The field of the pack.
-        field: String,
-        /// What does not fit.
-        reason: String,
-    },
+    /// The pack cannot be used with the base.
+    #[error(transparent)]
+    Pack(#[from] PackError),
     /// There is no such task.
     #[error("the task was not added to this runner")]
     NoTask,
@@ -65,7 +53,7 @@ impl TaskError {
         match self {
             Self::Tokenizer { .. } | Self::NotFinite => ExitCode::CorruptFile,
             Self::Text { .. } => ExitCode::InputData,
-            Self::BaseMismatch { .. } => ExitCode::BaseMismatch,
+            Self::Pack(error) => error.exit_code(),
             Self::NoTask => ExitCode::Other,
             Self::Engine(error) => error.exit_code(),
         }

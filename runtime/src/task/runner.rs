@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{TaskError, Tokenizer, check_base, head};
+use super::{TaskError, Tokenizer, head};
 use crate::base::Base;
 use crate::engine::{Engine, EngineInfo, TaskId};
 use crate::pack::{Head, Pack, Pooling, TextSettings};
@@ -81,14 +81,18 @@ impl Runner {
     /// Makes a pack's task resident; switching between resident tasks costs nothing.
     ///
     /// # Errors
-    /// [`TaskError::BaseMismatch`] when the pack was made for another base, or what the engine
-    /// reports.
+    /// When the pack was made for another base, or what the engine reports.
     pub fn add_pack(&mut self, pack: Pack) -> Result<TaskRef, TaskError> {
-        check_base(&pack, &self.base)?;
+        pack.check_base(&self.base)?;
         let id = self.engine.load(&pack.masks)?;
         let Pack { document, head, golden, .. } = pack;
         self.tasks.push(Task { id, name: document.name, labels: document.labels, text: document.text, head, golden });
         Ok(TaskRef(self.tasks.len() - 1))
+    }
+
+    /// The base.
+    pub fn base(&self) -> &Base {
+        &self.base
     }
 
     /// The engine and its precision.

@@ -1,24 +1,22 @@
-//! The memory map of a file: the one place of this module with `unsafe`.
+//! Memory maps of files: the one place outside kernels and engines with `unsafe`.
 
 use std::fs::File;
+use std::io;
 use std::path::Path;
 
 use memmap2::Mmap;
 
-use super::BaseError;
-
 /// Maps a file read-only.
-pub(super) fn map(path: &Path) -> Result<Mmap, BaseError> {
-    let io = |source| BaseError::Io { path: path.into(), source };
-    let file = File::open(path).map_err(io)?;
-    // SAFETY: the map is read-only and lives as long as the `Mmap`. Files of a bundle are never
-    // modified in place (they are written beside and renamed), which is the promise that
-    // keeps the bytes stable; a file truncated behind our back ends the process with SIGBUS.
-    unsafe { Mmap::map(&file) }.map_err(io)
+pub(crate) fn map(path: &Path) -> io::Result<Mmap> {
+    let file = File::open(path)?;
+    // SAFETY: the map is read-only and lives as long as the `Mmap`. Files of bundles and stores
+    // are never modified in place (they are written beside and renamed), which is the promise
+    // that keeps the bytes stable; a file truncated behind our back ends the process with SIGBUS.
+    unsafe { Mmap::map(&file) }
 }
 
 /// Sees little-endian bytes as f32 values, or `None` when the address or length does not fit.
-pub(super) fn as_f32(bytes: &[u8]) -> Option<&[f32]> {
+pub(crate) fn as_f32(bytes: &[u8]) -> Option<&[f32]> {
     // SAFETY: every bit pattern is a valid f32, and `align_to` splits at aligned addresses only.
     let (before, values, after) = unsafe { bytes.align_to::<f32>() };
     (before.is_empty() && after.is_empty() && cfg!(target_endian = "little")).then_some(values)

@@ -1,0 +1,48 @@
+//! `overmask-export merge`: several packs in one file.
+
+use std::path::PathBuf;
+
+use anyhow::Error;
+use clap::Args;
+use overmask::error::ExitCode;
+use overmask::pack::{PackSet, read_file};
+use serde_json::json;
+
+use super::output;
+
+/// Put several packs into one pack set, for one flash.
+///
+/// Each stays what it is, byte for byte, and is named by its task: `--pack SET#TASK` runs one
+/// of them, `--pack SET` all. A set among the packs gives its own.
+#[derive(Debug, Args)]
+#[command(
+    before_help = "Example:\n  overmask-export merge trec.pack movie.pack -o all.packset",
+    after_help = ExitCode::HELP
+)]
+pub(super) struct MergeArgs {
+    /// The packs.
+    #[arg(value_name = "PACK", required = true)]
+    packs: Vec<PathBuf>,
+    /// The pack set to write.
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+    /// Print what it holds as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: &MergeArgs) -> Result<(), Error> {
+    let files = args.packs.iter().map(|path| Ok((path.clone(), read_file(path)?)));
+    let set = PackSet::new(&files.collect::<Result<Vec<_>, Error>>()?)?;
+    let bytes = set.to_bytes()?.len();
+    set.write(&args.output)?;
+    log::info!("{}: {} packs, {bytes} bytes", args.output.display(), set.packs().len());
+    if args.json {
+        let packs: Vec<_> = set
+            .packs()
+            .map(|pack| json!({"name": pack.document().name, "sha256": pack.digest(), "bytes": pack.sizes().total()}))
+            .collect();
+        return output::json(&json!({"set": args.output, "bytes": bytes, "packs": packs}));
+    }
+    Ok(())
+}

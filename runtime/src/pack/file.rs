@@ -1,0 +1,171 @@
+//! A pack as its file holds it: whole and consistent, the masks still coded.
+
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+use serde::Serialize;
+
+use super::{Codec, Golden, Head, MaskEntry, NamedMask, Pack, PackDocument, PackError, Reason, fit, read};
+use crate::base::Base;
+use crate::codec::{self, CodecError};
+use crate::mask::Mask;
+
+/// A pack file that was read and checked, as far as that goes without a base.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PackFile {
+    pub(super) document: PackDocument,
+    pub(super) head: Head,
+    pub(super) golden: Vec<Golden>,
+    /// The tensor `mask`.
+    pub(super) coded: Vec<u8>,
+    pub(super) sizes: Sizes,
+    pub(super) digest: String,
+    /// The file that it came from, if any.
+    pub(super) origin: Option<PathBuf>,
+}
+
+/// What a pack's bytes are spent on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Sizes {
+    /// The safetensors header without the document.
+    pub container: usize,
+    /// The JSON document.
+    pub document: usize,
+    /// The classifier.
+    pub head: usize,
+    /// The recorded logits.
+    pub golden: usize,
+    /// The coded masks.
+    pub masks: usize,
+    /// The checksum.
+    pub checksum: usize,
+}
+
+impl Sizes {
+    /// All bytes of the file.
+    pub fn total(&self) -> usize {
+        self.container + self.document + self.head + self.golden + self.masks + self.checksum
+    }
+}
+
+impl PackFile {
+    /// Reads and checks a pack file.
+    ///
+    /// # Errors
+    /// When the file cannot be read or is no usable pack.
+    pub fn open(path: &Path) -> Result<PackFile, PackError> {
+        Self::from_file(path, &read::file(path)?)
+    }
+
+    /// Checks the bytes that were read from a file.
+    ///
+    /// # Errors
+    /// When they are no usable pack; the file is named.
+    pub fn from_file(path: &Path, bytes: &[u8]) -> Result<PackFile, PackError> {
+        match read::pack(bytes) {
+            Ok(pack) => Ok(PackFile { origin: Some(path.to_owned()), ..pack }),
+            Err(reason) => Err(PackError::Invalid { path: path.to_owned(), reason }),
+        }
+    }
+
+    /// Checks the bytes of a pack.
+    ///
+    /// # Errors
+    /// When they are no usable pack.
+    pub fn from_bytes(bytes: &[u8]) -> Result<PackFile, PackError> {
+        Ok(read::pack(bytes)?)
+    }
+
+    /// Names, settings, provenance, and where the coded masks are.
+    pub fn document(&self) -> &PackDocument {
+        &self.document
+    }
+
+    /// The classifier.
+    pub fn head(&self) -> &Head {
+        &self.head
+    }
+
+    /// SHA-256 of the file, lower-case hex.
+    pub fn digest(&self) -> &str {
+        &self.digest
+    }
+
+    /// What the file's bytes are spent on.
+    pub fn sizes(&self) -> &Sizes {
+        &self.sizes
+    }
+
+    /// The file that it was read from; a pack of a set has the set's path, `#` and its name.
+    pub fn origin(&self) -> Option<&Path> {
+        self.origin.as_deref()
+    }
+
+    /// Checks that the pack was made for a base: identities, tokenizer, shapes, lengths.
+    ///
+    /// # Errors
+    /// [`PackError::OtherBase`], naming the pack's field.
+    pub fn check_base(&self, base: &Base) -> Result<(), PackError> {
+        fit::check(&self.document, self.head.hidden, self.document.masks.iter().map(fit::MaskShape::from), base)
+    }
+
+    /// Decodes the masks for a base, on all processors. The base may be left out for
+    /// [`Codec::Plain`].
+    ///
+    /// # Errors
+    /// When the pack was made for another base, a mask is damaged, or a base is needed.
+    pub fn decode(self, base: Option<&Base>) -> Result<Pack, PackError> {
+        base.map_or(Ok(()), |base| self.check_base(base))?;
+        let coded: Vec<_> = self.coded_masks().collect();
+        let masks: Result<Vec<NamedMask>, PackError> = coded
+            .into_par_iter()
+            .map(|(entry, offset, bytes)| {
+                let mask = self.decode_mask(entry, offset, bytes, base)?;
+                Ok(NamedMask { tensor: entry.tensor.clone(), mask })
+            })
+            .collect();
+        let (masks, PackFile { document, head, golden, .. }) = (masks?, self);
+        Ok(Pack { document: PackDocument { masks: Vec::new(), golden: Vec::new(), ..document }, masks, head, golden })
+    }
+
+    /// Every coded mask: its entry, its first byte in the tensor `mask`, and its bytes.
+    fn coded_masks(&self) -> impl Iterator<Item = (&MaskEntry, usize, &[u8])> {
+        // That the lengths add up to the tensor was checked when the file was read.
+        let mut rest = self.coded.as_slice();
+        self.document.masks.iter().map(move |entry| {
+            let offset = self.coded.len() - rest.len();
+            let (bytes, after) = rest.split_at(entry.length.min(rest.len()));
+            rest = after;
+            (entry, offset, bytes)
+        })
+    }
+
+    fn decode_mask(
+        &self,
+        entry: &MaskEntry,
+        offset: usize,
+        bytes: &[u8],
+        base: Option<&Base>,
+    ) -> Result<Mask, PackError> {
+        let (granularity, MaskEntry { tensor, outputs, inputs, .. }) = (self.document.granularity, entry);
+        let mask = match self.document.codec {
+            Codec::Plain => Mask::from_bytes(granularity, *outputs, *inputs, bytes).map_err(CodecError::from),
+            Codec::Ranked => {
+                let base = base.ok_or_else(|| PackError::NeedsBase { pack: self.document.name.clone() })?;
+                // The check of the base has seen that it has the tensor, in this shape.
+                let ours = base.maskable(tensor).ok_or_else(|| {
+                    self.wrong(Reason::field("masks", format!("`{tensor}` is no maskable tensor of the base")))
+                })?;
+                codec::decode(bytes, granularity, *outputs, *inputs, &codec::classes(&base.int8(ours)?, granularity))
+            }
+        };
+        mask.map_err(|source| self.wrong(Reason::Mask { tensor: tensor.clone(), offset, source }))
+    }
+
+    fn wrong(&self, reason: Reason) -> PackError {
+        match &self.origin {
+            Some(path) => PackError::Invalid { path: path.clone(), reason },
+            None => PackError::Bytes(reason),
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! Who made a pack: detached signatures in the minisign format, and the keys that a device trusts.
+//!
+//! The signature of `FILE` lies beside it as `FILE.minisig`, as minisign writes it: Ed25519 over
+//! the file's BLAKE2b-512 digest, and a second Ed25519 signature over the first and a trusted
+//! comment (<https://jedisct1.github.io/minisign/>). The old kind that signs the bytes themselves
+//! is refused.
+//!
+//! A [`Keyring`] checks bytes, not files: whoever uses a file reads it once, has these bytes
+//! checked, and parses the same bytes. Then it does not matter whether the file changes between
+//! the check and the use.
+
+mod key;
+mod keyring;
+#[cfg(test)]
+mod tests;
+
+pub use key::PublicKey;
+pub use keyring::{Keyring, Verified};
+
+use std::ffi::OsString;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+
+use crate::error::ExitCode;
+
+/// The environment variable that names another directory of trusted keys.
+pub const KEYRING_ENV: &str = "OVERMASK_KEYRING";
+
+/// Where the trusted keys are when [`KEYRING_ENV`] does not say.
+pub const DEFAULT_KEYRING: &str = "/etc/overmask/keys";
+
+/// The directory of the trusted keys: what [`KEYRING_ENV`] says, else [`DEFAULT_KEYRING`].
+pub fn default_keyring() -> PathBuf {
+    let named = std::env::var_os(KEYRING_ENV).filter(|dir| !dir.is_empty());
+    named.map_or_else(|| PathBuf::from(DEFAULT_KEYRING), PathBuf::from)
+}
+
+/// Where the signature of a file lies: beside it, with `.minisig` after its whole name.
+pub fn signature_path(file: &Path) -> PathBuf {
+    let mut name = OsString::from(file);
+    name.push(".minisig");
+    PathBuf::from(name)
+}
+
+/// What can go wrong between a file and the trust in who made it.
+#[derive(Debug, thiserror::Error)]
+pub enum TrustError {
+    /// There is no signature beside the file.
+    #[error(
+        "{file} is not signed: there is no {signature}; get the signature from the file's maker, or sign the file \
+         with `overmask-export sign`"
+    )]
+    MissingSignature {
+        /// The file.
+        file: PathBuf,
+        /// Where its signature would be.
+        signature: PathBuf,
+    },
+    /// The signature's file cannot be read.
+    #[error("cannot read the signature {path}: {source}")]
+    ReadSignature {
+        /// The signature's file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The text is no signature in the minisign format.
+    #[error("{signature} is no minisign signature: {reason}; get the file and its signature again")]
+    MalformedSignature {
+        /// The signature's file, or `the signature` if it came from none.
+        signature: String,
+        /// What is wrong and where.
+        reason: String,
+    },
+    /// The signature is of the old kind, over the file itself and not over its digest.
+    #[error(
+        "{signature} is of minisign's old kind, which is not accepted; sign the file again with `overmask-export \
+         sign`, or with a current minisign without `-l`"
+    )]
+    Legacy {
+        /// The signature's file, or `the signature` if it came from none.
+        signature: String,
+    },
+    /// No trusted key has the id of the key that signed.
+    #[error(
+        "{signature} was made with the key {key_id}, which is not among the trusted keys ({keyring}); if you trust its \
+         maker, add the public key (a .pub file) there"
+    )]
+    UnknownKey {
+        /// The signature's file, or `the signature` if it came from none.
+        signature: String,
+        /// The id of the key that signed, as minisign prints it.
+        key_id: String,
+        /// Where the trusted keys come from.
+        keyring: String,
+    },
+    /// The signature does not belong to these bytes.
+    #[error(
+        "{signature} (key {key_id}) does not match what it should have signed: the file or the signature was changed \
+         or damaged; do not use the file, get both again"
+    )]
+    BadSignature {
+        /// The signature's file, or `the signature` if it came from none.
+        signature: String,
+        /// The id of the key that it names, as minisign prints it.
+        key_id: String,
+    },
+    /// The text is no public key in the minisign format.
+    #[error("{key} is no minisign public key: {reason}; replace it with the .pub file of a key pair")]
+    MalformedKey {
+        /// The key's file, or `the given key` if it came from none.
+        key: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The directory of trusted keys is missing or has no keys.
+    #[error(
+        "there are no trusted keys in {dir}; put the public keys (.pub files) of those whose packs may run here into \
+         it, or name another directory with {KEYRING_ENV}"
+    )]
+    NoKeys {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// A public key's file cannot be read.
+    #[error("cannot read the public key {path}: {source}")]
+    ReadKey {
+        /// The key's file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The directory of trusted keys cannot be listed.
+    #[error("cannot list the trusted keys in {dir}: {source}")]
+    ReadKeyring {
+        /// The directory.
+        dir: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl TrustError {
+    /// The program's exit code for this error.
+    pub fn exit_code(&self) -> ExitCode {
+        match self {
+            // A key file that someone named and that is not there is not the device's fault.
+            Self::ReadKey { source, .. } if source.kind() == ErrorKind::NotFound => ExitCode::InputData,
+            Self::ReadKey { .. } | Self::ReadKeyring { .. } => ExitCode::DeviceOrStore,
+            _ => ExitCode::Signature,
+        }
+    }
+}
+
+/// Decodes the start of what minisign's base64 lines hold: two bytes for the algorithm and eight
+/// for the key's id. The crate that verifies keeps both to itself.
+fn head(base64: &str) -> Option<([u8; 2], u64)> {
+    let mut bits = 0_u128;
+    for &c in base64.as_bytes().get(..16)? {
+        let digit = match c {
+            b'A'..=b'Z' => c - b'A',
+            b'a'..=b'z' => c - b'a' + 26,
+            b'0'..=b'9' => c - b'0' + 52,
+            b'+' => 62,
+            b'/' => 63,
+            _ => return None,
+        };
+        bits = bits << 6 | u128::from(digit);
+    }
+    // 16 digits are 12 bytes: 2 of the algorithm, 8 of the id (little-endian), 2 of what follows.
+    let [.., a, b, i0, i1, i2, i3, i4, i5, i6, i7, _, _] = bits.to_be_bytes();
+    Some(([a, b], u64::from_le_bytes([i0, i1, i2, i3, i4, i5, i6, i7])))
+}
+
+/// A key's id as minisign prints it.
+fn hex(id: u64) -> String {
+    format!("{id:016X}")
+}

@@ -1,0 +1,151 @@
+//! What is fuzzed: each function takes any bytes and must neither panic nor use memory without
+//! bound. `cargo xtask fuzz` runs them with libFuzzer; a test runs them on the seeds and on every
+//! input that was ever found to be handled wrongly (`regressions/`).
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+pub mod seeds;
+
+use std::path::Path;
+use std::sync::OnceLock;
+
+use overmask::base::{
+    Architecture, Base, BaseManifest, FORMAT, MaskableTensor, base_id, file, file_digest, write_weights,
+};
+use overmask::codec;
+use overmask::mask::{Granularity, Mask};
+use overmask::pack::{PackFile, read_packs};
+use sha2::{Digest, Sha256};
+use tempfile::TempDir;
+
+/// A function that takes any bytes.
+pub type Target = fn(&[u8]);
+
+/// Every target with its name.
+pub const TARGETS: [(&str, Target); 4] = [("pack", pack), ("mask", mask), ("base", base), ("onnx", onnx)];
+
+/// A pack or a pack set: what can be read can be written again and is the same.
+pub fn pack(bytes: &[u8]) {
+    let _ = read_packs(Path::new("x"), bytes);
+    // A checksum would keep every change from the code behind it.
+    let Some(end) = bytes.len().checked_sub(32) else { return };
+    let sealed = [&bytes[..end], &Sha256::digest(&bytes[..end])[..]].concat();
+    let Ok(packs) = read_packs(Path::new("x"), &sealed) else { return };
+    for file in packs {
+        let base = bundle().1.as_ref();
+        if let Ok(pack) = file.decode(base) {
+            let again = pack.to_bytes(base).unwrap();
+            assert_eq!(PackFile::from_bytes(&again).unwrap().decode(base).unwrap(), pack);
+        }
+    }
+}
+
+/// A coded mask behind two bytes that choose its shape and unit, and any mask coded.
+pub fn mask(bytes: &[u8]) {
+    let [unit, size, rest @ ..] = bytes else { return };
+    let granularity = match unit % 4 {
+        0 => Granularity::Weight,
+        n => Granularity::Block { rows: u32::from(n) + 1, cols: u32::from(unit / 4 % 4) + 1 },
+    };
+    // Some so large that several states take turns.
+    let (outputs, inputs) = match size % 16 {
+        15 => (257, 256),
+        n => (usize::from(n) + 1, usize::from(size / 16) * 7 + 1),
+    };
+    let (rows, cols) = granularity.block();
+    let units = outputs.div_ceil(rows) * inputs.div_ceil(cols);
+    let classes: Vec<u8> = (0..units).map(|i| (i * 31 % 64) as u8).collect();
+    if let Ok(mask) = codec::decode(rest, granularity, outputs, inputs, &classes) {
+        round_trip(&mask, &classes);
+    }
+    let bit = |i: usize| rest.get(i / 8 % rest.len().max(1)).is_some_and(|byte| byte >> (i % 8) & 1 == 1);
+    round_trip(&Mask::from_units(granularity, outputs, inputs, (0..units).map(bit)).unwrap(), &classes);
+}
+
+fn round_trip(mask: &Mask, classes: &[u8]) {
+    let coded = codec::encode(mask, classes).unwrap();
+    assert!(coded.len() <= mask.as_bytes().len() + 1);
+    let again = codec::decode(&coded, mask.granularity(), mask.outputs(), mask.inputs(), classes).unwrap();
+    assert_eq!(again, *mask);
+}
+
+/// A `base.json` beside sound files.
+pub fn base(bytes: &[u8]) {
+    let dir = bundle().0.path();
+    std::fs::write(dir.join(file::MANIFEST), bytes).unwrap();
+    if let Ok(base) = Base::open(dir) {
+        for tensor in &base.manifest().maskable {
+            base.int8(tensor).unwrap();
+        }
+        let _ = base.verify();
+    }
+}
+
+/// An ONNX model.
+pub fn onnx(bytes: &[u8]) {
+    let path = bundle().0.path().join("fuzz.onnx");
+    std::fs::write(&path, bytes).unwrap();
+    let Ok(mut model) = overmask::onnx::read_model(&path) else { return };
+    let mut names = Vec::new();
+    for initializer in model.graph.iter().flat_map(|graph| &graph.initializer) {
+        let _ = overmask::onnx::external_data(initializer);
+        names.push(initializer.name.clone());
+    }
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let _ = overmask::onnx::initializers_to_inputs(&mut model, &names);
+    overmask::onnx::encode(&model);
+}
+
+/// The directory of a small bundle, and the base that was opened from it before its manifest was
+/// written over. Its tensors are `w`, [3, 4], and embeddings of 10 tokens and 16 positions.
+fn bundle() -> &'static (TempDir, Option<Base>) {
+    static BUNDLE: OnceLock<(TempDir, Option<Base>)> = OnceLock::new();
+    BUNDLE.get_or_init(|| {
+        let dir = tempfile::tempdir().unwrap();
+        write_bundle(dir.path());
+        let base = Base::open(dir.path()).unwrap();
+        (dir, Some(base))
+    })
+}
+
+/// Writes the small bundle.
+pub fn write_bundle(dir: &Path) -> BaseManifest {
+    let values: Vec<u8> = (0..64).flat_map(|i| (i as f32 - 5.5).to_le_bytes()).collect();
+    let tensors: [(&str, &[usize], &[u8]); 3] = [
+        ("w", &[3, 4], &values[..48]),
+        ("bert.embeddings.word_embeddings.weight", &[10, 4], &values[..160]),
+        ("bert.embeddings.position_embeddings.weight", &[16, 4], &values),
+    ];
+    let mut weights = Vec::new();
+    write_weights(&mut weights, &tensors).unwrap();
+    let files: [(&str, &[u8]); 3] = [(file::WEIGHTS, &weights), (file::MODEL, b"graph"), (file::TOKENIZER, b"{}")];
+    for (name, bytes) in files {
+        std::fs::write(dir.join(name), bytes).unwrap();
+    }
+    let digest = |name: &str| file_digest(&dir.join(name)).unwrap();
+    let architecture = Architecture {
+        family: "bert".into(),
+        hidden_size: 4,
+        layers: 1,
+        heads: 2,
+        intermediate_size: 8,
+        vocab_size: 10,
+        max_positions: 16,
+        layer_norm_eps: 1e-12,
+    };
+    let tokenizer_sha256 = digest(file::TOKENIZER);
+    let tensors = tensors.map(|(name, shape, bytes)| (name.to_owned(), shape, bytes));
+    let manifest = BaseManifest {
+        format: FORMAT,
+        base_id: base_id(&architecture, &tokenizer_sha256, tensors),
+        architecture,
+        maskable: vec![MaskableTensor { name: "w".into(), outputs: 3, inputs: 4, layer: 0 }],
+        variant: "f32".into(),
+        digests: files.iter().map(|(name, _)| ((*name).to_owned(), digest(name))).collect(),
+        tokenizer_sha256,
+        licence: "none".into(),
+        source: "fuzzing".into(),
+    };
+    std::fs::write(dir.join(file::MANIFEST), serde_json::to_vec(&manifest).unwrap()).unwrap();
+    manifest
+}

@@ -1,0 +1,93 @@
+//! Inputs to start from: sound ones of every kind. They lie in `seeds/` for libFuzzer; a test sees
+//! that they are these.
+
+use overmask::base::Base;
+use overmask::codec;
+use overmask::mask::{Granularity, Mask};
+use overmask::onnx::proto::data_type;
+use overmask::onnx::{self, GraphBuilder};
+use overmask::pack::{
+    Codec, FloatType, Golden, Head, NamedMask, Pack, PackDocument, PackSet, Pooling, SCHEMA, TaskKind, TextSettings,
+};
+
+/// Sound inputs of a target.
+pub fn seeds(target: &str) -> Vec<Vec<u8>> {
+    match target {
+        "pack" => packs(),
+        "mask" => masks(),
+        "base" => {
+            let dir = tempfile::tempdir().unwrap();
+            vec![serde_json::to_vec(&super::write_bundle(dir.path())).unwrap()]
+        }
+        "onnx" => vec![model()],
+        other => panic!("there is no target {other}"),
+    }
+}
+
+fn packs() -> Vec<Vec<u8>> {
+    let dir = tempfile::tempdir().unwrap();
+    super::write_bundle(dir.path());
+    let base = Base::open(dir.path()).unwrap();
+    let mut all = Vec::new();
+    let block = Granularity::Block { rows: 2, cols: 1 };
+    for (codec, granularity, dtype) in [
+        (Codec::Plain, Granularity::Weight, FloatType::F32),
+        (Codec::Ranked, Granularity::Weight, FloatType::F16),
+        (Codec::Ranked, block, FloatType::Bf16),
+    ] {
+        let pack = pack(&base, codec, granularity, dtype);
+        all.push(pack.to_bytes(Some(&base)).unwrap());
+    }
+    let set = PackSet::new(&[("a".into(), all[1].clone())]).unwrap();
+    all.push(set.to_bytes().unwrap());
+    all
+}
+
+fn pack(base: &Base, codec: Codec, granularity: Granularity, dtype: FloatType) -> Pack {
+    let units = Mask::keep_all(granularity, 3, 4).unwrap().unit_bits().len();
+    let mask = Mask::from_units(granularity, 3, 4, (0..units).map(|i| i != 5)).unwrap();
+    let document = PackDocument {
+        schema: SCHEMA,
+        requires: Vec::new(),
+        name: "seed".into(),
+        revision: 1,
+        kind: TaskKind::Classify,
+        labels: vec!["a".into(), "b".into()],
+        text: TextSettings { max_tokens: 8, pooling: Pooling::Mean },
+        base_id: base.base_id().to_owned(),
+        tokenizer_sha256: base.manifest().tokenizer_sha256.clone(),
+        granularity,
+        codec,
+        sparsity: 0.1,
+        masks: Vec::new(),
+        golden: Vec::new(),
+        provenance: Default::default(),
+        metrics: [("accuracy".to_owned(), 0.5)].into(),
+        extra: Default::default(),
+    };
+    let head = Head { weight: vec![0.5; 8], bias: vec![0.0, 1.0], labels: 2, hidden: 4, dtype };
+    let golden = vec![Golden { text: "x".into(), logits: vec![0.25, -1.0] }];
+    Pack::new(document, vec![NamedMask { tensor: "w".into(), mask }], head, golden).unwrap()
+}
+
+fn masks() -> Vec<Vec<u8>> {
+    let mut all = Vec::new();
+    // The shapes that these two bytes stand for.
+    for (size, outputs, inputs) in [(4 + 16 * 5, 5, 36), (15, 257, 256)] {
+        let units = outputs * inputs;
+        let classes: Vec<u8> = (0..units).map(|i| (i * 31 % 64) as u8).collect();
+        let keep = (0..units).map(|i| classes[i] > 5 || i % 3 == 0);
+        let mask = Mask::from_units(Granularity::Weight, outputs, inputs, keep).unwrap();
+        all.push([&[0, size], &codec::encode(&mask, &classes).unwrap()[..]].concat());
+    }
+    all
+}
+
+fn model() -> Vec<u8> {
+    let mut g = GraphBuilder::new("seed");
+    let x = g.input("x", data_type::FLOAT, &["n", "4"]);
+    let half = g.float(0.5);
+    g.node("Mul", &[&x, &half], &["y"], &[]);
+    g.output("y", data_type::FLOAT, &["n", "4"]);
+    onnx::encode(&g.finish())
+}

@@ -1,0 +1,44 @@
+//! What fuzzing starts from, and every input that it ever found to be handled wrongly.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+// A workspace of its own: it cannot be a dependency.
+#[allow(unreachable_pub)]
+#[path = "../fuzz/src/lib.rs"]
+mod fuzz;
+
+use std::path::{Path, PathBuf};
+
+fn folder(kind: &str, target: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz").join(kind).join(target)
+}
+
+/// With `OVERMASK_WRITE_SEEDS` the seeds are written; they change with the formats.
+#[test]
+fn seeds_are_those_of_the_present_formats() {
+    for (name, target) in fuzz::TARGETS {
+        for (i, seed) in fuzz::seeds::seeds(name).iter().enumerate() {
+            let path = folder("seeds", name).join(format!("seed-{i}"));
+            if std::env::var_os("OVERMASK_WRITE_SEEDS").is_some() {
+                std::fs::create_dir_all(folder("seeds", name)).unwrap();
+                std::fs::write(&path, seed).unwrap();
+            }
+            target(seed);
+            let written = std::fs::read(&path).unwrap_or_default();
+            assert!(written == *seed, "{} is of another format: set OVERMASK_WRITE_SEEDS", path.display());
+        }
+    }
+}
+
+#[test]
+fn what_fuzzing_found_stays_fixed() {
+    for (name, target) in fuzz::TARGETS {
+        let found = std::fs::read_dir(folder("regressions", name)).unwrap();
+        let paths: Vec<PathBuf> = found.map(|entry| entry.unwrap().path()).collect();
+        assert!(!paths.is_empty());
+        for path in paths {
+            println!("{}", path.display());
+            target(&std::fs::read(path).unwrap());
+        }
+    }
+}

@@ -1,0 +1,52 @@
+//! `cargo xtask fuzz`: the fuzz targets, each for a while.
+
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::work::{Run, Work};
+
+/// The version of cargo-fuzz that is installed where there is none.
+const CARGO_FUZZ: &str = "0.13.2";
+
+const TARGETS: [&str; 4] = ["pack", "mask", "base", "onnx"];
+
+/// The most memory that a target may use, in MiB: far less than a hostile file could ask for.
+const MEMORY_MIB: u32 = 1024;
+
+/// Fuzzes every target for so many seconds, or one.
+pub(crate) fn run(work: &Work, seconds: &str, only: Option<&str>) -> Result<()> {
+    seconds.parse::<u32>().with_context(|| format!("{seconds} is no number of seconds"))?;
+    let targets: Vec<&str> = TARGETS.into_iter().filter(|target| only.is_none_or(|only| only == *target)).collect();
+    ensure!(!targets.is_empty(), "there is no target `{}`, only {}", only.unwrap_or_default(), TARGETS.join(", "));
+    let tools = work.target.join("tools");
+    let program = tools.join("bin").join(format!("cargo-fuzz{}", std::env::consts::EXE_SUFFIX));
+    if !program.is_file() {
+        work.cargo().args("install cargo-fuzz --locked --version").arg(CARGO_FUZZ).arg("--root").arg(&tools).show()?;
+    }
+    let place = work.root.join("tests").join("fuzz");
+    for target in targets {
+        // What libFuzzer finds on its way is kept, and not in the repository.
+        let corpus = work.target.join("fuzz-corpus").join(target);
+        fs::create_dir_all(&corpus).with_context(|| format!("cannot write {}", corpus.display()))?;
+        let mut run = Run::new(&program)
+            .directory(&work.root)
+            // The sanitizer's flag is not stable yet; the compiler and its sanitizers are.
+            .env("RUSTC_BOOTSTRAP", "1")
+            .env("CARGO_TARGET_DIR", work.target.join("fuzz"))
+            .args("fuzz run --fuzz-dir")
+            .arg(&place)
+            .arg(target)
+            .arg(&corpus);
+        for kind in ["seeds", "regressions"] {
+            run = run.arg(place.join(kind).join(target));
+        }
+        run.arg("--")
+            .arg(format!("-max_total_time={seconds}"))
+            .arg(format!("-rss_limit_mb={MEMORY_MIB}"))
+            .arg(format!("-malloc_limit_mb={MEMORY_MIB}"))
+            .args("-timeout=10 -max_len=20000 -print_final_stats=1 -verbosity=0")
+            .show()?;
+    }
+    Ok(())
+}
