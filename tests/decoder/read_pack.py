@@ -103,13 +103,12 @@ def block_of(granularity):
 
 def int8_codes(weights):
     """The codes, as integers in f32, and the scale of each row."""
-    need(not np.isnan(weights).any(), "the base has a weight that is not a number")
     bits = weights.view(np.uint32)
     rounded = (bits + 0x7FFF + (bits >> 16 & 1) & 0xFFFF0000).view(np.float32)
     largest = np.abs(rounded).max(axis=1, keepdims=True)
     with np.errstate(all="ignore"):
         inverse = np.float32(127) / largest
-        used = np.isfinite(largest) & np.isfinite(inverse)
+        used = np.isfinite(largest) & np.isfinite(inverse) & ~np.isnan(weights).any(axis=1, keepdims=True)
         scale = np.where(used, largest / np.float32(127), np.float32(0))
         return np.where(used, np.rint(rounded * inverse), np.float32(0)), scale
 

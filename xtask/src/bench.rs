@@ -1,7 +1,7 @@
 //! `cargo xtask bench`: what is learnt, and how fast.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
@@ -19,9 +19,7 @@ const METHODS: [Method; 3] = [Method::Head, Method::Mask("block:32x1"), Method::
 /// has done with the same settings is not repeated.
 pub(crate) fn accuracy(work: &Work) -> Result<()> {
     let ready = setup::everything(work)?;
-    let dir = work.target.join("bench");
-    let runs = dir.join("accuracy").join(build(&work.program("overmask-export"))?);
-    fs::create_dir_all(&runs).with_context(|| format!("cannot create {}", runs.display()))?;
+    let (dir, runs) = folders(work)?;
     let mut lines =
         vec![["task", "mask", "mean", "seeds", "zeros", "pack bytes", "seconds"].map(str::to_owned).to_vec()];
     let mut summary = Vec::new();
@@ -59,6 +57,34 @@ pub(crate) fn accuracy(work: &Work) -> Result<()> {
     Ok(())
 }
 
+/// Measures how small masks and packs are and how fast they are coded, beside others, on what
+/// seed 1 of the accuracy benchmark has learnt.
+pub(crate) fn codec(work: &Work) -> Result<()> {
+    let ready = setup::everything(work)?;
+    let (dir, runs) = folders(work)?;
+    let base = work.assets().join("minilm-l6-base");
+    let mut run = ready.run("bench-codec").arg(base).arg(dir.join("codec.json"));
+    for task in &TASKS {
+        for method in [Method::Mask("weight"), Method::Mask("block:32x1")] {
+            one_run(&ready, work, &runs, task, method, SEEDS[0])?;
+            run = run.arg(runs.join(format!("{}.pack", run_name(task, method, SEEDS[0]))));
+        }
+    }
+    run.show()
+}
+
+/// Where reports go, and what this build has learnt.
+fn folders(work: &Work) -> Result<(PathBuf, PathBuf)> {
+    let dir = work.target.join("bench");
+    let runs = dir.join("accuracy").join(build(&work.program("overmask-export"))?);
+    fs::create_dir_all(&runs).with_context(|| format!("cannot create {}", runs.display()))?;
+    Ok((dir, runs))
+}
+
+fn run_name(task: &Task, method: Method, seed: u64) -> String {
+    format!("{}-{}-{seed}", task.name, method.name().replace(':', "-"))
+}
+
 /// A short name of a program's very bytes: another build may learn something else, also with
 /// the same settings, whose defaults it decides.
 fn build(program: &Path) -> Result<String> {
@@ -68,7 +94,7 @@ fn build(program: &Path) -> Result<String> {
 
 /// One run, or its result from before.
 fn one_run(ready: &Ready, work: &Work, runs: &Path, task: &Task, method: Method, seed: u64) -> Result<Value> {
-    let name = format!("{}-{}-{seed}", task.name, method.name().replace(':', "-"));
+    let name = run_name(task, method, seed);
     let path = runs.join(format!("{name}.json"));
     let settings = format!("{} --seed {seed}", method.args());
     if let Ok(text) = fs::read_to_string(&path)

@@ -29,6 +29,8 @@ Commands:
   test                   set everything up, run every test
   bench --only accuracy  what both granularities reach on both tasks, mean of three seeds;
                          what this build has done is not repeated (hours on a small machine)
+  bench --only codec     sizes of masks and packs and the speed of coding, beside others, on
+                         seed 1 of the above
   bench --only step      the time of a training step beside PyTorch's (fetches PyTorch)
   fuzz [SECONDS [TARGET]]
                          feed made-up files to the readers: 60 seconds each, or so many
@@ -56,6 +58,7 @@ fn run(args: &[&str]) -> Result<ExitCode> {
         ["demo"] => demo::run(&work)?,
         ["test", more @ ..] => test::run(&work, more)?,
         ["bench", "--only", "accuracy"] => bench::accuracy(&work)?,
+        ["bench", "--only", "codec"] => bench::codec(&work)?,
         ["bench", "--only", "step", more @ ..] => bench::step(&work, more)?,
         ["fuzz"] => fuzz::run(&work, "60", None)?,
         ["fuzz", seconds] => fuzz::run(&work, seconds, None)?,

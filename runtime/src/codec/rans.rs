@@ -122,6 +122,25 @@ mod tests {
         (0..count).map(|i| (bytes[i / 8] >> (i % 8)) & 1 == 1).collect()
     }
 
+    /// The definition, word by word.
+    fn slow(stream: &[u8], classes: &[u8], zero: &[u16; 256]) -> Option<Vec<bool>> {
+        let mut numbers = stream.chunks(8).map(|b| b.try_into().ok().map(u64::from_le_bytes));
+        let count = if classes.len() < 65_536 { 1 } else { 4 };
+        let mut states: Vec<u128> = numbers.by_ref().take(count).map(|x| x.map(u128::from)).collect::<Option<_>>()?;
+        let mut words = stream.get(8 * count..)?.chunks(4).map(|b| b.try_into().ok().map(u32::from_le_bytes));
+        let mut bits = Vec::new();
+        for (i, class) in classes.iter().enumerate() {
+            let (x, p) = (&mut states[i % count], u128::from(zero[usize::from(*class)]));
+            let (slot, high) = (*x % 65_536, *x / 65_536);
+            bits.push(slot >= p);
+            *x = if slot < p { high * p + slot } else { high * (65_536 - p) + slot - p };
+            if *x < 1 << 32 {
+                *x = (*x << 32) + u128::from(words.next()??);
+            }
+        }
+        (words.next().is_none() && states.iter().all(|x| *x == 1 << 32)).then_some(bits)
+    }
+
     #[test]
     fn the_size_is_the_entropy() {
         // 1 in 16 zeros with the right share: 0.3373 bits each.
@@ -150,6 +169,7 @@ mod tests {
             let classes: Vec<u8> = (0..count).map(|i| (i * 31 % 256) as u8).collect();
             let zero = shares(|c| if extreme { [1, 65535][c % 2] } else { (c * 256 + 1) as u16 });
             let stream = encode(bits.iter().copied(), &classes, &zero);
+            prop_assert_eq!(slow(&stream, &classes, &zero), Some(bits.clone()));
             prop_assert_eq!(unpack(&decode(&stream, &classes, &zero).unwrap(), count), bits);
         }
 
