@@ -1,7 +1,7 @@
 //! Files that appear whole or not at all, and reading no more than a file may have.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::path::Path;
 
 /// Writes a file beside its place, brings it to the disk, and renames it into place.
@@ -15,22 +15,41 @@ pub fn write_atomically<E: From<io::Error>>(
     path: &Path,
     write: impl FnOnce(&mut File) -> Result<(), E>,
 ) -> Result<(), E> {
+    // As others are: for all whom the process's umask lets read.
+    let (mut beside, dir) = beside(path, 0o666)?;
+    write(beside.as_file_mut())?;
+    beside.as_file().sync_all()?;
+    beside.persist(path).map_err(|e| e.error)?;
+    sync_dir(dir)?;
+    Ok(())
+}
+
+/// Writes a file that must not be there yet, whole or not at all; a private one is for nobody
+/// else to read, from its first byte on.
+///
+/// # Errors
+/// `AlreadyExists` when there is such a file, or what the file system reports.
+pub fn write_new(path: &Path, bytes: &[u8], private: bool) -> io::Result<()> {
+    let (mut beside, dir) = beside(path, if private { 0o600 } else { 0o666 })?;
+    beside.write_all(bytes)?;
+    beside.as_file().sync_all()?;
+    beside.persist_noclobber(path).map_err(|e| e.error)?;
+    sync_dir(dir)
+}
+
+/// An empty file beside a place, with the permissions that the umask leaves of `mode`, and the
+/// directory of both.
+#[cfg_attr(not(unix), allow(unused_variables))]
+fn beside(path: &Path, mode: u32) -> io::Result<(tempfile::NamedTempFile, &Path)> {
     let dir = match path.parent() {
         Some(dir) if !dir.as_os_str().is_empty() => dir,
         _ => Path::new("."),
     };
     let mut builder = tempfile::Builder::new();
     builder.prefix(".overmask-");
-    // Temporary files are private to their owner; a finished one is as others are: for all whom
-    // the process's umask lets read.
     #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let mut beside = builder.tempfile_in(dir)?;
-    write(beside.as_file_mut())?;
-    beside.as_file().sync_all()?;
-    beside.persist(path).map_err(|e| e.error)?;
-    sync_dir(dir)?;
-    Ok(())
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(mode));
+    Ok((builder.tempfile_in(dir)?, dir))
 }
 
 /// The bytes of a file, or `None` when there are more than `limit`; no more than that are read.
@@ -57,8 +76,6 @@ fn sync_dir(_: &Path) -> io::Result<()> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
-    use std::io::Write;
-
     use super::*;
 
     #[test]
@@ -111,6 +128,22 @@ mod tests {
         assert_eq!(read_at_most(&path, 4).unwrap().unwrap(), b"four");
         assert_eq!(read_at_most(&path, 3).unwrap(), None);
         assert!(read_at_most(&dir.path().join("b"), 3).is_err());
+    }
+
+    #[test]
+    fn a_new_file_is_not_written_over_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        write_new(&path, b"secret", true).unwrap();
+        let error = write_new(&path, b"other", false).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(std::fs::read(&path).unwrap(), b"secret");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        }
     }
 
     #[test]

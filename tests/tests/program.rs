@@ -186,7 +186,7 @@ fn a_pack_of_another_base_exits_with_6() {
     pack.document.base_id = "0".repeat(64);
     let path = dir.path().join("foreign.pack");
     pack.write(&path, None).unwrap();
-    failed(&ran(&mut run(&path, &["text"])), 6, &["base_id", "random"]);
+    failed(&ran(&mut run(&path, &["text"])), 6, &["base_id", "foreign.pack"]);
     let mut command = overmask(&["verify", "--base"]);
     failed(&ran(command.arg(base_dir()).arg(&path)), 6, &["base_id"]);
 }

@@ -2,14 +2,14 @@
 
 use std::fs;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::work::{Run, Work};
 
 /// The version of cargo-fuzz that is installed where there is none.
 const CARGO_FUZZ: &str = "0.13.2";
 
-const TARGETS: [&str; 4] = ["pack", "mask", "base", "onnx"];
+const TARGETS: [&str; 6] = ["pack", "mask", "base", "onnx", "resident", "signature"];
 
 /// The most memory that a target may use, in MiB: far less than a hostile file could ask for.
 const MEMORY_MIB: u32 = 1024;
@@ -19,6 +19,9 @@ pub(crate) fn run(work: &Work, seconds: &str, only: Option<&str>) -> Result<()> 
     seconds.parse::<u32>().with_context(|| format!("{seconds} is no number of seconds"))?;
     let targets: Vec<&str> = TARGETS.into_iter().filter(|target| only.is_none_or(|only| only == *target)).collect();
     ensure!(!targets.is_empty(), "there is no target `{}`, only {}", only.unwrap_or_default(), TARGETS.join(", "));
+    if !Run::new("c++").arg("--version").works() {
+        bail!("a C++ compiler is missing, which libFuzzer needs; install it: sudo apt install g++");
+    }
     let tools = work.target.join("tools");
     let program = tools.join("bin").join(format!("cargo-fuzz{}", std::env::consts::EXE_SUFFIX));
     if !program.is_file() {

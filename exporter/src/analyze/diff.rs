@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use overmask::base::Base;
 use overmask::error::ExitCode;
 use overmask::mask::{Granularity, Mask, MaskError};
-use overmask::pack::{Pack, PackError, PackFile, Sizes};
+use overmask::pack::{Pack, PackDocument, PackError, PackFile, Sizes};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -15,6 +15,9 @@ pub enum AnalyzeError {
     /// A pack cannot be decoded.
     #[error(transparent)]
     Pack(#[from] PackError),
+    /// A document cannot become JSON.
+    #[error("a document cannot be compared: {0}")]
+    Document(#[from] serde_json::Error),
     /// Two masks of a tensor have different shapes.
     #[error("masks of `{tensor}`: {source}")]
     Mask {
@@ -30,6 +33,7 @@ impl AnalyzeError {
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::Pack(error) => error.exit_code(),
+            Self::Document(_) => ExitCode::Other,
             Self::Mask { source, .. } => source.exit_code(),
         }
     }
@@ -115,7 +119,8 @@ fn by_weight(mask: &Mask) -> Result<Mask, MaskError> {
     Mask::from_units(Granularity::Weight, mask.outputs(), mask.inputs(), mask.expand().into_iter())
 }
 
-/// Compares two packs. The base may be left out when both code their masks plainly.
+/// Compares two packs. The base may be left out when both code their masks plainly and in the
+/// same units.
 ///
 /// # Errors
 /// When a pack was made for another base than the one given, a mask is damaged, or a base is
@@ -123,6 +128,11 @@ fn by_weight(mask: &Mask) -> Result<Mask, MaskError> {
 pub fn diff(a: &PackFile, b: &PackFile, base: Option<&Base>) -> Result<Difference, AnalyzeError> {
     let (mut overlap, mut tensors) = (None, BTreeMap::new());
     if a.document().base_id == b.document().base_id {
+        // Masks of different units are compared weight by weight: only the base says how many
+        // weights a tensor really has.
+        if a.document().granularity != b.document().granularity && base.is_none() {
+            return Err(PackError::NeedsBase { pack: b.document().name.clone() }.into());
+        }
         tensors = overlaps(&a.clone().decode(base)?, &b.clone().decode(base)?)?;
         let mut all = Overlap::default();
         tensors.values().for_each(|one| all.add(one));
@@ -130,7 +140,7 @@ pub fn diff(a: &PackFile, b: &PackFile, base: Option<&Base>) -> Result<Differenc
     }
     let labels: BTreeSet<&String> = b.document().labels.iter().collect();
     let shared_labels = a.document().labels.iter().filter(|label| labels.contains(label)).cloned().collect();
-    Ok(Difference { a: side(a), b: side(b), overlap, tensors, shared_labels, fields: fields(a, b) })
+    Ok(Difference { a: side(a), b: side(b), overlap, tensors, shared_labels, fields: fields(a, b)? })
 }
 
 fn side(pack: &PackFile) -> Side {
@@ -155,16 +165,15 @@ fn overlaps(a: &Pack, b: &Pack) -> Result<BTreeMap<String, Overlap>, AnalyzeErro
 }
 
 /// What differs in the documents; objects are compared field by field.
-fn fields(a: &PackFile, b: &PackFile) -> BTreeMap<String, [Value; 2]> {
+fn fields(a: &PackFile, b: &PackFile) -> Result<BTreeMap<String, [Value; 2]>, serde_json::Error> {
     let document = |pack: &PackFile| {
-        let mut document = serde_json::to_value(pack.document()).unwrap_or_default();
         // The masks are compared as what they mean, not as what they take.
-        document.as_object_mut().map(|fields| fields.remove("masks"));
-        document
+        let document = PackDocument { masks: Vec::new(), ..pack.document().clone() };
+        serde_json::to_value(document)
     };
     let mut found = BTreeMap::new();
-    compare("", document(a), document(b), &mut found);
-    found
+    compare("", document(a)?, document(b)?, &mut found);
+    Ok(found)
 }
 
 fn compare(path: &str, a: Value, b: Value, found: &mut BTreeMap<String, [Value; 2]>) {
@@ -177,8 +186,11 @@ fn compare(path: &str, a: Value, b: Value, found: &mut BTreeMap<String, [Value; 
                 compare(&inner, a, b, found);
             }
         }
-        (a, b) if a != b => drop(found.insert(path.to_owned(), [a, b])),
-        _ => {}
+        (a, b) => {
+            if a != b {
+                found.insert(path.to_owned(), [a, b]);
+            }
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Error;
 use clap::Args;
 use overmask::base::Base;
-use overmask::error::ExitCode;
+use overmask::error::{ExitCode, printable};
 use overmask::pack::PackFile;
 use serde::Serialize;
 use serde_json::Value;
@@ -23,7 +23,7 @@ const MAX_SHOWN: usize = 48;
     after_help = ExitCode::HELP
 )]
 pub(super) struct DiffArgs {
-    /// The first pack.
+    /// The first pack; one of a set as SET#NAME.
     #[arg(value_name = "A")]
     a: PathBuf,
     /// The second pack.
@@ -75,7 +75,7 @@ pub(super) fn run(args: &DiffArgs) -> Result<(), Error> {
     if args.tensors {
         difference.tensors.iter().for_each(|(name, overlap)| zeros(name, overlap, &mut lines));
     }
-    lines.iter().try_for_each(|line| output::line(&line.chars().filter(|c| !c.is_control()).collect::<String>()))
+    lines.iter().try_for_each(|line| output::line(&printable(line)))
 }
 
 /// A line about the zeros of both packs.

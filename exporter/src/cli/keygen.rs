@@ -1,7 +1,7 @@
 //! `overmask-export keygen`: a key pair to sign packs with.
 
 use std::ffi::OsString;
-use std::io::{self, ErrorKind, IsTerminal, Write};
+use std::io::{self, ErrorKind, IsTerminal};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Error};
@@ -70,6 +70,10 @@ fn make(args: &KeygenArgs, terminal: bool) -> Result<Made, Error> {
         name.push(ending);
         PathBuf::from(name)
     });
+    if args.output.file_name().is_none() || args.output.to_string_lossy().ends_with(std::path::MAIN_SEPARATOR) {
+        let message = format!("-o {}: is no file name; name the key, for example `maker`", args.output.display());
+        return Err(CodedError { message, code: ExitCode::Usage }.into());
+    }
     // Before anybody thinks up a password; writing makes sure of it.
     for path in [&secret, &public] {
         if path.symlink_metadata().is_ok() {
@@ -154,24 +158,10 @@ pub(super) fn read_small(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, Err
     read_at_most(path, limit).with_context(|| CodedError::input(format!("cannot read {}", path.display())))
 }
 
-/// Writes a file that must not be there yet, whole or not at all; a private one is for nobody
-/// else to read, from its first byte on.
+/// Writes a file that must not be there yet.
 fn write_new(path: &Path, bytes: &[u8], private: bool) -> Result<(), Error> {
-    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(".overmask-");
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(if private { 0o600 } else { 0o666 }));
-    #[cfg(not(unix))]
-    let _ = private;
-    let write = || {
-        let mut file = builder.tempfile_in(dir)?;
-        file.write_all(bytes)?;
-        file.as_file().sync_all()?;
-        file.persist_noclobber(path).map_err(|e| e.error)
-    };
-    match write() {
-        Ok(_) => Ok(()),
+    match overmask::fs::write_new(path, bytes, private) {
+        Ok(()) => Ok(()),
         Err(e) if e.kind() == ErrorKind::AlreadyExists => Err(exists(path)),
         Err(e) => {
             let message = format!("cannot write {}", path.display());

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Error;
 use clap::Args;
 use overmask::error::ExitCode;
-use overmask::pack::{PackSet, read_file};
+use overmask::pack::{PackSet, read_file, write_file};
 use serde_json::json;
 
 use super::output;
@@ -34,15 +34,15 @@ pub(super) struct MergeArgs {
 pub(super) fn run(args: &MergeArgs) -> Result<(), Error> {
     let files = args.packs.iter().map(|path| Ok((path.clone(), read_file(path)?)));
     let set = PackSet::new(&files.collect::<Result<Vec<_>, Error>>()?)?;
-    let bytes = set.to_bytes()?.len();
-    set.write(&args.output)?;
-    log::info!("{}: {} packs, {bytes} bytes", args.output.display(), set.packs().len());
+    let bytes = set.to_bytes()?;
+    write_file(&args.output, &bytes)?;
+    log::info!("{}: {} packs, {} bytes", args.output.display(), set.packs().len(), bytes.len());
     if args.json {
         let packs: Vec<_> = set
             .packs()
             .map(|pack| json!({"name": pack.document().name, "sha256": pack.digest(), "bytes": pack.sizes().total()}))
             .collect();
-        return output::json(&json!({"set": args.output, "bytes": bytes, "packs": packs}));
+        return output::json(&json!({"set": args.output, "bytes": bytes.len(), "packs": packs}));
     }
     Ok(())
 }

@@ -9,6 +9,7 @@ use env_logger::fmt::Formatter;
 use indicatif::{ProgressBar, ProgressStyle};
 use log::{Level, Record};
 use overmask::cli::{Output, Verbosity};
+use overmask::error::printable;
 use serde::Serialize;
 
 use crate::data::Dataset;
@@ -36,7 +37,7 @@ pub(super) fn json(value: &impl Serialize) -> Result<(), Error> {
 /// A log message: information is plain, all else says what it is.
 pub(super) fn format_record(out: &mut Formatter, record: &Record) -> io::Result<()> {
     if record.level() == Level::Info {
-        return writeln!(out, "{}", record.args());
+        return writeln!(out, "{}", printable(&record.args().to_string()));
     }
     let style = out.default_level_style(record.level());
     let name = match record.level() {
@@ -46,7 +47,8 @@ pub(super) fn format_record(out: &mut Formatter, record: &Record) -> io::Result<
         Level::Debug => "debug",
         Level::Trace => "trace",
     };
-    writeln!(out, "{style}{name}{style:#}: {}", record.args())
+    // Messages quote files, which may hold anything.
+    writeln!(out, "{style}{name}{style:#}: {}", printable(&record.args().to_string()))
 }
 
 /// A progress bar on a terminal; nothing elsewhere or when told to be quiet.

@@ -4,9 +4,10 @@ use std::path::PathBuf;
 
 use anyhow::Error;
 use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use overmask::base::Base;
 use overmask::error::{CodedError, ExitCode};
-use overmask::pack::{Codec, Pack, PackDocument, PackFile};
+use overmask::pack::{Codec, Pack, PackDocument, PackFile, write_file};
 use serde_json::json;
 
 use super::output;
@@ -21,11 +22,15 @@ use super::output;
     after_help = ExitCode::HELP
 )]
 pub(super) struct RepackArgs {
-    /// The pack.
+    /// The pack, or one pack of a set (SET#NAME).
     #[arg(value_name = "PACK")]
     pack: PathBuf,
     /// The coding: ranked or plain.
-    #[arg(long, default_value = "ranked")]
+    #[arg(
+        long,
+        default_value = "ranked",
+        value_parser = PossibleValuesParser::new(["ranked", "plain"]).try_map(|name| name.parse::<Codec>())
+    )]
     codec: Codec,
     /// The base bundle; not needed from plain to plain.
     #[arg(long, value_name = "DIR")]
@@ -52,7 +57,7 @@ pub(super) fn run(args: &RepackArgs) -> Result<(), Error> {
         let message = format!("{}: what was coded does not come back; nothing was written", args.pack.display());
         return Err(CodedError { message, code: ExitCode::Other }.into());
     }
-    pack.write(&args.output, base.as_ref())?;
+    write_file(&args.output, &bytes)?;
     log::info!("{}: {} bytes, {} before", args.output.display(), bytes.len(), before);
     if args.json {
         let codec = args.codec.name();

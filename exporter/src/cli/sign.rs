@@ -7,9 +7,9 @@ use anyhow::{Context, Error};
 use clap::Args;
 use minisign::{ErrorKind, SecretKey, SecretKeyBox};
 use overmask::base::hex;
-use overmask::error::{CodedError, ExitCode};
+use overmask::error::{CodedError, ExitCode, printable};
 use overmask::fs::write_atomically;
-use overmask::pack::{check_file, read_file};
+use overmask::pack::{read_file, read_packs};
 use overmask::trust::{Keyring, PublicKey, signature_path};
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -63,7 +63,8 @@ pub(super) fn run(args: &SignArgs) -> Result<(), Error> {
     let mut signed = Vec::new();
     for path in &args.packs {
         let bytes = read_file(path)?;
-        check_file(path, &bytes)?;
+        // That it is a pack or a pack set which devices can use.
+        read_packs(path, &bytes)?;
         signed.push((path, key.sign(path, &bytes, args.comment.as_deref())?));
     }
     for (path, signed) in &signed {
@@ -229,7 +230,7 @@ fn warn_if_public(_: &Path) {}
 /// A file's name, fit for a line of text.
 fn name(path: &Path) -> String {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    name.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    printable(&name)
 }
 
 #[cfg(test)]

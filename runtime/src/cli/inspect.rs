@@ -5,13 +5,14 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::Serialize;
 
-use super::output::{Output, printable};
+use super::output::Output;
 use super::packs::{self, Given, TrustArgs};
 use crate::base::Base;
+use crate::error::printable;
 use crate::pack::{Codec, PackDocument, Pooling, Sizes, TaskKind};
 
 /// Width of the longest bar, in characters.
-const BAR: usize = 40;
+const BAR: u64 = 40;
 
 /// Arguments of `overmask inspect`.
 #[derive(Debug, Args)]
@@ -36,6 +37,9 @@ struct Report<'a> {
     file: &'a str,
     bytes: usize,
     sha256: &'a str,
+    /// Identity of the key that signed, when a signature was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    signed_by: Option<&'a str>,
     sizes: &'a Sizes,
     head_dtype: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -57,7 +61,7 @@ struct Tensor<'a> {
 pub(super) fn run(args: &InspectArgs, out: &mut Output) -> anyhow::Result<()> {
     let base = args.base.as_ref().map(|dir| Base::open(dir)).transpose()?;
     let given = packs::read(std::slice::from_ref(&args.pack), &args.trust)?;
-    for (i, Given { path, file, .. }) in given.iter().enumerate() {
+    for (i, Given { path, file, signed }) in given.iter().enumerate() {
         let document = file.document();
         let masks = match (&base, document.codec) {
             (None, Codec::Ranked) => None,
@@ -74,6 +78,7 @@ pub(super) fn run(args: &InspectArgs, out: &mut Output) -> anyhow::Result<()> {
             file: path,
             bytes: file.sizes().total(),
             sha256: file.digest(),
+            signed_by: signed.as_ref().map(|signed| signed.key_id.as_str()),
             sizes: file.sizes(),
             head_dtype: file.head().dtype.name(),
             zero_weights: masks.as_ref().map(|pack| pack.zero_weights()),
@@ -105,6 +110,9 @@ fn print(report: &Report<'_>, out: &mut Output) -> anyhow::Result<()> {
     row("task", format!("{}, revision {}", d.name, d.revision))?;
     row("file", format!("{}, {} bytes", report.file, report.bytes))?;
     row("sha256", report.sha256.to_owned())?;
+    if let Some(key) = report.signed_by {
+        row("signed by", key.to_owned())?;
+    }
     row("kind", kind.to_owned())?;
     row("labels", format!("{}: {}", d.labels.len(), d.labels.join(", ")))?;
     row("text", format!("at most {} tokens, pooling {pooling}", d.text.max_tokens))?;
@@ -147,7 +155,7 @@ fn table(rows: &[(&str, usize, Option<f64>)], out: &mut Output) -> anyhow::Resul
     let width = rows.iter().map(|(name, ..)| name.chars().count()).max().unwrap_or(0);
     let most = rows.iter().map(|(_, bytes, _)| *bytes).max().unwrap_or(0).max(1);
     for (name, bytes, sparsity) in rows {
-        let bar = "#".repeat((bytes * BAR).div_ceil(most));
+        let bar = "#".repeat((*bytes as u64 * BAR).div_ceil(most as u64) as usize);
         let zeros = sparsity.map_or_else(String::new, |s| format!("{:>6.2} % zeros  ", 100.0 * s));
         out.line(format!("{:<width$}  {bytes:>8}  {zeros}{bar}", printable(name)).trim_end())?;
     }

@@ -17,7 +17,7 @@ use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
 
 pub use self::output::{Output, describe};
 use crate::engine::{EngineKind, EngineOptions};
-use crate::error::ExitCode;
+use crate::error::{ExitCode, printable};
 
 /// Runs task packs on one frozen base model.
 #[derive(Debug, Parser)]
@@ -173,7 +173,8 @@ pub fn start_logging(verbosity: Verbosity) {
             log::Level::Debug => "debug",
             log::Level::Trace => "trace",
         };
-        writeln!(buf, "{style}{level}{style:#}: {}", record.args())
+        // Messages quote files, which may hold anything.
+        writeln!(buf, "{style}{level}{style:#}: {}", printable(&record.args().to_string()))
     });
     // A second call (tests, embedders with a logger of their own) changes nothing.
     let _ = builder.try_init();

@@ -87,11 +87,6 @@ pub fn describe(error: &anyhow::Error) -> String {
     text
 }
 
-/// A text that may hold anything, made fit for one line of a terminal.
-pub(super) fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
@@ -125,10 +120,5 @@ mod tests {
     fn causes_are_told_once() {
         let error = anyhow::anyhow!("no such file").context("cannot read x: no such file").context("run");
         assert_eq!(describe(&error), "run: cannot read x: no such file");
-    }
-
-    #[test]
-    fn terminals_get_no_control_characters() {
-        assert_eq!(printable("a\u{1b}[2J\tb\u{9b}é"), "a [2J b é");
     }
 }

@@ -1,26 +1,26 @@
 //! The packs that a command is given: single ones, whole sets, or one of a set; signed or not.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::error::CodedError;
-use crate::pack::{PackFile, read_file, read_packs};
+use crate::pack::{PackFile, read_file, read_packs, select, split_name};
 use crate::trust::{Keyring, PublicKey, Verified, default_keyring};
+
+const TRUST: &str = "Trust";
 
 /// Whose packs are taken.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Trust")]
 pub(super) struct TrustArgs {
     /// Take only packs with a signature of this public key (FILE.minisig beside FILE)
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["keyring", "require_signature"])]
+    #[arg(long, value_name = "FILE", conflicts_with = "keyring", help_heading = TRUST)]
     key: Option<PathBuf>,
     /// Take only packs with a signature of one of the keys (*.pub) in this directory
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", help_heading = TRUST)]
     keyring: Option<PathBuf>,
-    /// Take only packs with a signature; without --keyring, of the keys in the directory that
-    /// OVERMASK_KEYRING names, else in /etc/overmask/keys
-    #[arg(long)]
+    /// Take only packs with a signature; without --key and --keyring, of the keys in the directory
+    /// that OVERMASK_KEYRING names, else in /etc/overmask/keys
+    #[arg(long, help_heading = TRUST)]
     require_signature: bool,
 }
 
@@ -49,47 +49,15 @@ pub(super) fn read(paths: &[PathBuf], trust: &TrustArgs) -> anyhow::Result<Vec<G
     let keyring = trust.keyring()?;
     let mut all = Vec::new();
     for given in paths {
-        let (path, wanted) = split(given);
+        let (path, name) = split_name(given);
         // Read once: the bytes whose signature is checked are those that are used.
         let bytes = read_file(&path)?;
         let signed = keyring.as_ref().map(|keys| keys.verify_file_bytes(&path, &bytes)).transpose()?;
-        let mut packs = read_packs(&path, &bytes)?;
-        if let Some(name) = wanted {
-            let names: Vec<String> = packs.iter().map(|p| format!("`{}`", p.document().name)).collect();
-            packs.retain(|pack| pack.document().name == name);
-            if packs.is_empty() {
-                let message = format!("{} holds no pack `{name}`, only {}", path.display(), names.join(", "));
-                return Err(CodedError::input(message).into());
-            }
-        }
+        let packs = select(read_packs(&path, &bytes)?, &path, name.as_deref())?;
         all.extend(packs.into_iter().map(|file| {
             let path = file.origin().unwrap_or(&path).display().to_string();
             Given { path, file, signed: signed.clone() }
         }));
     }
     Ok(all)
-}
-
-/// A file and the name after `#`, unless the whole is a file's name.
-fn split(given: &Path) -> (PathBuf, Option<String>) {
-    match given.to_str().and_then(|text| text.rsplit_once('#')) {
-        Some((path, name)) if !given.exists() => (PathBuf::from(path), Some(name.to_owned())),
-        _ => (given.to_owned(), None),
-    }
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::expect_used)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_name_follows_the_last_hash_of_what_is_no_file() {
-        let dir = tempfile::tempdir().unwrap();
-        let odd = dir.path().join("a#b");
-        assert_eq!(split(&odd), (dir.path().join("a"), Some("b".to_owned())));
-        std::fs::write(&odd, b"").unwrap();
-        assert_eq!(split(&odd), (odd.clone(), None));
-        assert_eq!(split(Path::new("x.pack")), (PathBuf::from("x.pack"), None));
-    }
 }

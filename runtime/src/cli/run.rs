@@ -9,12 +9,12 @@ use clap::Args;
 use serde::Serialize;
 
 use super::input::{Line, Lines};
-use super::output::{Output, printable};
+use super::output::Output;
 use super::packs::{self, TrustArgs};
 use super::{BaseArgs, EngineArgs};
 use crate::base::Base;
 use crate::engine;
-use crate::error::CodedError;
+use crate::error::{CodedError, printable};
 use crate::task::{Prediction, Runner, TaskError, TaskRef};
 
 /// Arguments of `overmask run`.

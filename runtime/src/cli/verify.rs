@@ -8,20 +8,21 @@ use clap::Args;
 use serde::Serialize;
 
 use super::EngineArgs;
-use super::output::{Output, printable};
+use super::output::Output;
 use super::packs::{self, Given, TrustArgs};
 use crate::base::Base;
 use crate::engine;
-use crate::error::{CodedError, ExitCode};
+use crate::error::{CodedError, ExitCode, printable};
 use crate::task::{GOLDEN_TOLERANCE, Runner};
 
 /// Arguments of `overmask verify`.
 #[derive(Debug, Args)]
 pub struct VerifyArgs {
-    /// The packs or pack sets
+    /// The packs, pack sets, or single packs of a set (SET#NAME)
     #[arg(value_name = "PACK", required = true)]
     packs: Vec<PathBuf>,
-    /// Directory of the base bundle; without one, only the packs' files and signatures are checked
+    /// Directory of the base bundle; without one, only the packs' files are checked (and with the
+    /// options below their signatures)
     #[arg(long, value_name = "DIR")]
     base: Option<PathBuf>,
     #[command(flatten)]
@@ -72,14 +73,17 @@ pub(super) fn run(args: &VerifyArgs, out: &mut Output) -> anyhow::Result<()> {
     };
     let mut runner = args.base.as_ref().map(start).transpose()?;
     let info = runner.as_ref().map(Runner::describe);
+    // What cannot be decoded is found before anything is computed or printed.
+    let base = runner.as_ref().map(Runner::base);
+    let decode = |given: &Given| base.map(|base| given.file.clone().decode(Some(base))).transpose();
+    let packs = given.iter().map(decode).collect::<Result<Vec<_>, _>>()?;
     let mut bad = Vec::new();
     // Whoever reads the reports may stop; the exit status tells of every pack all the same.
     let mut written = Ok(());
-    for Given { path, file, signed } in &given {
-        let golden = match &mut runner {
+    for (Given { path, file, signed }, pack) in given.iter().zip(packs) {
+        let golden = match runner.as_mut().zip(pack) {
             None => None,
-            Some(runner) => {
-                let pack = file.clone().decode(Some(runner.base()))?;
+            Some((runner, pack)) => {
                 let task = runner.add_pack(pack)?;
                 Some(runner.check_golden(task)?)
             }

@@ -14,7 +14,6 @@ mod rans;
 
 pub use rank::{CLASSES, classes};
 
-use crate::error::ExitCode;
 use crate::mask::{Granularity, Mask, MaskError};
 
 /// What can be wrong with a coded mask.
@@ -43,13 +42,6 @@ pub enum CodecError {
     /// The bits are no mask.
     #[error(transparent)]
     Mask(#[from] MaskError),
-}
-
-impl CodecError {
-    /// The program's exit code for this error.
-    pub fn exit_code(&self) -> ExitCode {
-        ExitCode::CorruptFile
-    }
 }
 
 impl From<rans::Damage> for CodecError {

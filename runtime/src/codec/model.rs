@@ -58,14 +58,17 @@ fn logit(knots: &[u8], class: usize) -> u8 {
 
 /// The knots that code these counts best, and the cost of the bits in bytes, rounded up.
 pub(super) fn fit(counts: &[Count; CLASSES]) -> (Vec<u8>, u64) {
-    let mut best: Option<(Vec<u8>, u64)> = None;
-    for knots in TRIED.map(|n| fit_knots(counts, n)) {
+    let fit = |number| {
+        let knots = fit_knots(counts, number);
         let bytes = total(counts, &knots).div_ceil(8 << 16);
-        if best.as_ref().is_none_or(|(k, b)| bytes + (knots.len() as u64) < b + k.len() as u64) {
-            best = Some((knots, bytes));
-        }
-    }
-    best.unwrap_or((vec![128], u64::MAX))
+        (knots, bytes)
+    };
+    let size = |(knots, bytes): &(Vec<u8>, u64)| knots.len() as u64 + bytes;
+    let (first, others) = (TRIED[0], &TRIED[1..]);
+    others.iter().fold(fit(first), |best, number| {
+        let next = fit(*number);
+        if size(&next) < size(&best) { next } else { best }
+    })
 }
 
 /// Moves each knot up and down, by less and less, for as long as that makes the bits cheaper.

@@ -206,6 +206,9 @@ impl PackDocument {
             if !seen.insert(&entry.tensor) {
                 return wrong(&format!("masks/{i}"), format!("{:?} comes twice", entry.tensor));
             }
+            if entry.outputs == 0 || entry.inputs == 0 {
+                return wrong(&format!("masks/{i}"), format!("is [{}, {}]", entry.outputs, entry.inputs));
+            }
             // Few bytes can cover many weights, where the blocks are large.
             weights = weights.saturating_add((entry.outputs as u64).saturating_mul(entry.inputs as u64));
             if weights > MAX_WEIGHTS {
@@ -218,7 +221,7 @@ impl PackDocument {
 }
 
 /// Checks the name of a task, a label or a tensor: they are printed to terminals and logs, so
-/// they are short and hold no control characters.
+/// they are short and hold no characters that drive a terminal or turn the text's direction.
 ///
 /// # Errors
 /// What is wrong with it.
@@ -226,7 +229,7 @@ pub fn check_name(name: &str) -> Result<(), String> {
     if name.is_empty() || name.len() > MAX_NAME_BYTES {
         return Err(format!("has {} bytes, must have 1 to {MAX_NAME_BYTES}", name.len()));
     }
-    match name.chars().find(|c| c.is_control()) {
+    match name.chars().find(|c| crate::error::is_unprintable(*c)) {
         Some(c) => Err(format!("holds the control character {c:?}")),
         None => Ok(()),
     }

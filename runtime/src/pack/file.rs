@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::{Codec, Golden, Head, MaskEntry, NamedMask, Pack, PackDocument, PackError, Reason, fit, read};
+use super::{Codec, Golden, Head, MaskEntry, NamedMask, Pack, PackDocument, PackError, Reason, fit, read, set, write};
 use crate::base::Base;
 use crate::codec::{self, CodecError};
 use crate::mask::Mask;
@@ -49,22 +49,21 @@ impl Sizes {
 }
 
 impl PackFile {
-    /// Reads and checks a pack file.
+    /// Reads and checks a pack file, or the pack of a set that is named as `SET#NAME`.
     ///
     /// # Errors
-    /// When the file cannot be read or is no usable pack.
+    /// When the file cannot be read, is no usable pack, or is a set and no name tells which of
+    /// its packs is meant.
     pub fn open(path: &Path) -> Result<PackFile, PackError> {
-        Self::from_file(path, &read::file(path)?)
-    }
-
-    /// Checks the bytes that were read from a file.
-    ///
-    /// # Errors
-    /// When they are no usable pack; the file is named.
-    pub fn from_file(path: &Path, bytes: &[u8]) -> Result<PackFile, PackError> {
-        match read::pack(bytes) {
-            Ok(pack) => Ok(PackFile { origin: Some(path.to_owned()), ..pack }),
-            Err(reason) => Err(PackError::Invalid { path: path.to_owned(), reason }),
+        let (path, name) = set::split_name(path);
+        let packs = set::read_packs(&path, &read::file(&path)?)?;
+        let mut packs = set::select(packs, &path, name.as_deref())?;
+        match packs.pop() {
+            Some(one) if packs.is_empty() => Ok(one),
+            last => {
+                packs.extend(last);
+                Err(PackError::Several { path, names: set::list(&packs) })
+            }
         }
     }
 
@@ -106,7 +105,8 @@ impl PackFile {
     /// # Errors
     /// [`PackError::OtherBase`], naming the pack's field.
     pub fn check_base(&self, base: &Base) -> Result<(), PackError> {
-        fit::check(&self.document, self.head.hidden, self.document.masks.iter().map(fit::MaskShape::from), base)
+        let shapes = self.document.masks.iter().map(fit::MaskShape::from);
+        fit::check(&self.title(), &self.document, self.head.hidden, shapes, base)
     }
 
     /// Decodes the masks for a base, on all processors. The base may be left out for
@@ -151,15 +151,20 @@ impl PackFile {
         let mask = match self.document.codec {
             Codec::Plain => Mask::from_bytes(granularity, *outputs, *inputs, bytes).map_err(CodecError::from),
             Codec::Ranked => {
-                let base = base.ok_or_else(|| PackError::NeedsBase { pack: self.document.name.clone() })?;
+                let base = base.ok_or_else(|| PackError::NeedsBase { pack: self.title() })?;
                 // The check of the base has seen that it has the tensor, in this shape.
-                let ours = base.maskable(tensor).ok_or_else(|| {
-                    self.wrong(Reason::field("masks", format!("`{tensor}` is no maskable tensor of the base")))
-                })?;
-                codec::decode(bytes, granularity, *outputs, *inputs, &codec::classes(&base.int8(ours)?, granularity))
+                codec::decode(bytes, granularity, *outputs, *inputs, &write::classes(base, tensor, granularity)?)
             }
         };
         mask.map_err(|source| self.wrong(Reason::Mask { tensor: tensor.clone(), offset, source }))
+    }
+
+    /// The pack's file, or else its name, for messages.
+    fn title(&self) -> String {
+        match &self.origin {
+            Some(path) => path.display().to_string(),
+            None => format!("`{}`", self.document.name),
+        }
     }
 
     fn wrong(&self, reason: Reason) -> PackError {

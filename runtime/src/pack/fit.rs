@@ -3,15 +3,17 @@
 use super::{MaskEntry, PackDocument, PackError};
 use crate::base::Base;
 
-/// Checks identities, tokenizer, width, length of texts, and the shape of each masked tensor.
+/// Checks identities, tokenizer, width, length of texts, and the shape of each masked tensor;
+/// errors call the pack by its title.
 pub(super) fn check<'a>(
+    title: &str,
     document: &PackDocument,
     hidden: usize,
     masks: impl Iterator<Item = MaskShape<'a>>,
     base: &Base,
 ) -> Result<(), PackError> {
     let wrong = |field: String, reason: String| {
-        let (pack, base) = (document.name.clone(), base.dir().to_owned());
+        let (pack, base) = (title.to_owned(), base.dir().to_owned());
         Err(PackError::OtherBase { pack, base, field, reason })
     };
     let manifest = base.manifest();

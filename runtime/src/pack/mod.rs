@@ -18,7 +18,8 @@ pub use document::{Codec, MaskEntry, PackDocument, Pooling, SCHEMA, TaskKind, Te
 pub use file::{PackFile, Sizes};
 pub use float::FloatType;
 pub use read::file as read_file;
-pub use set::{PackSet, check_file, read_packs};
+pub use set::{PackSet, read_packs, select, split_name};
+pub use write::file as write_file;
 
 use crate::base::{Base, BaseError};
 use crate::codec::CodecError;
@@ -26,7 +27,7 @@ use crate::error::ExitCode;
 use crate::mask::Mask;
 
 /// The key of the document in the safetensors metadata.
-pub const METADATA_KEY: &str = "overmask";
+const METADATA_KEY: &str = "overmask";
 
 /// Names of a pack's tensors.
 pub mod tensor {
@@ -74,10 +75,10 @@ pub enum PackError {
     Bytes(#[from] Reason),
     /// The pack was made for another base.
     #[error(
-        "the pack `{pack}` does not fit the base {base}: field `{field}`: {reason}; use the base that it was made for"
+        "the pack {pack} does not fit the base {base}: field `{field}`: {reason}; use the base that it was made for"
     )]
     OtherBase {
-        /// The task's name.
+        /// The pack's file, or the task's name.
         pack: String,
         /// The base's directory.
         base: PathBuf,
@@ -86,11 +87,37 @@ pub enum PackError {
         /// What does not fit.
         reason: String,
     },
-    /// The masks are coded given the base, and there is none.
-    #[error("the masks of the pack `{pack}` are coded given its base; name it with --base")]
+    /// The coding of the masks needs the base, and there is none.
+    #[error("the pack {pack}: its masks cannot be used or coded as `ranked` without the base; name it with --base")]
     NeedsBase {
-        /// The task's name.
+        /// The pack's file, or the task's name.
         pack: String,
+    },
+    /// A set has no pack of that name.
+    #[error("{path} holds no pack `{name}`, only {names}")]
+    NoSuchPack {
+        /// The file.
+        path: PathBuf,
+        /// The name that was asked for.
+        name: String,
+        /// Those that there are.
+        names: String,
+    },
+    /// One pack is wanted, and a set is given.
+    #[error("{path} is a set of the packs {names}; name one of them as {path}#NAME")]
+    Several {
+        /// The file.
+        path: PathBuf,
+        /// The names of its packs.
+        names: String,
+    },
+    /// Two packs of a set would have the same name.
+    #[error("{path}: another pack has the name `{name}`, too; train one of them again with another --name")]
+    SameName {
+        /// The second one's file.
+        path: PathBuf,
+        /// The name.
+        name: String,
     },
     /// The base cannot be used.
     #[error(transparent)]
@@ -101,7 +128,9 @@ impl PackError {
     /// The program's exit code for this error.
     pub fn exit_code(&self) -> ExitCode {
         match self {
-            Self::Read { .. } => ExitCode::InputData,
+            Self::Read { .. } | Self::NoSuchPack { .. } | Self::Several { .. } | Self::SameName { .. } => {
+                ExitCode::InputData
+            }
             Self::Write { .. } => ExitCode::DeviceOrStore,
             Self::Invalid { .. } | Self::Bytes(_) => ExitCode::CorruptFile,
             Self::OtherBase { .. } => ExitCode::BaseMismatch,
@@ -115,7 +144,7 @@ impl PackError {
 #[derive(Debug, thiserror::Error)]
 pub enum Reason {
     /// More bytes than any pack has.
-    #[error("has more than {} MiB, more than any pack", read::MAX_BYTES >> 20)]
+    #[error("has more than {} MiB, or its header more than {} MiB: more than any pack", read::MAX_BYTES >> 20, read::MAX_HEADER >> 20)]
     TooLarge,
     /// No safetensors file.
     #[error("not a safetensors file, or damaged: {0}; copy or export the pack again")]
@@ -240,7 +269,7 @@ impl Pack {
             outputs: mask.outputs(),
             inputs: mask.inputs(),
         });
-        fit::check(&self.document, self.head.hidden, shapes, base)
+        fit::check(&format!("`{}`", self.document.name), &self.document, self.head.hidden, shapes, base)
     }
 
     /// The bytes of the pack's file; equal packs have equal bytes. The base may be left out
@@ -259,7 +288,7 @@ impl Pack {
     /// # Errors
     /// As [`Pack::to_bytes`], or when the file cannot be written.
     pub fn write(&self, path: &Path, base: Option<&Base>) -> Result<(), PackError> {
-        write::file(path, &self.to_bytes(base)?)
+        write_file(path, &self.to_bytes(base)?)
     }
 
     /// The number of weights that the pack zeroes.

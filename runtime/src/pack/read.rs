@@ -15,6 +15,10 @@ use crate::base::hex;
 /// The most bytes that a pack may have: a bit for each weight of a base of eight thousand million.
 pub(super) const MAX_BYTES: u64 = 1 << 30;
 
+/// The most bytes that the header may have, document included: JSON takes many times its size
+/// when it is read.
+pub(super) const MAX_HEADER: u64 = 4 << 20;
+
 /// Bytes of a checksum.
 pub(super) const CHECKSUM_BYTES: usize = 32;
 
@@ -33,8 +37,15 @@ pub(super) fn metadata(bytes: &[u8], key: &str) -> Result<(usize, String), Reaso
     if bytes.len() as u64 > MAX_BYTES {
         return Err(Reason::TooLarge);
     }
+    if bytes.first_chunk().is_some_and(|length| u64::from_le_bytes(*length) > MAX_HEADER) {
+        return Err(Reason::TooLarge);
+    }
     let (header, metadata) = SafeTensors::read_metadata(bytes)?;
-    let text = metadata.metadata().as_ref().and_then(|m| m.get(key)).ok_or(Reason::NotAPack)?;
+    let metadata = metadata.metadata().as_ref().ok_or(Reason::NotAPack)?;
+    let text = metadata.get(key).ok_or(Reason::NotAPack)?;
+    if metadata.len() > 1 {
+        return Err(Reason::field("__metadata__", format!("has other keys than `{key}`")));
+    }
     Ok((8 + header, text.clone()))
 }
 
@@ -44,9 +55,11 @@ pub(super) fn pack(bytes: &[u8]) -> Result<PackFile, Reason> {
     #[derive(serde::Deserialize)]
     struct Schema {
         schema: u32,
+        #[serde(default)]
+        requires: Vec<String>,
     }
-    let Schema { schema } = serde_json::from_str(&text)?;
-    version(schema, &[])?;
+    let Schema { schema, requires } = serde_json::from_str(&text)?;
+    version(schema, &requires)?;
     let tensors = SafeTensors::deserialize(bytes)?;
     checksum(bytes, &tensors)?;
     let document: PackDocument = serde_json::from_str(&text)?;
@@ -132,6 +145,7 @@ fn head(document: &PackDocument, tensors: &SafeTensors<'_>) -> Result<Head, Reas
 fn golden(document: &PackDocument, tensors: &SafeTensors<'_>) -> Result<Vec<Golden>, Reason> {
     let (texts, labels) = (document.golden.len(), document.labels.len());
     let logits = match tensors.tensor(tensor::GOLDEN) {
+        Ok(_) if texts == 0 => return Err(Reason::field(tensor::GOLDEN, "is there, but no golden texts are")),
         Ok(view) => floats(tensor::GOLDEN, &view, FloatType::F32, &[texts, labels])?,
         Err(_) if texts == 0 => Vec::new(),
         Err(error) => return Err(error.into()),

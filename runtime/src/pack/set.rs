@@ -47,8 +47,7 @@ impl PackSet {
             for (pack, bytes) in found {
                 let name = &pack.document().name;
                 if !names.insert(name.clone()) {
-                    let reason = format!("{name:?} is the name of another pack of the set, too");
-                    return Err(PackError::Invalid { path: path.clone(), reason: Reason::field("name", reason) });
+                    return Err(PackError::SameName { path: path.clone(), name: name.clone() });
                 }
                 packs.push((pack, bytes));
             }
@@ -77,14 +76,6 @@ impl PackSet {
         let text = serde_json::to_string(&document).map_err(Reason::from)?;
         Ok(write::checked(tensors, KEY, text)?)
     }
-
-    /// Writes the set's file beside its place and renames it, so that it appears as a whole.
-    ///
-    /// # Errors
-    /// As [`PackSet::to_bytes`], or when the file cannot be written.
-    pub fn write(&self, path: &Path) -> Result<(), PackError> {
-        write::file(path, &self.to_bytes()?)
-    }
 }
 
 /// The packs in the bytes of a file, which is a pack or a pack set.
@@ -101,12 +92,40 @@ pub fn read_packs(path: &Path, bytes: &[u8]) -> Result<Vec<PackFile>, PackError>
     Ok(found.into_iter().map(|(pack, _)| PackFile { origin: Some(origin(&pack)), ..pack }).collect())
 }
 
-/// Checks that the bytes of a file are a usable pack or pack set.
+/// A file, and the name of one of its packs after `#`; the whole is a file's name if there is such
+/// a file.
+pub fn split_name(given: &Path) -> (PathBuf, Option<String>) {
+    let whole = || (given.to_owned(), None);
+    let Some(text) = given.to_str() else { return whole() };
+    if given.exists() {
+        return whole();
+    }
+    let mut parts = text.match_indices('#').map(|(at, _)| (PathBuf::from(&text[..at]), text[at + 1..].to_owned()));
+    // Both a file's name and a task's may hold the sign.
+    match parts.clone().find(|(path, _)| path.is_file()).or_else(|| parts.next()) {
+        Some((path, name)) => (path, Some(name)),
+        None => whole(),
+    }
+}
+
+/// Those of a file's packs that have this name; all without one.
 ///
 /// # Errors
-/// As [`read_packs`].
-pub fn check_file(path: &Path, bytes: &[u8]) -> Result<(), PackError> {
-    read_packs(path, bytes).map(drop)
+/// When there is no such pack.
+pub fn select(packs: Vec<PackFile>, path: &Path, name: Option<&str>) -> Result<Vec<PackFile>, PackError> {
+    let Some(wanted) = name else { return Ok(packs) };
+    let names = list(&packs);
+    let found: Vec<PackFile> = packs.into_iter().filter(|pack| pack.document.name == wanted).collect();
+    if found.is_empty() {
+        return Err(PackError::NoSuchPack { path: path.to_owned(), name: wanted.to_owned(), names });
+    }
+    Ok(found)
+}
+
+/// The names of packs, for messages.
+pub(super) fn list(packs: &[PackFile]) -> String {
+    let names: Vec<String> = packs.iter().map(|pack| format!("`{}`", pack.document.name)).collect();
+    names.join(", ")
 }
 
 /// The packs of a file with the bytes of each: one, or those of a set.
@@ -124,6 +143,11 @@ fn members(bytes: &[u8]) -> Result<Vec<(PackFile, Vec<u8>)>, Reason> {
         let reason = format!("names {} packs, the file holds {}", document.packs.len(), tensors.len() - 1);
         return Err(Reason::field("packs", reason));
     }
+    // Before anything is read: a pack that is named often would be held as often.
+    let different: BTreeSet<&String> = document.packs.iter().collect();
+    if different.len() != document.packs.len() || different.is_empty() {
+        return Err(Reason::field("packs", "is empty, or a name comes twice"));
+    }
     let mut packs = Vec::new();
     for (i, name) in document.packs.iter().enumerate() {
         let field = format!("packs/{i}");
@@ -135,9 +159,23 @@ fn members(bytes: &[u8]) -> Result<Vec<(PackFile, Vec<u8>)>, Reason> {
         }
         packs.push((pack, view.data().to_vec()));
     }
-    let different: BTreeSet<&String> = document.packs.iter().collect();
-    if different.len() != packs.len() {
-        return Err(Reason::field("packs", "a name comes twice"));
-    }
     Ok(packs)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_follows_the_hash_after_a_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let named = |file: &str, name: &str| (at(file), Some(name.to_owned()));
+        assert_eq!(split_name(&at("a#b")), named("a", "b"));
+        std::fs::write(at("a#b"), b"").unwrap();
+        assert_eq!(split_name(&at("a#b")), (at("a#b"), None));
+        assert_eq!(split_name(&at("a#b#c#d")), named("a#b", "c#d"));
+        assert_eq!(split_name(Path::new("x.pack")), (PathBuf::from("x.pack"), None));
+    }
 }

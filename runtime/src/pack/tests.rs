@@ -243,9 +243,11 @@ proptest! {
 #[test]
 fn errors_name_the_field() {
     type Edit = fn(&mut serde_json::Value);
-    let cases: [(&str, Edit); 17] = [
+    let cases: [(&str, Edit); 19] = [
         ("`schema`", |j| j["schema"] = json!(2)),
         ("`requires`", |j| j["requires"] = json!(["antimatter"])),
+        ("`requires`", |j| *j = json!({"schema": 1, "requires": ["antimatter"]})),
+        ("`masks/0`", |j| j["masks"][0][2] = json!(0)),
         ("`codec`", |j| j["codec"] = json!("entropy")),
         ("`name`", |j| j["name"] = json!("\u{1b}[2J")),
         ("`name`", |j| j["name"] = json!("")),
@@ -319,6 +321,13 @@ fn unknown_tensors_and_missing_documents_are_refused() {
     assert!(pack.to_bytes(None).unwrap_err().to_string().contains("golden/logits"));
 }
 
+/// JSON takes many times its size in memory.
+#[test]
+fn a_huge_header_is_refused_before_it_is_read() {
+    let bytes = rewrite(|j| j["provenance"] = json!({"a": "x".repeat(5 << 20)}));
+    assert!(matches!(read(&bytes), Err(PackError::Bytes(Reason::TooLarge))));
+}
+
 #[test]
 fn a_missing_file_is_an_input_error_that_names_it() {
     let error = PackFile::open(Path::new("no/such.pack")).unwrap_err();
@@ -339,7 +348,11 @@ fn a_set_holds_the_files_of_its_packs() {
     let set = PackSet::new(&[("s".into(), one), ("b".into(), b.clone())]).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("all.packset");
-    set.write(&path).unwrap();
+    write_file(&path, &set.to_bytes().unwrap()).unwrap();
+    assert_eq!(PackFile::open(&dir.path().join("all.packset#movie/2")).unwrap().document().name, "movie/2");
+    let error = PackFile::open(&path).unwrap_err();
+    assert!(error.to_string().contains("`trec`, `movie/2`") && error.exit_code() == ExitCode::InputData, "{error}");
+    assert!(matches!(PackFile::open(&dir.path().join("all.packset#x")), Err(PackError::NoSuchPack { .. })));
     let found = read_packs(&path, &read_file(&path).unwrap()).unwrap();
     let digests: Vec<&str> = found.iter().map(PackFile::digest).collect();
     assert_eq!(digests, [&a, &b].map(|bytes| PackFile::from_bytes(bytes).unwrap().digest));
@@ -348,4 +361,12 @@ fn a_set_holds_the_files_of_its_packs() {
 
     let error = PackSet::new(&[("a".into(), a.clone()), ("again".into(), a)]).unwrap_err().to_string();
     assert!(error.contains("again") && error.contains("trec"), "{error}");
+    for names in [&[][..], &["trec", "trec"]] {
+        let view = |bytes| safetensors::tensor::TensorView::new(safetensors::Dtype::U8, vec![b.len()], bytes).unwrap();
+        let tensors = if names.is_empty() { vec![] } else { vec![("pack/trec", view(&b)), ("pack/x", view(&b))] };
+        let text = json!({"schema": 1, "packs": names}).to_string();
+        let bytes = write::checked(tensors, "overmask-set", text).unwrap();
+        let error = read_packs(Path::new("x"), &bytes).unwrap_err().to_string();
+        assert!(error.contains("comes twice"), "{error}");
+    }
 }

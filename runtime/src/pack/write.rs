@@ -13,6 +13,7 @@ use super::{
 };
 use crate::base::Base;
 use crate::codec;
+use crate::mask::Granularity;
 
 /// Checks everything about a pack that reading its file would.
 pub(super) fn check(pack: &Pack) -> Result<(), Reason> {
@@ -79,10 +80,15 @@ fn encode(pack: &Pack, named: &NamedMask, base: Option<&Base>) -> Result<Vec<u8>
     if pack.document.codec == Codec::Plain {
         return Ok(mask.as_bytes().to_vec());
     }
-    let base = base.ok_or_else(|| PackError::NeedsBase { pack: pack.document.name.clone() })?;
+    let base = base.ok_or_else(|| PackError::NeedsBase { pack: format!("`{}`", pack.document.name) })?;
     let wrong = |reason: String| PackError::Bytes(Reason::field(&*named.tensor, reason));
-    let ours = base.maskable(&named.tensor).ok_or_else(|| wrong("is no maskable tensor of the base".to_owned()))?;
-    codec::encode(mask, &codec::classes(&base.int8(ours)?, mask.granularity())).map_err(|e| wrong(e.to_string()))
+    codec::encode(mask, &classes(base, &named.tensor, mask.granularity())?).map_err(|e| wrong(e.to_string()))
+}
+
+/// What masks of a tensor are coded given.
+pub(super) fn classes(base: &Base, tensor: &str, granularity: Granularity) -> Result<Vec<u8>, PackError> {
+    let no_tensor = || PackError::Bytes(Reason::field(tensor, "is no maskable tensor of the base"));
+    Ok(codec::classes(&base.int8(base.maskable(tensor).ok_or_else(no_tensor)?)?, granularity))
 }
 
 /// The safetensors file around a document and the coded masks.
@@ -116,14 +122,21 @@ pub(super) fn checked(
     tensors.push((tensor::CHECKSUM, TensorView::new(Dtype::U8, vec![BLANK.len()], &BLANK)?));
     // One key only: the order of several in a hash map would differ from run to run.
     let mut bytes = safetensors::serialize(tensors, Some(HashMap::from([(key.to_owned(), metadata)])))?;
+    if bytes.len() as u64 > read::MAX_BYTES {
+        return Err(Reason::TooLarge);
+    }
     let end = bytes.len() - BLANK.len();
     let (before, end) = bytes.split_at_mut(end);
     end.copy_from_slice(&Sha256::digest(before));
     Ok(bytes)
 }
 
-/// Writes a file that appears as a whole.
-pub(super) fn file(path: &Path, bytes: &[u8]) -> Result<(), PackError> {
+/// Writes the bytes of a pack or a pack set beside their place and renames them, so that the file
+/// appears as a whole.
+///
+/// # Errors
+/// What the file system reports.
+pub fn file(path: &Path, bytes: &[u8]) -> Result<(), PackError> {
     crate::fs::write_atomically(path, |file| std::io::Write::write_all(file, bytes))
         .map_err(|source| PackError::Write { path: path.into(), source })
 }

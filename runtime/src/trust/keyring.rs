@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use minisign_verify::Signature;
 
 use super::{PublicKey, TrustError, head, hex, signature_path};
+use crate::error::printable;
 use crate::fs::read_at_most;
 
 /// Signature files have about 300 bytes and a comment.
@@ -165,11 +166,4 @@ fn parse(text: &str) -> Result<(Signature, u64), Fault> {
     }
     let signature = Signature::decode(text).map_err(|_| Fault::Text("line 2 or 4 is not base64 of a signature"))?;
     Ok((signature, id))
-}
-
-/// A text by someone else, made fit for one line of a terminal.
-fn printable(text: &str) -> String {
-    let turns =
-        |c| matches!(c, '\u{61c}' | '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    text.chars().map(|c| if c.is_control() || turns(c) { ' ' } else { c }).collect()
 }

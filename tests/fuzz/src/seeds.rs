@@ -3,12 +3,21 @@
 
 use overmask::base::Base;
 use overmask::codec;
-use overmask::mask::{Granularity, Mask};
+use overmask::mask::{Granularity, Mask, resident};
 use overmask::onnx::proto::data_type;
 use overmask::onnx::{self, GraphBuilder};
 use overmask::pack::{
     Codec, FloatType, Golden, Head, NamedMask, Pack, PackDocument, PackSet, Pooling, SCHEMA, TaskKind, TextSettings,
 };
+
+/// A text, and its signature by minisign 0.11 with a key of which this is the public part.
+pub const SIGNED: &[u8] = b"One frozen base, many small packs.\n";
+pub const PUBLIC_KEY: &str = "untrusted comment: minisign public key F098C5BBB34D36CC\n\
+    RWTMNk2zu8WY8AlhGdAUdp3STu8tUowpurBGbke6EuyX6RCtXJ+3yN+7\n";
+const SIGNATURE: &str = "untrusted comment: signature from minisign secret key\n\
+    RUTMNk2zu8WY8Ktsnu8UUnqpFThYM+AiW/TX1/7reG9mCVN+ky295gg9NwYIsLieuu6qejzPOm6ATg/y7C8hMb74Clp9qPo2Ygs=\n\
+    trusted comment: file:text\tmade by minisign 0.11\n\
+    Mn2YnAWnRCkP2l67lx+506U7TJMQnJfU8etgBKMMPGIXUYjNRa64JsHx98gzPNBy0ckezAma7lAiouQSWGlFDw==\n";
 
 /// Sound inputs of a target.
 pub fn seeds(target: &str) -> Vec<Vec<u8>> {
@@ -20,6 +29,8 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
             vec![serde_json::to_vec(&super::write_bundle(dir.path())).unwrap()]
         }
         "onnx" => vec![model()],
+        "resident" => vec![resident_masks()],
+        "signature" => vec![SIGNATURE.into(), PUBLIC_KEY.into()],
         other => panic!("there is no target {other}"),
     }
 }
@@ -81,6 +92,15 @@ fn masks() -> Vec<Vec<u8>> {
         all.push([&[0, size], &codec::encode(&mask, &classes).unwrap()[..]].concat());
     }
     all
+}
+
+fn resident_masks() -> Vec<u8> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("masks");
+    let block = Granularity::Block { rows: 2, cols: 1 };
+    let mask = |outputs, inputs| Mask::keep_all(block, outputs, inputs).unwrap();
+    resident::write(&path, &[7; 32], &[("w", &mask(3, 4)), ("v", &mask(40, 30))]).unwrap();
+    std::fs::read(&path).unwrap()
 }
 
 fn model() -> Vec<u8> {
