@@ -8,6 +8,7 @@
 //! | [`base`](mod@base) | the base bundle: manifest, memory-mapped weights, digests |
 //! | [`codec`] | masks as few bytes, given the base |
 //! | [`pack`] | the pack file: a task's masks, head, labels and golden vectors |
+//! | [`kernels`] | products with masked weights, for each instruction set |
 //! | [`engine`] | what runs the encoder: ONNX Runtime or tract, behind one trait |
 //! | [`task`] | text to tokens to engine to labelled result |
 //! | [`trust`] | signatures of packs, and the keys that are trusted |
@@ -36,6 +37,7 @@ pub mod codec;
 pub mod engine;
 pub mod error;
 pub mod fs;
+pub mod kernels;
 pub mod mask;
 mod mmap;
 pub mod onnx;

@@ -27,7 +27,9 @@ impl Ready<'_> {
 
     /// The program with the environment that our programs and tests expect.
     pub(crate) fn prepare(&self, run: Run) -> Run {
-        run.env("ORT_DYLIB_PATH", &self.library).env("OVERMASK_ASSETS", self.work.assets())
+        run.env("ORT_DYLIB_PATH", &self.library)
+            .env("OVERMASK_ASSETS", self.work.assets())
+            .env("OVERMASK_CACHE", self.work.target.join("cache"))
     }
 }
 

@@ -31,7 +31,7 @@ pub(super) struct EvaluateArgs {
     /// Labelled texts: .jsonl with `text` and `label`, or .csv or .tsv with these columns.
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
-    /// What computes: ort (the same as ort:cpu), ort:cuda or tract.
+    /// What computes: ort (the same as ort:cpu), ort:cuda, tract or native.
     #[arg(long, default_value = "ort")]
     engine: EngineKind,
     /// Threads to compute with; `tract` always takes one; default: the engine decides.

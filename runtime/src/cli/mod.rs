@@ -95,7 +95,7 @@ struct EngineArgs {
     #[arg(
         long,
         default_value = "ort",
-        value_parser = PossibleValuesParser::new(["ort", "ort:cpu", "ort:cuda", "tract"])
+        value_parser = PossibleValuesParser::new(["native", "ort", "ort:cpu", "ort:cuda", "tract"])
             .try_map(|name| name.parse::<EngineKind>())
     )]
     engine: EngineKind,

@@ -13,9 +13,12 @@ pub enum Device {
     Cuda,
 }
 
-/// An engine that can be asked for; written `ort` (the same as `ort:cpu`), `ort:cuda` or `tract`.
+/// An engine that can be asked for; written `native`, `ort` (the same as `ort:cpu`), `ort:cuda` or
+/// `tract`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum EngineKind {
+    /// Our own kernels.
+    Native,
     /// ONNX Runtime.
     Ort(Device),
     /// tract.
@@ -54,6 +57,7 @@ impl FromStr for Device {
 impl fmt::Display for EngineKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Native => f.write_str("native"),
             Self::Ort(device) => write!(f, "ort:{device}"),
             Self::Tract => f.write_str("tract"),
         }
@@ -65,10 +69,14 @@ impl FromStr for EngineKind {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text {
+            "native" => Ok(Self::Native),
             "ort" | "ort:cpu" => Ok(Self::Ort(Device::Cpu)),
             "ort:cuda" => Ok(Self::Ort(Device::Cuda)),
             "tract" => Ok(Self::Tract),
-            _ => Err(ParseEngineError { found: text.to_owned(), known: "`ort`, `ort:cpu`, `ort:cuda`, `tract`" }),
+            _ => Err(ParseEngineError {
+                found: text.to_owned(),
+                known: "`native`, `ort`, `ort:cpu`, `ort:cuda`, `tract`",
+            }),
         }
     }
 }
@@ -80,7 +88,7 @@ mod tests {
 
     #[test]
     fn names_are_read_and_written() {
-        for name in ["ort:cpu", "ort:cuda", "tract"] {
+        for name in ["native", "ort:cpu", "ort:cuda", "tract"] {
             assert_eq!(name.parse::<EngineKind>().unwrap().to_string(), name);
         }
         assert_eq!("ort".parse::<EngineKind>().unwrap(), EngineKind::Ort(Device::Cpu));

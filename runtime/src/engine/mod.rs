@@ -2,6 +2,7 @@
 //!
 //! | engine | how a mask is applied |
 //! | --- | --- |
+//! | `native` (our own kernels; BERT-type encoders on a CPU) | in the matrix kernels, while weights are read |
 //! | `ort` (ONNX Runtime; CPU or CUDA) | weights are session inputs; a small graph masks them on the device when a task is loaded |
 //! | `tract` (pure Rust) | masked weights are constants of the plan |
 //!
@@ -9,6 +10,8 @@
 
 mod batch;
 mod kind;
+#[cfg(feature = "native")]
+pub mod native;
 #[cfg(feature = "ort")]
 pub mod ort;
 #[cfg(feature = "tract")]
@@ -96,14 +99,14 @@ pub struct TaskId(u64);
 
 impl TaskId {
     /// The identifier after this one.
-    #[cfg(any(feature = "ort", feature = "tract"))]
+    #[cfg(any(feature = "native", feature = "ort", feature = "tract"))]
     fn bump(&mut self) -> TaskId {
         self.0 += 1;
         *self
     }
 
     /// Before the first task.
-    #[cfg(any(feature = "ort", feature = "tract"))]
+    #[cfg(any(feature = "native", feature = "ort", feature = "tract"))]
     const NONE: TaskId = TaskId(0);
 }
 
@@ -156,6 +159,8 @@ pub struct EngineOptions {
 /// read.
 pub fn start(kind: EngineKind, base: Arc<Base>, options: &EngineOptions) -> Result<Box<dyn Engine>, EngineError> {
     match kind {
+        #[cfg(feature = "native")]
+        EngineKind::Native => Ok(Box::new(native::NativeEngine::new(base, options)?)),
         #[cfg(feature = "ort")]
         EngineKind::Ort(device) => Ok(Box::new(ort::OrtEngine::new(base, device, options)?)),
         #[cfg(feature = "tract")]
@@ -171,6 +176,7 @@ pub fn start(kind: EngineKind, base: Arc<Base>, options: &EngineOptions) -> Resu
 /// The error for an engine that this build leaves out.
 fn not_built(kind: EngineKind) -> EngineError {
     let feature = match kind {
+        EngineKind::Native => "native",
         EngineKind::Ort(_) => "ort",
         EngineKind::Tract => "tract",
     };

@@ -1,0 +1,142 @@
+//! A base's weights as the forward pass reads them.
+
+use super::packed::Packed;
+use crate::base::Base;
+use crate::engine::EngineError;
+use crate::kernels::{NR, Panels};
+
+/// An encoder of the BERT kind (Devlin et al. 2018): post-norm layers, learned positions, exact
+/// GELU.
+pub(super) struct Model {
+    pub(super) width: usize,
+    pub(super) heads: usize,
+    pub(super) epsilon: f32,
+    /// The names of tables that are looked up: tokens, positions.
+    pub(super) words: String,
+    pub(super) positions: String,
+    /// The embedding of the first segment.
+    pub(super) segment: Vec<f32>,
+    pub(super) norm: Norm,
+    pub(super) layers: Vec<Layer>,
+    pub(super) packed: Packed,
+}
+
+/// A layer norm.
+pub(super) struct Norm {
+    pub(super) scale: Vec<f32>,
+    pub(super) bias: Vec<f32>,
+}
+
+/// A linear layer.
+pub(super) struct Linear {
+    /// Its place among the base's maskable tensors.
+    pub(super) index: usize,
+    outputs: usize,
+    inputs: usize,
+    /// One value an output, zeros up to a whole panel.
+    pub(super) bias: Vec<f32>,
+}
+
+impl Linear {
+    pub(super) fn panels<'a>(&self, packed: &'a Packed) -> Panels<'a> {
+        Panels::new(packed.tensor(self.index), self.outputs, self.inputs)
+    }
+}
+
+/// A layer of the encoder.
+pub(super) struct Layer {
+    pub(super) query: Linear,
+    pub(super) key: Linear,
+    pub(super) value: Linear,
+    pub(super) attended: Linear,
+    pub(super) attention_norm: Norm,
+    pub(super) intermediate: Linear,
+    pub(super) output: Linear,
+    pub(super) output_norm: Norm,
+}
+
+/// The end of a maskable tensor's name from which the prefix of all names is known.
+const FIRST: &str = "encoder.layer.0.attention.self.query.weight";
+
+impl Model {
+    /// Finds a base's weights, and maps or packs the maskable ones.
+    ///
+    /// # Errors
+    /// When the base is of another kind.
+    pub(super) fn new(base: &Base) -> Result<Self, EngineError> {
+        let architecture = &base.manifest().architecture;
+        let other = |reason: String| {
+            super::unavailable(format!("{reason}; the engines `ort` and `tract` run any encoder: take --engine ort"))
+        };
+        if architecture.family != "bert" {
+            return Err(other(format!("the base is of the family `{}`, not `bert`", architecture.family)));
+        }
+        let names = base.manifest().maskable.iter().map(|tensor| tensor.name.as_str());
+        let prefix = names.clone().find_map(|name| name.strip_suffix(FIRST));
+        let prefix = prefix.ok_or_else(|| other(format!("the base has no maskable tensor `{FIRST}`")))?;
+        let read = Reader { base, prefix };
+        let layers = (0..architecture.layers).map(|layer| read.layer(layer)).collect::<Result<Vec<_>, _>>()?;
+        if 6 * layers.len() != names.count() {
+            return Err(other("the base has maskable tensors that are no part of a BERT layer".to_owned()));
+        }
+        let width = architecture.hidden_size;
+        let mut segment = read.vector("embeddings.token_type_embeddings.weight")?;
+        segment.truncate(width);
+        Ok(Model {
+            width,
+            heads: architecture.heads,
+            epsilon: architecture.layer_norm_eps as f32,
+            words: read.name("embeddings.word_embeddings.weight"),
+            positions: read.name("embeddings.position_embeddings.weight"),
+            segment,
+            norm: read.norm("embeddings.LayerNorm")?,
+            layers,
+            packed: Packed::open(base)?,
+        })
+    }
+}
+
+/// Reads tensors whose names have a prefix.
+struct Reader<'a> {
+    base: &'a Base,
+    prefix: &'a str,
+}
+
+impl Reader<'_> {
+    fn name(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+
+    fn vector(&self, name: &str) -> Result<Vec<f32>, EngineError> {
+        Ok(self.base.tensor_f32(&self.name(name))?.1.to_vec())
+    }
+
+    fn norm(&self, name: &str) -> Result<Norm, EngineError> {
+        Ok(Norm { scale: self.vector(&format!("{name}.weight"))?, bias: self.vector(&format!("{name}.bias"))? })
+    }
+
+    fn linear(&self, name: &str) -> Result<Linear, EngineError> {
+        let weight = self.name(&format!("{name}.weight"));
+        let maskable = &self.base.manifest().maskable;
+        let index = maskable.iter().position(|tensor| tensor.name == weight);
+        let index = index.ok_or_else(|| super::unavailable(format!("the base has no maskable tensor `{weight}`")))?;
+        let (outputs, inputs) = (maskable[index].outputs, maskable[index].inputs);
+        let mut bias = self.vector(&format!("{name}.bias"))?;
+        bias.resize(outputs.next_multiple_of(NR), 0.0);
+        Ok(Linear { index, outputs, inputs, bias })
+    }
+
+    fn layer(&self, layer: usize) -> Result<Layer, EngineError> {
+        let at = |name: &str| format!("encoder.layer.{layer}.{name}");
+        Ok(Layer {
+            query: self.linear(&at("attention.self.query"))?,
+            key: self.linear(&at("attention.self.key"))?,
+            value: self.linear(&at("attention.self.value"))?,
+            attended: self.linear(&at("attention.output.dense"))?,
+            attention_norm: self.norm(&at("attention.output.LayerNorm"))?,
+            intermediate: self.linear(&at("intermediate.dense"))?,
+            output: self.linear(&at("output.dense"))?,
+            output_norm: self.norm(&at("output.LayerNorm"))?,
+        })
+    }
+}

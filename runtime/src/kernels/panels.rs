@@ -1,0 +1,204 @@
+//! Weights and masks in the order in which the kernels read them.
+//!
+//! A linear layer's weight [outputs, inputs] is cut into panels of [`NR`] outputs. A panel holds,
+//! for one input after the other (one *step*), the weights of its outputs side by side: the
+//! kernels read it from its first to its last byte. Outputs that the last panel lacks are zeros.
+
+use crate::mask::{Granularity, Mask};
+
+/// Outputs in a panel: two AVX-512 registers, four AVX2 ones.
+pub const NR: usize = 32;
+
+/// A weight in panels: [panels, inputs, [`NR`]].
+#[derive(Debug, Clone, Copy)]
+pub struct Panels<'a> {
+    data: &'a [f32],
+    outputs: usize,
+    inputs: usize,
+}
+
+impl<'a> Panels<'a> {
+    /// The number of values that a weight takes in panels.
+    pub fn packed_len(outputs: usize, inputs: usize) -> usize {
+        outputs.div_ceil(NR) * NR * inputs
+    }
+
+    /// Packs a weight [outputs, inputs], given row by row; `packed` has [`Self::packed_len`] values.
+    ///
+    /// # Panics
+    /// When a length is another.
+    pub fn pack(weight: &[f32], outputs: usize, inputs: usize, packed: &mut [f32]) {
+        assert_eq!(weight.len(), outputs * inputs);
+        assert_eq!(packed.len(), Self::packed_len(outputs, inputs));
+        if inputs == 0 {
+            return;
+        }
+        for (rows, panel) in weight.chunks(NR * inputs).zip(packed.chunks_exact_mut(NR * inputs)) {
+            for (j, row) in rows.chunks_exact(inputs).enumerate() {
+                for (value, step) in row.iter().zip(panel.as_chunks_mut::<NR>().0) {
+                    step[j] = *value;
+                }
+            }
+        }
+    }
+
+    /// A packed weight.
+    ///
+    /// # Panics
+    /// When `data` has not [`Self::packed_len`] values.
+    pub fn new(data: &'a [f32], outputs: usize, inputs: usize) -> Self {
+        assert_eq!(data.len(), Self::packed_len(outputs, inputs));
+        Panels { data, outputs, inputs }
+    }
+
+    /// Rows of the weight.
+    pub fn outputs(&self) -> usize {
+        self.outputs
+    }
+
+    /// Columns of the weight.
+    pub fn inputs(&self) -> usize {
+        self.inputs
+    }
+
+    /// The number of panels.
+    pub fn len(&self) -> usize {
+        self.outputs.div_ceil(NR)
+    }
+
+    /// Whether there are no panels.
+    pub fn is_empty(&self) -> bool {
+        self.outputs == 0
+    }
+
+    /// The steps of a panel.
+    ///
+    /// # Panics
+    /// When there is no such panel.
+    pub fn panel(&self, panel: usize) -> &'a [[f32; NR]] {
+        &self.data.as_chunks::<NR>().0[panel * self.inputs..][..self.inputs]
+    }
+}
+
+/// A mask in the order of [`Panels`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PanelMask {
+    /// Everything is kept.
+    Dense,
+    /// A bit for each weight: [panels, inputs], output 32·p + j of panel p is bit j.
+    Weights(Vec<u32>),
+    /// A bit for each step, where blocks are whole panels high: [panels, inputs / 64], input k is
+    /// bit k mod 64 of word k / 64; the bits after the last are 0.
+    Steps(Vec<u64>),
+}
+
+impl PanelMask {
+    /// A mask of a weight in panel order. Blocks whose height is a multiple of [`NR`] stay blocks.
+    pub fn new(mask: &Mask) -> Self {
+        let (outputs, inputs) = (mask.outputs(), mask.inputs());
+        let panels = outputs.div_ceil(NR);
+        let (rows, cols) = mask.granularity().block();
+        if mask.granularity() != Granularity::Weight && rows.is_multiple_of(NR) {
+            let words = inputs.div_ceil(64);
+            let mut steps = vec![0u64; panels * words];
+            for panel in 0..panels {
+                for k in 0..inputs {
+                    let unit = panel * NR / rows * mask.unit_cols() + k / cols;
+                    steps[panel * words + k / 64] |= u64::from(mask.unit_bits()[unit]) << (k % 64);
+                }
+            }
+            return Self::Steps(steps);
+        }
+        let mut weights = vec![0u32; panels * inputs];
+        for output in 0..outputs {
+            let (panel, bit) = (output / NR, output % NR);
+            let units = &mask.unit_bits()[output / rows * mask.unit_cols()..][..mask.unit_cols()];
+            let row = &mut weights[panel * inputs..][..inputs];
+            for (unit, steps) in units.iter().by_vals().zip(row.chunks_mut(cols)) {
+                for step in steps {
+                    *step |= u32::from(unit) << bit;
+                }
+            }
+        }
+        Self::Weights(weights)
+    }
+
+    /// Bytes that it takes.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Dense => 0,
+            Self::Weights(words) => 4 * words.len(),
+            Self::Steps(words) => 8 * words.len(),
+        }
+    }
+}
+
+/// The kept steps of a panel, from the first to the last, as numbers.
+pub(super) fn kept_steps(words: &[u64], steps: &mut Vec<u32>) {
+    steps.clear();
+    for (i, word) in words.iter().enumerate() {
+        let mut left = *word;
+        while left != 0 {
+            steps.push((64 * i) as u32 + left.trailing_zeros());
+            left &= left - 1;
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn panels_hold_every_weight_once((outputs, inputs) in (1usize..80, 1usize..20)) {
+            let weight: Vec<f32> = (0..outputs * inputs).map(|i| i as f32 + 1.0).collect();
+            let mut packed = vec![f32::NAN; Panels::packed_len(outputs, inputs)];
+            packed.fill(0.0);
+            Panels::pack(&weight, outputs, inputs, &mut packed);
+            let panels = Panels::new(&packed, outputs, inputs);
+            for output in 0..panels.len() * NR {
+                for (k, step) in panels.panel(output / NR).iter().enumerate() {
+                    let expected = if output < outputs { weight[output * inputs + k] } else { 0.0 };
+                    prop_assert_eq!(step[output % NR], expected);
+                }
+            }
+        }
+
+        #[test]
+        fn masks_in_panel_order_keep_the_same_weights(
+            (outputs, inputs) in (1usize..100, 1usize..150),
+            (rows, cols) in prop_oneof![Just((1u32, 1u32)), Just((32, 1)), Just((64, 3)), (1u32..40, 1u32..6)],
+            seed: u32,
+        ) {
+            let granularity = match (rows, cols) {
+                (1, 1) => Granularity::Weight,
+                _ => Granularity::Block { rows, cols },
+            };
+            let all = Mask::keep_all(granularity, outputs, inputs).unwrap();
+            let bit = |i: usize| (i as u32).wrapping_mul(2_654_435_761).wrapping_add(seed) >> 30 != 0;
+            let mask =
+                Mask::from_units(granularity, outputs, inputs, (0..all.unit_bits().len()).map(bit)).unwrap();
+            let panels = PanelMask::new(&mask);
+            prop_assert_eq!(matches!(panels, PanelMask::Steps(_)), rows.is_multiple_of(32));
+            let mut steps = Vec::new();
+            for output in 0..outputs {
+                for k in 0..inputs {
+                    let found = match &panels {
+                        PanelMask::Dense => true,
+                        PanelMask::Weights(words) => words[output / NR * inputs + k] >> (output % NR) & 1 == 1,
+                        PanelMask::Steps(words) => {
+                            let words = &words[output / NR * inputs.div_ceil(64)..][..inputs.div_ceil(64)];
+                            kept_steps(words, &mut steps);
+                            steps.contains(&(k as u32))
+                        }
+                    };
+                    prop_assert_eq!(found, mask.keeps(output, k));
+                }
+            }
+        }
+    }
+}
