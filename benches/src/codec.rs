@@ -5,6 +5,7 @@
 //! several passes over all masks of the pack.
 
 mod peers;
+mod rows;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -14,7 +15,8 @@ use overmask::base::{Base, Int8Tensor};
 use overmask::codec;
 use overmask::mask::{Granularity, Mask};
 use overmask::pack::{PackFile, Sizes};
-use serde_json::{Value, json};
+
+use rows::Rows;
 
 /// Passes over the masks, of which the fastest counts.
 const PASSES: usize = 7;
@@ -24,38 +26,12 @@ fn main() -> Result<()> {
     let (base, report) = (args.next(), args.next());
     let (base, report) = base.zip(report).context("usage: bench-codec BASE REPORT PACK...")?;
     let base = Base::open(&base)?;
-    let mut rows = Rows(Vec::new());
+    let mut rows = Rows::default();
     for path in args {
         pack(&base, &path, &mut rows)?;
     }
     adversarial(&base, &mut rows)?;
-    rows.print();
-    let text = serde_json::to_string_pretty(&json!({"rows": rows.0}))?;
-    std::fs::write(&report, text + "\n").with_context(|| format!("cannot write {}", report.display()))
-}
-
-/// What is printed and reported.
-struct Rows(Vec<Value>);
-
-impl Rows {
-    fn add(&mut self, name: String, unit: &str, ours: f64, peer: Option<f64>, reach: &str) {
-        let ratio = peer.map(|peer| ours / peer);
-        self.0.push(json!({"name": name, "ours": ours, "peer": peer, "unit": unit, "ratio": ratio, "reach": reach}));
-    }
-
-    fn print(&self) {
-        println!("{:<64} {:>12} {:>12} {:>9}  {:<11} reach", "what", "ours", "peer", "ratio", "unit");
-        for row in &self.0 {
-            let number = |field: &str| match row[field].as_f64() {
-                Some(x) if x >= 1000.0 => format!("{x:.0}"),
-                Some(x) => format!("{x:.3}"),
-                None => String::new(),
-            };
-            let text = |field: &str| row[field].as_str().unwrap_or_default().to_owned();
-            let (ours, peer, ratio) = (number("ours"), number("peer"), number("ratio"));
-            println!("{:<64} {ours:>12} {peer:>12} {ratio:>9}  {:<11} {}", text("name"), text("unit"), text("reach"));
-        }
-    }
+    rows.finish(&report)
 }
 
 /// A mask with the weights that it is for.

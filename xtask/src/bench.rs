@@ -57,13 +57,14 @@ pub(crate) fn accuracy(work: &Work) -> Result<()> {
     Ok(())
 }
 
-/// Measures how small masks and packs are and how fast they are coded, beside others, on what
-/// seed 1 of the accuracy benchmark has learnt.
-pub(crate) fn codec(work: &Work) -> Result<()> {
+/// Runs a program of `benches/` on what seed 1 of the accuracy benchmark has learnt: `codec`
+/// measures how small masks and packs are and how fast they are coded, `engines` how fast they run,
+/// both beside others.
+pub(crate) fn on_packs(work: &Work, name: &str) -> Result<()> {
     let ready = setup::everything(work)?;
     let (dir, runs) = folders(work)?;
     let base = work.assets().join("minilm-l6-base");
-    let mut run = ready.run("bench-codec").arg(base).arg(dir.join("codec.json"));
+    let mut run = ready.run(&format!("bench-{name}")).arg(base).arg(dir.join(format!("{name}.json")));
     for task in &TASKS {
         for method in [Method::Mask("weight"), Method::Mask("block:32x1")] {
             one_run(&ready, work, &runs, task, method, SEEDS[0])?;

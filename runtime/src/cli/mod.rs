@@ -88,13 +88,20 @@ struct BaseArgs {
     base: PathBuf,
 }
 
+/// The engine that runs when none is named: the first of these that the build has.
+const DEFAULT_ENGINE: &str = match (cfg!(feature = "ort"), cfg!(feature = "native")) {
+    (true, _) => "ort",
+    (false, true) => "native",
+    (false, false) => "tract",
+};
+
 /// The engine that a command runs on.
 #[derive(Debug, Args)]
 struct EngineArgs {
     /// What computes; an engine that cannot start is an error, never replaced by another
     #[arg(
         long,
-        default_value = "ort",
+        default_value = DEFAULT_ENGINE,
         value_parser = PossibleValuesParser::new(["native", "ort", "ort:cpu", "ort:cuda", "tract"])
             .try_map(|name| name.parse::<EngineKind>())
     )]

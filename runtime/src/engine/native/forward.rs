@@ -3,6 +3,8 @@
 //! What a product gives lies in panels, [panels, tokens, 32]; what norms and residuals work on lies
 //! row by row, [tokens, width].
 
+use std::sync::{Mutex, PoisonError};
+
 use rayon::prelude::*;
 use rten_simd::{SimdOp, SimdUnaryOp};
 use rten_vecmath::{Gelu, Normalize, NormalizeOptions, Softmax, Sum, SumSquareSub};
@@ -39,6 +41,8 @@ struct Pass<'a> {
     model: &'a Model,
     masks: &'a [PanelMask],
     isa: Isa,
+    /// Memory of each thread.
+    threads: &'a [Mutex<Memory>],
     rows: usize,
     texts: Vec<Text>,
 }
@@ -49,6 +53,7 @@ pub(super) fn run(
     base: &Base,
     masks: &[PanelMask],
     isa: Isa,
+    threads: &[Mutex<Memory>],
     batch: &TokenBatch,
     work: &mut Workspace,
 ) -> Result<Vec<f32>, EngineError> {
@@ -62,7 +67,7 @@ pub(super) fn run(
         rows += length;
     }
     let mut x = embed(model, base, batch, &texts, rows)?;
-    let pass = Pass { model, masks, isa, rows, texts };
+    let pass = Pass { model, masks, isa, threads, rows, texts };
     norm(&model.norm, model.epsilon, &mut x);
     for layer in &model.layers {
         pass.layer(layer, &mut x, work);
@@ -114,16 +119,13 @@ impl Pass<'_> {
     /// A product with bias, and GELU if asked for, in panels.
     fn linear(&self, linear: &Linear, tiles: &Tiles, out: &mut Vec<Row>, gelu: bool) {
         let panels = linear.panels(&self.model.packed);
-        // A few parts for each thread even out what takes longer.
-        let parts = match rayon::current_num_threads() {
-            1 => 1,
-            threads => threads * 2,
-        };
-        let part = panels.len().div_ceil(parts).max(1);
         out.resize(panels.len() * self.rows, [0.0; NR]);
+        // Two parts for each thread even out what takes longer.
+        let parts = if self.threads.len() == 1 { 1 } else { 2 * self.threads.len() };
+        let part = panels.len().div_ceil(parts).max(1);
         let mask = &self.masks[linear.index];
-        out.par_chunks_mut(part * self.rows).enumerate().for_each_init(Scratch::default, |scratch, (i, out)| {
-            multiply(self.isa, tiles, panels, mask, i * part, out, scratch, |panel, rows| {
+        self.each(out, part * self.rows, |i, out, memory| {
+            multiply(self.isa, tiles, panels, mask, i * part, out, &mut memory.scratch, |panel, rows| {
                 let bias = &linear.bias[panel * NR..][..NR];
                 for row in &mut *rows {
                     row.iter_mut().zip(bias).for_each(|(value, bias)| *value += bias);
@@ -135,14 +137,29 @@ impl Pass<'_> {
         });
     }
 
+    /// Calls a function for each part of some values, on all threads, with memory of its own.
+    fn each<T: Send>(&self, values: &mut [T], part: usize, run: impl Fn(usize, &mut [T], &mut Memory) + Sync) {
+        let with_memory = |thread: usize, i: usize, values: &mut [T]| {
+            // Only this thread ever asks for it, so nobody waits; a panic elsewhere spoils nothing.
+            let mut memory = self.threads[thread].lock().unwrap_or_else(PoisonError::into_inner);
+            run(i, values, &mut memory);
+        };
+        if self.threads.len() == 1 {
+            values.chunks_mut(part).enumerate().for_each(|(i, values)| with_memory(0, i, values));
+        } else {
+            let thread = || rayon::current_thread_index().unwrap_or(0);
+            values.par_chunks_mut(part).enumerate().for_each(|(i, values)| with_memory(thread(), i, values));
+        }
+    }
+
     /// Softmax(query · keyᵀ / √d) · value for each head and text; `context` is [heads, tokens, d].
-    fn attention(&self, [query, key, value]: &[Vec<Row>; 3], context: &mut Vec<f32>) {
+    fn attention(&self, qkv: &[Vec<Row>; 3], context: &mut Vec<f32>) {
         let d = self.model.width / self.model.heads;
         context.resize(self.rows * self.model.width, 0.0);
-        context.par_chunks_mut(self.rows * d).enumerate().for_each_init(Attention::default, |work, (head, context)| {
+        self.each(context, self.rows * d, |head, context, memory| {
             for text in &self.texts {
                 let out = &mut context[text.first * d..][..text.length * d];
-                self.one_attention(text, head * d, d, [query, key, value], work, out);
+                self.one_attention(text, head * d, d, qkv, memory, out);
             }
         });
     }
@@ -152,63 +169,82 @@ impl Pass<'_> {
         text: &Text,
         column: usize,
         d: usize,
-        [query, key, value]: [&Vec<Row>; 3],
-        work: &mut Attention,
+        qkv: &[Vec<Row>; 3],
+        memory: &mut Memory,
         out: &mut [f32],
     ) {
         let length = text.length;
-        let at = |panels: &Vec<Row>, row: usize, j: usize| {
-            let c = column + j;
-            panels[c / NR * self.rows + text.first + row][c % NR]
-        };
-        let Attention { rows, keys, values, scores, weights, tiles, scratch, product } = work;
-        // Queries row by row, scaled.
-        let scale = 1.0 / (d as f32).sqrt();
-        rows.clear();
-        for row in 0..length {
-            rows.extend((0..d).map(|j| at(query, row, j) * scale));
-        }
+        let Memory { scratch, tiles, gathered, packed, scores, weights, product } = memory;
+        let [mut query, mut key, mut value] = std::mem::take(gathered);
         // Keys are a weight of `length` outputs and d inputs.
-        keys.clear();
-        keys.resize(Panels::packed_len(length, d), 0.0);
-        for row in 0..length {
-            let panel = &mut keys[row / NR * NR * d..];
-            for j in 0..d {
-                panel[j * NR + row % NR] = at(key, row, j);
-            }
-        }
+        packed.resize(Panels::packed_len(length, d).max(Panels::packed_len(d, length)), 0.0);
+        let keys = &mut packed[..Panels::packed_len(length, d)];
+        keys.fill(0.0);
+        Panels::pack(self.head(&qkv[1], text, column, d, &mut key), length, d, keys);
         let panels = Panels::new(keys, length, d);
         scores.resize(panels.len() * length, [0.0; NR]);
-        self.isa.pack(rows, length, d, d, tiles);
+        self.isa.pack(self.head(&qkv[0], text, column, d, &mut query), length, d, d, tiles);
         multiply(self.isa, tiles, panels, &PanelMask::Dense, 0, scores, scratch, |_, _| ());
         // Weights row by row.
+        let scale = 1.0 / (d as f32).sqrt();
         weights.resize(length * length, 0.0);
         for (row, weights) in weights.chunks_exact_mut(length).enumerate() {
             for (panel, part) in weights.chunks_mut(NR).enumerate() {
-                part.copy_from_slice(&scores[panel * length + row][..part.len()]);
+                let scores = &scores[panel * length + row];
+                part.iter_mut().zip(scores).for_each(|(weight, score)| *weight = score * scale);
             }
             for (weight, masked) in weights.iter_mut().zip(&text.masked) {
                 *weight += if *masked { MASKED } else { 0.0 };
             }
             Softmax::new_mut(weights).dispatch();
         }
-        // Values are a weight of d outputs and `length` inputs.
-        values.clear();
-        values.resize(Panels::packed_len(d, length), 0.0);
-        for row in 0..length {
-            for j in 0..d {
-                values[(j / NR * length + row) * NR + j % NR] = at(value, row, j);
-            }
-        }
-        let panels = Panels::new(values, d, length);
-        product.resize(panels.len() * length, [0.0; NR]);
         self.isa.pack(weights, length, length, length, tiles);
+        // Values are a weight of d outputs and `length` inputs: row by row, they are its panel.
+        let values = self.head(&qkv[2], text, column, d, &mut value);
+        let panels = if d == NR {
+            Panels::new(values, d, length)
+        } else {
+            let panels = &mut packed[..Panels::packed_len(d, length)];
+            for (row, values) in values.chunks_exact(d).enumerate() {
+                for (panel, part) in values.chunks(NR).enumerate() {
+                    let step = &mut panels[(panel * length + row) * NR..][..NR];
+                    step[..part.len()].copy_from_slice(part);
+                    step[part.len()..].fill(0.0);
+                }
+            }
+            Panels::new(panels, d, length)
+        };
+        product.resize(panels.len() * length, [0.0; NR]);
         multiply(self.isa, tiles, panels, &PanelMask::Dense, 0, product, scratch, |_, _| ());
         for (row, out) in out.chunks_exact_mut(d).enumerate() {
             for (panel, part) in out.chunks_mut(NR).enumerate() {
                 part.copy_from_slice(&product[panel * length + row][..part.len()]);
             }
         }
+        *gathered = [query, key, value];
+    }
+
+    /// What a head has of a product for a text, [length, d]: as it lies where a head is a panel,
+    /// else gathered.
+    fn head<'a>(
+        &self,
+        panels: &'a [Row],
+        text: &Text,
+        column: usize,
+        d: usize,
+        gathered: &'a mut Vec<f32>,
+    ) -> &'a [f32] {
+        let rows = |panel: usize| &panels[panel * self.rows + text.first..][..text.length];
+        if d == NR {
+            return rows(column / NR).as_flattened();
+        }
+        gathered.resize(text.length * d, 0.0);
+        for (row, out) in gathered.chunks_exact_mut(d).enumerate() {
+            for (j, value) in out.iter_mut().enumerate() {
+                *value = rows((column + j) / NR)[row][(column + j) % NR];
+            }
+        }
+        gathered
     }
 
     /// x ← norm(product + x).
@@ -224,16 +260,16 @@ impl Pass<'_> {
     }
 }
 
-/// Memory of attention for a thread.
+/// Memory of a thread.
 #[derive(Default)]
-struct Attention {
-    rows: Vec<f32>,
-    keys: Vec<f32>,
-    values: Vec<f32>,
+pub(super) struct Memory {
+    scratch: Scratch,
+    /// The rest is attention's.
+    tiles: Tiles,
+    gathered: [Vec<f32>; 3],
+    packed: Vec<f32>,
     scores: Vec<Row>,
     weights: Vec<f32>,
-    tiles: Tiles,
-    scratch: Scratch,
     product: Vec<Row>,
 }
 

@@ -10,9 +10,9 @@ mod model;
 mod packed;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
-use self::forward::Workspace;
+use self::forward::{Memory, Workspace};
 use self::model::Model;
 use super::{Engine, EngineError, EngineInfo, EngineKind, EngineOptions, Hidden, TaskId, TokenBatch};
 use crate::base::Base;
@@ -24,7 +24,10 @@ pub struct NativeEngine {
     base: Arc<Base>,
     model: Model,
     isa: Isa,
-    threads: rayon::ThreadPool,
+    /// None for a single thread, which needs nobody to hand work to.
+    pool: Option<rayon::ThreadPool>,
+    /// Memory of each thread.
+    memory: Vec<Mutex<Memory>>,
     /// The masks of each task, in the order of the base's maskable tensors.
     tasks: BTreeMap<TaskId, Vec<PanelMask>>,
     last_task: TaskId,
@@ -40,12 +43,14 @@ impl NativeEngine {
     pub fn new(base: Arc<Base>, options: &EngineOptions) -> Result<Self, EngineError> {
         let isa = Isa::choose().map_err(unavailable)?;
         let model = Model::new(&base)?;
-        let threads = options.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+        let all = || std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = options.threads.unwrap_or_else(all).max(1);
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("native-{i}"));
-        let threads = pool.build().map_err(unavailable)?;
-        log::debug!("native engine: {isa}, {} threads", threads.current_num_threads());
+        let pool = (threads > 1).then(|| pool.build().map_err(unavailable)).transpose()?;
+        let memory = (0..threads).map(|_| Mutex::default()).collect();
+        log::debug!("native engine: {isa}, {threads} threads");
         let (tasks, last_task, workspace) = (BTreeMap::new(), TaskId::NONE, Workspace::default());
-        Ok(NativeEngine { base, model, isa, threads, tasks, last_task, workspace })
+        Ok(NativeEngine { base, model, isa, pool, memory, tasks, last_task, workspace })
     }
 }
 
@@ -74,9 +79,13 @@ impl Engine for NativeEngine {
     fn encode(&mut self, task: TaskId, batch: &TokenBatch) -> Result<Hidden, EngineError> {
         let masks = self.tasks.get(&task).ok_or(EngineError::NoTask(task))?;
         batch.check(&self.base)?;
-        let (model, isa, workspace) = (&self.model, self.isa, &mut self.workspace);
-        let data = self.threads.install(|| forward::run(model, &self.base, masks, isa, batch, workspace))?;
-        Ok(Hidden { batch: batch.batch, sequence: batch.sequence, hidden: model.width, data })
+        let Self { base, model, isa, pool, memory, workspace, .. } = self;
+        let mut run = || forward::run(model, base, masks, *isa, memory, batch, workspace);
+        let data = match pool {
+            Some(pool) => pool.install(run),
+            None => run(),
+        }?;
+        Ok(Hidden { batch: batch.batch, sequence: batch.sequence, hidden: self.model.width, data })
     }
 }
 

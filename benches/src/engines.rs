@@ -1,0 +1,173 @@
+//! The native engine beside ONNX Runtime, on the same base and tokens, in one run.
+//!
+//! `bench-engines BASE REPORT PACK...` measures a pass of the encoder with each pack's masks. Peers:
+//! a plain session of the base's own graph, whose constant weights ONNX Runtime packs as it likes
+//! (`dense`), and the engine `ort`, whose weights may change from task to task. All take turns;
+//! figures are medians in milliseconds.
+
+mod rows;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use ort::session::Session;
+use ort::session::builder::GraphOptimizationLevel;
+use ort::value::Tensor;
+use overmask::base::Base;
+use overmask::engine::{self, Engine, EngineOptions, TaskId, TokenBatch};
+use overmask::pack::Pack;
+
+use rows::Rows;
+
+/// Passes of each.
+const PASSES: usize = 51;
+
+fn main() -> Result<()> {
+    let mut args = std::env::args_os().skip(1).map(PathBuf::from);
+    let (base, report) = (args.next(), args.next());
+    let (base, report) = base.zip(report).context("usage: bench-engines BASE REPORT PACK...")?;
+    let base = Arc::new(Base::open(&base)?);
+    let packs = args.map(|path| Ok(Pack::open(&path, &base)?)).collect::<Result<Vec<_>>>()?;
+    ensure!(!packs.is_empty(), "name a pack");
+    let mut rows = Rows::default();
+    for threads in [1, 2] {
+        for shape in [vec![16], vec![64], vec![128], mixed()] {
+            measure(&base, &packs, threads, &shape, &mut rows)?;
+        }
+    }
+    switch(&base, &packs, &mut rows)?;
+    rows.finish(&report)
+}
+
+/// Lengths of 16 texts as they come: 316 tokens, 624 with padding.
+fn mixed() -> Vec<usize> {
+    vec![39, 32, 28, 26, 24, 22, 20, 19, 18, 17, 16, 14, 12, 11, 10, 8]
+}
+
+/// Tokens of texts of these lengths, padded to the longest.
+fn batch(lengths: &[usize]) -> TokenBatch {
+    let sequence = lengths.iter().copied().max().unwrap_or(1);
+    let all = |value: &dyn Fn(usize, usize) -> i64| -> Vec<i64> {
+        lengths.iter().flat_map(|length| (0..sequence).map(|i| value(*length, i)).collect::<Vec<_>>()).collect()
+    };
+    TokenBatch {
+        batch: lengths.len(),
+        sequence,
+        input_ids: all(&|length, i| if i < length { 1000 + (i * 37 % 5000) as i64 } else { 0 }),
+        attention_mask: all(&|length, i| i64::from(i < length)),
+        token_type_ids: all(&|_, _| 0),
+    }
+}
+
+/// The base's own graph with all its optimisations.
+struct Dense(Session);
+
+impl Dense {
+    fn new(base: &Base, threads: usize) -> Result<Self> {
+        let builder = Session::builder(engine::ort::environment()?).map_err(plain)?;
+        let builder = builder.with_optimization_level(GraphOptimizationLevel::All).map_err(plain)?;
+        let mut builder = builder.with_intra_threads(threads).map_err(plain)?;
+        Ok(Dense(builder.commit_from_file(base.model_path()).map_err(plain)?))
+    }
+
+    fn run(&mut self, batch: &TokenBatch) -> Result<()> {
+        let shape = [batch.batch, batch.sequence];
+        let tensor = |values: &Vec<i64>| Tensor::from_array((shape, values.clone())).map_err(plain);
+        let inputs = ort::inputs![
+            "input_ids" => tensor(&batch.input_ids)?,
+            "attention_mask" => tensor(&batch.attention_mask)?,
+            "token_type_ids" => tensor(&batch.token_type_ids)?,
+        ];
+        let outputs = self.0.run(inputs).map_err(plain)?;
+        ensure!(outputs.len() == 1, "not one output");
+        Ok(())
+    }
+}
+
+/// Errors of `ort` hold what cannot be sent between threads.
+fn plain<R>(error: ort::Error<R>) -> anyhow::Error {
+    anyhow::anyhow!("ONNX Runtime: {error}")
+}
+
+fn name(pack: &Pack) -> String {
+    let zeros: u64 = pack.masks.iter().map(|named| named.mask.zero_weights()).sum();
+    let all: usize = pack.masks.iter().map(|named| named.mask.outputs() * named.mask.inputs()).sum();
+    format!("{} {} {:.0} %", pack.document.name, pack.document.granularity, 100.0 * zeros as f64 / all as f64)
+}
+
+fn start(name: &str, base: &Arc<Base>, threads: usize) -> Result<Box<dyn Engine>> {
+    Ok(engine::start(name.parse()?, Arc::clone(base), &EngineOptions { threads: Some(threads) })?)
+}
+
+fn measure(base: &Arc<Base>, packs: &[Pack], threads: usize, lengths: &[usize], rows: &mut Rows) -> Result<()> {
+    let batch = batch(lengths);
+    let mut dense = Dense::new(base, threads)?;
+    let (mut native, mut changing) = (start("native", base, threads)?, start("ort:cpu", base, threads)?);
+    let mut tasks = vec![("dense".to_owned(), native.load(&[])?)];
+    for pack in packs {
+        tasks.push((name(pack), native.load(&pack.masks)?));
+    }
+    let masked = changing.load(&packs[0].masks)?;
+    let mut times = vec![Vec::new(); tasks.len() + 2];
+    // The first passes warm up.
+    for pass in 0..PASSES + 5 {
+        let mut timed = |i: usize, run: &mut dyn FnMut() -> Result<()>| -> Result<()> {
+            let start = Instant::now();
+            run()?;
+            if pass >= 5 {
+                times[i].push(start.elapsed().as_secs_f64() * 1e3);
+            }
+            Ok(())
+        };
+        timed(0, &mut || dense.run(&batch))?;
+        timed(1, &mut || Ok(changing.encode(masked, &batch).map(drop)?))?;
+        for (i, (_, task)) in tasks.iter().enumerate() {
+            timed(i + 2, &mut || Ok(native.encode(*task, &batch).map(drop)?))?;
+        }
+    }
+    let medians: Vec<f64> = times.iter_mut().map(|times| median(times)).collect();
+    let what = match lengths {
+        [one] => format!("{one} tokens"),
+        _ => format!("{} texts, {} tokens", lengths.len(), lengths.iter().sum::<usize>()),
+    };
+    for (i, (task, _)) in tasks.iter().enumerate() {
+        for (peer, against) in [("ONNX Runtime dense", medians[0]), ("engine ort", medians[1])] {
+            let title = format!("{threads} thread(s), {what}: {task}, against {peer}");
+            rows.add(title, "ms", medians[i + 2], Some(against), "");
+        }
+    }
+    Ok(())
+}
+
+/// What it costs to take another task for each text.
+fn switch(base: &Arc<Base>, packs: &[Pack], rows: &mut Rows) -> Result<()> {
+    let mut native = start("native", base, 1)?;
+    let batch = batch(&[16]);
+    let a = native.load(&packs[0].masks)?;
+    let b = native.load(&packs[packs.len() - 1].masks)?;
+    let mut time = |order: [TaskId; 2]| -> Result<f64> {
+        let mut times = Vec::new();
+        for i in 0..4 * PASSES {
+            let start = Instant::now();
+            native.encode(order[i % 2], &batch)?;
+            times.push(start.elapsed().as_secs_f64() * 1e6);
+        }
+        Ok(median(&mut times))
+    };
+    let (same, other, turns) = (time([a, a])?, time([b, b])?, time([a, b])?);
+    rows.add(
+        "task switch: A, B, A, B ... less the mean of both alone".into(),
+        "us",
+        turns - (same + other) / 2.0,
+        None,
+        "<= 20",
+    );
+    Ok(())
+}
+
+fn median(times: &mut [f64]) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times.get(times.len() / 2).copied().unwrap_or(f64::NAN)
+}
