@@ -2,8 +2,8 @@
 //!
 //! `bench-engines BASE REPORT PACK...` measures a pass of the encoder with each pack's masks. Peers:
 //! a plain session of the base's own graph, whose constant weights ONNX Runtime packs as it likes
-//! (`dense`), and the engine `ort`, whose weights may change from task to task. All take turns;
-//! figures are medians in milliseconds.
+//! (`dense`), and the engine `ort`, whose weights may change from task to task. All take
+//! turns, each alone; figures are medians in milliseconds.
 
 mod rows;
 
@@ -21,8 +21,12 @@ use overmask::pack::Pack;
 
 use rows::Rows;
 
-/// Passes of each.
-const PASSES: usize = 51;
+/// Times that all take their turn.
+const ROUNDS: usize = 3;
+
+/// Passes of each in a round, and those before that do not count.
+const PASSES: usize = 17;
+const WARM_UP: usize = 3;
 
 fn main() -> Result<()> {
     let mut args = std::env::args_os().skip(1).map(PathBuf::from);
@@ -101,30 +105,37 @@ fn start(name: &str, base: &Arc<Base>, threads: usize) -> Result<Box<dyn Engine>
     Ok(engine::start(name.parse()?, Arc::clone(base), &EngineOptions { threads: Some(threads) })?)
 }
 
+/// Runs something that is set up anew in each round, alone: threads that a peer leaves spinning
+/// would take a core from who comes next.
+fn alone(times: &mut Vec<f64>, mut run: impl FnMut() -> Result<()>) -> Result<()> {
+    for pass in 0..WARM_UP + PASSES {
+        let start = Instant::now();
+        run()?;
+        if pass >= WARM_UP {
+            times.push(start.elapsed().as_secs_f64() * 1e3);
+        }
+    }
+    Ok(())
+}
+
 fn measure(base: &Arc<Base>, packs: &[Pack], threads: usize, lengths: &[usize], rows: &mut Rows) -> Result<()> {
     let batch = batch(lengths);
-    let mut dense = Dense::new(base, threads)?;
-    let (mut native, mut changing) = (start("native", base, threads)?, start("ort:cpu", base, threads)?);
-    let mut tasks = vec![("dense".to_owned(), native.load(&[])?)];
-    for pack in packs {
-        tasks.push((name(pack), native.load(&pack.masks)?));
-    }
-    let masked = changing.load(&packs[0].masks)?;
-    let mut times = vec![Vec::new(); tasks.len() + 2];
-    // The first passes warm up.
-    for pass in 0..PASSES + 5 {
-        let mut timed = |i: usize, run: &mut dyn FnMut() -> Result<()>| -> Result<()> {
-            let start = Instant::now();
-            run()?;
-            if pass >= 5 {
-                times[i].push(start.elapsed().as_secs_f64() * 1e3);
-            }
-            Ok(())
-        };
-        timed(0, &mut || dense.run(&batch))?;
-        timed(1, &mut || Ok(changing.encode(masked, &batch).map(drop)?))?;
-        for (i, (_, task)) in tasks.iter().enumerate() {
-            timed(i + 2, &mut || Ok(native.encode(*task, &batch).map(drop)?))?;
+    let mut names = vec!["dense".to_owned()];
+    names.extend(packs.iter().map(name));
+    let mut times = vec![Vec::new(); names.len() + 2];
+    for _ in 0..ROUNDS {
+        let mut dense = Dense::new(base, threads)?;
+        alone(&mut times[0], || dense.run(&batch))?;
+        drop(dense);
+        let mut changing = start("ort:cpu", base, threads)?;
+        let task = changing.load(&packs[0].masks)?;
+        alone(&mut times[1], || Ok(changing.encode(task, &batch).map(drop)?))?;
+        drop(changing);
+        let mut native = start("native", base, threads)?;
+        let masks = std::iter::once(&[][..]).chain(packs.iter().map(|pack| pack.masks.as_slice()));
+        for (masks, times) in masks.zip(&mut times[2..]) {
+            let task = native.load(masks)?;
+            alone(times, || Ok(native.encode(task, &batch).map(drop)?))?;
         }
     }
     let medians: Vec<f64> = times.iter_mut().map(|times| median(times)).collect();
@@ -132,10 +143,9 @@ fn measure(base: &Arc<Base>, packs: &[Pack], threads: usize, lengths: &[usize], 
         [one] => format!("{one} tokens"),
         _ => format!("{} texts, {} tokens", lengths.len(), lengths.iter().sum::<usize>()),
     };
-    for (i, (task, _)) in tasks.iter().enumerate() {
-        for (peer, against) in [("ONNX Runtime dense", medians[0]), ("engine ort", medians[1])] {
-            let title = format!("{threads} thread(s), {what}: {task}, against {peer}");
-            rows.add(title, "ms", medians[i + 2], Some(against), "");
+    for (task, ours) in names.iter().zip(&medians[2..]) {
+        for (peer, theirs) in [("ONNX Runtime dense", medians[0]), ("engine ort", medians[1])] {
+            rows.add(format!("{threads} thr, {what}: {task}, against {peer}"), "ms", *ours, Some(theirs), "");
         }
     }
     Ok(())
@@ -145,25 +155,21 @@ fn measure(base: &Arc<Base>, packs: &[Pack], threads: usize, lengths: &[usize], 
 fn switch(base: &Arc<Base>, packs: &[Pack], rows: &mut Rows) -> Result<()> {
     let mut native = start("native", base, 1)?;
     let batch = batch(&[16]);
-    let a = native.load(&packs[0].masks)?;
-    let b = native.load(&packs[packs.len() - 1].masks)?;
-    let mut time = |order: [TaskId; 2]| -> Result<f64> {
-        let mut times = Vec::new();
-        for i in 0..4 * PASSES {
+    let (first, last) = (&packs[0], &packs[packs.len() - 1]);
+    let [a, b] = [native.load(&first.masks)?, native.load(&last.masks)?];
+    // The medians of both tasks, in microseconds, when they are run in this order.
+    let mut times = |order: [TaskId; 2]| -> Result<[f64; 2]> {
+        let mut times = [Vec::new(), Vec::new()];
+        for i in 0..8 * PASSES {
             let start = Instant::now();
             native.encode(order[i % 2], &batch)?;
-            times.push(start.elapsed().as_secs_f64() * 1e6);
+            times[i % 2].push(start.elapsed().as_secs_f64() * 1e6);
         }
-        Ok(median(&mut times))
+        Ok(times.map(|mut times| median(&mut times)))
     };
-    let (same, other, turns) = (time([a, a])?, time([b, b])?, time([a, b])?);
-    rows.add(
-        "task switch: A, B, A, B ... less the mean of both alone".into(),
-        "us",
-        turns - (same + other) / 2.0,
-        None,
-        "<= 20",
-    );
+    let ([only_a, _], [only_b, _], [a, b]) = (times([a, a])?, times([b, b])?, times([a, b])?);
+    let title = format!("task switch, {} and {} in turns, less each alone", name(first), name(last));
+    rows.add(title, "us", (a - only_a + b - only_b) / 2.0, None, "<= 20");
     Ok(())
 }
 

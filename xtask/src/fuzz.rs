@@ -48,7 +48,7 @@ pub(crate) fn run(work: &Work, seconds: &str, only: Option<&str>) -> Result<()> 
             .arg(format!("-max_total_time={seconds}"))
             .arg(format!("-rss_limit_mb={MEMORY_MIB}"))
             .arg(format!("-malloc_limit_mb={MEMORY_MIB}"))
-            .args("-timeout=10 -max_len=20000 -print_final_stats=1 -verbosity=0")
+            .args("-timeout=10 -max_len=20000 -print_final_stats=1 -verbosity=0 -print_funcs=0")
             .show()?;
     }
     Ok(())

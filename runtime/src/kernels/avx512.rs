@@ -29,6 +29,9 @@ impl Avx512 {
 impl Kernel for Avx512 {
     const MAX_ROWS: usize = 14;
 
+    // Merging costs each tile a little, masking a panel costs a pass over it.
+    const MERGE_BELOW: usize = 64;
+
     fn dense(self, a: &[f32], b: &[Row], sums: &mut [Row]) {
         by_rows!(dense, sums, (a, b), [1 2 3 4 5 6 7 8 9 10 11 12 13 14]);
     }
@@ -90,7 +93,7 @@ fn store<const R: usize>(sums: &mut [Row], all: Sums<R>) {
 #[target_feature(enable = "avx512f")]
 #[inline]
 fn prefetch(b: &[Row], k: usize) {
-    let p = b.as_ptr().wrapping_add(k + AHEAD).cast::<i8>();
+    let p = b.as_ptr().wrapping_add(k).cast::<i8>();
     // Asking for an address that is not there does nothing.
     _mm_prefetch::<_MM_HINT_T0>(p);
     _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(64));
@@ -109,7 +112,7 @@ fn add<const R: usize>(all: &mut Sums<R>, values: &[f32; R], [low, high]: [__m51
 fn dense<const R: usize>(a: &[f32], b: &[Row], sums: &mut [Row]) {
     let mut all = load::<R>(sums);
     for (k, (values, step)) in a.as_chunks::<R>().0.iter().zip(b).enumerate() {
-        prefetch(b, k);
+        prefetch(b, k + AHEAD);
         add(&mut all, values, load_row(step));
     }
     store(sums, all);
@@ -119,8 +122,10 @@ fn dense<const R: usize>(a: &[f32], b: &[Row], sums: &mut [Row]) {
 fn listed<const R: usize>(a: &[f32], b: &[Row], steps: &[u32], sums: &mut [Row]) {
     let mut all = load::<R>(sums);
     let a = a.as_chunks::<R>().0;
-    for k in steps.iter().map(|k| *k as usize) {
-        prefetch(b, k);
+    for (i, k) in steps.iter().map(|k| *k as usize).enumerate() {
+        // The step that will be read then; past the last one, what lies after the panel.
+        let later = steps.get(i + AHEAD).map_or(b.len() + i, |k| *k as usize);
+        prefetch(b, later);
         add(&mut all, &a[k], load_row(&b[k]));
     }
     store(sums, all);
@@ -131,7 +136,7 @@ fn listed<const R: usize>(a: &[f32], b: &[Row], steps: &[u32], sums: &mut [Row])
 fn masked<const R: usize>(a: &[f32], b: &[Row], masks: &[u32], sums: &mut [Row]) {
     let mut all = load::<R>(sums);
     for (k, ((values, step), mask)) in a.as_chunks::<R>().0.iter().zip(b).zip(masks).enumerate() {
-        prefetch(b, k);
+        prefetch(b, k + AHEAD);
         let [low, high] = load_row(step);
         let (low_mask, high_mask) = (*mask as u16, (mask >> 16) as u16);
         for (sum, value) in all.iter_mut().zip(values) {
@@ -151,7 +156,7 @@ fn masking<const R: usize>(a: &[f32], b: &[Row], masks: &[u32], masked: &mut [Ro
     let mut all = load::<R>(sums);
     let steps = a.as_chunks::<R>().0.iter().zip(b).zip(masks).zip(masked);
     for (k, (((values, step), mask), out)) in steps.enumerate() {
-        prefetch(b, k);
+        prefetch(b, k + AHEAD);
         let p = step.as_ptr();
         // SAFETY: a step has 32 values.
         let step = unsafe {

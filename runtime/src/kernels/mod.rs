@@ -56,13 +56,16 @@ trait Kernel: Copy {
     /// The most rows of a tile.
     const MAX_ROWS: usize;
 
+    /// Products of fewer rows than this mask each tile's multiply-adds; others mask a panel once.
+    const MERGE_BELOW: usize = 0;
+
     /// Adds every step.
     fn dense(self, a: &[f32], b: &[Row], sums: &mut [Row]);
 
     /// Adds the steps of the list, whose numbers are below `b.len()`.
     fn listed(self, a: &[f32], b: &[Row], steps: &[u32], sums: &mut [Row]);
 
-    /// Adds every step, with zeros where its mask has no bit, for a panel that is read only once.
+    /// Adds every step, with zeros where its mask has no bit.
     fn masked(self, a: &[f32], b: &[Row], masks: &[u32], masked: &mut [Row], sums: &mut [Row]) {
         self.masking(a, b, masks, masked, sums);
     }

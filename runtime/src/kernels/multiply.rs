@@ -108,9 +108,7 @@ fn run<K: Kernel>(
                 let words = &words[panel * inputs.div_ceil(64)..][part.start / 64..part.end.div_ceil(64)];
                 kept_steps(words, steps);
             }
-            let tile_of = split(rows, K::MAX_ROWS);
-            let single = tile_of.len() == 1;
-            for (tile, (first, height)) in tile_of.enumerate() {
+            for (tile, (first, height)) in split(rows, K::MAX_ROWS).enumerate() {
                 let (a, sums) = (tiles.tile(first, height, part.clone()), &mut sums[first..first + height]);
                 match mask {
                     PanelMask::Dense => kernel.dense(a, b, sums),
@@ -119,7 +117,7 @@ fn run<K: Kernel>(
                     PanelMask::Weights(masks) => {
                         let masks = &masks[panel * inputs..][part.clone()];
                         match tile {
-                            0 if single => kernel.masked(a, b, masks, masked, sums),
+                            _ if rows < K::MERGE_BELOW => kernel.masked(a, b, masks, masked, sums),
                             0 => kernel.masking(a, b, masks, masked, sums),
                             _ => kernel.dense(a, masked, sums),
                         }
