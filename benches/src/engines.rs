@@ -5,6 +5,7 @@
 //! (`dense`), and the engine `ort`, whose weights may change from task to task. All take
 //! turns, each alone; figures are medians in milliseconds.
 
+mod contenders;
 mod rows;
 
 use std::path::PathBuf;
@@ -12,13 +13,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use ort::session::Session;
-use ort::session::builder::GraphOptimizationLevel;
-use ort::value::Tensor;
 use overmask::base::Base;
-use overmask::engine::{self, Engine, EngineOptions, TaskId, TokenBatch};
+use overmask::engine::TaskId;
 use overmask::pack::Pack;
 
+use contenders::{Dense, batch, median, start};
 use rows::Rows;
 
 /// Times that all take their turn.
@@ -50,59 +49,10 @@ fn mixed() -> Vec<usize> {
     vec![39, 32, 28, 26, 24, 22, 20, 19, 18, 17, 16, 14, 12, 11, 10, 8]
 }
 
-/// Tokens of texts of these lengths, padded to the longest.
-fn batch(lengths: &[usize]) -> TokenBatch {
-    let sequence = lengths.iter().copied().max().unwrap_or(1);
-    let all = |value: &dyn Fn(usize, usize) -> i64| -> Vec<i64> {
-        lengths.iter().flat_map(|length| (0..sequence).map(|i| value(*length, i)).collect::<Vec<_>>()).collect()
-    };
-    TokenBatch {
-        batch: lengths.len(),
-        sequence,
-        input_ids: all(&|length, i| if i < length { 1000 + (i * 37 % 5000) as i64 } else { 0 }),
-        attention_mask: all(&|length, i| i64::from(i < length)),
-        token_type_ids: all(&|_, _| 0),
-    }
-}
-
-/// The base's own graph with all its optimisations.
-struct Dense(Session);
-
-impl Dense {
-    fn new(base: &Base, threads: usize) -> Result<Self> {
-        let builder = Session::builder(engine::ort::environment()?).map_err(plain)?;
-        let builder = builder.with_optimization_level(GraphOptimizationLevel::All).map_err(plain)?;
-        let mut builder = builder.with_intra_threads(threads).map_err(plain)?;
-        Ok(Dense(builder.commit_from_file(base.model_path()).map_err(plain)?))
-    }
-
-    fn run(&mut self, batch: &TokenBatch) -> Result<()> {
-        let shape = [batch.batch, batch.sequence];
-        let tensor = |values: &Vec<i64>| Tensor::from_array((shape, values.clone())).map_err(plain);
-        let inputs = ort::inputs![
-            "input_ids" => tensor(&batch.input_ids)?,
-            "attention_mask" => tensor(&batch.attention_mask)?,
-            "token_type_ids" => tensor(&batch.token_type_ids)?,
-        ];
-        let outputs = self.0.run(inputs).map_err(plain)?;
-        ensure!(outputs.len() == 1, "not one output");
-        Ok(())
-    }
-}
-
-/// Errors of `ort` hold what cannot be sent between threads.
-fn plain<R>(error: ort::Error<R>) -> anyhow::Error {
-    anyhow::anyhow!("ONNX Runtime: {error}")
-}
-
 fn name(pack: &Pack) -> String {
     let zeros: u64 = pack.masks.iter().map(|named| named.mask.zero_weights()).sum();
     let all: usize = pack.masks.iter().map(|named| named.mask.outputs() * named.mask.inputs()).sum();
     format!("{} {} {:.0} %", pack.document.name, pack.document.granularity, 100.0 * zeros as f64 / all as f64)
-}
-
-fn start(name: &str, base: &Arc<Base>, threads: usize) -> Result<Box<dyn Engine>> {
-    Ok(engine::start(name.parse()?, Arc::clone(base), &EngineOptions { threads: Some(threads) })?)
 }
 
 /// Runs something that is set up anew in each round, alone: threads that a peer leaves spinning
@@ -124,7 +74,7 @@ fn measure(base: &Arc<Base>, packs: &[Pack], threads: usize, lengths: &[usize], 
     names.extend(packs.iter().map(name));
     let mut times = vec![Vec::new(); names.len() + 2];
     for _ in 0..ROUNDS {
-        let mut dense = Dense::new(base, threads)?;
+        let mut dense = Dense::new(base, threads, None)?;
         alone(&mut times[0], || dense.run(&batch))?;
         drop(dense);
         let mut changing = start("ort:cpu", base, threads)?;
@@ -158,7 +108,7 @@ fn switch(base: &Arc<Base>, packs: &[Pack], rows: &mut Rows) -> Result<()> {
     let (first, last) = (&packs[0], &packs[packs.len() - 1]);
     let [a, b] = [native.load(&first.masks)?, native.load(&last.masks)?];
     // The medians of both tasks, in microseconds, when they are run in this order.
-    let mut times = |order: [TaskId; 2]| -> Result<[f64; 2]> {
+    let times = |order: [TaskId; 2]| -> Result<[f64; 2]> {
         let mut times = [Vec::new(), Vec::new()];
         for i in 0..8 * PASSES {
             let start = Instant::now();
@@ -171,9 +121,4 @@ fn switch(base: &Arc<Base>, packs: &[Pack], rows: &mut Rows) -> Result<()> {
     let title = format!("task switch, {} and {} in turns, less each alone", name(first), name(last));
     rows.add(title, "us", (a - only_a + b - only_b) / 2.0, None, "<= 20");
     Ok(())
-}
-
-fn median(times: &mut [f64]) -> f64 {
-    times.sort_by(f64::total_cmp);
-    times.get(times.len() / 2).copied().unwrap_or(f64::NAN)
 }

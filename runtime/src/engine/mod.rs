@@ -116,8 +116,10 @@ impl fmt::Display for TaskId {
     }
 }
 
-/// Runs one base's encoder for any number of tasks.
-pub trait Engine: Send {
+/// Runs one base's encoder for any number of tasks, on any number of threads at once.
+///
+/// Threads that run `native` do not wait for each other; those of `ort` take turns.
+pub trait Engine: Send + Sync {
     /// What the engine is.
     fn describe(&self) -> EngineInfo;
 
@@ -142,7 +144,7 @@ pub trait Engine: Send {
     ///
     /// # Errors
     /// When there is no such task, the batch does not fit the base, or the engine fails.
-    fn encode(&mut self, task: TaskId, batch: &TokenBatch) -> Result<Hidden, EngineError>;
+    fn encode(&self, task: TaskId, batch: &TokenBatch) -> Result<Hidden, EngineError>;
 }
 
 /// Settings of an engine.

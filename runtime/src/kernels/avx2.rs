@@ -3,11 +3,12 @@
 #![cfg(target_arch = "x86_64")]
 
 use std::arch::x86_64::{
-    __m256, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps,
+    __m256, _MM_HINT_T0, _mm_prefetch, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_setzero_ps,
+    _mm256_storeu_ps,
 };
 
 use super::isa::Set;
-use super::{Isa, Kernel, NR, Row, by_rows};
+use super::{Ahead, Isa, Kernel, NR, Row, Tile, by_rows};
 
 /// That the processor has AVX2 and FMA. Only [`Avx2::of`] makes one.
 #[derive(Debug, Clone, Copy)]
@@ -25,44 +26,95 @@ impl Avx2 {
 impl Kernel for Avx2 {
     const MAX_ROWS: usize = 6;
 
-    fn dense(self, a: &[f32], b: &[Row], sums: &mut [Row]) {
-        by_rows!(halves, sums, (a, b, 0..b.len()), [1 2 3 4 5 6]);
+    fn dense(self, a: Tile<'_>, b: &[Row], ahead: Ahead, sums: &mut [Row]) {
+        by_rows!(dense, sums, (a, b, ahead), [1 2 3 4 5 6]);
     }
 
-    fn listed(self, a: &[f32], b: &[Row], steps: &[u32], sums: &mut [Row]) {
-        by_rows!(halves, sums, (a, b, steps.iter().map(|k| *k as usize)), [1 2 3 4 5 6]);
+    fn listed(self, a: Tile<'_>, b: &[Row], steps: &[u32], ahead: Ahead, sums: &mut [Row]) {
+        by_rows!(listed, sums, (a, b, steps, ahead), [1 2 3 4 5 6]);
+    }
+}
+
+/// The sums of half a tile.
+type Sums<const R: usize> = [[__m256; 2]; R];
+
+#[target_feature(enable = "avx2,fma")]
+fn dense<const R: usize>(a: Tile<'_>, b: &[Row], ahead: Ahead, sums: &mut [Row]) {
+    for half in [0, NR / 2] {
+        let (mut all, mut next) = (load::<R>(sums, half), ahead.start);
+        for (panel, steps) in b.chunks(NR).enumerate() {
+            let rows = a.panel(panel, R);
+            for (k, step) in (0..NR).zip(steps) {
+                // The first half asks for every line, the second comes by again.
+                if half == 0 {
+                    next = prefetch(next, ahead.stride);
+                }
+                add(&mut all, rows, k, load_half(step, half));
+            }
+        }
+        store(sums, half, all);
     }
 }
 
 #[target_feature(enable = "avx2,fma")]
-fn halves<const R: usize>(a: &[f32], b: &[Row], steps: impl Iterator<Item = usize> + Clone, sums: &mut [Row]) {
-    let a = a.as_chunks::<R>().0;
+fn listed<const R: usize>(a: Tile<'_>, b: &[Row], steps: &[u32], ahead: Ahead, sums: &mut [Row]) {
     for half in [0, NR / 2] {
-        let mut all = [[_mm256_setzero_ps(); 2]; R];
-        for (all, row) in all.iter_mut().zip(&*sums) {
-            *all = load(row, half);
-        }
-        for k in steps.clone() {
-            let [low, high] = load(&b[k], half);
-            for (sum, value) in all.iter_mut().zip(&a[k]) {
-                let value = _mm256_set1_ps(*value);
-                *sum = [_mm256_fmadd_ps(value, low, sum[0]), _mm256_fmadd_ps(value, high, sum[1])];
+        let (mut all, mut next) = (load::<R>(sums, half), ahead.start);
+        for k in steps.iter().map(|k| *k as usize) {
+            if half == 0 {
+                next = prefetch(next, ahead.stride);
             }
+            add(&mut all, a.panel(k / NR, R), k % NR, load_half(&b[k], half));
         }
-        for (row, all) in sums.iter_mut().zip(all) {
-            let p = row[half..half + NR / 2].as_mut_ptr();
-            // SAFETY: half a row has 16 values.
-            unsafe {
-                _mm256_storeu_ps(p, all[0]);
-                _mm256_storeu_ps(p.add(8), all[1]);
-            }
+        store(sums, half, all);
+    }
+}
+
+/// Asks for two cache lines, and gives the address `stride` bytes further.
+#[target_feature(enable = "avx2,fma")]
+#[inline]
+fn prefetch(p: *const i8, stride: usize) -> *const i8 {
+    // Asking for an address that is not there does nothing.
+    _mm_prefetch::<_MM_HINT_T0>(p);
+    _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(64));
+    p.wrapping_add(stride)
+}
+
+#[target_feature(enable = "avx2,fma")]
+#[inline]
+fn add<const R: usize>(all: &mut Sums<R>, rows: &[Row], k: usize, [low, high]: [__m256; 2]) {
+    for (sum, row) in all.iter_mut().zip(rows) {
+        let value = _mm256_set1_ps(row[k]);
+        *sum = [_mm256_fmadd_ps(value, low, sum[0]), _mm256_fmadd_ps(value, high, sum[1])];
+    }
+}
+
+#[target_feature(enable = "avx2,fma")]
+#[inline]
+fn load<const R: usize>(sums: &[Row], half: usize) -> Sums<R> {
+    let mut all = [[_mm256_setzero_ps(); 2]; R];
+    for (all, row) in all.iter_mut().zip(sums) {
+        *all = load_half(row, half);
+    }
+    all
+}
+
+#[target_feature(enable = "avx2,fma")]
+#[inline]
+fn store<const R: usize>(sums: &mut [Row], half: usize, all: Sums<R>) {
+    for (row, all) in sums.iter_mut().zip(all) {
+        let p = row[half..half + NR / 2].as_mut_ptr();
+        // SAFETY: half a row has 16 values.
+        unsafe {
+            _mm256_storeu_ps(p, all[0]);
+            _mm256_storeu_ps(p.add(8), all[1]);
         }
     }
 }
 
 #[target_feature(enable = "avx2,fma")]
 #[inline]
-fn load(row: &Row, half: usize) -> [__m256; 2] {
+fn load_half(row: &Row, half: usize) -> [__m256; 2] {
     let p = row[half..half + NR / 2].as_ptr();
     // SAFETY: half a row has 16 values.
     unsafe { [_mm256_loadu_ps(p), _mm256_loadu_ps(p.add(8))] }

@@ -3,15 +3,13 @@
 #![cfg(target_arch = "x86_64")]
 
 use std::arch::x86_64::{
-    __m512, _MM_HINT_T0, _mm_prefetch, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_mask3_fmadd_ps, _mm512_maskz_loadu_ps,
-    _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps,
+    __m512, _MM_HINT_T0, _mm_prefetch, _mm512_add_epi32, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_mask3_fmadd_ps,
+    _mm512_maskz_compress_epi32, _mm512_maskz_loadu_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setr_epi32,
+    _mm512_setzero_ps, _mm512_storeu_epi32, _mm512_storeu_ps,
 };
 
 use super::isa::Set;
-use super::{Isa, Kernel, NR, Row, by_rows};
-
-/// Steps that are asked for ahead of their use: a panel comes from memory or a far cache.
-const AHEAD: usize = 24;
+use super::{Ahead, Isa, Kernel, NR, Row, Tile, by_rows};
 
 /// That the processor has AVX-512F. Only [`Avx512::of`] makes one.
 #[derive(Debug, Clone, Copy)]
@@ -32,25 +30,137 @@ impl Kernel for Avx512 {
     // Merging costs each tile a little, masking a panel costs a pass over it.
     const MERGE_BELOW: usize = 64;
 
-    fn dense(self, a: &[f32], b: &[Row], sums: &mut [Row]) {
-        by_rows!(dense, sums, (a, b), [1 2 3 4 5 6 7 8 9 10 11 12 13 14]);
+    fn dense(self, a: Tile<'_>, b: &[Row], ahead: Ahead, sums: &mut [Row]) {
+        by_rows!(dense, sums, (a, b, ahead), [1 2 3 4 5 6 7 8 9 10 11 12 13 14]);
     }
 
-    fn listed(self, a: &[f32], b: &[Row], steps: &[u32], sums: &mut [Row]) {
-        by_rows!(listed, sums, (a, b, steps), [1 2 3 4 5 6 7 8 9 10 11 12 13 14]);
+    fn listed(self, a: Tile<'_>, b: &[Row], steps: &[u32], ahead: Ahead, sums: &mut [Row]) {
+        by_rows!(listed, sums, (a, b, steps, ahead), [1 2 3 4 5 6 7 8 9 10 11 12 13 14]);
     }
 
-    fn masked(self, a: &[f32], b: &[Row], masks: &[u32], _: &mut [Row], sums: &mut [Row]) {
-        by_rows!(masked, sums, (a, b, masks), [1 2 3 4 5 6 7 8 9 10 11 12 13 14]);
+    fn masked(self, a: Tile<'_>, b: &[Row], masks: &[u32], _: &mut [Row], ahead: Ahead, sums: &mut [Row]) {
+        by_rows!(masked, sums, (a, b, masks, ahead), [1 2 3 4 5 6 7 8 9 10 11 12 13 14]);
     }
 
-    fn masking(self, a: &[f32], b: &[Row], masks: &[u32], masked: &mut [Row], sums: &mut [Row]) {
-        by_rows!(masking, sums, (a, b, masks, masked), [1 2 3 4 5 6 7 8 9 10 11 12 13 14]);
+    fn masking(self, a: Tile<'_>, b: &[Row], masks: &[u32], masked: &mut [Row], ahead: Ahead, sums: &mut [Row]) {
+        by_rows!(masking, sums, (a, b, masks, masked, ahead), [1 2 3 4 5 6 7 8 9 10 11 12 13 14]);
+    }
+
+    fn kept(self, words: &[u64], steps: &mut Vec<u32>) {
+        // SAFETY: the processor has the instructions, says the type.
+        unsafe { kept(words, steps) }
     }
 }
 
 /// The sums of a tile: the lower and the upper half of each row.
 type Sums<const R: usize> = [[__m512; 2]; R];
+
+#[target_feature(enable = "avx512f")]
+fn dense<const R: usize>(a: Tile<'_>, b: &[Row], ahead: Ahead, sums: &mut [Row]) {
+    let (mut all, mut next) = (load::<R>(sums), ahead.start);
+    for (panel, steps) in b.chunks(NR).enumerate() {
+        let rows = a.panel(panel, R);
+        for (k, step) in (0..NR).zip(steps) {
+            next = prefetch(next, ahead.stride);
+            add(&mut all, rows, k, load_row(step));
+        }
+    }
+    store(sums, all);
+}
+
+#[target_feature(enable = "avx512f")]
+fn listed<const R: usize>(a: Tile<'_>, b: &[Row], steps: &[u32], ahead: Ahead, sums: &mut [Row]) {
+    let (mut all, mut next) = (load::<R>(sums), ahead.start);
+    for k in steps.iter().map(|k| *k as usize) {
+        next = prefetch(next, ahead.stride);
+        add(&mut all, a.panel(k / NR, R), k % NR, load_row(&b[k]));
+    }
+    store(sums, all);
+}
+
+/// Adds where the mask has a bit: the weights need no register of their own.
+#[target_feature(enable = "avx512f")]
+fn masked<const R: usize>(a: Tile<'_>, b: &[Row], masks: &[u32], ahead: Ahead, sums: &mut [Row]) {
+    let (mut all, mut next) = (load::<R>(sums), ahead.start);
+    for (panel, (steps, masks)) in b.chunks(NR).zip(masks.chunks(NR)).enumerate() {
+        let rows = a.panel(panel, R);
+        for (k, (step, mask)) in (0..NR).zip(steps.iter().zip(masks)) {
+            next = prefetch(next, ahead.stride);
+            let [low, high] = load_row(step);
+            let (low_mask, high_mask) = (*mask as u16, (mask >> 16) as u16);
+            for (sum, row) in all.iter_mut().zip(rows) {
+                let value = _mm512_set1_ps(row[k]);
+                *sum = [
+                    _mm512_mask3_fmadd_ps(value, low, sum[0], low_mask),
+                    _mm512_mask3_fmadd_ps(value, high, sum[1], high_mask),
+                ];
+            }
+        }
+    }
+    store(sums, all);
+}
+
+/// Masks each step as it is read, and leaves it masked for the tiles that follow.
+#[target_feature(enable = "avx512f")]
+fn masking<const R: usize>(a: Tile<'_>, b: &[Row], masks: &[u32], masked: &mut [Row], ahead: Ahead, sums: &mut [Row]) {
+    let (mut all, mut next) = (load::<R>(sums), ahead.start);
+    let panels = b.chunks(NR).zip(masks.chunks(NR)).zip(masked.chunks_mut(NR));
+    for (panel, ((steps, masks), masked)) in panels.enumerate() {
+        let rows = a.panel(panel, R);
+        for (k, ((step, mask), out)) in (0..NR).zip(steps.iter().zip(masks).zip(masked)) {
+            next = prefetch(next, ahead.stride);
+            let p = step.as_ptr();
+            // SAFETY: a step has 32 values.
+            let step = unsafe {
+                [_mm512_maskz_loadu_ps(*mask as u16, p), _mm512_maskz_loadu_ps((mask >> 16) as u16, p.add(NR / 2))]
+            };
+            store_row(out, step);
+            add(&mut all, rows, k, step);
+        }
+    }
+    store(sums, all);
+}
+
+/// The numbers of the set bits: sixteen numbers at a time are moved together.
+#[target_feature(enable = "avx512f")]
+fn kept(words: &[u64], steps: &mut Vec<u32>) {
+    const LANES: usize = 16;
+    steps.clear();
+    // Whole registers are stored, of which the next one overwrites what was not kept.
+    steps.resize(64 * words.len() + LANES, 0);
+    let mut numbers = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    let mut found = 0;
+    for word in words {
+        for part in 0..64 / LANES {
+            let bits = (word >> (LANES * part)) as u16;
+            let room = &mut steps[found..found + LANES];
+            // SAFETY: there is room for 16 numbers.
+            unsafe { _mm512_storeu_epi32(room.as_mut_ptr().cast(), _mm512_maskz_compress_epi32(bits, numbers)) };
+            found += bits.count_ones() as usize;
+            numbers = _mm512_add_epi32(numbers, _mm512_set1_epi32(LANES as i32));
+        }
+    }
+    steps.truncate(found);
+}
+
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn add<const R: usize>(all: &mut Sums<R>, rows: &[Row], k: usize, [low, high]: [__m512; 2]) {
+    for (sum, row) in all.iter_mut().zip(rows) {
+        let value = _mm512_set1_ps(row[k]);
+        *sum = [_mm512_fmadd_ps(value, low, sum[0]), _mm512_fmadd_ps(value, high, sum[1])];
+    }
+}
+
+/// Asks for two cache lines, and gives the address `stride` bytes further.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn prefetch(p: *const i8, stride: usize) -> *const i8 {
+    // Asking for an address that is not there does nothing.
+    _mm_prefetch::<_MM_HINT_T0>(p);
+    _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(64));
+    p.wrapping_add(stride)
+}
 
 #[target_feature(enable = "avx512f")]
 #[inline]
@@ -87,83 +197,4 @@ fn store<const R: usize>(sums: &mut [Row], all: Sums<R>) {
     for (row, all) in sums.iter_mut().zip(all) {
         store_row(row, all);
     }
-}
-
-/// Asks for a step that is read later; past the end of a panel lies the next one, or nothing.
-#[target_feature(enable = "avx512f")]
-#[inline]
-fn prefetch(b: &[Row], k: usize) {
-    let p = b.as_ptr().wrapping_add(k).cast::<i8>();
-    // Asking for an address that is not there does nothing.
-    _mm_prefetch::<_MM_HINT_T0>(p);
-    _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(64));
-}
-
-#[target_feature(enable = "avx512f")]
-#[inline]
-fn add<const R: usize>(all: &mut Sums<R>, values: &[f32; R], [low, high]: [__m512; 2]) {
-    for (sum, value) in all.iter_mut().zip(values) {
-        let value = _mm512_set1_ps(*value);
-        *sum = [_mm512_fmadd_ps(value, low, sum[0]), _mm512_fmadd_ps(value, high, sum[1])];
-    }
-}
-
-#[target_feature(enable = "avx512f")]
-fn dense<const R: usize>(a: &[f32], b: &[Row], sums: &mut [Row]) {
-    let mut all = load::<R>(sums);
-    for (k, (values, step)) in a.as_chunks::<R>().0.iter().zip(b).enumerate() {
-        prefetch(b, k + AHEAD);
-        add(&mut all, values, load_row(step));
-    }
-    store(sums, all);
-}
-
-#[target_feature(enable = "avx512f")]
-fn listed<const R: usize>(a: &[f32], b: &[Row], steps: &[u32], sums: &mut [Row]) {
-    let mut all = load::<R>(sums);
-    let a = a.as_chunks::<R>().0;
-    for (i, k) in steps.iter().map(|k| *k as usize).enumerate() {
-        // The step that will be read then; past the last one, what lies after the panel.
-        let later = steps.get(i + AHEAD).map_or(b.len() + i, |k| *k as usize);
-        prefetch(b, later);
-        add(&mut all, &a[k], load_row(&b[k]));
-    }
-    store(sums, all);
-}
-
-/// Adds where the mask has a bit: the weights need no register of their own.
-#[target_feature(enable = "avx512f")]
-fn masked<const R: usize>(a: &[f32], b: &[Row], masks: &[u32], sums: &mut [Row]) {
-    let mut all = load::<R>(sums);
-    for (k, ((values, step), mask)) in a.as_chunks::<R>().0.iter().zip(b).zip(masks).enumerate() {
-        prefetch(b, k + AHEAD);
-        let [low, high] = load_row(step);
-        let (low_mask, high_mask) = (*mask as u16, (mask >> 16) as u16);
-        for (sum, value) in all.iter_mut().zip(values) {
-            let value = _mm512_set1_ps(*value);
-            *sum = [
-                _mm512_mask3_fmadd_ps(value, low, sum[0], low_mask),
-                _mm512_mask3_fmadd_ps(value, high, sum[1], high_mask),
-            ];
-        }
-    }
-    store(sums, all);
-}
-
-/// Masks each step as it is read, and leaves it masked for the tiles that follow.
-#[target_feature(enable = "avx512f")]
-fn masking<const R: usize>(a: &[f32], b: &[Row], masks: &[u32], masked: &mut [Row], sums: &mut [Row]) {
-    let mut all = load::<R>(sums);
-    let steps = a.as_chunks::<R>().0.iter().zip(b).zip(masks).zip(masked);
-    for (k, (((values, step), mask), out)) in steps.enumerate() {
-        prefetch(b, k + AHEAD);
-        let p = step.as_ptr();
-        // SAFETY: a step has 32 values.
-        let step = unsafe {
-            [_mm512_maskz_loadu_ps(*mask as u16, p), _mm512_maskz_loadu_ps((mask >> 16) as u16, p.add(NR / 2))]
-        };
-        store_row(out, step);
-        add(&mut all, values, step);
-    }
-    store(sums, all);
 }

@@ -1,31 +1,33 @@
 //! Kernels: products of activations with weights that are masked while they are read.
 //!
-//! Weights lie in [panels](Panels) of 32 outputs, masks in the same order ([`PanelMask`]); the
-//! activations of a product are packed into [tiles](Tiles) of a few rows. [`multiply`] runs over
-//! the panels: for each it walks the tiles, so that a panel is read from memory once and then
-//! stays in the cache. What happens to the sums (bias, activation) is the caller's, who is handed
-//! each finished panel.
+//! Weights lie in [panels](Panels) of 32 outputs, masks in the same order ([`PanelMask`]), and so
+//! do the [activations](Activations) that go in and come out. [`multiply`] makes one panel of a
+//! product: it walks over its rows in tiles of a few, whose sums stay in registers, so that the
+//! weights are read from memory once and then from the cache.
 //!
 //! | mask | what is done |
 //! | --- | --- |
 //! | none | every step |
 //! | [`PanelMask::Steps`] | only the kept steps: a block that is zero costs nothing |
-//! | [`PanelMask::Weights`] | the first tile masks the panel as it reads it and leaves it masked for the others |
+//! | [`PanelMask::Weights`], few rows | the mask goes into the multiply-adds |
+//! | [`PanelMask::Weights`], many rows | the first tile masks the panel as it reads it and leaves it masked for the others |
 //!
 //! Each instruction set has a module; `portable` is the twin that the tests compare with.
 
+mod activations;
 mod avx2;
 mod avx512;
 mod isa;
 mod multiply;
 mod panels;
 mod portable;
-mod tiles;
 
+pub use activations::Activations;
 pub use isa::{Isa, IsaError};
 pub use multiply::{Scratch, multiply};
 pub use panels::{NR, PanelMask, Panels};
-pub use tiles::Tiles;
+
+use activations::Tile;
 
 /// Calls a kernel that takes the number of rows as a constant.
 #[cfg(target_arch = "x86_64")]
@@ -50,8 +52,8 @@ pub type Row = [f32; NR];
 
 /// What an instruction set does with a tile and (a part of) a panel.
 ///
-/// `a` holds the tile's activations, [steps, rows]; `b` the panel's steps; `sums` a row of sums for
-/// each of the tile's rows, to which the products are added, step by step.
+/// `a` holds the tile's activations; `b` the panel's steps; `sums` a row of sums for each of the
+/// tile's rows, to which the products are added, step by step.
 trait Kernel: Copy {
     /// The most rows of a tile.
     const MAX_ROWS: usize;
@@ -60,19 +62,34 @@ trait Kernel: Copy {
     const MERGE_BELOW: usize = 0;
 
     /// Adds every step.
-    fn dense(self, a: &[f32], b: &[Row], sums: &mut [Row]);
+    fn dense(self, a: Tile<'_>, b: &[Row], ahead: Ahead, sums: &mut [Row]);
 
     /// Adds the steps of the list, whose numbers are below `b.len()`.
-    fn listed(self, a: &[f32], b: &[Row], steps: &[u32], sums: &mut [Row]);
+    fn listed(self, a: Tile<'_>, b: &[Row], steps: &[u32], ahead: Ahead, sums: &mut [Row]);
 
     /// Adds every step, with zeros where its mask has no bit.
-    fn masked(self, a: &[f32], b: &[Row], masks: &[u32], masked: &mut [Row], sums: &mut [Row]) {
-        self.masking(a, b, masks, masked, sums);
+    fn masked(self, a: Tile<'_>, b: &[Row], masks: &[u32], masked: &mut [Row], ahead: Ahead, sums: &mut [Row]) {
+        self.masking(a, b, masks, masked, ahead, sums);
     }
 
     /// The same, and leaves the masked steps in `masked`.
-    fn masking(self, a: &[f32], b: &[Row], masks: &[u32], masked: &mut [Row], sums: &mut [Row]) {
+    fn masking(self, a: Tile<'_>, b: &[Row], masks: &[u32], masked: &mut [Row], ahead: Ahead, sums: &mut [Row]) {
         portable::mask(b, masks, masked);
-        self.dense(a, masked, sums);
+        self.dense(a, masked, ahead, sums);
     }
+
+    /// Lists the kept steps, whose bits are set.
+    fn kept(self, words: &[u64], steps: &mut Vec<u32>) {
+        portable::kept(words, steps);
+    }
+}
+
+/// What a tile asks for while it works on weights that are in the cache: its share of those that
+/// come next, so that memory is never idle and never waited for.
+#[derive(Debug, Clone, Copy)]
+struct Ahead {
+    /// The first address; it may be past the end of everything.
+    start: *const i8,
+    /// Bytes a step.
+    stride: usize,
 }

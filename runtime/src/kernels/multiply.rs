@@ -1,10 +1,9 @@
-//! The loop over panels and tiles.
+//! One panel of a product.
 
+use super::activations::split;
 use super::isa::Set;
-use super::panels::kept_steps;
 use super::portable::Portable;
-use super::tiles::split;
-use super::{Isa, Kernel, NR, PanelMask, Panels, Row, Tiles};
+use super::{Activations, Ahead, Isa, Kernel, NR, PanelMask, Panels, Row};
 
 /// Steps of a panel that are gone through at once: 48 kB of weights stay in the first-level cache,
 /// or near it, while the tiles go over them.
@@ -19,113 +18,76 @@ pub struct Scratch {
     steps: Vec<u32>,
 }
 
-impl Isa {
-    /// Packs activations for [`multiply`] with this instruction set. They are [inputs / width,
-    /// rows, width]: `width` is `inputs` for values row by row, [`NR`] for what [`multiply`] gives.
-    /// (A `width` above `inputs` leaves out the end of each row.)
-    ///
-    /// # Panics
-    /// When `values` has fewer values than that.
-    pub fn pack(self, values: &[f32], rows: usize, inputs: usize, width: usize, tiles: &mut Tiles) {
-        tiles.pack(values, rows, inputs, width, self.max_rows());
-    }
-
-    fn max_rows(self) -> usize {
-        match self.0 {
-            Set::Portable => Portable::MAX_ROWS,
-            #[cfg(target_arch = "x86_64")]
-            Set::Avx2 => super::avx2::Avx2::MAX_ROWS,
-            #[cfg(target_arch = "x86_64")]
-            Set::Avx512 => super::avx512::Avx512::MAX_ROWS,
-            #[cfg(not(target_arch = "x86_64"))]
-            Set::Avx2 | Set::Avx512 => Portable::MAX_ROWS,
-        }
-    }
-}
-
-/// Multiplies activations with some panels of a masked weight, from panel `first` on.
-///
-/// `product` is [panels, rows, [`NR`]]: its length says how many panels. `done` is called with each
-/// panel's number and its finished rows, while they are in the cache.
+/// Multiplies activations with one panel of a masked weight and adds the products to `sums`, one
+/// row for each row of the activations.
 ///
 /// # Panics
-/// When the activations were packed for another instruction set, their inputs are not those of
-/// the weight, the mask is of another weight, or there are not so many panels.
-#[allow(clippy::too_many_arguments)]
+/// When the activations' inputs are not those of the weight, `sums` has not their rows, the mask
+/// is of another weight, or there is no such panel.
 pub fn multiply(
     isa: Isa,
-    tiles: &Tiles,
+    activations: Activations<'_>,
     weight: Panels<'_>,
     mask: &PanelMask,
-    first: usize,
-    product: &mut [Row],
+    panel: usize,
     scratch: &mut Scratch,
-    done: impl FnMut(usize, &mut [Row]),
+    sums: &mut [Row],
 ) {
     match isa.0 {
-        Set::Portable => run(Portable, tiles, weight, mask, first, product, scratch, done),
+        Set::Portable => run(Portable, activations, weight, mask, panel, scratch, sums),
         #[cfg(target_arch = "x86_64")]
-        Set::Avx2 => run(super::avx2::Avx2::of(isa), tiles, weight, mask, first, product, scratch, done),
+        Set::Avx2 => run(super::avx2::Avx2::of(isa), activations, weight, mask, panel, scratch, sums),
         #[cfg(target_arch = "x86_64")]
-        Set::Avx512 => run(super::avx512::Avx512::of(isa), tiles, weight, mask, first, product, scratch, done),
+        Set::Avx512 => run(super::avx512::Avx512::of(isa), activations, weight, mask, panel, scratch, sums),
         #[cfg(not(target_arch = "x86_64"))]
-        Set::Avx2 | Set::Avx512 => run(Portable, tiles, weight, mask, first, product, scratch, done),
+        Set::Avx2 | Set::Avx512 => unreachable!("{isa} on another processor"),
     }
 }
 
-#[allow(clippy::too_many_arguments)]
 fn run<K: Kernel>(
     kernel: K,
-    tiles: &Tiles,
+    activations: Activations<'_>,
     weight: Panels<'_>,
     mask: &PanelMask,
-    first_panel: usize,
-    product: &mut [Row],
+    panel: usize,
     scratch: &mut Scratch,
-    mut done: impl FnMut(usize, &mut [Row]),
+    sums: &mut [Row],
 ) {
-    let (rows, inputs) = (tiles.rows(), weight.inputs());
-    assert_eq!(tiles.inputs(), inputs, "activations and weight have not the same inputs");
-    let expected = match mask {
-        PanelMask::Dense => 0,
-        PanelMask::Weights(_) => 4 * weight.len() * inputs,
-        PanelMask::Steps(_) => 8 * weight.len() * inputs.div_ceil(64),
-    };
-    assert_eq!(mask.bytes(), expected, "the mask is of another weight");
-    if rows == 0 {
-        return;
-    }
+    let (rows, inputs) = (activations.rows(), weight.inputs());
+    assert_eq!(activations.inputs(), inputs, "activations and weight have not the same inputs");
+    assert_eq!(sums.len(), rows, "activations and sums have not the same rows");
+    assert!(mask.fits(weight.outputs(), inputs), "the mask is of another weight");
     let Scratch { masked, steps } = scratch;
-    masked.resize(PART.min(inputs), [0.0; NR]);
-    for (i, sums) in product.chunks_exact_mut(rows).enumerate() {
-        let panel = first_panel + i;
-        sums.fill([0.0; NR]);
-        for start in (0..inputs).step_by(PART) {
-            let part = start..inputs.min(start + PART);
-            let b = &weight.panel(panel)[part.clone()];
-            let masked = &mut masked[..b.len()];
-            if let PanelMask::Steps(words) = mask {
-                let words = &words[panel * inputs.div_ceil(64)..][part.start / 64..part.end.div_ceil(64)];
-                kept_steps(words, steps);
-            }
-            for (tile, (first, height)) in split(rows, K::MAX_ROWS).enumerate() {
-                let (a, sums) = (tiles.tile(first, height, part.clone()), &mut sums[first..first + height]);
-                match mask {
-                    PanelMask::Dense => kernel.dense(a, b, sums),
-                    PanelMask::Steps(_) if steps.len() == b.len() => kernel.dense(a, b, sums),
-                    PanelMask::Steps(_) => kernel.listed(a, b, steps, sums),
-                    PanelMask::Weights(masks) => {
-                        let masks = &masks[panel * inputs..][part.clone()];
-                        match tile {
-                            _ if rows < K::MERGE_BELOW => kernel.masked(a, b, masks, masked, sums),
-                            0 => kernel.masking(a, b, masks, masked, sums),
-                            _ => kernel.dense(a, masked, sums),
-                        }
+    masked.resize(PART, [0.0; NR]);
+    let tiles = split(rows, K::MAX_ROWS);
+    for start in (0..inputs).step_by(PART) {
+        let part = start..inputs.min(start + PART);
+        let b = &weight.panel(panel)[part.clone()];
+        let masked = &mut masked[..b.len()];
+        if let PanelMask::Steps(words) = mask {
+            let words = &words[panel * inputs.div_ceil(64)..][part.start / 64..part.end.div_ceil(64)];
+            kernel.kept(words, steps);
+        }
+        // What comes next lies behind; each tile asks for its share, step by step.
+        let used = if matches!(mask, PanelMask::Steps(_)) { steps.len() } else { b.len() };
+        let (next, stride) = (b.as_ptr_range().end.cast::<i8>(), size_of_val(b).div_ceil((tiles.len() * used).max(1)));
+        for (tile, (first, height)) in split(rows, K::MAX_ROWS).enumerate() {
+            let (a, sums) = (activations.tile(first, start), &mut sums[first..first + height]);
+            let ahead = Ahead { start: next.wrapping_add(tile * stride * used), stride };
+            match mask {
+                PanelMask::Dense => kernel.dense(a, b, ahead, sums),
+                PanelMask::Steps(_) if steps.len() == b.len() => kernel.dense(a, b, ahead, sums),
+                PanelMask::Steps(_) => kernel.listed(a, b, steps, ahead, sums),
+                PanelMask::Weights(masks) => {
+                    let masks = &masks[panel * inputs..][part.clone()];
+                    match tile {
+                        _ if rows < K::MERGE_BELOW => kernel.masked(a, b, masks, masked, ahead, sums),
+                        0 => kernel.masking(a, b, masks, masked, ahead, sums),
+                        _ => kernel.dense(a, masked, ahead, sums),
                     }
                 }
             }
         }
-        done(panel, sums);
     }
 }
 
@@ -150,6 +112,19 @@ mod tests {
             }
         }
         product
+    }
+
+    /// The values [rows, stride] in panels, without the end of each row, behind `stride - inputs`
+    /// rows that are not of the product.
+    fn panels_of(values: &[f32], rows: usize, inputs: usize, stride: usize) -> Vec<Row> {
+        let more = stride - inputs;
+        let mut panels = vec![[f32::NAN; NR]; inputs.div_ceil(NR) * (rows + more)];
+        for (row, values) in values.chunks(stride).enumerate() {
+            for (k, value) in values[..inputs].iter().enumerate() {
+                panels[k / NR * (rows + more) + more + row][k % NR] = *value;
+            }
+        }
+        panels
     }
 
     fn random(seed: u32) -> impl FnMut() -> f32 {
@@ -189,21 +164,18 @@ mod tests {
             let panels = Panels::new(&packed, outputs, inputs);
             let panel_mask = if kind == 0 { PanelMask::Dense } else { PanelMask::new(&mask) };
             let expected = slow(&values, rows, stride, &weight, &mask);
+            let activations = panels_of(&values, rows, inputs, stride);
             for isa in Isa::available() {
-                let (mut tiles, mut scratch) = (Tiles::default(), Scratch::default());
-                isa.pack(&values, rows, inputs, stride, &mut tiles);
-                let mut found = vec![[f32::NAN; NR]; rows * panels.len()];
-                // In two halves, as two threads would.
-                let (low, high) = found.split_at_mut(panels.len() / 2 * rows);
-                let mut called = Vec::new();
-                for (first, half) in [(0, low), (panels.len() / 2, high)] {
-                    multiply(isa, &tiles, panels, &panel_mask, first, half, &mut scratch, |panel, _| called.push(panel));
+                let mut scratch = Scratch::default();
+                let mut found = vec![[0.5; NR]; panels.len() * rows];
+                for (panel, sums) in found.chunks_mut(rows.max(1)).enumerate() {
+                    let activations = Activations::new(&activations, rows + more, inputs).of_rows(more..rows + more);
+                    multiply(isa, activations, panels, &panel_mask, panel, &mut scratch, sums);
                 }
-                prop_assert!(rows == 0 || called == (0..panels.len()).collect::<Vec<_>>());
                 for (i, expected) in expected.iter().enumerate() {
                     let (row, output) = (i / outputs, i % outputs);
-                    let found = found[output / NR * rows + row][output % NR];
-                    prop_assert!((f64::from(found) - expected).abs() < 1e-4, "{isa}: {found} {expected}");
+                    let found = f64::from(found[output / NR * rows + row][output % NR]) - 0.5;
+                    prop_assert!((found - expected).abs() < 1e-4, "{isa}: {found} {expected}");
                 }
             }
         }

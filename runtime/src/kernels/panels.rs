@@ -123,24 +123,13 @@ impl PanelMask {
         Self::Weights(weights)
     }
 
-    /// Bytes that it takes.
-    pub fn bytes(&self) -> usize {
+    /// Whether it can be of a weight of this shape.
+    pub(super) fn fits(&self, outputs: usize, inputs: usize) -> bool {
+        let panels = outputs.div_ceil(NR);
         match self {
-            Self::Dense => 0,
-            Self::Weights(words) => 4 * words.len(),
-            Self::Steps(words) => 8 * words.len(),
-        }
-    }
-}
-
-/// The kept steps of a panel, from the first to the last, as numbers.
-pub(super) fn kept_steps(words: &[u64], steps: &mut Vec<u32>) {
-    steps.clear();
-    for (i, word) in words.iter().enumerate() {
-        let mut left = *word;
-        while left != 0 {
-            steps.push((64 * i) as u32 + left.trailing_zeros());
-            left &= left - 1;
+            Self::Dense => true,
+            Self::Weights(words) => words.len() == panels * inputs,
+            Self::Steps(words) => words.len() == panels * inputs.div_ceil(64),
         }
     }
 }
@@ -192,7 +181,7 @@ mod tests {
                         PanelMask::Weights(words) => words[output / NR * inputs + k] >> (output % NR) & 1 == 1,
                         PanelMask::Steps(words) => {
                             let words = &words[output / NR * inputs.div_ceil(64)..][..inputs.div_ceil(64)];
-                            kept_steps(words, &mut steps);
+                            super::super::portable::kept(words, &mut steps);
                             steps.contains(&(k as u32))
                         }
                     };

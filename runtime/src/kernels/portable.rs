@@ -1,6 +1,6 @@
 //! The kernels in plain Rust: what every processor runs, and what the others are compared with.
 
-use super::{Kernel, NR, Row};
+use super::{Ahead, Kernel, NR, Row, Tile};
 
 /// No particular instructions.
 #[derive(Debug, Clone, Copy)]
@@ -9,25 +9,26 @@ pub(super) struct Portable;
 impl Kernel for Portable {
     const MAX_ROWS: usize = 4;
 
-    fn dense(self, a: &[f32], b: &[Row], sums: &mut [Row]) {
-        let rows = sums.len();
-        for (values, step) in a.chunks_exact(rows).zip(b) {
-            add(values, step, sums);
+    fn dense(self, a: Tile<'_>, b: &[Row], _: Ahead, sums: &mut [Row]) {
+        for (panel, steps) in b.chunks(NR).enumerate() {
+            let rows = a.panel(panel, sums.len());
+            for (k, step) in steps.iter().enumerate() {
+                add(rows, k, step, sums);
+            }
         }
     }
 
-    fn listed(self, a: &[f32], b: &[Row], steps: &[u32], sums: &mut [Row]) {
-        let rows = sums.len();
+    fn listed(self, a: Tile<'_>, b: &[Row], steps: &[u32], _: Ahead, sums: &mut [Row]) {
         for k in steps.iter().map(|k| *k as usize) {
-            add(&a[k * rows..][..rows], &b[k], sums);
+            add(a.panel(k / NR, sums.len()), k % NR, &b[k], sums);
         }
     }
 }
 
-fn add(values: &[f32], step: &Row, sums: &mut [Row]) {
-    for (value, sums) in values.iter().zip(sums) {
+fn add(rows: &[Row], k: usize, step: &Row, sums: &mut [Row]) {
+    for (row, sums) in rows.iter().zip(sums) {
         for (sum, weight) in sums.iter_mut().zip(step) {
-            *sum += value * weight;
+            *sum += row[k] * weight;
         }
     }
 }
@@ -39,6 +40,18 @@ pub(super) fn mask(b: &[Row], masks: &[u32], masked: &mut [Row]) {
             // All ones or all zeros: no branch, which the compiler vectorises.
             let keep = 0u32.wrapping_sub(mask >> j & 1);
             out[j] = f32::from_bits(step[j].to_bits() & keep);
+        }
+    }
+}
+
+/// The numbers of the set bits, from the first to the last.
+pub(super) fn kept(words: &[u64], steps: &mut Vec<u32>) {
+    steps.clear();
+    for (i, word) in words.iter().enumerate() {
+        let mut left = *word;
+        while left != 0 {
+            steps.push((64 * i) as u32 + left.trailing_zeros());
+            left &= left - 1;
         }
     }
 }

@@ -60,7 +60,7 @@ struct Task {
     golden: Vec<crate::pack::Golden>,
 }
 
-/// An engine with its base, a tokenizer, and the tasks that were added.
+/// An engine with its base, a tokenizer, and the tasks that were added. Threads may share it.
 pub struct Runner {
     engine: Box<dyn Engine>,
     base: Arc<Base>,
@@ -127,7 +127,7 @@ impl Runner {
     ///
     /// # Errors
     /// When a text cannot become tokens, or the engine fails.
-    pub fn classify(&mut self, task: TaskRef, texts: &[&str]) -> Result<Vec<Prediction>, TaskError> {
+    pub fn classify(&self, task: TaskRef, texts: &[&str]) -> Result<Vec<Prediction>, TaskError> {
         let all = self.logits(task, texts)?;
         let labels = &self.task(task)?.labels;
         Ok(all.into_iter().map(|logits| Prediction::new(labels, logits)).collect())
@@ -137,7 +137,7 @@ impl Runner {
     ///
     /// # Errors
     /// As for [`Runner::classify`].
-    pub fn check_golden(&mut self, task: TaskRef) -> Result<GoldenCheck, TaskError> {
+    pub fn check_golden(&self, task: TaskRef) -> Result<GoldenCheck, TaskError> {
         let golden = self.task(task)?.golden.clone();
         let texts: Vec<&str> = golden.iter().map(|g| g.text.as_str()).collect();
         let found = self.logits(task, &texts)?;
@@ -147,7 +147,7 @@ impl Runner {
     }
 
     /// The head's output for each text.
-    fn logits(&mut self, task: TaskRef, texts: &[&str]) -> Result<Vec<Vec<f32>>, TaskError> {
+    fn logits(&self, task: TaskRef, texts: &[&str]) -> Result<Vec<Vec<f32>>, TaskError> {
         let task = self.tasks.get(task.0).ok_or(TaskError::NoTask)?;
         let tokens = self.tokenizer.encode_batch(texts, task.text.max_tokens)?;
         let mut results = vec![Vec::new(); texts.len()];

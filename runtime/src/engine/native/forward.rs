@@ -1,291 +1,233 @@
 //! The forward pass over the tokens of a batch, without padding.
 //!
-//! What a product gives lies in panels, [panels, tokens, 32]; what norms and residuals work on lies
-//! row by row, [tokens, width].
+//! All activations lie in panels, [width / 32, tokens, 32]: that is what a product gives, what the
+//! next one reads, and what a head is that is 32 wide. So nothing is ever packed but keys.
 
-use std::sync::{Mutex, PoisonError};
+use std::cell::{Cell, RefCell};
+use std::ops::Range;
 
 use rayon::prelude::*;
 use rten_simd::{SimdOp, SimdUnaryOp};
-use rten_vecmath::{Gelu, Normalize, NormalizeOptions, Softmax, Sum, SumSquareSub};
+use rten_vecmath::Gelu;
 
+use super::attention::{HeadMemory, Spread};
+use super::budget::{Budget, Part};
 use super::model::{Layer, Linear, Model, Norm};
+use super::norm::LayerNorm;
 use crate::base::Base;
 use crate::engine::{EngineError, TokenBatch};
-use crate::kernels::{Isa, NR, PanelMask, Panels, Row, Scratch, Tiles, multiply};
-
-/// What is added to the attention score of a token that is masked out: exp() of it is 0.
-const MASKED: f32 = -1e9;
-
-/// Memory of a pass that the next one uses again.
-#[derive(Default)]
-pub(super) struct Workspace {
-    tiles: Tiles,
-    /// Products: query, key and value; context by head; what the others give.
-    projected: [Vec<Row>; 3],
-    context: Vec<f32>,
-    product: Vec<Row>,
-}
+use crate::kernels::{Activations, Isa, NR, PanelMask, Row, Scratch, multiply};
 
 /// A text's tokens within the batch.
-struct Text {
+pub(super) struct Text {
     /// Its first row.
-    first: usize,
-    length: usize,
-    /// Whether each token is attended to; empty if all are.
-    masked: Vec<bool>,
+    pub(super) first: usize,
+    pub(super) length: usize,
+    /// Whether each token is masked out; empty if none is.
+    pub(super) masked: Vec<bool>,
+}
+
+/// Rows of a norm or an embedding that are worth handing to another thread.
+const MIN_PART: usize = 8;
+
+/// What a product does besides adding the bias.
+#[derive(Clone, Copy)]
+enum Epilogue<'a> {
+    Nothing,
+    Gelu,
+    /// Adds values that lie as the product does.
+    Add(&'a [Row]),
 }
 
 /// What all parts of a pass need.
-struct Pass<'a> {
-    model: &'a Model,
-    masks: &'a [PanelMask],
-    isa: Isa,
-    /// Memory of each thread.
-    threads: &'a [Mutex<Memory>],
-    rows: usize,
-    texts: Vec<Text>,
+pub(super) struct Pass<'a> {
+    pub(super) model: &'a Model,
+    pub(super) base: &'a Base,
+    pub(super) masks: &'a [PanelMask],
+    pub(super) isa: Isa,
+    pub(super) threads: usize,
+    /// Where the time goes, if somebody wants to know.
+    pub(super) budget: Option<&'a Budget>,
 }
 
-/// Runs the encoder; the vectors are [batch, sequence, width], zeros at padding.
-pub(super) fn run(
-    model: &Model,
-    base: &Base,
-    masks: &[PanelMask],
-    isa: Isa,
-    threads: &[Mutex<Memory>],
-    batch: &TokenBatch,
-    work: &mut Workspace,
-) -> Result<Vec<f32>, EngineError> {
-    let mut texts: Vec<Text> = Vec::new();
-    let mut rows = 0;
-    for row in 0..batch.batch {
-        let length = batch.row_length(row);
-        let mask = &batch.attention_mask[row * batch.sequence..][..length];
-        let masked = if mask.contains(&0) { mask.iter().map(|m| *m == 0).collect() } else { Vec::new() };
-        texts.push(Text { first: rows, length, masked });
-        rows += length;
-    }
-    let mut x = embed(model, base, batch, &texts, rows)?;
-    let pass = Pass { model, masks, isa, threads, rows, texts };
-    norm(&model.norm, model.epsilon, &mut x);
-    for layer in &model.layers {
-        pass.layer(layer, &mut x, work);
-    }
-    let mut hidden = vec![0.0; batch.batch * batch.sequence * model.width];
-    for (text, out) in pass.texts.iter().zip(hidden.chunks_exact_mut(batch.sequence * model.width)) {
-        let values = &x[text.first * model.width..][..text.length * model.width];
-        out[..values.len()].copy_from_slice(values);
-    }
-    Ok(hidden)
+/// Memory of a pass that the next one on the same thread uses again.
+#[derive(Default)]
+struct Workspace {
+    x: Vec<Row>,
+    /// Query, key and value.
+    projected: Vec<Row>,
+    context: Vec<Row>,
+    intermediate: Vec<Row>,
+    sums: Vec<Row>,
+    spread: Spread,
 }
 
-/// Sums of token, position and segment embeddings, [tokens, width].
-fn embed(model: &Model, base: &Base, batch: &TokenBatch, texts: &[Text], rows: usize) -> Result<Vec<f32>, EngineError> {
-    let (width, (_, words), (_, positions)) =
-        (model.width, base.tensor_f32(&model.words)?, base.tensor_f32(&model.positions)?);
-    let mut x = Vec::with_capacity(rows * width);
-    for (i, text) in texts.iter().enumerate() {
-        let ids = &batch.input_ids[i * batch.sequence..][..text.length];
-        // Numbers of tokens and positions were checked against the tables.
-        for (id, position) in ids.iter().zip(positions.chunks_exact(width)) {
-            let word = &words[*id as usize * width..][..width];
-            x.extend(word.iter().zip(&model.segment).zip(position).map(|((w, s), p)| w + s + p));
-        }
-    }
-    Ok(x)
+/// Memory of a thread for a part of a pass.
+#[derive(Default)]
+pub(super) struct Memory {
+    pub(super) scratch: Scratch,
+    pub(super) head: HeadMemory,
+    pub(super) row: Vec<f32>,
+}
+
+thread_local! {
+    /// Taken while a pass runs, as a waiting thread of a pool may begin another one.
+    static WORKSPACE: Cell<Workspace> = Cell::default();
+    /// Parts never wait for each other.
+    static MEMORY: RefCell<Memory> = RefCell::default();
 }
 
 impl Pass<'_> {
-    fn layer(&self, layer: &Layer, x: &mut [f32], work: &mut Workspace) {
-        let width = self.model.width;
-        let Workspace { tiles, projected, context, product } = work;
-        self.isa.pack(x, self.rows, width, width, tiles);
-        for (linear, out) in [&layer.query, &layer.key, &layer.value].into_iter().zip(&mut *projected) {
-            self.linear(linear, tiles, out, false);
+    /// Runs the encoder; the vectors are [batch, sequence, width], zeros at padding.
+    pub(super) fn run(&self, batch: &TokenBatch) -> Result<Vec<f32>, EngineError> {
+        let mut texts: Vec<Text> = Vec::new();
+        let mut rows = 0;
+        for row in 0..batch.batch {
+            let length = batch.row_length(row);
+            let mask = &batch.attention_mask[row * batch.sequence..][..length];
+            let masked = if mask.contains(&0) { mask.iter().map(|m| *m == 0).collect() } else { Vec::new() };
+            texts.push(Text { first: rows, length, masked });
+            rows += length;
         }
-        self.attention(projected, context);
-        self.isa.pack(context, self.rows, width, width / self.model.heads, tiles);
-        self.linear(&layer.attended, tiles, product, false);
-        self.add_and_norm(product, &layer.attention_norm, x);
-        self.isa.pack(x, self.rows, width, width, tiles);
-        self.linear(&layer.intermediate, tiles, product, true);
-        self.isa.pack(product.as_flattened(), self.rows, layer.output.panels(&self.model.packed).inputs(), NR, tiles);
-        // The tiles hold what `product` held.
-        self.linear(&layer.output, tiles, product, false);
-        self.add_and_norm(product, &layer.output_norm, x);
+        let mut work = WORKSPACE.take();
+        work.x.resize(rows * self.model.width.div_ceil(NR), [0.0; NR]);
+        self.embed(batch, &texts, &mut work.x, rows)?;
+        for layer in &self.model.layers {
+            self.layer(layer, &texts, rows, &mut work);
+        }
+        let hidden = self.timed(Part::Embedding, || self.hidden(batch, &texts, &work.x, rows));
+        WORKSPACE.set(work);
+        Ok(hidden)
     }
 
-    /// A product with bias, and GELU if asked for, in panels.
-    fn linear(&self, linear: &Linear, tiles: &Tiles, out: &mut Vec<Row>, gelu: bool) {
-        let panels = linear.panels(&self.model.packed);
-        out.resize(panels.len() * self.rows, [0.0; NR]);
-        // Two parts for each thread even out what takes longer.
-        let parts = if self.threads.len() == 1 { 1 } else { 2 * self.threads.len() };
-        let part = panels.len().div_ceil(parts).max(1);
-        let mask = &self.masks[linear.index];
-        self.each(out, part * self.rows, |i, out, memory| {
-            multiply(self.isa, tiles, panels, mask, i * part, out, &mut memory.scratch, |panel, rows| {
-                let bias = &linear.bias[panel * NR..][..NR];
-                for row in &mut *rows {
-                    row.iter_mut().zip(bias).for_each(|(value, bias)| *value += bias);
+    fn layer(&self, layer: &Layer, texts: &[Text], rows: usize, work: &mut Workspace) {
+        let Workspace { x, projected, context, intermediate, sums, spread } = work;
+        let width = self.model.width;
+        let all = Activations::new(x, rows, width);
+        self.linears(&[&layer.query, &layer.key, &layer.value], all, projected, Epilogue::Nothing);
+        self.attention(projected, texts, rows, spread, context);
+        self.linears(&[&layer.attended], Activations::new(context, rows, width), sums, Epilogue::Add(x));
+        std::mem::swap(x, sums);
+        self.norm(&layer.attention_norm, x, rows);
+        self.linears(&[&layer.intermediate], Activations::new(x, rows, width), intermediate, Epilogue::Gelu);
+        let inner = Activations::new(intermediate, rows, layer.output.inputs());
+        self.linears(&[&layer.output], inner, sums, Epilogue::Add(x));
+        std::mem::swap(x, sums);
+        self.norm(&layer.output_norm, x, rows);
+    }
+
+    /// Products of the same activations with one or more weights, with their biases, one after the
+    /// other.
+    fn linears(&self, linears: &[&Linear], activations: Activations<'_>, out: &mut Vec<Row>, epilogue: Epilogue<'_>) {
+        let rows = activations.rows();
+        let panels = linears.iter().flat_map(|linear| (0..linear.panels()).map(move |panel| (*linear, panel)));
+        out.resize(linears.iter().map(|linear| linear.panels()).sum::<usize>() * rows, [0.0; NR]);
+        let parts = panels.zip(out.chunks_exact_mut(rows)).enumerate().collect();
+        self.each(parts, |(i, ((linear, panel), sums)), memory| {
+            self.timed(Part::Linears, || {
+                let bias = &linear.bias[panel];
+                match epilogue {
+                    Epilogue::Add(x) => {
+                        for (sums, x) in sums.iter_mut().zip(&x[i * rows..]) {
+                            *sums = std::array::from_fn(|j| x[j] + bias[j]);
+                        }
+                    }
+                    Epilogue::Nothing | Epilogue::Gelu => sums.fill(*bias),
                 }
-                if gelu {
-                    Gelu {}.map_mut(rows.as_flattened_mut());
+                let (weight, mask) = (linear.weight(&self.model.packed), &self.masks[linear.index]);
+                multiply(self.isa, activations, weight, mask, panel, &mut memory.scratch, sums);
+            });
+            if let Epilogue::Gelu = epilogue {
+                self.timed(Part::Gelu, || Gelu {}.map_mut(sums.as_flattened_mut()));
+            }
+        });
+    }
+
+    /// Layer norm of each row.
+    fn norm(&self, norm: &Norm, x: &mut [Row], rows: usize) {
+        let parts = by_rows(x, rows, &self.parts(rows));
+        self.each(parts, |mut panels, memory| self.timed(Part::Norms, || self.norm_rows(norm, &mut panels, memory)));
+    }
+
+    fn norm_rows(&self, norm: &Norm, panels: &mut [&mut [Row]], memory: &mut Memory) {
+        LayerNorm { norm, epsilon: self.model.epsilon, panels, row: &mut memory.row }.dispatch();
+    }
+
+    /// Norms of the sums of token, position and segment embeddings.
+    fn embed(&self, batch: &TokenBatch, texts: &[Text], x: &mut [Row], rows: usize) -> Result<(), EngineError> {
+        let Model { width, words, positions, segment, norm, .. } = self.model;
+        let ((_, words), (_, positions)) = (self.base.tensor_f32(words)?, self.base.tensor_f32(positions)?);
+        // Numbers of tokens and positions were checked against the tables.
+        let of_text = |(i, text): (usize, &Text)| {
+            let ids = &batch.input_ids[i * batch.sequence..][..text.length];
+            ids.iter().map(|id| &words[*id as usize * width..][..*width]).zip(positions.chunks_exact(*width)).collect()
+        };
+        let tokens: Vec<(&[f32], &[f32])> =
+            texts.iter().enumerate().flat_map(|text| -> Vec<_> { of_text(text) }).collect();
+        let parts = by_rows(x, rows, &self.parts(rows));
+        self.each(parts.into_iter().zip(self.parts(rows)).collect(), |(mut panels, part), memory| {
+            self.timed(Part::Embedding, || {
+                for (i, (word, position)) in tokens[part].iter().enumerate() {
+                    let values = word.chunks(NR).zip(position.chunks(NR)).zip(segment.chunks(NR));
+                    for (panel, ((word, position), segment)) in panels.iter_mut().zip(values) {
+                        let values = word.iter().zip(segment).zip(position);
+                        panel[i].iter_mut().zip(values).for_each(|(x, ((w, s), p))| *x = w + s + p);
+                    }
                 }
+                self.norm_rows(norm, &mut panels, memory);
             });
         });
+        Ok(())
     }
 
-    /// Calls a function for each part of some values, on all threads, with memory of its own.
-    fn each<T: Send>(&self, values: &mut [T], part: usize, run: impl Fn(usize, &mut [T], &mut Memory) + Sync) {
-        let with_memory = |thread: usize, i: usize, values: &mut [T]| {
-            // Only this thread ever asks for it, so nobody waits; a panic elsewhere spoils nothing.
-            let mut memory = self.threads[thread].lock().unwrap_or_else(PoisonError::into_inner);
-            run(i, values, &mut memory);
-        };
-        if self.threads.len() == 1 {
-            values.chunks_mut(part).enumerate().for_each(|(i, values)| with_memory(0, i, values));
-        } else {
-            let thread = || rayon::current_thread_index().unwrap_or(0);
-            values.par_chunks_mut(part).enumerate().for_each(|(i, values)| with_memory(thread(), i, values));
-        }
-    }
-
-    /// Softmax(query · keyᵀ / √d) · value for each head and text; `context` is [heads, tokens, d].
-    fn attention(&self, qkv: &[Vec<Row>; 3], context: &mut Vec<f32>) {
-        let d = self.model.width / self.model.heads;
-        context.resize(self.rows * self.model.width, 0.0);
-        self.each(context, self.rows * d, |head, context, memory| {
-            for text in &self.texts {
-                let out = &mut context[text.first * d..][..text.length * d];
-                self.one_attention(text, head * d, d, qkv, memory, out);
-            }
-        });
-    }
-
-    fn one_attention(
-        &self,
-        text: &Text,
-        column: usize,
-        d: usize,
-        qkv: &[Vec<Row>; 3],
-        memory: &mut Memory,
-        out: &mut [f32],
-    ) {
-        let length = text.length;
-        let Memory { scratch, tiles, gathered, packed, scores, weights, product } = memory;
-        let [mut query, mut key, mut value] = std::mem::take(gathered);
-        // Keys are a weight of `length` outputs and d inputs.
-        packed.resize(Panels::packed_len(length, d).max(Panels::packed_len(d, length)), 0.0);
-        let keys = &mut packed[..Panels::packed_len(length, d)];
-        keys.fill(0.0);
-        Panels::pack(self.head(&qkv[1], text, column, d, &mut key), length, d, keys);
-        let panels = Panels::new(keys, length, d);
-        scores.resize(panels.len() * length, [0.0; NR]);
-        self.isa.pack(self.head(&qkv[0], text, column, d, &mut query), length, d, d, tiles);
-        multiply(self.isa, tiles, panels, &PanelMask::Dense, 0, scores, scratch, |_, _| ());
-        // Weights row by row.
-        let scale = 1.0 / (d as f32).sqrt();
-        weights.resize(length * length, 0.0);
-        for (row, weights) in weights.chunks_exact_mut(length).enumerate() {
-            for (panel, part) in weights.chunks_mut(NR).enumerate() {
-                let scores = &scores[panel * length + row];
-                part.iter_mut().zip(scores).for_each(|(weight, score)| *weight = score * scale);
-            }
-            for (weight, masked) in weights.iter_mut().zip(&text.masked) {
-                *weight += if *masked { MASKED } else { 0.0 };
-            }
-            Softmax::new_mut(weights).dispatch();
-        }
-        self.isa.pack(weights, length, length, length, tiles);
-        // Values are a weight of d outputs and `length` inputs: row by row, they are its panel.
-        let values = self.head(&qkv[2], text, column, d, &mut value);
-        let panels = if d == NR {
-            Panels::new(values, d, length)
-        } else {
-            let panels = &mut packed[..Panels::packed_len(d, length)];
-            for (row, values) in values.chunks_exact(d).enumerate() {
-                for (panel, part) in values.chunks(NR).enumerate() {
-                    let step = &mut panels[(panel * length + row) * NR..][..NR];
-                    step[..part.len()].copy_from_slice(part);
-                    step[part.len()..].fill(0.0);
+    /// The vectors as the engine gives them.
+    fn hidden(&self, batch: &TokenBatch, texts: &[Text], x: &[Row], rows: usize) -> Vec<f32> {
+        let width = self.model.width;
+        let mut hidden = vec![0.0; batch.batch * batch.sequence * width];
+        for (text, out) in texts.iter().zip(hidden.chunks_exact_mut(batch.sequence * width)) {
+            for (i, out) in out.chunks_exact_mut(width).take(text.length).enumerate() {
+                for (part, panel) in out.chunks_mut(NR).zip(x.chunks_exact(rows)) {
+                    part.copy_from_slice(&panel[text.first + i][..part.len()]);
                 }
             }
-            Panels::new(panels, d, length)
-        };
-        product.resize(panels.len() * length, [0.0; NR]);
-        multiply(self.isa, tiles, panels, &PanelMask::Dense, 0, product, scratch, |_, _| ());
-        for (row, out) in out.chunks_exact_mut(d).enumerate() {
-            for (panel, part) in out.chunks_mut(NR).enumerate() {
-                part.copy_from_slice(&product[panel * length + row][..part.len()]);
-            }
         }
-        *gathered = [query, key, value];
+        hidden
     }
 
-    /// What a head has of a product for a text, [length, d]: as it lies where a head is a panel,
-    /// else gathered.
-    fn head<'a>(
-        &self,
-        panels: &'a [Row],
-        text: &Text,
-        column: usize,
-        d: usize,
-        gathered: &'a mut Vec<f32>,
-    ) -> &'a [f32] {
-        let rows = |panel: usize| &panels[panel * self.rows + text.first..][..text.length];
-        if d == NR {
-            return rows(column / NR).as_flattened();
-        }
-        gathered.resize(text.length * d, 0.0);
-        for (row, out) in gathered.chunks_exact_mut(d).enumerate() {
-            for (j, value) in out.iter_mut().enumerate() {
-                *value = rows((column + j) / NR)[row][(column + j) % NR];
-            }
-        }
-        gathered
+    /// Rows in as many parts as are worth it.
+    fn parts(&self, rows: usize) -> Vec<Range<usize>> {
+        let part = if self.threads == 1 { rows } else { rows.div_ceil(2 * self.threads).max(MIN_PART) };
+        (0..rows).step_by(part).map(|start| start..rows.min(start + part)).collect()
     }
 
-    /// x ← norm(product + x).
-    fn add_and_norm(&self, product: &[Row], with: &Norm, x: &mut [f32]) {
-        let width = self.model.width;
-        for (row, x) in x.chunks_exact_mut(width).enumerate() {
-            for (panel, part) in x.chunks_mut(NR).enumerate() {
-                let sums = &product[panel * self.rows + row];
-                part.iter_mut().zip(sums).for_each(|(x, sum)| *x += sum);
-            }
-            norm(with, self.model.epsilon, x);
+    pub(super) fn timed<R>(&self, part: Part, run: impl FnOnce() -> R) -> R {
+        match self.budget {
+            Some(budget) => budget.timed(part, run),
+            None => run(),
+        }
+    }
+
+    /// Calls a function for each of some parts, on all threads, with memory of the thread.
+    pub(super) fn each<T: Send>(&self, parts: Vec<T>, run: impl Fn(T, &mut Memory) + Sync) {
+        let run = |part| MEMORY.with_borrow_mut(|memory| run(part, memory));
+        if self.threads == 1 {
+            parts.into_iter().for_each(run);
+        } else {
+            parts.into_par_iter().for_each(run);
         }
     }
 }
 
-/// Memory of a thread.
-#[derive(Default)]
-pub(super) struct Memory {
-    scratch: Scratch,
-    /// The rest is attention's.
-    tiles: Tiles,
-    gathered: [Vec<f32>; 3],
-    packed: Vec<f32>,
-    scores: Vec<Row>,
-    weights: Vec<f32>,
-    product: Vec<Row>,
-}
-
-/// Layer norm of each row.
-fn norm(norm: &Norm, epsilon: f32, x: &mut [f32]) {
-    let width = norm.scale.len();
-    for row in x.chunks_exact_mut(width) {
-        let mean = Sum::new(row).dispatch() / width as f32;
-        let variance = SumSquareSub::new(row, mean).dispatch() / width as f32;
-        let options = NormalizeOptions {
-            pre_scale_bias: mean,
-            scale: 1.0 / (variance + epsilon).sqrt(),
-            element_scale: Some(&norm.scale),
-            element_bias: Some(&norm.bias),
-            ..Default::default()
-        };
-        Normalize::new_mut(row, options).dispatch();
+/// Cuts values in panels into parts that have some rows of every panel; the parts are all rows, one
+/// after the other.
+pub(super) fn by_rows<'a>(panels: &'a mut [Row], rows: usize, parts: &[Range<usize>]) -> Vec<Vec<&'a mut [Row]>> {
+    let mut all: Vec<Vec<&mut [Row]>> = parts.iter().map(|_| Vec::with_capacity(panels.len() / rows)).collect();
+    for mut panel in panels.chunks_exact_mut(rows) {
+        for (part, all) in parts.iter().zip(&mut all) {
+            let (these, others) = panel.split_at_mut(part.len());
+            all.push(these);
+            panel = others;
+        }
     }
+    all
 }

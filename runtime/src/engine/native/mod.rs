@@ -5,15 +5,21 @@
 //! all tasks; a task is its masks in the same order. Texts of a batch run side by side without
 //! padding: every product is over the tokens that there are.
 
+mod attention;
+mod budget;
 mod forward;
 mod model;
+mod norm;
 mod packed;
+mod pool;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use self::forward::{Memory, Workspace};
+pub use self::budget::{Budget, Part};
+use self::forward::Pass;
 use self::model::Model;
+use self::pool::Pool;
 use super::{Engine, EngineError, EngineInfo, EngineKind, EngineOptions, Hidden, TaskId, TokenBatch};
 use crate::base::Base;
 use crate::kernels::{Isa, PanelMask};
@@ -24,14 +30,10 @@ pub struct NativeEngine {
     base: Arc<Base>,
     model: Model,
     isa: Isa,
-    /// None for a single thread, which needs nobody to hand work to.
-    pool: Option<rayon::ThreadPool>,
-    /// Memory of each thread.
-    memory: Vec<Mutex<Memory>>,
+    pool: Pool,
     /// The masks of each task, in the order of the base's maskable tensors.
     tasks: BTreeMap<TaskId, Vec<PanelMask>>,
     last_task: TaskId,
-    workspace: Workspace,
 }
 
 impl NativeEngine {
@@ -45,12 +47,26 @@ impl NativeEngine {
         let model = Model::new(&base)?;
         let all = || std::thread::available_parallelism().map_or(1, usize::from);
         let threads = options.threads.unwrap_or_else(all).max(1);
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("native-{i}"));
-        let pool = (threads > 1).then(|| pool.build().map_err(unavailable)).transpose()?;
-        let memory = (0..threads).map(|_| Mutex::default()).collect();
+        let pool = Pool::new(threads).map_err(unavailable)?;
         log::debug!("native engine: {isa}, {threads} threads");
-        let (tasks, last_task, workspace) = (BTreeMap::new(), TaskId::NONE, Workspace::default());
-        Ok(NativeEngine { base, model, isa, pool, memory, tasks, last_task, workspace })
+        Ok(NativeEngine { base, model, isa, pool, tasks: BTreeMap::new(), last_task: TaskId::NONE })
+    }
+
+    /// Runs the encoder as [`Engine::encode`] does, and adds up where the time goes.
+    ///
+    /// # Errors
+    /// As for [`Engine::encode`].
+    pub fn encode_timed(&self, task: TaskId, batch: &TokenBatch, budget: &Budget) -> Result<Hidden, EngineError> {
+        self.run(task, batch, Some(budget))
+    }
+
+    fn run(&self, task: TaskId, batch: &TokenBatch, budget: Option<&Budget>) -> Result<Hidden, EngineError> {
+        let masks = self.tasks.get(&task).ok_or(EngineError::NoTask(task))?;
+        let Self { base, model, isa, pool, .. } = self;
+        batch.check(base)?;
+        let pass = Pass { model, base, masks, isa: *isa, threads: pool.threads(), budget };
+        let data = pool.run(|| pass.run(batch))?;
+        Ok(Hidden { batch: batch.batch, sequence: batch.sequence, hidden: model.width, data })
     }
 }
 
@@ -76,16 +92,8 @@ impl Engine for NativeEngine {
         self.tasks.remove(&task).map(drop).ok_or(EngineError::NoTask(task))
     }
 
-    fn encode(&mut self, task: TaskId, batch: &TokenBatch) -> Result<Hidden, EngineError> {
-        let masks = self.tasks.get(&task).ok_or(EngineError::NoTask(task))?;
-        batch.check(&self.base)?;
-        let Self { base, model, isa, pool, memory, workspace, .. } = self;
-        let mut run = || forward::run(model, base, masks, *isa, memory, batch, workspace);
-        let data = match pool {
-            Some(pool) => pool.install(run),
-            None => run(),
-        }?;
-        Ok(Hidden { batch: batch.batch, sequence: batch.sequence, hidden: self.model.width, data })
+    fn encode(&self, task: TaskId, batch: &TokenBatch) -> Result<Hidden, EngineError> {
+        self.run(task, batch, None)
     }
 }
 

@@ -3,7 +3,7 @@
 use super::packed::Packed;
 use crate::base::Base;
 use crate::engine::EngineError;
-use crate::kernels::{NR, Panels};
+use crate::kernels::{NR, Panels, Row};
 
 /// An encoder of the BERT kind (Devlin et al. 2018): post-norm layers, learned positions, exact
 /// GELU.
@@ -34,12 +34,21 @@ pub(super) struct Linear {
     outputs: usize,
     inputs: usize,
     /// One value an output, zeros up to a whole panel.
-    pub(super) bias: Vec<f32>,
+    pub(super) bias: Vec<Row>,
 }
 
 impl Linear {
-    pub(super) fn panels<'a>(&self, packed: &'a Packed) -> Panels<'a> {
+    pub(super) fn weight<'a>(&self, packed: &'a Packed) -> Panels<'a> {
         Panels::new(packed.tensor(self.index), self.outputs, self.inputs)
+    }
+
+    /// The number of panels of the weight.
+    pub(super) fn panels(&self) -> usize {
+        self.bias.len()
+    }
+
+    pub(super) fn inputs(&self) -> usize {
+        self.inputs
     }
 }
 
@@ -123,7 +132,7 @@ impl Reader<'_> {
         let (outputs, inputs) = (maskable[index].outputs, maskable[index].inputs);
         let mut bias = self.vector(&format!("{name}.bias"))?;
         bias.resize(outputs.next_multiple_of(NR), 0.0);
-        Ok(Linear { index, outputs, inputs, bias })
+        Ok(Linear { index, outputs, inputs, bias: bias.as_chunks().0.to_vec() })
     }
 
     fn layer(&self, layer: usize) -> Result<Layer, EngineError> {

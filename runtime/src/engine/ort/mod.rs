@@ -11,7 +11,7 @@ mod library;
 mod masking;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 pub use self::binding::{Binding, Bound};
 pub use self::library::environment;
@@ -31,8 +31,14 @@ use crate::pack::NamedMask;
 /// Where ONNX Runtime looks for external data when a model does not come from a file.
 const EXTERNAL_FOLDER: &str = "session.model_external_initializers_file_folder_path";
 
-/// An encoder in ONNX Runtime.
+/// An encoder in ONNX Runtime. Threads that share one take turns; ONNX Runtime itself spreads a
+/// batch over the threads that it was given.
 pub struct OrtEngine {
+    device: Device,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
     // Fields drop in this order: what refers to a session goes before it.
     tasks: BTreeMap<TaskId, Binding>,
     last_task: TaskId,
@@ -66,17 +72,18 @@ impl OrtEngine {
             .commit_from_memory(&onnx::encode(&model))
             .map_err(|e| refused(device, e))?;
         let masker = Masker::new(device, options)?;
-        Ok(OrtEngine {
-            tasks: BTreeMap::new(),
-            last_task: TaskId::NONE,
-            shared: BTreeMap::new(),
-            masker,
-            session,
-            device,
-            base,
-        })
+        let (tasks, last_task, shared) = (BTreeMap::new(), TaskId::NONE, BTreeMap::new());
+        let inner = Mutex::new(Inner { tasks, last_task, shared, masker, session, device, base });
+        Ok(OrtEngine { device, inner })
     }
 
+    /// What has exclusive access needs no turn. A panic leaves nothing half done that matters.
+    fn inner(&mut self) -> &mut Inner {
+        self.inner.get_mut().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
     /// The base's own value of a tensor, on the engine's device.
     fn shared(&mut self, name: &str) -> Result<Arc<Bound>, EngineError> {
         if let Some(value) = self.shared.get(name) {
@@ -93,12 +100,6 @@ impl OrtEngine {
         }
         self.shared.insert(name.to_owned(), Arc::clone(&value));
         Ok(value)
-    }
-}
-
-impl Engine for OrtEngine {
-    fn describe(&self) -> EngineInfo {
-        EngineInfo { engine: EngineKind::Ort(self.device).to_string(), precision: "f32".to_owned() }
     }
 
     fn load(&mut self, masks: &[NamedMask]) -> Result<TaskId, EngineError> {
@@ -119,16 +120,28 @@ impl Engine for OrtEngine {
         self.tasks.insert(task, binding);
         Ok(task)
     }
+}
 
-    fn unload(&mut self, task: TaskId) -> Result<(), EngineError> {
-        self.tasks.remove(&task).map(drop).ok_or(EngineError::NoTask(task))
+impl Engine for OrtEngine {
+    fn describe(&self) -> EngineInfo {
+        EngineInfo { engine: EngineKind::Ort(self.device).to_string(), precision: "f32".to_owned() }
     }
 
-    fn encode(&mut self, task: TaskId, batch: &TokenBatch) -> Result<Hidden, EngineError> {
-        batch.check(&self.base)?;
-        let binding = self.tasks.get_mut(&task).ok_or(EngineError::NoTask(task))?;
-        let hidden = self.base.manifest().architecture.hidden_size;
-        let data = run(&mut self.session, binding, batch, hidden).map_err(|e| failed(self.device, e))?;
+    fn load(&mut self, masks: &[NamedMask]) -> Result<TaskId, EngineError> {
+        self.inner().load(masks)
+    }
+
+    fn unload(&mut self, task: TaskId) -> Result<(), EngineError> {
+        self.inner().tasks.remove(&task).map(drop).ok_or(EngineError::NoTask(task))
+    }
+
+    fn encode(&self, task: TaskId, batch: &TokenBatch) -> Result<Hidden, EngineError> {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let Inner { tasks, session, base, .. } = &mut *inner;
+        batch.check(base)?;
+        let binding = tasks.get_mut(&task).ok_or(EngineError::NoTask(task))?;
+        let hidden = base.manifest().architecture.hidden_size;
+        let data = run(session, binding, batch, hidden).map_err(|e| failed(self.device, e))?;
         Ok(Hidden { batch: batch.batch, sequence: batch.sequence, hidden, data })
     }
 }

@@ -9,7 +9,7 @@
 mod plans;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tract_onnx::prelude::*;
 use tract_onnx::tract_core::internal::bail;
@@ -45,7 +45,7 @@ pub struct TractEngine {
     /// The graph with each task's weights as constants.
     tasks: BTreeMap<TaskId, InferenceModel>,
     last_task: TaskId,
-    plans: Plans<(TaskId, usize), Plan>,
+    plans: Mutex<Plans<(TaskId, usize), Plan>>,
 }
 
 impl TractEngine {
@@ -84,7 +84,7 @@ impl TractEngine {
             shared: BTreeMap::new(),
             tasks: BTreeMap::new(),
             last_task: TaskId::NONE,
-            plans: Plans::new(MAX_PLANS),
+            plans: Mutex::new(Plans::new(MAX_PLANS)),
         })
     }
 
@@ -106,9 +106,11 @@ impl TractEngine {
     }
 
     /// The plan for a task's texts of at most `bucket` tokens.
-    fn plan(&mut self, task: TaskId, bucket: usize) -> Result<Plan, EngineError> {
+    fn plan(&self, task: TaskId, bucket: usize) -> Result<Plan, EngineError> {
         let model = self.tasks.get(&task).ok_or(EngineError::NoTask(task))?;
-        self.plans
+        // Others wait while a plan is built; it may be theirs.
+        let mut plans = self.plans.lock().unwrap_or_else(PoisonError::into_inner);
+        plans
             .get_or_build((task, bucket), || {
                 log::debug!("building the plan of task {task} for {bucket} tokens");
                 let mut model = model.clone();
@@ -141,11 +143,11 @@ impl Engine for TractEngine {
     }
 
     fn unload(&mut self, task: TaskId) -> Result<(), EngineError> {
-        self.plans.remove(|(of, _)| *of == task);
+        self.plans.get_mut().unwrap_or_else(PoisonError::into_inner).remove(|(of, _)| *of == task);
         self.tasks.remove(&task).map(drop).ok_or(EngineError::NoTask(task))
     }
 
-    fn encode(&mut self, task: TaskId, batch: &TokenBatch) -> Result<Hidden, EngineError> {
+    fn encode(&self, task: TaskId, batch: &TokenBatch) -> Result<Hidden, EngineError> {
         batch.check(&self.base)?;
         let architecture = &self.base.manifest().architecture;
         let (hidden, limit) = (architecture.hidden_size, architecture.max_positions);

@@ -1,0 +1,113 @@
+//! Where a pass of the encoder spends its time, in the native engine and in ONNX Runtime.
+//!
+//! `bench-budget BASE REPORT` prints milliseconds a pass, summed over threads, by part. ONNX
+//! Runtime's are by operator, as its own profile says; products are sorted by whether one side is a
+//! weight. What is left of the threads' time (waiting, handing out work, the profile itself) is
+//! `other`.
+
+mod contenders;
+mod rows;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use overmask::base::Base;
+use overmask::engine::native::{Budget, NativeEngine, Part};
+use overmask::engine::{Engine, EngineOptions, TokenBatch};
+use serde_json::Value;
+
+use contenders::{Dense, batch};
+use rows::Rows;
+
+const PASSES: usize = 60;
+const WARM_UP: usize = 5;
+
+fn main() -> Result<()> {
+    let mut args = std::env::args_os().skip(1).map(PathBuf::from);
+    let (base, report) = args.next().zip(args.next()).context("usage: bench-budget BASE REPORT")?;
+    let base = Arc::new(Base::open(&base)?);
+    let mut rows = Rows::default();
+    for threads in [1, 2] {
+        for length in [16, 64, 128] {
+            let batch = batch(&[length]);
+            let theirs = of_onnx_runtime(&base, threads, &batch, &report)?;
+            let ours = of_native(&base, threads, &batch)?;
+            for part in Part::ALL.map(Part::name).into_iter().chain(["other", "all"]) {
+                let theirs = theirs.get(part).copied().unwrap_or_default();
+                rows.add(format!("{threads} thr, {length} tokens: {part}"), "ms", ours[part], Some(theirs), "");
+            }
+        }
+    }
+    rows.finish(&report)
+}
+
+/// Milliseconds a pass, by part.
+type Parts = BTreeMap<&'static str, f64>;
+
+/// Adds what no part took.
+fn complete(mut parts: Parts, threads: usize, all: f64) -> Parts {
+    let known: f64 = parts.values().sum();
+    parts.insert("other", threads as f64 * all - known);
+    parts.insert("all", threads as f64 * all);
+    parts
+}
+
+fn of_native(base: &Arc<Base>, threads: usize, batch: &TokenBatch) -> Result<Parts> {
+    let mut engine = NativeEngine::new(Arc::clone(base), &EngineOptions { threads: Some(threads) })?;
+    let task = engine.load(&[])?;
+    for _ in 0..WARM_UP {
+        engine.encode(task, batch)?;
+    }
+    let (budget, start) = (Budget::default(), Instant::now());
+    for _ in 0..PASSES {
+        engine.encode_timed(task, batch, &budget)?;
+    }
+    let all = start.elapsed().as_secs_f64() * 1e3 / PASSES as f64;
+    let parts = Part::ALL.map(|part| (part.name(), budget.spent(part).as_secs_f64() * 1e3 / PASSES as f64));
+    Ok(complete(parts.into(), threads, all))
+}
+
+fn of_onnx_runtime(base: &Base, threads: usize, batch: &TokenBatch, report: &Path) -> Result<Parts> {
+    let mut session = Dense::new(base, threads, Some(&report.with_extension("profile")))?;
+    // Its profile cannot be switched on later: the times of warming up are among the others.
+    let start = Instant::now();
+    for _ in 0..PASSES {
+        session.run(batch)?;
+    }
+    let all = start.elapsed().as_secs_f64() * 1e3 / PASSES as f64;
+    let profile = PathBuf::from(session.end_profiling()?);
+    let text = std::fs::read_to_string(&profile).with_context(|| format!("cannot read {}", profile.display()))?;
+    std::fs::remove_file(&profile)?;
+    let events: Vec<Value> = serde_json::from_str(&text)?;
+    let mut parts = Parts::new();
+    for event in events.iter().filter(|event| event["cat"] == "Node") {
+        let (name, duration) = (event["name"].as_str().unwrap_or_default(), event["dur"].as_f64().unwrap_or(0.0));
+        if name.ends_with("_kernel_time") {
+            // A kernel runs on all threads, or the others wait for it: its time is that of all.
+            let op = event["args"]["op_name"].as_str().unwrap_or_default();
+            *parts.entry(part(name, op)).or_default() += threads as f64 * duration / 1e3 / PASSES as f64;
+        }
+    }
+    Ok(complete(parts, threads, all))
+}
+
+/// The part that an operator belongs to; the base's graph names its nodes.
+fn part(node: &str, op: &str) -> &'static str {
+    match op {
+        "Gather" => "embedding",
+        "Gelu" | "BiasGelu" | "Erf" => "GELU",
+        "Softmax" => "softmax",
+        "LayerNormalization" | "SkipLayerNormalization" | "EmbedLayerNormalization" => "norms",
+        "MatMul" | "FusedMatMul" | "Gemm"
+            if node.contains("attention.scores") || node.contains("attention.context") =>
+        {
+            "attention"
+        }
+        "MatMul" | "FusedMatMul" | "Gemm" => "linears",
+        "Transpose" | "Reshape" => "attention",
+        _ => "other operators",
+    }
+}

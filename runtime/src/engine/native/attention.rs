@@ -1,0 +1,170 @@
+//! Attention: for each head and text, softmax(query · keyᵀ / √d) · value.
+
+use rten_simd::{Isa, SimdOp};
+use rten_vecmath::Softmax;
+
+use super::budget::Part;
+use super::forward::{Memory, Pass, Text, by_rows};
+use crate::kernels::{Activations, NR, PanelMask, Panels, Row, multiply};
+
+/// What is added to the attention score of a token that is masked out: exp() of it is 0.
+const MASKED: f32 = -1e9;
+
+/// Memory of a thread for a head of a text.
+#[derive(Default)]
+pub(super) struct HeadMemory {
+    keys: Vec<f32>,
+    scores: Vec<Row>,
+}
+
+/// Memory for heads that are not whole panels wide.
+#[derive(Default)]
+pub(super) struct Spread {
+    projected: Vec<Row>,
+    context: Vec<Row>,
+}
+
+impl Pass<'_> {
+    /// From query, key and value to the context, all in panels.
+    pub(super) fn attention(&self, qkv: &[Row], texts: &[Text], rows: usize, spread: &mut Spread, out: &mut Vec<Row>) {
+        let (width, heads) = (self.model.width, self.model.heads);
+        let d = width / heads;
+        let panels = width.div_ceil(NR);
+        out.resize(panels * rows, [0.0; NR]);
+        if d.is_multiple_of(NR) {
+            return self.heads(qkv, texts, rows, out);
+        }
+        // A head's columns are moved to the start of a panel, and back.
+        let of_head = d.div_ceil(NR) * NR;
+        let Spread { projected, context } = spread;
+        projected.clear();
+        projected.resize(3 * heads * of_head / NR * rows, [0.0; NR]);
+        context.resize(heads * of_head / NR * rows, [0.0; NR]);
+        for (from, to) in qkv.chunks_exact(panels * rows).zip(projected.chunks_exact_mut(context.len())) {
+            move_columns(from, to, rows, (0..width).map(|j| (j, j / d * of_head + j % d)));
+        }
+        self.heads(projected, texts, rows, context);
+        move_columns(context, out, rows, (0..width).map(|j| (j / d * of_head + j % d, j)));
+    }
+
+    /// The same for heads that start with a panel.
+    fn heads(&self, qkv: &[Row], texts: &[Text], rows: usize, out: &mut [Row]) {
+        let of_texts: Vec<_> = texts.iter().map(|text| text.first..text.first + text.length).collect();
+        let panels = out.len() / rows / self.model.heads;
+        let [query, key, value] = [0, 1, 2].map(|i| &qkv[i * out.len()..][..out.len()]);
+        let mut parts = Vec::new();
+        for (head, out) in out.chunks_exact_mut(panels * rows).enumerate() {
+            let of_head = head * panels * rows..(head + 1) * panels * rows;
+            let qkv = [&query[of_head.clone()], &key[of_head.clone()], &value[of_head]];
+            let outs = by_rows(out, rows, &of_texts);
+            parts.extend(texts.iter().zip(outs).map(|(text, out)| (qkv, text, out)));
+        }
+        self.each(parts, |(qkv, text, out), memory| self.head(qkv, text, rows, memory, out));
+    }
+
+    /// One head of a text; query, key and value are the head's panels, with the rows of all texts.
+    fn head(&self, qkv: [&[Row]; 3], text: &Text, rows: usize, memory: &mut Memory, mut out: Vec<&mut [Row]>) {
+        let [query, key, value] = qkv;
+        let Memory { scratch, row, head: HeadMemory { keys, scores }, .. } = memory;
+        let (d, length) = (self.model.width / self.model.heads, text.length);
+        let of_text = |panel: usize, values| &<[Row]>::as_ref(values)[panel * rows + text.first..][..length];
+        self.timed(Part::Attention, || {
+            // Keys become a weight of `length` outputs and d inputs.
+            keys.resize(Panels::packed_len(length, d), 0.0);
+            for (panel, steps) in keys.as_chunks_mut().0.chunks_exact_mut(d).enumerate() {
+                for (part, steps) in steps.chunks_mut(NR).enumerate() {
+                    let rows = of_text(part, key);
+                    transpose(&rows[panel * NR..], steps);
+                }
+            }
+            let panels = Panels::new(keys, length, d);
+            let query = Activations::new(query, rows, d).of_rows(text.first..text.first + length);
+            scores.clear();
+            scores.resize(panels.len() * length, [0.0; NR]);
+            for (panel, scores) in scores.chunks_exact_mut(length).enumerate() {
+                multiply(self.isa, query, panels, &PanelMask::Dense, panel, scratch, scores);
+            }
+        });
+        self.timed(Part::Softmax, || Weights { scale: 1.0 / (d as f32).sqrt(), scores, text, row }.dispatch());
+        self.timed(Part::Attention, || {
+            let weights = Activations::new(scores, length, length);
+            for (panel, out) in out.iter_mut().enumerate() {
+                // Values, row by row, are a weight of 32 outputs and `length` inputs as they lie.
+                let values = Panels::new(of_text(panel, value).as_flattened(), NR, length);
+                out.fill([0.0; NR]);
+                multiply(self.isa, weights, values, &PanelMask::Dense, 0, scratch, out);
+            }
+        });
+    }
+}
+
+/// The first 32 rows, or so many as there are, as columns; the other columns keep what they have.
+fn transpose(rows: &[Row], steps: &mut [Row]) {
+    for (j, row) in rows.iter().take(NR).enumerate() {
+        for (step, value) in steps.iter_mut().zip(row) {
+            step[j] = *value;
+        }
+    }
+}
+
+/// Moves columns of values in panels.
+fn move_columns(from: &[Row], to: &mut [Row], rows: usize, columns: impl Iterator<Item = (usize, usize)>) {
+    for (a, b) in columns {
+        for row in 0..rows {
+            to[b / NR * rows + row][b % NR] = from[a / NR * rows + row][a % NR];
+        }
+    }
+}
+
+/// Makes attention weights of scores, each row a softmax over the text's tokens.
+struct Weights<'a> {
+    scale: f32,
+    scores: &'a mut [Row],
+    text: &'a Text,
+    /// Memory for a row.
+    row: &'a mut Vec<f32>,
+}
+
+impl SimdOp for Weights<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn eval<I: Isa>(self, isa: I) {
+        let Weights { scale, scores, text: Text { length, masked, .. }, row } = self;
+        row.resize(length.div_ceil(NR) * NR, 0.0);
+        for i in 0..*length {
+            for (part, panel) in row.as_chunks_mut().0.iter_mut().zip(scores.chunks_exact(*length)) {
+                *part = panel[i].map(|score| score * scale);
+            }
+            for (score, masked) in row.iter_mut().zip(masked) {
+                *score += if *masked { MASKED } else { 0.0 };
+            }
+            Softmax::new_mut(&mut row[..*length]).eval(isa);
+            for (part, panel) in row.as_chunks().0.iter().zip(scores.chunks_exact_mut(*length)) {
+                panel[i] = *part;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_moved_and_back() {
+        // Two heads of 20 in two panels; in four when each starts with one.
+        let from: Vec<Row> = (0..6).map(|i| std::array::from_fn(|j| (100 * i + j) as f32)).collect();
+        let mut spread = vec![[0.0; NR]; 2 * 3];
+        let places = (0..40).map(|j| (j, j / 20 * 32 + j % 20));
+        move_columns(&from, &mut spread, 3, places.clone());
+        assert_eq!(spread[3 + 1][0], from[1][20]);
+        assert_eq!(spread[3 + 1][12], from[3 + 1][0]);
+        let mut back = vec![[0.0; NR]; 6];
+        move_columns(&spread, &mut back, 3, places.map(|(a, b)| (b, a)));
+        for (found, expected) in back.iter().zip(&from).take(3) {
+            assert_eq!(found, expected);
+        }
+    }
+}
