@@ -1,12 +1,8 @@
 //! Where a pass of the encoder spends its time, in the native engine and in ONNX Runtime.
 //!
-//! `bench-budget BASE REPORT` prints milliseconds a pass, summed over threads, by part. ONNX
-//! Runtime's are by operator, as its own profile says; products are sorted by whether one side is a
-//! weight. What is left of the threads' time (waiting, handing out work, the profile itself) is
-//! `other`.
-
-mod contenders;
-mod rows;
+//! Milliseconds a pass, summed over threads, by part. ONNX Runtime's are by operator, as its own
+//! profile says; attention's products are those that no weight goes into. What is left of the
+//! threads' time (waiting, handing out work, the profile itself) is `other`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -19,21 +15,21 @@ use overmask::engine::native::{Budget, NativeEngine, Part};
 use overmask::engine::{Engine, EngineOptions, TokenBatch};
 use serde_json::Value;
 
-use contenders::{Dense, batch};
-use rows::Rows;
+use crate::contenders::{Contender, OnnxRuntime, Texts};
+use crate::rows::Rows;
 
 const PASSES: usize = 60;
 const WARM_UP: usize = 5;
 
-fn main() -> Result<()> {
-    let mut args = std::env::args_os().skip(1).map(PathBuf::from);
-    let (base, report) = args.next().zip(args.next()).context("usage: bench-budget BASE REPORT")?;
-    let base = Arc::new(Base::open(&base)?);
+/// Measures both, with one and two threads.
+pub(crate) fn run(base: &Path, texts: &Path) -> Result<Rows> {
+    let base = Arc::new(Base::open(base)?);
+    let texts = Texts::read(&base, texts)?;
     let mut rows = Rows::default();
     for threads in [1, 2] {
         for length in [16, 64, 128] {
-            let batch = batch(&[length]);
-            let theirs = of_onnx_runtime(&base, threads, &batch, &report)?;
+            let batch = texts.of_length(length)?;
+            let theirs = of_onnx_runtime(&base, threads, &batch)?;
             let ours = of_native(&base, threads, &batch)?;
             for part in Part::ALL.map(Part::name).into_iter().chain(["other", "all"]) {
                 let theirs = theirs.get(part).copied().unwrap_or_default();
@@ -41,7 +37,7 @@ fn main() -> Result<()> {
             }
         }
     }
-    rows.finish(&report)
+    Ok(rows)
 }
 
 /// Milliseconds a pass, by part.
@@ -70,17 +66,17 @@ fn of_native(base: &Arc<Base>, threads: usize, batch: &TokenBatch) -> Result<Par
     Ok(complete(parts.into(), threads, all))
 }
 
-fn of_onnx_runtime(base: &Base, threads: usize, batch: &TokenBatch, report: &Path) -> Result<Parts> {
-    let mut session = Dense::new(base, threads, Some(&report.with_extension("profile")))?;
+fn of_onnx_runtime(base: &Base, threads: usize, batch: &TokenBatch) -> Result<Parts> {
+    let dir = tempfile::tempdir()?;
+    let mut session = OnnxRuntime::new(base, threads, Some(&dir.path().join("profile")))?;
     // Its profile cannot be switched on later: the times of warming up are among the others.
     let start = Instant::now();
     for _ in 0..PASSES {
-        session.run(batch)?;
+        session.pass(batch)?;
     }
     let all = start.elapsed().as_secs_f64() * 1e3 / PASSES as f64;
     let profile = PathBuf::from(session.end_profiling()?);
     let text = std::fs::read_to_string(&profile).with_context(|| format!("cannot read {}", profile.display()))?;
-    std::fs::remove_file(&profile)?;
     let events: Vec<Value> = serde_json::from_str(&text)?;
     let mut parts = Parts::new();
     for event in events.iter().filter(|event| event["cat"] == "Node") {

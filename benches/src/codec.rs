@@ -1,37 +1,32 @@
 //! How small packs are and how fast their masks are coded, beside others, in one run.
 //!
-//! `bench-codec BASE REPORT PACK...` measures the masks of each pack on one thread and prints a
-//! table; REPORT gets the same rows as JSON. Speeds are in million weights a second, the best of
-//! several passes over all masks of the pack.
-
-mod peers;
-mod rows;
+//! All on one thread. Speeds are in million weights a second, the best of several passes over all
+//! masks of the pack.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use overmask::base::{Base, Int8Tensor};
 use overmask::codec;
 use overmask::mask::{Granularity, Mask};
 use overmask::pack::{PackFile, Sizes};
 
-use rows::Rows;
+use crate::coders;
+use crate::rows::Rows;
 
 /// Passes over the masks, of which the fastest counts.
 const PASSES: usize = 7;
 
-fn main() -> Result<()> {
-    let mut args = std::env::args_os().skip(1).map(PathBuf::from);
-    let (base, report) = (args.next(), args.next());
-    let (base, report) = base.zip(report).context("usage: bench-codec BASE REPORT PACK...")?;
-    let base = Base::open(&base)?;
+/// Measures the masks of each pack.
+pub(crate) fn run(base: &Path, packs: &[PathBuf]) -> Result<Rows> {
+    let base = Base::open(base)?;
     let mut rows = Rows::default();
-    for path in args {
-        pack(&base, &path, &mut rows)?;
+    for path in packs {
+        pack(&base, path, &mut rows)?;
     }
     adversarial(&base, &mut rows)?;
-    rows.finish(&report)
+    Ok(rows)
 }
 
 /// A mask with the weights that it is for.
@@ -122,7 +117,7 @@ fn speeds(title: &str, items: &[Item<'_>], bytes: usize, weight: bool, rows: &mu
 
     let all: Vec<Vec<u8>> = items.iter().map(classes).collect();
     let coded: Vec<_> =
-        items.iter().zip(&all).map(|(item, classes)| peers::Constriction::encode(&item.mask, classes)).collect();
+        items.iter().zip(&all).map(|(item, classes)| coders::Constriction::encode(&item.mask, classes)).collect();
     let theirs = speed(&mut || {
         items.iter().zip(&coded).try_for_each(|(item, coded)| {
             ensure!(coded.decode(&classes(item)) == item.mask.as_bytes(), "constriction: a mask does not come back");

@@ -1,20 +1,53 @@
-//! What is measured: texts, and ONNX Runtime's own session of the base.
+//! Who takes part, and the texts that they run.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
+use candle_core::{DType, Device, Tensor};
+use candle_nn::VarBuilder;
+use candle_transformers::models::bert;
 use ort::session::Session;
 use ort::session::builder::GraphOptimizationLevel;
-use ort::value::Tensor;
 use overmask::base::Base;
-use overmask::engine::{self, Engine, EngineOptions, TokenBatch};
+use overmask::engine::{self, Engine, EngineOptions, TaskId, TokenBatch};
+use overmask::pack::NamedMask;
+use overmask::task::Tokenizer;
+use rten_tensor::NdTensor;
+use serde_json::Value;
 
-/// The base's own graph with all of ONNX Runtime's optimisations; it packs the constant weights as
-/// it likes.
-pub(crate) struct Dense(Session);
+/// Who runs the encoder on a batch.
+pub(crate) trait Contender {
+    /// One pass, from token numbers to vectors.
+    fn pass(&mut self, batch: &TokenBatch) -> Result<()>;
+}
 
-impl Dense {
+/// One of our engines with a task.
+pub(crate) struct Ours {
+    engine: Box<dyn Engine>,
+    task: TaskId,
+}
+
+impl Ours {
+    pub(crate) fn new(name: &str, base: &Arc<Base>, threads: usize, masks: &[NamedMask]) -> Result<Self> {
+        let mut engine = engine::start(name.parse()?, Arc::clone(base), &EngineOptions { threads: Some(threads) })?;
+        let task = engine.load(masks)?;
+        Ok(Ours { engine, task })
+    }
+}
+
+impl Contender for Ours {
+    fn pass(&mut self, batch: &TokenBatch) -> Result<()> {
+        self.engine.encode(self.task, batch)?;
+        Ok(())
+    }
+}
+
+/// ONNX Runtime on the base's own graph, with all its optimisations; it packs the constant weights
+/// as it likes.
+pub(crate) struct OnnxRuntime(Session);
+
+impl OnnxRuntime {
     /// A session; `profile` is where to write what each operator took, if anywhere.
     pub(crate) fn new(base: &Base, threads: usize, profile: Option<&Path>) -> Result<Self> {
         let builder = Session::builder(engine::ort::environment()?).map_err(plain)?;
@@ -23,13 +56,19 @@ impl Dense {
         if let Some(path) = profile {
             builder = builder.with_profiling(path).map_err(plain)?;
         }
-        Ok(Dense(builder.commit_from_file(base.model_path()).map_err(plain)?))
+        Ok(OnnxRuntime(builder.commit_from_file(base.model_path()).map_err(plain)?))
     }
 
-    /// A pass.
-    pub(crate) fn run(&mut self, batch: &TokenBatch) -> Result<()> {
+    /// Ends profiling; returns the file.
+    pub(crate) fn end_profiling(&mut self) -> Result<String> {
+        self.0.end_profiling().map_err(plain)
+    }
+}
+
+impl Contender for OnnxRuntime {
+    fn pass(&mut self, batch: &TokenBatch) -> Result<()> {
         let shape = [batch.batch, batch.sequence];
-        let tensor = |values: &Vec<i64>| Tensor::from_array((shape, values.clone())).map_err(plain);
+        let tensor = |values: &Vec<i64>| ort::value::Tensor::from_array((shape, values.clone())).map_err(plain);
         let inputs = ort::inputs![
             "input_ids" => tensor(&batch.input_ids)?,
             "attention_mask" => tensor(&batch.attention_mask)?,
@@ -39,35 +78,127 @@ impl Dense {
         ensure!(outputs.len() == 1, "not one output");
         Ok(())
     }
-
-    /// Ends profiling; returns the file.
-    pub(crate) fn end_profiling(&mut self) -> Result<String> {
-        self.0.end_profiling().map_err(plain)
-    }
 }
 
 /// Errors of `ort` hold what cannot be sent between threads.
 fn plain<R>(error: ort::Error<R>) -> anyhow::Error {
-    anyhow::anyhow!("ONNX Runtime: {error}")
+    anyhow!("ONNX Runtime: {error}")
 }
 
-/// An engine of ours.
-pub(crate) fn start(name: &str, base: &Arc<Base>, threads: usize) -> Result<Box<dyn Engine>> {
-    Ok(engine::start(name.parse()?, Arc::clone(base), &EngineOptions { threads: Some(threads) })?)
+/// rten on the same graph, with weights packed when it is loaded.
+pub(crate) struct Rten {
+    model: rten::Model,
+    options: rten::RunOptions,
 }
 
-/// Tokens of texts of these lengths, padded to the longest.
-pub(crate) fn batch(lengths: &[usize]) -> TokenBatch {
-    let sequence = lengths.iter().copied().max().unwrap_or(1);
-    let all = |value: &dyn Fn(usize, usize) -> i64| -> Vec<i64> {
-        lengths.iter().flat_map(|length| (0..sequence).map(|i| value(*length, i)).collect::<Vec<_>>()).collect()
-    };
-    TokenBatch {
-        batch: lengths.len(),
-        sequence,
-        input_ids: all(&|length, i| if i < length { 1000 + (i * 37 % 5000) as i64 } else { 0 }),
-        attention_mask: all(&|length, i| i64::from(i < length)),
-        token_type_ids: all(&|_, _| 0),
+impl Rten {
+    pub(crate) fn new(base: &Base, threads: usize) -> Result<Self> {
+        let mut options = rten::ModelOptions::with_all_ops();
+        let model = options.prepack_weights(true).load_file(base.model_path())?;
+        let pool = Arc::new(rten::ThreadPool::with_num_threads(threads));
+        Ok(Rten { model, options: rten::RunOptions::default().with_thread_pool(Some(pool)) })
+    }
+}
+
+impl Contender for Rten {
+    fn pass(&mut self, batch: &TokenBatch) -> Result<()> {
+        let fields = [
+            ("input_ids", &batch.input_ids),
+            ("attention_mask", &batch.attention_mask),
+            ("token_type_ids", &batch.token_type_ids),
+        ];
+        let shape = [batch.batch, batch.sequence];
+        let mut inputs = Vec::new();
+        for (name, values) in fields {
+            let values = NdTensor::from_data(shape, values.iter().map(|v| *v as i32).collect::<Vec<_>>());
+            inputs.push((self.model.node_id(name)?, values.into()));
+        }
+        let outputs = self.model.run(inputs, self.model.output_ids(), Some(self.options.clone()))?;
+        ensure!(outputs.len() == 1, "not one output");
+        Ok(())
+    }
+}
+
+/// candle's own BERT on the same weights. The number of its threads is that of the environment
+/// variable `RAYON_NUM_THREADS`.
+pub(crate) struct Candle(bert::BertModel);
+
+impl Candle {
+    pub(crate) fn new(base: &Base) -> Result<Self> {
+        let architecture = &base.manifest().architecture;
+        let names = base.manifest().maskable.iter().map(|tensor| tensor.name.as_str());
+        let prefix = names.filter_map(|name| name.split_once("encoder.")).map(|(prefix, _)| prefix).next();
+        let bytes = std::fs::read(base.dir().join(overmask::base::file::WEIGHTS))?;
+        let weights = VarBuilder::from_buffered_safetensors(bytes, DType::F32, &Device::Cpu)?;
+        let segments =
+            base.tensor_f32(&format!("{}embeddings.token_type_embeddings.weight", prefix.unwrap_or("")))?.0[0];
+        let config = bert::Config {
+            vocab_size: architecture.vocab_size,
+            hidden_size: architecture.hidden_size,
+            num_hidden_layers: architecture.layers,
+            num_attention_heads: architecture.heads,
+            intermediate_size: architecture.intermediate_size,
+            hidden_act: bert::HiddenAct::Gelu,
+            hidden_dropout_prob: 0.0,
+            max_position_embeddings: architecture.max_positions,
+            type_vocab_size: segments,
+            initializer_range: 0.02,
+            layer_norm_eps: architecture.layer_norm_eps,
+            pad_token_id: 0,
+            position_embedding_type: bert::PositionEmbeddingType::Absolute,
+            use_cache: false,
+            classifier_dropout: None,
+            model_type: None,
+        };
+        Ok(Candle(bert::BertModel::load(weights.pp(prefix.unwrap_or("").trim_end_matches('.')), &config)?))
+    }
+}
+
+impl Contender for Candle {
+    fn pass(&mut self, batch: &TokenBatch) -> Result<()> {
+        let shape = (batch.batch, batch.sequence);
+        let tensor = |values: &Vec<i64>| {
+            Tensor::from_vec(values.iter().map(|v| *v as u32).collect::<Vec<_>>(), shape, &Device::Cpu)
+        };
+        let (ids, segments) = (tensor(&batch.input_ids)?, tensor(&batch.token_type_ids)?);
+        self.0.forward(&ids, &segments, Some(&tensor(&batch.attention_mask)?))?;
+        Ok(())
+    }
+}
+
+/// Real texts, as tokens.
+pub(crate) struct Texts {
+    texts: Vec<String>,
+    tokenizer: Tokenizer,
+}
+
+/// Texts of the mixed batch.
+const MIXED: usize = 16;
+
+impl Texts {
+    /// The texts of a JSONL file.
+    pub(crate) fn read(base: &Base, path: &Path) -> Result<Self> {
+        let lines = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let texts = lines.lines().map(|line| -> Result<String> {
+            let value: Value = serde_json::from_str(line)?;
+            Ok(value["text"].as_str().context("a line without `text`")?.to_owned())
+        });
+        Ok(Texts { texts: texts.collect::<Result<_>>()?, tokenizer: Tokenizer::open(base)? })
+    }
+
+    /// One text of so many tokens: the first ones together, cut.
+    pub(crate) fn of_length(&self, tokens: usize) -> Result<TokenBatch> {
+        let all = self.texts.iter().take(tokens).map(String::as_str).collect::<Vec<_>>().join(" ");
+        let ids = self.tokenizer.encode(&all, tokens)?;
+        ensure!(ids.len() == tokens, "there are fewer than {tokens} tokens of text");
+        Ok(self.tokenizer.pad(&[&ids]))
+    }
+
+    /// The first texts as they are, of whatever length.
+    pub(crate) fn mixed(&self) -> Result<TokenBatch> {
+        let texts: Vec<&str> = self.texts.iter().take(MIXED).map(String::as_str).collect();
+        let ids = self.tokenizer.encode_batch(&texts, 128)?;
+        Ok(self.tokenizer.pad(&ids.iter().map(Vec::as_slice).collect::<Vec<_>>()))
     }
 }
 
@@ -75,4 +206,14 @@ pub(crate) fn batch(lengths: &[usize]) -> TokenBatch {
 pub(crate) fn median(times: &mut [f64]) -> f64 {
     times.sort_by(f64::total_cmp);
     times.get(times.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// Calls this program for a part of its work; returns what it prints.
+pub(crate) fn call_self(child: &str, args: &[&Path], environment: &[(&str, &str)]) -> Result<String> {
+    let program: PathBuf = std::env::current_exe()?;
+    let mut command = std::process::Command::new(program);
+    command.arg(child).args(args).envs(environment.iter().copied()).stderr(std::process::Stdio::inherit());
+    let output = command.output()?;
+    ensure!(output.status.success(), "`bench {child}` failed: {}", output.status);
+    Ok(String::from_utf8(output.stdout)?)
 }

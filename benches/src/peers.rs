@@ -1,77 +1,190 @@
-//! The same masks coded by a general entropy coder: the crate `constriction`.
+//! A pass of the encoder by the native engine beside its peers, on the same base, texts and
+//! threads.
+//!
+//! Everybody is measured alone (set up anew in each of three rounds: threads that a peer leaves
+//! spinning would take a core from who comes next) and interleaved (all set up, one pass each in
+//! turn: caches are shared, as in a program that does other things, too). Of the two medians the
+//! better counts, for everybody. tract computes with one thread, whatever the row.
 
-use constriction::stream::model::{DecoderModel, EncoderModel, EntropyModel};
-use constriction::stream::stack::DefaultAnsCoder;
-use constriction::stream::{Decode, Encode};
-use overmask::mask::Mask;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
 
-/// Bits of a probability, as in our coder.
-const PRECISION: usize = 16;
+use anyhow::{Context, Result};
+use overmask::base::Base;
+use overmask::engine::{Engine, EngineOptions, TaskId, TokenBatch, native::NativeEngine};
+use overmask::pack::{NamedMask, Pack};
 
-/// A bit with a known probability.
-#[derive(Clone, Copy)]
-struct Bernoulli {
-    /// The share of zero, from 1 to 65535.
-    zero: u32,
-}
+use crate::contenders::{Candle, Contender, OnnxRuntime, Ours, Rten, Texts, call_self, median};
+use crate::rows::Rows;
 
-impl EntropyModel<PRECISION> for Bernoulli {
-    type Symbol = bool;
-    type Probability = u32;
-}
+/// How this program calls itself: once for each number of threads.
+pub(crate) const CHILD: &str = "peers-with-some-threads";
 
-impl EncoderModel<PRECISION> for Bernoulli {
-    fn left_cumulative_and_probability(
-        &self,
-        symbol: impl std::borrow::Borrow<bool>,
-    ) -> Option<(u32, std::num::NonZeroU32)> {
-        let (left, share) = if *symbol.borrow() { (self.zero, (1 << PRECISION) - self.zero) } else { (0, self.zero) };
-        Some((left, std::num::NonZeroU32::new(share)?))
+/// The environment variable that says how many; candle reads it, too.
+const THREADS: &str = "RAYON_NUM_THREADS";
+
+/// Rounds of everybody alone, passes in each, and passes before that do not count.
+const ROUNDS: usize = 3;
+const PASSES: usize = 20;
+const WARM_UP: usize = 3;
+
+/// Passes of everybody in turn.
+const TURNS: usize = 51;
+
+/// Passes of each kind that show what a switch costs.
+const SWITCHES: usize = 1001;
+
+/// Measures all peers with one and two threads, and a task switch.
+pub(crate) fn run(base: &Path, texts: &Path, packs: [&Path; 3]) -> Result<Rows> {
+    let mut rows = Rows::default();
+    let out = tempfile::NamedTempFile::new()?;
+    for threads in ["1", "2"] {
+        let args = [&[out.path(), base, texts][..], &packs].concat();
+        call_self(CHILD, &args, &[(THREADS, threads)])?;
+        rows.read(out.path())?;
     }
+    let base = Arc::new(Base::open(base)?);
+    let [weight, block, _] = read(&base, packs)?;
+    switch(&base, &Texts::read(&base, texts)?.of_length(16)?, &weight, &block, &mut rows)?;
+    Ok(rows)
 }
 
-impl DecoderModel<PRECISION> for Bernoulli {
-    fn quantile_function(&self, quantile: u32) -> (bool, u32, std::num::NonZeroU32) {
-        let one = quantile >= self.zero;
-        let (left, share) = if one { (self.zero, (1 << PRECISION) - self.zero) } else { (0, self.zero) };
-        // Shares are from 1 to 65535.
-        (one, left, std::num::NonZeroU32::new(share).unwrap_or(std::num::NonZeroU32::MIN))
-    }
+fn read(base: &Base, packs: [&Path; 3]) -> Result<[Pack; 3]> {
+    let open = |path: &Path| Pack::open(path, base).with_context(|| format!("cannot read {}", path.display()));
+    let [weight, block, half] = packs;
+    Ok([open(weight)?, open(block)?, open(half)?])
 }
 
-/// A mask coded by it, with a probability for each class.
-pub(crate) struct Constriction {
-    coder: DefaultAnsCoder,
-    models: [Bernoulli; 256],
+/// Those of ours, and what is wanted of each.
+struct Task<'a> {
+    name: String,
+    masks: &'a [NamedMask],
+    is_half: bool,
+    is_weight: bool,
 }
 
-impl Constriction {
-    pub(crate) fn encode(mask: &Mask, classes: &[u8]) -> Self {
-        let bits: Vec<bool> = mask.unit_bits().iter().by_vals().collect();
-        let mut counts = [[1u64; 2]; 256];
-        for (bit, class) in bits.iter().zip(classes) {
-            counts[usize::from(*class)][usize::from(*bit)] += 1;
+/// The peers, in the order of their rows.
+const PEERS: [&str; 5] =
+    ["ONNX Runtime dense", "ONNX Runtime, weights may change", "tract", "rten, weights packed", "candle"];
+
+/// Measures everything with the number of threads that the environment names.
+pub(crate) fn child(base: &Path, texts: &Path, packs: [&Path; 3]) -> Result<Rows> {
+    let threads: usize = std::env::var(THREADS)?.parse()?;
+    let base = Arc::new(Base::open(base)?);
+    let texts = Texts::read(&base, texts)?;
+    let packs = read(&base, packs)?;
+    let tasks: Vec<Task<'_>> = packs.iter().enumerate().map(|(i, pack)| task(pack, i)).collect();
+    let mut rows = Rows::default();
+    for length in [Some(16), Some(64), Some(128), None] {
+        let batch = match length {
+            Some(length) => texts.of_length(length)?,
+            None => texts.mixed()?,
+        };
+        let medians = measure(&base, threads, &tasks, &batch)?;
+        let (ours, peers) = medians.split_at(tasks.len());
+        let real: usize = batch.attention_mask.iter().filter(|m| **m == 1).count();
+        let what = match length {
+            Some(length) => format!("{length} tokens"),
+            None => format!("{} texts, {real} tokens, {} padded", batch.batch, batch.input_ids.len()),
+        };
+        for (task, ours) in tasks.iter().zip(ours) {
+            for (peer, theirs) in PEERS.iter().zip(peers) {
+                let name = format!("{threads} thr, {what}: {}, against {peer}", task.name);
+                rows.add(name, "ms", *ours, Some(*theirs), reach(task, peer, length));
+            }
         }
-        let models = counts.map(|[zeros, ones]| Bernoulli {
-            zero: ((zeros << PRECISION) / (zeros + ones)).clamp(1, (1 << PRECISION) - 1) as u32,
-        });
-        let mut coder = DefaultAnsCoder::new();
-        for (bit, class) in bits.iter().zip(classes).rev() {
-            // Both symbols have a share, so neither is impossible.
-            let coded = coder.encode_symbol(*bit, models[usize::from(*class)]);
-            assert!(coded.is_ok());
-        }
-        Constriction { coder, models }
     }
+    Ok(rows)
+}
 
-    /// The bitmap.
-    pub(crate) fn decode(&self, classes: &[u8]) -> Vec<u8> {
-        let mut decoder = self.coder.as_decoder();
-        let mut bits = vec![0u8; classes.len().div_ceil(8)];
-        let models = classes.iter().map(|class| self.models[usize::from(*class)]);
-        for (i, bit) in decoder.decode_symbols(models).enumerate() {
-            bits[i / 8] |= u8::from(bit.unwrap_or(false)) << (i % 8);
-        }
-        bits
+fn task(pack: &Pack, index: usize) -> Task<'_> {
+    let zeros: u64 = pack.masks.iter().map(|named| named.mask.zero_weights()).sum();
+    let all: usize = pack.masks.iter().map(|named| named.mask.outputs() * named.mask.inputs()).sum();
+    let name = format!("{} {:.0} %", pack.document.granularity, 100.0 * zeros as f64 / all as f64);
+    Task { name, masks: &pack.masks, is_weight: index == 0, is_half: index == 2 }
+}
+
+/// What is wanted of a row.
+fn reach(task: &Task<'_>, peer: &str, length: Option<usize>) -> &'static str {
+    match (peer, length) {
+        ("ONNX Runtime dense", Some(_)) if task.is_weight => "<= 1.0",
+        ("ONNX Runtime dense", None) if task.is_weight => "<= 0.55",
+        ("ONNX Runtime dense", Some(64 | 128)) if task.is_half => "<= 0.70",
+        ("ONNX Runtime dense", Some(64 | 128)) => "<= 0.95",
+        ("ONNX Runtime dense", _) => "",
+        ("ONNX Runtime, weights may change", Some(16)) if task.is_weight => "<= 0.6",
+        ("ONNX Runtime, weights may change", _) => "",
+        _ => "< 1.0",
     }
+}
+
+/// The better median of each, in milliseconds: our tasks, then the peers.
+fn measure(base: &Arc<Base>, threads: usize, tasks: &[Task<'_>], batch: &TokenBatch) -> Result<Vec<f64>> {
+    let count = tasks.len() + PEERS.len();
+    let start = |i: usize| -> Result<Box<dyn Contender>> {
+        Ok(match i.checked_sub(tasks.len()) {
+            None => Box::new(Ours::new("native", base, threads, tasks[i].masks)?),
+            Some(0) => Box::new(OnnxRuntime::new(base, threads, None)?),
+            Some(1) => Box::new(Ours::new("ort:cpu", base, threads, tasks[0].masks)?),
+            Some(2) => Box::new(Ours::new("tract", base, 1, &[])?),
+            Some(3) => Box::new(Rten::new(base, threads)?),
+            Some(_) => Box::new(Candle::new(base)?),
+        })
+    };
+    let timed = |contender: &mut dyn Contender| -> Result<f64> {
+        let start = Instant::now();
+        contender.pass(batch)?;
+        Ok(start.elapsed().as_secs_f64() * 1e3)
+    };
+    let mut alone = vec![Vec::new(); count];
+    for _ in 0..ROUNDS {
+        for (i, times) in alone.iter_mut().enumerate() {
+            let mut contender = start(i)?;
+            for pass in 0..WARM_UP + PASSES {
+                let time = timed(&mut *contender)?;
+                if pass >= WARM_UP {
+                    times.push(time);
+                }
+            }
+        }
+    }
+    let mut all = (0..count).map(start).collect::<Result<Vec<_>>>()?;
+    let mut in_turn = vec![Vec::new(); count];
+    for turn in 0..WARM_UP + TURNS {
+        // Who comes first changes, and with it who comes after whom at the ends.
+        for i in (0..count).map(|i| (i + turn) % count) {
+            let time = timed(&mut *all[i])?;
+            if turn >= WARM_UP {
+                in_turn[i].push(time);
+            }
+        }
+    }
+    Ok(alone.iter_mut().zip(&mut in_turn).map(|(alone, turns)| median(alone).min(median(turns))).collect())
+}
+
+/// What it costs to take another task for each text: A, B, A, B ... less A, A, A ... and B, B, B.
+fn switch(base: &Arc<Base>, batch: &TokenBatch, a: &Pack, b: &Pack, rows: &mut Rows) -> Result<()> {
+    let mut engine = NativeEngine::new(Arc::clone(base), &EngineOptions { threads: Some(1) })?;
+    let [first, second] = [engine.load(&a.masks)?, engine.load(&b.masks)?];
+    let mut times: [Vec<f64>; 4] = Default::default();
+    let pass = |task: TaskId| -> Result<f64> {
+        let start = Instant::now();
+        engine.encode(task, batch)?;
+        Ok(start.elapsed().as_secs_f64() * 1e6)
+    };
+    // In short runs that take turns, so that a change of the machine's speed is in all of them.
+    for run in 0..SWITCHES / 10 {
+        for (kind, order) in [[first, first], [second, second], [first, second]].into_iter().enumerate() {
+            for i in 0..20 {
+                let time = pass(order[i % 2])?;
+                if run > 0 && i > 1 {
+                    times[kind.min(2) + usize::from(kind == 2 && i % 2 == 1)].push(time);
+                }
+            }
+        }
+    }
+    let [only_a, only_b, a, b] = times.map(|mut times| median(&mut times));
+    rows.add("task switch".to_owned(), "us", (a - only_a + b - only_b) / 2.0, None, "<= 20");
+    Ok(())
 }

@@ -16,9 +16,21 @@ impl Rows {
         self.0.push(json!({"name": name, "ours": ours, "peer": peer, "unit": unit, "ratio": ratio, "reach": reach}));
     }
 
+    /// Adds the rows that another process wrote.
+    pub(crate) fn read(&mut self, path: &Path) -> Result<()> {
+        let report: Value = serde_json::from_slice(&std::fs::read(path)?)?;
+        self.0.extend(report["rows"].as_array().context("no rows")?.iter().cloned());
+        Ok(())
+    }
+
     /// Prints the rows and writes them to a file.
     pub(crate) fn finish(&self, report: &Path) -> Result<()> {
         self.print();
+        self.write(report)
+    }
+
+    /// Writes the rows to a file.
+    pub(crate) fn write(&self, report: &Path) -> Result<()> {
         let text = serde_json::to_string_pretty(&json!({"rows": self.0}))?;
         std::fs::write(report, text + "\n").with_context(|| format!("cannot write {}", report.display()))
     }

@@ -22,6 +22,14 @@ pub(crate) fn as_f32(bytes: &[u8]) -> Option<&[f32]> {
     (before.is_empty() && after.is_empty() && cfg!(target_endian = "little")).then_some(values)
 }
 
+/// Sees little-endian bytes as u32 values, or `None` when the address or length does not fit.
+#[cfg(feature = "native")]
+pub(crate) fn as_u32(bytes: &[u8]) -> Option<&[u32]> {
+    // SAFETY: every bit pattern is a valid u32, and `align_to` splits at aligned addresses only.
+    let (before, values, after) = unsafe { bytes.align_to::<u32>() };
+    (before.is_empty() && after.is_empty() && cfg!(target_endian = "little")).then_some(values)
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
@@ -38,6 +46,8 @@ mod tests {
         assert_eq!(as_f32(&mapped).unwrap(), safe);
         assert_eq!(as_f32(&mapped[4..44]).unwrap(), &safe[1..11]);
         assert!(as_f32(&mapped[1..41]).is_none());
+        #[cfg(feature = "native")]
+        assert_eq!(as_u32(&mapped).unwrap()[7], safe[7].to_bits());
         assert!(as_f32(&mapped[0..5]).is_none());
     }
 }

@@ -57,21 +57,55 @@ pub(crate) fn accuracy(work: &Work) -> Result<()> {
     Ok(())
 }
 
-/// Runs a program of `benches/` on what seed 1 of the accuracy benchmark has learnt: `codec`
-/// measures how small masks and packs are and how fast they are coded, `engines` how fast they run,
-/// both beside others.
-pub(crate) fn on_packs(work: &Work, name: &str) -> Result<()> {
+/// How small masks and packs are and how fast they are coded, beside others, on what seed 1 of the
+/// accuracy benchmark has learnt.
+pub(crate) fn codec(work: &Work) -> Result<()> {
     let ready = setup::everything(work)?;
     let (dir, runs) = folders(work)?;
-    let base = work.assets().join("minilm-l6-base");
-    let mut run = ready.run(&format!("bench-{name}")).arg(base).arg(dir.join(format!("{name}.json")));
+    let mut packs = Vec::new();
     for task in &TASKS {
         for method in [Method::Mask("weight"), Method::Mask("block:32x1")] {
-            one_run(&ready, work, &runs, task, method, SEEDS[0])?;
-            run = run.arg(runs.join(format!("{}.pack", run_name(task, method, SEEDS[0]))));
+            packs.push(pack(&ready, work, &runs, task, method)?);
         }
     }
-    run.show()
+    packs.iter().fold(measure(&ready, work, "codec", &dir.join("codec.json")), Run::arg).show()
+}
+
+/// Where a pass spends its time, here and in ONNX Runtime.
+pub(crate) fn budget(work: &Work) -> Result<()> {
+    let ready = setup::everything(work)?;
+    let (dir, _) = folders(work)?;
+    let texts = learn::data(work, &TASKS[1], "test");
+    measure(&ready, work, "budget", &dir.join("budget.json")).arg(texts).show()
+}
+
+/// The native engine beside its peers, and what a device pays for it.
+pub(crate) fn peers(work: &Work) -> Result<()> {
+    let ready = setup::everything(work)?;
+    let (dir, runs) = folders(work)?;
+    let [trec, movie] = &TASKS;
+    let methods = [Method::Mask("weight"), Method::Mask("block:32x1"), Method::Half("block:32x1")];
+    let packs =
+        methods.into_iter().map(|method| pack(&ready, work, &runs, trec, method)).collect::<Result<Vec<_>>>()?;
+    // As it is shipped; other features would make other dependencies, so it has its own folder.
+    let target = work.target.join("shipped");
+    let build = "build --profile dist -p overmask --bin overmask --no-default-features --features native";
+    work.cargo().args(build).env("CARGO_TARGET_DIR", &target).show()?;
+    let program = target.join("dist").join(format!("overmask{}", std::env::consts::EXE_SUFFIX));
+    let texts = learn::data(work, movie, "test");
+    let run = measure(&ready, work, "peers", &dir.join("report.json")).arg(texts).arg(program);
+    packs.iter().fold(run, Run::arg).show()
+}
+
+/// The program of `benches/` with what all of its measurements take.
+fn measure(ready: &Ready<'_>, work: &Work, name: &str, report: &Path) -> Run {
+    ready.run("bench").arg(name).arg(report).arg(work.assets().join("minilm-l6-base"))
+}
+
+/// A pack of seed 1.
+fn pack(ready: &Ready<'_>, work: &Work, runs: &Path, task: &Task, method: Method) -> Result<PathBuf> {
+    one_run(ready, work, runs, task, method, SEEDS[0])?;
+    Ok(runs.join(format!("{}.pack", run_name(task, method, SEEDS[0]))))
 }
 
 /// Where reports go, and what this build has learnt.
@@ -83,7 +117,8 @@ fn folders(work: &Work) -> Result<(PathBuf, PathBuf)> {
 }
 
 fn run_name(task: &Task, method: Method, seed: u64) -> String {
-    format!("{}-{}-{seed}", task.name, method.name().replace(':', "-"))
+    let half = if matches!(method, Method::Half(_)) { "-half" } else { "" };
+    format!("{}-{}{half}-{seed}", task.name, method.name().replace(':', "-"))
 }
 
 /// A short name of a program's very bytes: another build may learn something else, also with

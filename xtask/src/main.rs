@@ -31,8 +31,10 @@ Commands:
                          what this build has done is not repeated (hours on a small machine)
   bench --only codec     sizes of masks and packs and the speed of coding, beside others, on
                          seed 1 of the above
-  bench --only engines   a pass of the encoder by the native engine beside ONNX Runtime, on the
-                         same
+  bench --only budget    where a pass of the encoder spends its time, in the native engine and in
+                         ONNX Runtime
+  bench --only peers     the native engine beside ONNX Runtime, tract, rten and candle, and what a
+                         device pays for it: memory, start, size
   bench --only step      the time of a training step beside PyTorch's (fetches PyTorch)
   fuzz [SECONDS [TARGET]]
                          feed made-up files to the readers: 60 seconds each, or so many
@@ -60,7 +62,9 @@ fn run(args: &[&str]) -> Result<ExitCode> {
         ["demo"] => demo::run(&work)?,
         ["test", more @ ..] => test::run(&work, more)?,
         ["bench", "--only", "accuracy"] => bench::accuracy(&work)?,
-        ["bench", "--only", name @ ("codec" | "engines")] => bench::on_packs(&work, name)?,
+        ["bench", "--only", "codec"] => bench::codec(&work)?,
+        ["bench", "--only", "budget"] => bench::budget(&work)?,
+        ["bench", "--only", "peers"] => bench::peers(&work)?,
         ["bench", "--only", "step", more @ ..] => bench::step(&work, more)?,
         ["fuzz"] => fuzz::run(&work, "60", None)?,
         ["fuzz", seconds] => fuzz::run(&work, seconds, None)?,

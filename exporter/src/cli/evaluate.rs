@@ -7,7 +7,7 @@ use anyhow::Error;
 use clap::Args;
 use overmask::base::Base;
 use overmask::cli::Verbosity;
-use overmask::engine::{EngineKind, EngineOptions};
+use overmask::engine::{self, EngineKind, EngineOptions};
 use overmask::error::ExitCode;
 use overmask::pack::Pack;
 
@@ -31,9 +31,10 @@ pub(super) struct EvaluateArgs {
     /// Labelled texts: .jsonl with `text` and `label`, or .csv or .tsv with these columns.
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
-    /// What computes: ort (the same as ort:cpu), ort:cuda, tract or native.
-    #[arg(long, default_value = "ort")]
-    engine: EngineKind,
+    /// What computes: native, ort (the same as ort:cpu), ort:cuda or tract; default: native for the
+    /// bases that it knows, else ort.
+    #[arg(long)]
+    engine: Option<EngineKind>,
     /// Threads to compute with; `tract` always takes one; default: the engine decides.
     #[arg(long, value_name = "N", value_parser = super::threads())]
     threads: Option<u16>,
@@ -51,7 +52,8 @@ pub(super) fn run(args: &EvaluateArgs, verbosity: Verbosity) -> Result<(), Error
     let pack = Pack::open(&args.pack, &base)?;
     let options = EngineOptions { threads: args.threads.map(usize::from) };
     let bar = output::bar(verbosity, dataset.len() as u64, "{wide_bar} {pos}/{len} texts, {eta} left")?;
-    let report = evaluate::evaluate(&base, pack, &dataset, args.engine, &options, &mut |done| {
+    let engine = args.engine.unwrap_or_else(|| engine::default_for(&base));
+    let report = evaluate::evaluate(&base, pack, &dataset, engine, &options, &mut |done| {
         bar.set_position(done as u64);
     });
     bar.finish_and_clear();

@@ -2,6 +2,7 @@
 //!
 //! Results go to stdout, everything else to stderr. The exit status follows [`ExitCode`].
 
+mod bench;
 pub mod help;
 mod input;
 mod inspect;
@@ -11,12 +12,14 @@ mod run;
 mod verify;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgAction, Args, CommandFactory, Parser, Subcommand};
 
 pub use self::output::{Output, describe};
-use crate::engine::{EngineKind, EngineOptions};
+use crate::base::Base;
+use crate::engine::{self, Engine, EngineError, EngineKind, EngineOptions};
 use crate::error::{ExitCode, printable};
 
 /// Runs task packs on one frozen base model.
@@ -69,6 +72,13 @@ pub enum Command {
         after_help = ExitCode::HELP
     )]
     Verify(verify::VerifyArgs),
+    /// Measure how fast a task runs here: passes, first result, task switch, memory
+    #[command(
+        before_help = "Examples:\n  overmask bench --base base/ --pack trec.pack\n  \
+                       overmask bench --base base/ --pack trec.pack --pack movie.pack --seq 32 --threads 1 --json",
+        after_help = ExitCode::HELP
+    )]
+    Bench(bench::BenchArgs),
     /// Print a completion script for a shell
     #[command(
         before_help = "Example:\n  overmask completions bash > /etc/bash_completion.d/overmask",
@@ -88,30 +98,29 @@ struct BaseArgs {
     base: PathBuf,
 }
 
-/// The engine that runs when none is named: the first of these that the build has.
-const DEFAULT_ENGINE: &str = match (cfg!(feature = "ort"), cfg!(feature = "native")) {
-    (true, _) => "ort",
-    (false, true) => "native",
-    (false, false) => "tract",
-};
-
 /// The engine that a command runs on.
 #[derive(Debug, Args)]
 struct EngineArgs {
-    /// What computes; an engine that cannot start is an error, never replaced by another
+    /// What computes; an engine that cannot start is an error, never replaced by another [default:
+    /// native for the bases that it knows, else ort]
     #[arg(
         long,
-        default_value = DEFAULT_ENGINE,
         value_parser = PossibleValuesParser::new(["native", "ort", "ort:cpu", "ort:cuda", "tract"])
             .try_map(|name| name.parse::<EngineKind>())
     )]
-    engine: EngineKind,
+    engine: Option<EngineKind>,
     /// Threads to compute with; `tract` always takes one [default: the engine decides]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
 }
 
 impl EngineArgs {
+    /// Starts the engine on a base.
+    fn start(&self, base: &Arc<Base>) -> Result<Box<dyn Engine>, EngineError> {
+        let kind = self.engine.unwrap_or_else(|| engine::default_for(base));
+        engine::start(kind, Arc::clone(base), &self.options())
+    }
+
     fn options(&self) -> EngineOptions {
         EngineOptions { threads: self.threads.map(usize::from) }
     }
@@ -146,6 +155,7 @@ fn execute(command: Command) -> anyhow::Result<()> {
         Command::Run(args) => run::run(&args, &mut out),
         Command::Inspect(args) => inspect::run(&args, &mut out),
         Command::Verify(args) => verify::run(&args, &mut out),
+        Command::Bench(args) => bench::run(&args, &mut out),
         Command::Completions(args) => help::completions(&args, Cli::command(), &mut out),
         Command::Man(args) => help::man(&args, Cli::command(), &mut out),
     }?;

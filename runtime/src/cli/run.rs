@@ -10,10 +10,9 @@ use serde::Serialize;
 
 use super::input::{Line, Lines};
 use super::output::Output;
-use super::packs::{self, TrustArgs};
+use super::packs::{self, Given, TrustArgs};
 use super::{BaseArgs, EngineArgs};
 use crate::base::Base;
-use crate::engine;
 use crate::error::{CodedError, printable};
 use crate::task::{Prediction, Runner, TaskError, TaskRef};
 
@@ -62,22 +61,22 @@ struct Task {
 }
 
 pub(super) fn run(args: &RunArgs, out: &mut Output) -> anyhow::Result<()> {
-    // Everything that can be wrong with the files is found before the engine starts.
+    // What can be wrong with the files is found before the engine starts, but for what only shows
+    // when masks are decoded.
     let base = Arc::new(Base::open(&args.base.base)?);
     let given = packs::read(&args.packs, &args.trust)?;
-    let paths: Vec<String> = given.iter().map(|given| given.path.clone()).collect();
-    let packs = given.into_iter().map(|given| given.file.decode(Some(&base))).collect::<Result<Vec<_>, _>>()?;
-    let engine = engine::start(args.engine.engine, Arc::clone(&base), &args.engine.options())?;
+    given.iter().try_for_each(|given| given.file.check_base(&base))?;
+    let engine = args.engine.start(&base)?;
     let mut runner = Runner::new(engine, base)?;
     let mut tasks = Vec::new();
-    for (pack, file) in packs.into_iter().zip(paths) {
-        let task = runner.add_pack(pack)?;
+    for Given { path: file, file: pack, .. } in given {
+        let task = runner.add_file(pack)?;
         tasks.push(Task { task, name: runner.name(task)?.to_owned(), file, labels: runner.labels(task)?.to_vec() });
     }
 
     if !args.texts.is_empty() {
         let texts: Vec<Line> = args.texts.iter().cloned().enumerate().map(|(i, text)| (i + 1, text)).collect();
-        return classify(&mut runner, &tasks, "text", &texts, args.json, out);
+        return classify(&runner, &tasks, "text", &texts, args.json, out);
     }
     let stdin = std::io::stdin();
     if stdin.is_terminal() {
@@ -89,14 +88,14 @@ pub(super) fn run(args: &RunArgs, out: &mut Output) -> anyhow::Result<()> {
         if chunk.is_empty() {
             return Ok(());
         }
-        classify(&mut runner, &tasks, "stdin, line", &chunk, args.json, out)?;
+        classify(&runner, &tasks, "stdin, line", &chunk, args.json, out)?;
         out.flush()?;
     }
 }
 
 /// Labels texts; `place` is what their numbers count.
 fn classify(
-    runner: &mut Runner,
+    runner: &Runner,
     tasks: &[Task],
     place: &str,
     lines: &[Line],

@@ -11,7 +11,6 @@ use super::EngineArgs;
 use super::output::Output;
 use super::packs::{self, Given, TrustArgs};
 use crate::base::Base;
-use crate::engine;
 use crate::error::{CodedError, ExitCode, printable};
 use crate::task::{GOLDEN_TOLERANCE, Runner};
 
@@ -68,7 +67,7 @@ pub(super) fn run(args: &VerifyArgs, out: &mut Output) -> anyhow::Result<()> {
         log::info!("computing the digests of {}", dir.display());
         base.verify()?;
         given.iter().try_for_each(|given| given.file.check_base(&base))?;
-        let engine = engine::start(args.engine.engine, Arc::clone(&base), &args.engine.options())?;
+        let engine = args.engine.start(&base)?;
         Ok(Runner::new(engine, base)?)
     };
     let mut runner = args.base.as_ref().map(start).transpose()?;

@@ -27,7 +27,7 @@ pub use kind::{Device, EngineKind, ParseEngineError};
 use crate::base::{Base, BaseError};
 use crate::error::ExitCode;
 use crate::onnx::OnnxError;
-use crate::pack::NamedMask;
+use crate::pack::{NamedMask, PackFile};
 
 /// What can go wrong in an engine.
 #[derive(Debug, thiserror::Error)]
@@ -91,6 +91,8 @@ pub struct EngineInfo {
     pub engine: String,
     /// Precision of weights and activations: `f32`.
     pub precision: String,
+    /// What computes: the instruction set of our own kernels, or the library.
+    pub kernels: String,
 }
 
 /// A task that is loaded into an engine.
@@ -132,6 +134,22 @@ pub trait Engine: Send + Sync {
     /// When a mask does not fit the base, or the engine fails.
     fn load(&mut self, masks: &[NamedMask]) -> Result<TaskId, EngineError>;
 
+    /// Makes a pack's task resident without its masks being decoded, if the engine has kept what
+    /// it made of them before. The pack must fit the base.
+    fn recall(&mut self, _pack: &PackFile) -> Option<TaskId> {
+        None
+    }
+
+    /// Keeps what was made of a pack's masks for [`Engine::recall`], in this process and others; an
+    /// engine that keeps nothing does nothing.
+    fn keep(&mut self, _task: TaskId, _pack: &PackFile) {}
+
+    /// What our own kernels do with a task's masks in products of so many rows; `None` for an
+    /// engine that has others, or a task that is not loaded.
+    fn mask_kernel(&self, _task: TaskId, _rows: usize) -> Option<&'static str> {
+        None
+    }
+
     /// Lets a task go.
     ///
     /// # Errors
@@ -152,6 +170,22 @@ pub trait Engine: Send + Sync {
 pub struct EngineOptions {
     /// Threads to compute with; without it the engine decides. `tract` computes with one.
     pub threads: Option<usize>,
+}
+
+/// The engine for a base when none is named: the first that this build has and that knows the base
+/// of `native`, `ort` on the CPU, and `tract`.
+pub fn default_for(base: &Base) -> EngineKind {
+    #[cfg(feature = "native")]
+    if native::knows(base) {
+        return EngineKind::Native;
+    }
+    let _ = base;
+    match (cfg!(feature = "ort"), cfg!(feature = "tract")) {
+        (true, _) => EngineKind::Ort(Device::Cpu),
+        (false, true) => EngineKind::Tract,
+        // Who starts it learns what is wrong.
+        (false, false) => EngineKind::Native,
+    }
 }
 
 /// Starts an engine on a base.

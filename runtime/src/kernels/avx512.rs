@@ -46,7 +46,7 @@ impl Kernel for Avx512 {
         by_rows!(masking, sums, (a, b, masks, masked, ahead), [1 2 3 4 5 6 7 8 9 10 11 12 13 14]);
     }
 
-    fn kept(self, words: &[u64], steps: &mut Vec<u32>) {
+    fn kept(self, words: &[u32], steps: &mut Vec<u32>) {
         // SAFETY: the processor has the instructions, says the type.
         unsafe { kept(words, steps) }
     }
@@ -123,15 +123,15 @@ fn masking<const R: usize>(a: Tile<'_>, b: &[Row], masks: &[u32], masked: &mut [
 
 /// The numbers of the set bits: sixteen numbers at a time are moved together.
 #[target_feature(enable = "avx512f")]
-fn kept(words: &[u64], steps: &mut Vec<u32>) {
+fn kept(words: &[u32], steps: &mut Vec<u32>) {
     const LANES: usize = 16;
     steps.clear();
     // Whole registers are stored, of which the next one overwrites what was not kept.
-    steps.resize(64 * words.len() + LANES, 0);
+    steps.resize(32 * words.len() + LANES, 0);
     let mut numbers = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     let mut found = 0;
     for word in words {
-        for part in 0..64 / LANES {
+        for part in 0..32 / LANES {
             let bits = (word >> (LANES * part)) as u16;
             let room = &mut steps[found..found + LANES];
             // SAFETY: there is room for 16 numbers.

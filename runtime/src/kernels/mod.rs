@@ -79,7 +79,7 @@ trait Kernel: Copy {
     }
 
     /// Lists the kept steps, whose bits are set.
-    fn kept(self, words: &[u64], steps: &mut Vec<u32>) {
+    fn kept(self, words: &[u32], steps: &mut Vec<u32>) {
         portable::kept(words, steps);
     }
 }

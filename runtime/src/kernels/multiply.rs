@@ -18,6 +18,27 @@ pub struct Scratch {
     steps: Vec<u32>,
 }
 
+impl Isa {
+    /// What [`multiply`] does with a mask in a product of so many rows, in a few words.
+    pub fn form(self, mask: PanelMask<'_>, rows: usize) -> &'static str {
+        let merge_below = match self.0 {
+            Set::Portable => Portable::MERGE_BELOW,
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx2 => super::avx2::Avx2::MERGE_BELOW,
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx512 => super::avx512::Avx512::MERGE_BELOW,
+            #[cfg(not(target_arch = "x86_64"))]
+            Set::Avx2 | Set::Avx512 => unreachable!("{self} on another processor"),
+        };
+        match mask {
+            PanelMask::Dense => "no mask",
+            PanelMask::Steps(_) => "kept steps",
+            PanelMask::Weights(_) if rows < merge_below => "masked multiply-adds",
+            PanelMask::Weights(_) => "masked panels",
+        }
+    }
+}
+
 /// Multiplies activations with one panel of a masked weight and adds the products to `sums`, one
 /// row for each row of the activations.
 ///
@@ -28,7 +49,7 @@ pub fn multiply(
     isa: Isa,
     activations: Activations<'_>,
     weight: Panels<'_>,
-    mask: &PanelMask,
+    mask: PanelMask<'_>,
     panel: usize,
     scratch: &mut Scratch,
     sums: &mut [Row],
@@ -48,7 +69,7 @@ fn run<K: Kernel>(
     kernel: K,
     activations: Activations<'_>,
     weight: Panels<'_>,
-    mask: &PanelMask,
+    mask: PanelMask<'_>,
     panel: usize,
     scratch: &mut Scratch,
     sums: &mut [Row],
@@ -65,7 +86,7 @@ fn run<K: Kernel>(
         let b = &weight.panel(panel)[part.clone()];
         let masked = &mut masked[..b.len()];
         if let PanelMask::Steps(words) = mask {
-            let words = &words[panel * inputs.div_ceil(64)..][part.start / 64..part.end.div_ceil(64)];
+            let words = &words[panel * inputs.div_ceil(32)..][part.start / 32..part.end.div_ceil(32)];
             kernel.kept(words, steps);
         }
         // What comes next lies behind; each tile asks for its share, step by step.
@@ -162,7 +183,8 @@ mod tests {
             let mut packed = vec![0.0; Panels::packed_len(outputs, inputs)];
             Panels::pack(&weight, outputs, inputs, &mut packed);
             let panels = Panels::new(&packed, outputs, inputs);
-            let panel_mask = if kind == 0 { PanelMask::Dense } else { PanelMask::new(&mask) };
+            let mut words = vec![0; PanelMask::packed_len(granularity, outputs, inputs)];
+            let panel_mask = if kind == 0 { PanelMask::Dense } else { PanelMask::pack(&mask, &mut words) };
             let expected = slow(&values, rows, stride, &weight, &mask);
             let activations = panels_of(&values, rows, inputs, stride);
             for isa in Isa::available() {
@@ -170,7 +192,7 @@ mod tests {
                 let mut found = vec![[0.5; NR]; panels.len() * rows];
                 for (panel, sums) in found.chunks_mut(rows.max(1)).enumerate() {
                     let activations = Activations::new(&activations, rows + more, inputs).of_rows(more..rows + more);
-                    multiply(isa, activations, panels, &panel_mask, panel, &mut scratch, sums);
+                    multiply(isa, activations, panels, panel_mask, panel, &mut scratch, sums);
                 }
                 for (i, expected) in expected.iter().enumerate() {
                     let (row, output) = (i / outputs, i % outputs);

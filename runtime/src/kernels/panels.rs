@@ -81,46 +81,58 @@ impl<'a> Panels<'a> {
 }
 
 /// A mask in the order of [`Panels`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum PanelMask {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PanelMask<'a> {
     /// Everything is kept.
     Dense,
     /// A bit for each weight: [panels, inputs], output 32·p + j of panel p is bit j.
-    Weights(Vec<u32>),
-    /// A bit for each step, where blocks are whole panels high: [panels, inputs / 64], input k is
-    /// bit k mod 64 of word k / 64; the bits after the last are 0.
-    Steps(Vec<u64>),
+    Weights(&'a [u32]),
+    /// A bit for each step, where blocks are whole panels high: [panels, inputs / 32], input k is
+    /// bit k mod 32 of word k / 32; the bits after the last are 0.
+    Steps(&'a [u32]),
 }
 
-impl PanelMask {
-    /// A mask of a weight in panel order. Blocks whose height is a multiple of [`NR`] stay blocks.
-    pub fn new(mask: &Mask) -> Self {
+impl PanelMask<'_> {
+    /// The number of words that a mask in panel order takes.
+    pub fn packed_len(granularity: Granularity, outputs: usize, inputs: usize) -> usize {
+        outputs.div_ceil(NR) * if has_steps(granularity) { inputs.div_ceil(32) } else { inputs }
+    }
+
+    /// Packs a mask; `packed` has [`Self::packed_len`] words, all 0. Blocks whose height is a
+    /// multiple of [`NR`] stay blocks and become [`PanelMask::Steps`], all others
+    /// [`PanelMask::Weights`].
+    ///
+    /// # Panics
+    /// When the length is another.
+    pub fn pack<'a>(mask: &Mask, packed: &'a mut [u32]) -> PanelMask<'a> {
         let (outputs, inputs) = (mask.outputs(), mask.inputs());
-        let panels = outputs.div_ceil(NR);
+        assert_eq!(packed.len(), Self::packed_len(mask.granularity(), outputs, inputs));
         let (rows, cols) = mask.granularity().block();
-        if mask.granularity() != Granularity::Weight && rows.is_multiple_of(NR) {
-            let words = inputs.div_ceil(64);
-            let mut steps = vec![0u64; panels * words];
-            for panel in 0..panels {
+        if has_steps(mask.granularity()) {
+            for (panel, words) in packed.chunks_exact_mut(inputs.div_ceil(32)).enumerate() {
                 for k in 0..inputs {
                     let unit = panel * NR / rows * mask.unit_cols() + k / cols;
-                    steps[panel * words + k / 64] |= u64::from(mask.unit_bits()[unit]) << (k % 64);
+                    words[k / 32] |= u32::from(mask.unit_bits()[unit]) << (k % 32);
                 }
             }
-            return Self::Steps(steps);
+            return PanelMask::packed(mask.granularity(), packed);
         }
-        let mut weights = vec![0u32; panels * inputs];
         for output in 0..outputs {
             let (panel, bit) = (output / NR, output % NR);
             let units = &mask.unit_bits()[output / rows * mask.unit_cols()..][..mask.unit_cols()];
-            let row = &mut weights[panel * inputs..][..inputs];
+            let row = &mut packed[panel * inputs..][..inputs];
             for (unit, steps) in units.iter().by_vals().zip(row.chunks_mut(cols)) {
                 for step in steps {
                     *step |= u32::from(unit) << bit;
                 }
             }
         }
-        Self::Weights(weights)
+        PanelMask::packed(mask.granularity(), packed)
+    }
+
+    /// What [`Self::pack`] has packed before.
+    pub fn packed(granularity: Granularity, packed: &[u32]) -> PanelMask<'_> {
+        if has_steps(granularity) { PanelMask::Steps(packed) } else { PanelMask::Weights(packed) }
     }
 
     /// Whether it can be of a weight of this shape.
@@ -129,9 +141,14 @@ impl PanelMask {
         match self {
             Self::Dense => true,
             Self::Weights(words) => words.len() == panels * inputs,
-            Self::Steps(words) => words.len() == panels * inputs.div_ceil(64),
+            Self::Steps(words) => words.len() == panels * inputs.div_ceil(32),
         }
     }
+}
+
+/// Whether each unit has or lacks whole steps of a panel.
+fn has_steps(granularity: Granularity) -> bool {
+    granularity != Granularity::Weight && granularity.block().0.is_multiple_of(NR)
 }
 
 #[cfg(test)]
@@ -171,7 +188,9 @@ mod tests {
             let bit = |i: usize| (i as u32).wrapping_mul(2_654_435_761).wrapping_add(seed) >> 30 != 0;
             let mask =
                 Mask::from_units(granularity, outputs, inputs, (0..all.unit_bits().len()).map(bit)).unwrap();
-            let panels = PanelMask::new(&mask);
+            let mut packed = vec![0; PanelMask::packed_len(granularity, outputs, inputs)];
+            let panels = PanelMask::pack(&mask, &mut packed);
+            prop_assert!(panels.fits(outputs, inputs));
             prop_assert_eq!(matches!(panels, PanelMask::Steps(_)), rows.is_multiple_of(32));
             let mut steps = Vec::new();
             for output in 0..outputs {
@@ -180,7 +199,7 @@ mod tests {
                         PanelMask::Dense => true,
                         PanelMask::Weights(words) => words[output / NR * inputs + k] >> (output % NR) & 1 == 1,
                         PanelMask::Steps(words) => {
-                            let words = &words[output / NR * inputs.div_ceil(64)..][..inputs.div_ceil(64)];
+                            let words = &words[output / NR * inputs.div_ceil(32)..][..inputs.div_ceil(32)];
                             super::super::portable::kept(words, &mut steps);
                             steps.contains(&(k as u32))
                         }

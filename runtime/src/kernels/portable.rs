@@ -45,12 +45,12 @@ pub(super) fn mask(b: &[Row], masks: &[u32], masked: &mut [Row]) {
 }
 
 /// The numbers of the set bits, from the first to the last.
-pub(super) fn kept(words: &[u64], steps: &mut Vec<u32>) {
+pub(super) fn kept(words: &[u32], steps: &mut Vec<u32>) {
     steps.clear();
     for (i, word) in words.iter().enumerate() {
         let mut left = *word;
         while left != 0 {
-            steps.push((64 * i) as u32 + left.trailing_zeros());
+            steps.push((32 * i) as u32 + left.trailing_zeros());
             left &= left - 1;
         }
     }

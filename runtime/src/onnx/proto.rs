@@ -247,7 +247,7 @@ attribute_from!(Vec<i64>, INTS, ints);
 #[derive(Clone, PartialEq, Message)]
 pub struct TensorProto {
     /// Shape.
-    #[prost(int64, repeated, tag = "1")]
+    #[prost(int64, repeated, packed = "false", tag = "1")]
     pub dims: Vec<i64>,
     /// See [`data_type`].
     #[prost(int32, tag = "2")]

@@ -115,17 +115,29 @@ impl PackFile {
     /// # Errors
     /// When the pack was made for another base, a mask is damaged, or a base is needed.
     pub fn decode(self, base: Option<&Base>) -> Result<Pack, PackError> {
+        let masks = self.masks(base)?;
+        let (document, head, golden) = self.without_masks();
+        Ok(Pack { document, masks, head, golden })
+    }
+
+    /// What a task has besides its masks.
+    pub(crate) fn without_masks(self) -> (PackDocument, Head, Vec<Golden>) {
+        let PackFile { document, head, golden, .. } = self;
+        (PackDocument { masks: Vec::new(), golden: Vec::new(), ..document }, head, golden)
+    }
+
+    /// The masks alone, decoded; otherwise as [`PackFile::decode`].
+    ///
+    /// # Errors
+    /// The same.
+    pub fn masks(&self, base: Option<&Base>) -> Result<Vec<NamedMask>, PackError> {
         base.map_or(Ok(()), |base| self.check_base(base))?;
         let coded: Vec<_> = self.coded_masks().collect();
-        let masks: Result<Vec<NamedMask>, PackError> = coded
-            .into_par_iter()
-            .map(|(entry, offset, bytes)| {
-                let mask = self.decode_mask(entry, offset, bytes, base)?;
-                Ok(NamedMask { tensor: entry.tensor.clone(), mask })
-            })
-            .collect();
-        let (masks, PackFile { document, head, golden, .. }) = (masks?, self);
-        Ok(Pack { document: PackDocument { masks: Vec::new(), golden: Vec::new(), ..document }, masks, head, golden })
+        let decoded = coded.into_par_iter().map(|(entry, offset, bytes)| {
+            let mask = self.decode_mask(entry, offset, bytes, base)?;
+            Ok(NamedMask { tensor: entry.tensor.clone(), mask })
+        });
+        decoded.collect()
     }
 
     /// Every coded mask: its entry, its first byte in the tensor `mask`, and its bytes.

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::{TaskError, Tokenizer, head};
 use crate::base::Base;
-use crate::engine::{Engine, EngineInfo, TaskId};
-use crate::pack::{Head, Pack, Pooling, TextSettings};
+use crate::engine::{Engine, EngineInfo, Hidden, TaskId, TokenBatch};
+use crate::pack::{Golden, Head, Pack, PackDocument, PackFile, Pooling, TextSettings};
 
 /// Texts in a batch, at most.
 const MAX_BATCH: usize = 32;
@@ -57,7 +57,7 @@ struct Task {
     labels: Vec<String>,
     text: TextSettings,
     head: Head,
-    golden: Vec<crate::pack::Golden>,
+    golden: Vec<Golden>,
 }
 
 /// An engine with its base, a tokenizer, and the tasks that were added. Threads may share it.
@@ -85,9 +85,31 @@ impl Runner {
     pub fn add_pack(&mut self, pack: Pack) -> Result<TaskRef, TaskError> {
         pack.check_base(&self.base)?;
         let id = self.engine.load(&pack.masks)?;
-        let Pack { document, head, golden, .. } = pack;
+        Ok(self.add(id, pack.document, pack.head, pack.golden))
+    }
+
+    /// The same for a pack whose masks are still coded: what the engine has kept of it from before
+    /// is not decoded again.
+    ///
+    /// # Errors
+    /// As for [`Runner::add_pack`], and when a mask is damaged.
+    pub fn add_file(&mut self, file: PackFile) -> Result<TaskRef, TaskError> {
+        file.check_base(&self.base)?;
+        let id = match self.engine.recall(&file) {
+            Some(id) => id,
+            None => {
+                let id = self.engine.load(&file.masks(Some(&self.base))?)?;
+                self.engine.keep(id, &file);
+                id
+            }
+        };
+        let (document, head, golden) = file.without_masks();
+        Ok(self.add(id, document, head, golden))
+    }
+
+    fn add(&mut self, id: TaskId, document: PackDocument, head: Head, golden: Vec<Golden>) -> TaskRef {
         self.tasks.push(Task { id, name: document.name, labels: document.labels, text: document.text, head, golden });
-        Ok(TaskRef(self.tasks.len() - 1))
+        TaskRef(self.tasks.len() - 1)
     }
 
     /// The base.
@@ -98,6 +120,27 @@ impl Runner {
     /// The engine and its precision.
     pub fn describe(&self) -> EngineInfo {
         self.engine.describe()
+    }
+
+    /// The base's tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// Runs the encoder alone on tokens, with a task's weights.
+    ///
+    /// # Errors
+    /// When the task is not of this runner, the batch does not fit the base, or the engine fails.
+    pub fn encode(&self, task: TaskRef, batch: &TokenBatch) -> Result<Hidden, TaskError> {
+        Ok(self.engine.encode(self.task(task)?.id, batch)?)
+    }
+
+    /// [`Engine::mask_kernel`] of a task.
+    ///
+    /// # Errors
+    /// When the task is not of this runner.
+    pub fn kernel(&self, task: TaskRef, rows: usize) -> Result<Option<&'static str>, TaskError> {
+        Ok(self.engine.mask_kernel(self.task(task)?.id, rows))
     }
 
     /// The name of a task.

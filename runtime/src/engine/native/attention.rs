@@ -82,7 +82,7 @@ impl Pass<'_> {
             scores.clear();
             scores.resize(panels.len() * length, [0.0; NR]);
             for (panel, scores) in scores.chunks_exact_mut(length).enumerate() {
-                multiply(self.isa, query, panels, &PanelMask::Dense, panel, scratch, scores);
+                multiply(self.isa, query, panels, PanelMask::Dense, panel, scratch, scores);
             }
         });
         self.timed(Part::Softmax, || Weights { scale: 1.0 / (d as f32).sqrt(), scores, text, row }.dispatch());
@@ -92,7 +92,7 @@ impl Pass<'_> {
                 // Values, row by row, are a weight of 32 outputs and `length` inputs as they lie.
                 let values = Panels::new(of_text(panel, value).as_flattened(), NR, length);
                 out.fill([0.0; NR]);
-                multiply(self.isa, weights, values, &PanelMask::Dense, 0, scratch, out);
+                multiply(self.isa, weights, values, PanelMask::Dense, 0, scratch, out);
             }
         });
     }

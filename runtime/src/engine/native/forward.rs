@@ -12,11 +12,12 @@ use rten_vecmath::Gelu;
 
 use super::attention::{HeadMemory, Spread};
 use super::budget::{Budget, Part};
+use super::masks::TaskMasks;
 use super::model::{Layer, Linear, Model, Norm};
 use super::norm::LayerNorm;
 use crate::base::Base;
 use crate::engine::{EngineError, TokenBatch};
-use crate::kernels::{Activations, Isa, NR, PanelMask, Row, Scratch, multiply};
+use crate::kernels::{Activations, Isa, NR, Row, Scratch, multiply};
 
 /// A text's tokens within the batch.
 pub(super) struct Text {
@@ -43,7 +44,7 @@ enum Epilogue<'a> {
 pub(super) struct Pass<'a> {
     pub(super) model: &'a Model,
     pub(super) base: &'a Base,
-    pub(super) masks: &'a [PanelMask],
+    pub(super) masks: &'a TaskMasks,
     pub(super) isa: Isa,
     pub(super) threads: usize,
     /// Where the time goes, if somebody wants to know.
@@ -134,7 +135,7 @@ impl Pass<'_> {
                     }
                     Epilogue::Nothing | Epilogue::Gelu => sums.fill(*bias),
                 }
-                let (weight, mask) = (linear.weight(&self.model.packed), &self.masks[linear.index]);
+                let (weight, mask) = (linear.weight(&self.model.packed), self.masks.of(linear.index));
                 multiply(self.isa, activations, weight, mask, panel, &mut memory.scratch, sums);
             });
             if let Epilogue::Gelu = epilogue {

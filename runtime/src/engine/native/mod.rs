@@ -7,23 +7,27 @@
 
 mod attention;
 mod budget;
+mod derived;
 mod forward;
+mod masks;
 mod model;
 mod norm;
 mod packed;
 mod pool;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 pub use self::budget::{Budget, Part};
 use self::forward::Pass;
+use self::masks::TaskMasks;
 use self::model::Model;
 use self::pool::Pool;
 use super::{Engine, EngineError, EngineInfo, EngineKind, EngineOptions, Hidden, TaskId, TokenBatch};
 use crate::base::Base;
 use crate::kernels::{Isa, PanelMask};
-use crate::pack::NamedMask;
+use crate::pack::{NamedMask, PackFile};
 
 /// An encoder on our own kernels.
 pub struct NativeEngine {
@@ -31,9 +35,10 @@ pub struct NativeEngine {
     model: Model,
     isa: Isa,
     pool: Pool,
-    /// The masks of each task, in the order of the base's maskable tensors.
-    tasks: BTreeMap<TaskId, Vec<PanelMask>>,
+    tasks: BTreeMap<TaskId, TaskMasks>,
     last_task: TaskId,
+    /// Where derived files are, if they are kept.
+    directory: Option<PathBuf>,
 }
 
 impl NativeEngine {
@@ -44,12 +49,13 @@ impl NativeEngine {
     /// that `OVERMASK_ISA` names.
     pub fn new(base: Arc<Base>, options: &EngineOptions) -> Result<Self, EngineError> {
         let isa = Isa::choose().map_err(unavailable)?;
-        let model = Model::new(&base)?;
+        let directory = derived::directory();
+        let model = Model::new(&base, directory.as_deref())?;
         let all = || std::thread::available_parallelism().map_or(1, usize::from);
         let threads = options.threads.unwrap_or_else(all).max(1);
         let pool = Pool::new(threads).map_err(unavailable)?;
         log::debug!("native engine: {isa}, {threads} threads");
-        Ok(NativeEngine { base, model, isa, pool, tasks: BTreeMap::new(), last_task: TaskId::NONE })
+        Ok(NativeEngine { base, model, isa, pool, tasks: BTreeMap::new(), last_task: TaskId::NONE, directory })
     }
 
     /// Runs the encoder as [`Engine::encode`] does, and adds up where the time goes.
@@ -58,6 +64,12 @@ impl NativeEngine {
     /// As for [`Engine::encode`].
     pub fn encode_timed(&self, task: TaskId, batch: &TokenBatch, budget: &Budget) -> Result<Hidden, EngineError> {
         self.run(task, batch, Some(budget))
+    }
+
+    fn add(&mut self, masks: TaskMasks) -> TaskId {
+        let task = self.last_task.bump();
+        self.tasks.insert(task, masks);
+        task
     }
 
     fn run(&self, task: TaskId, batch: &TokenBatch, budget: Option<&Budget>) -> Result<Hidden, EngineError> {
@@ -72,20 +84,35 @@ impl NativeEngine {
 
 impl Engine for NativeEngine {
     fn describe(&self) -> EngineInfo {
-        EngineInfo { engine: EngineKind::Native.to_string(), precision: "f32".to_owned() }
+        EngineInfo {
+            engine: EngineKind::Native.to_string(),
+            precision: "f32".to_owned(),
+            kernels: self.isa.to_string(),
+        }
     }
 
     fn load(&mut self, masks: &[NamedMask]) -> Result<TaskId, EngineError> {
         super::check_masks(&self.base, masks)?;
-        let of_tensor = |name: &str| masks.iter().find(|named| named.tensor == name);
-        let tensors = &self.base.manifest().maskable;
-        let panels = tensors.iter().map(|tensor| match of_tensor(&tensor.name) {
-            Some(named) => PanelMask::new(&named.mask),
-            None => PanelMask::Dense,
-        });
-        let task = self.last_task.bump();
-        self.tasks.insert(task, panels.collect());
-        Ok(task)
+        Ok(self.add(TaskMasks::new(&self.base, masks)))
+    }
+
+    fn recall(&mut self, pack: &PackFile) -> Option<TaskId> {
+        let masks = TaskMasks::recall(&self.base, self.model.packed.key(), self.directory.as_deref(), pack)?;
+        Some(self.add(masks))
+    }
+
+    fn keep(&mut self, task: TaskId, pack: &PackFile) {
+        if let Some(masks) = self.tasks.get_mut(&task) {
+            masks.keep(self.model.packed.key(), self.directory.as_deref(), pack);
+        }
+    }
+
+    fn mask_kernel(&self, task: TaskId, rows: usize) -> Option<&'static str> {
+        let masks = self.tasks.get(&task)?;
+        // All masks of a task are of one granularity; some tensors may have none.
+        let tensors = 0..self.base.manifest().maskable.len();
+        let mask = tensors.map(|index| masks.of(index)).find(|mask| *mask != PanelMask::Dense);
+        Some(self.isa.form(mask.unwrap_or(PanelMask::Dense), rows))
     }
 
     fn unload(&mut self, task: TaskId) -> Result<(), EngineError> {
@@ -95,6 +122,11 @@ impl Engine for NativeEngine {
     fn encode(&self, task: TaskId, batch: &TokenBatch) -> Result<Hidden, EngineError> {
         self.run(task, batch, None)
     }
+}
+
+/// Whether this engine runs a base's encoder.
+pub fn knows(base: &Base) -> bool {
+    model::prefix(base).is_ok()
 }
 
 fn unavailable(error: impl std::fmt::Display) -> EngineError {

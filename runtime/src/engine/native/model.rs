@@ -1,5 +1,7 @@
 //! A base's weights as the forward pass reads them.
 
+use std::path::Path;
+
 use super::packed::Packed;
 use crate::base::Base;
 use crate::engine::EngineError;
@@ -72,22 +74,13 @@ impl Model {
     ///
     /// # Errors
     /// When the base is of another kind.
-    pub(super) fn new(base: &Base) -> Result<Self, EngineError> {
+    pub(super) fn new(base: &Base, directory: Option<&Path>) -> Result<Self, EngineError> {
         let architecture = &base.manifest().architecture;
-        let other = |reason: String| {
+        let prefix = prefix(base).map_err(|reason| {
             super::unavailable(format!("{reason}; the engines `ort` and `tract` run any encoder: take --engine ort"))
-        };
-        if architecture.family != "bert" {
-            return Err(other(format!("the base is of the family `{}`, not `bert`", architecture.family)));
-        }
-        let names = base.manifest().maskable.iter().map(|tensor| tensor.name.as_str());
-        let prefix = names.clone().find_map(|name| name.strip_suffix(FIRST));
-        let prefix = prefix.ok_or_else(|| other(format!("the base has no maskable tensor `{FIRST}`")))?;
+        })?;
         let read = Reader { base, prefix };
         let layers = (0..architecture.layers).map(|layer| read.layer(layer)).collect::<Result<Vec<_>, _>>()?;
-        if 6 * layers.len() != names.count() {
-            return Err(other("the base has maskable tensors that are no part of a BERT layer".to_owned()));
-        }
         let width = architecture.hidden_size;
         let mut segment = read.vector("embeddings.token_type_embeddings.weight")?;
         segment.truncate(width);
@@ -100,9 +93,25 @@ impl Model {
             segment,
             norm: read.norm("embeddings.LayerNorm")?,
             layers,
-            packed: Packed::open(base)?,
+            packed: Packed::open(base, directory)?,
         })
     }
+}
+
+/// What the names of an encoder's tensors start with, or why it is of no kind that this engine
+/// knows.
+pub(super) fn prefix(base: &Base) -> Result<&str, String> {
+    let (architecture, maskable) = (&base.manifest().architecture, &base.manifest().maskable);
+    if architecture.family != "bert" {
+        return Err(format!("the base is of the family `{}`, not `bert`", architecture.family));
+    }
+    let prefix = maskable.iter().find_map(|tensor| tensor.name.strip_suffix(FIRST));
+    let prefix = prefix.ok_or_else(|| format!("the base has no maskable tensor `{FIRST}`"))?;
+    // Query, key, value, attention output, intermediate and output of each layer.
+    if 6 * architecture.layers != maskable.len() {
+        return Err("the base has maskable tensors that are no part of a BERT layer".to_owned());
+    }
+    Ok(prefix)
 }
 
 /// Reads tensors whose names have a prefix.

@@ -124,7 +124,11 @@ impl Inner {
 
 impl Engine for OrtEngine {
     fn describe(&self) -> EngineInfo {
-        EngineInfo { engine: EngineKind::Ort(self.device).to_string(), precision: "f32".to_owned() }
+        EngineInfo {
+            engine: EngineKind::Ort(self.device).to_string(),
+            precision: "f32".to_owned(),
+            kernels: "ONNX Runtime".to_owned(),
+        }
     }
 
     fn load(&mut self, masks: &[NamedMask]) -> Result<TaskId, EngineError> {

@@ -125,7 +125,7 @@ impl TractEngine {
 
 impl Engine for TractEngine {
     fn describe(&self) -> EngineInfo {
-        EngineInfo { engine: EngineKind::Tract.to_string(), precision: "f32".to_owned() }
+        EngineInfo { engine: EngineKind::Tract.to_string(), precision: "f32".to_owned(), kernels: "tract".to_owned() }
     }
 
     fn load(&mut self, masks: &[NamedMask]) -> Result<TaskId, EngineError> {

@@ -1,0 +1,44 @@
+//! Measurements beside others, in one run each. `cargo xtask bench` makes what they need and calls
+//! them; each prints a table and writes the same rows as JSON.
+
+mod budget;
+mod codec;
+mod coders;
+mod contenders;
+mod device;
+mod peers;
+mod rows;
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+
+const USAGE: &str = "\
+usage: bench codec REPORT BASE PACK...
+       bench budget REPORT BASE TEXTS
+       bench peers REPORT BASE TEXTS PROGRAM WEIGHT-PACK BLOCK-PACK HALF-PACK
+
+TEXTS is a JSONL file of texts, PROGRAM the `overmask` that is shipped; the last two packs are of
+32x1 blocks, with few zeros and with half of them.";
+
+fn main() -> Result<()> {
+    let args: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
+    let (name, args) = args.split_first().map_or((None, &args[..]), |(name, args)| (name.to_str(), args));
+    match (name, args) {
+        (Some("codec"), [report, base, packs @ ..]) if !packs.is_empty() => codec::run(base, packs)?.finish(report),
+        (Some("budget"), [report, base, texts]) => budget::run(base, texts)?.finish(report),
+        (Some("peers"), [report, base, texts, program, packs @ ..]) => {
+            let [weight, block, half] = packs else { bail!(USAGE) };
+            let mut rows = peers::run(base, texts, [weight, block, half])?;
+            device::run(base, program, weight, block, &mut rows)?;
+            rows.finish(report)
+        }
+        // The program calls itself, as how many threads some peers take is a matter of a process.
+        (Some(peers::CHILD), [out, base, texts, packs @ ..]) => {
+            let [weight, block, half] = packs else { bail!(USAGE) };
+            peers::child(base, texts, [weight, block, half])?.write(out)
+        }
+        (Some(device::CHILD), args) => device::child(args),
+        _ => bail!(USAGE),
+    }
+}
