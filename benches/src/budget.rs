@@ -27,13 +27,13 @@ pub(crate) fn run(base: &Path, texts: &Path) -> Result<Rows> {
     let texts = Texts::read(&base, texts)?;
     let mut rows = Rows::default();
     for threads in [1, 2] {
-        for length in [16, 64, 128] {
-            let batch = texts.of_length(length)?;
+        for length in [Some(16), Some(64), Some(128), None] {
+            let (what, batch) = texts.batch(length)?;
             let theirs = of_onnx_runtime(&base, threads, &batch)?;
             let ours = of_native(&base, threads, &batch)?;
             for part in Part::ALL.map(Part::name).into_iter().chain(["other", "all"]) {
                 let theirs = theirs.get(part).copied().unwrap_or_default();
-                rows.add(format!("{threads} thr, {length} tokens: {part}"), "ms", ours[part], Some(theirs), "");
+                rows.add(format!("{threads} thr, {what}: {part}"), "ms", ours[part], Some(theirs), "");
             }
         }
     }
@@ -84,26 +84,22 @@ fn of_onnx_runtime(base: &Base, threads: usize, batch: &TokenBatch) -> Result<Pa
         if name.ends_with("_kernel_time") {
             // A kernel runs on all threads, or the others wait for it: its time is that of all.
             let op = event["args"]["op_name"].as_str().unwrap_or_default();
-            *parts.entry(part(name, op)).or_default() += threads as f64 * duration / 1e3 / PASSES as f64;
+            *parts.entry(part(op)).or_default() += threads as f64 * duration / 1e3 / PASSES as f64;
         }
     }
     Ok(complete(parts, threads, all))
 }
 
-/// The part that an operator belongs to; the base's graph names its nodes.
-fn part(node: &str, op: &str) -> &'static str {
+/// The part that an operator belongs to. In the base's graph, products with weights are `Gemm`, and
+/// those of attention `MatMul`.
+fn part(op: &str) -> &'static str {
     match op {
         "Gather" => "embedding",
+        "Gemm" => "linears",
         "Gelu" | "BiasGelu" | "Erf" => "GELU",
+        "MatMul" | "FusedMatMul" | "Transpose" | "Reshape" => "attention",
         "Softmax" => "softmax",
         "LayerNormalization" | "SkipLayerNormalization" | "EmbedLayerNormalization" => "norms",
-        "MatMul" | "FusedMatMul" | "Gemm"
-            if node.contains("attention.scores") || node.contains("attention.context") =>
-        {
-            "attention"
-        }
-        "MatMul" | "FusedMatMul" | "Gemm" => "linears",
-        "Transpose" | "Reshape" => "attention",
         _ => "other operators",
     }
 }

@@ -3,14 +3,15 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 use candle_transformers::models::bert;
 use ort::session::Session;
 use ort::session::builder::GraphOptimizationLevel;
-use overmask::base::Base;
+use overmask::base::{Base, file};
 use overmask::engine::{self, Engine, EngineOptions, TaskId, TokenBatch};
+use overmask::onnx::proto::{GraphProto, NodeProto};
 use overmask::pack::NamedMask;
 use overmask::task::Tokenizer;
 use rten_tensor::NdTensor;
@@ -93,11 +94,57 @@ pub(crate) struct Rten {
 
 impl Rten {
     pub(crate) fn new(base: &Base, threads: usize) -> Result<Self> {
+        // It takes external data only under some names.
+        const NAME: &str = "weights.data";
+        let mut model = overmask::onnx::read_model(&base.model_path())?;
+        let graph = model.graph.as_mut().context("the model has no graph")?;
+        matmuls(base, graph)?;
+        for entry in graph.initializer.iter_mut().flat_map(|tensor| &mut tensor.external_data) {
+            if entry.key == "location" {
+                entry.value = NAME.to_owned();
+            }
+        }
         let mut options = rten::ModelOptions::with_all_ops();
-        let model = options.prepack_weights(true).load_file(base.model_path())?;
+        options.prepack_weights(true).external_data(NAME, std::fs::read(base.dir().join(file::WEIGHTS))?);
+        let model = options.load(overmask::onnx::encode(&model))?;
         let pool = Arc::new(rten::ThreadPool::with_num_threads(threads));
         Ok(Rten { model, options: rten::RunOptions::default().with_thread_pool(Some(pool)) })
     }
+}
+
+/// Makes `MatMul` and `Add` of every `Gemm` with a transposed weight: rten packs weights of the
+/// former only.
+fn matmuls(base: &Base, graph: &mut GraphProto) -> Result<()> {
+    let mut nodes = Vec::new();
+    for mut node in std::mem::take(&mut graph.node) {
+        if node.op_type != "Gemm" {
+            nodes.push(node);
+            continue;
+        }
+        let [_, weight, bias] = &node.input[..] else { bail!("a `Gemm` without bias") };
+        let initializer = graph.initializer.iter_mut().find(|tensor| tensor.name == *weight);
+        let initializer = initializer.with_context(|| format!("`{weight}` is no initializer"))?;
+        let (shape, values) = base.tensor_f32(weight)?;
+        let transposed = (0..shape[1]).flat_map(|k| (0..shape[0]).map(move |j| values[j * shape[1] + k]));
+        initializer.raw_data = transposed.flat_map(f32::to_le_bytes).collect();
+        initializer.dims.reverse();
+        initializer.external_data.clear();
+        initializer.data_location = 0;
+        let (product, output) = (format!("{}/product", node.output[0]), node.output[0].clone());
+        let add = NodeProto {
+            op_type: "Add".to_owned(),
+            input: vec![product.clone(), bias.clone()],
+            output: vec![output],
+            ..Default::default()
+        };
+        node.op_type = "MatMul".to_owned();
+        node.input.truncate(2);
+        node.output = vec![product];
+        node.attribute.clear();
+        nodes.extend([node, add]);
+    }
+    graph.node = nodes;
+    Ok(())
 }
 
 impl Contender for Rten {
@@ -128,10 +175,10 @@ impl Candle {
         let architecture = &base.manifest().architecture;
         let names = base.manifest().maskable.iter().map(|tensor| tensor.name.as_str());
         let prefix = names.filter_map(|name| name.split_once("encoder.")).map(|(prefix, _)| prefix).next();
-        let bytes = std::fs::read(base.dir().join(overmask::base::file::WEIGHTS))?;
+        let prefix = prefix.unwrap_or_default();
+        let bytes = std::fs::read(base.dir().join(file::WEIGHTS))?;
         let weights = VarBuilder::from_buffered_safetensors(bytes, DType::F32, &Device::Cpu)?;
-        let segments =
-            base.tensor_f32(&format!("{}embeddings.token_type_embeddings.weight", prefix.unwrap_or("")))?.0[0];
+        let segments = base.tensor_f32(&format!("{prefix}embeddings.token_type_embeddings.weight"))?.0[0];
         let config = bert::Config {
             vocab_size: architecture.vocab_size,
             hidden_size: architecture.hidden_size,
@@ -150,7 +197,8 @@ impl Candle {
             classifier_dropout: None,
             model_type: None,
         };
-        Ok(Candle(bert::BertModel::load(weights.pp(prefix.unwrap_or("").trim_end_matches('.')), &config)?))
+        let weights = if prefix.is_empty() { weights } else { weights.pp(prefix.trim_end_matches('.')) };
+        Ok(Candle(bert::BertModel::load(weights, &config)?))
     }
 }
 
@@ -186,19 +234,20 @@ impl Texts {
         Ok(Texts { texts: texts.collect::<Result<_>>()?, tokenizer: Tokenizer::open(base)? })
     }
 
-    /// One text of so many tokens: the first ones together, cut.
-    pub(crate) fn of_length(&self, tokens: usize) -> Result<TokenBatch> {
+    /// One text of so many tokens, the first ones together and cut; or the first texts as they are,
+    /// of whatever length. With words for a row.
+    pub(crate) fn batch(&self, tokens: Option<usize>) -> Result<(String, TokenBatch)> {
+        let Some(tokens) = tokens else {
+            let texts: Vec<&str> = self.texts.iter().take(MIXED).map(String::as_str).collect();
+            let ids = self.tokenizer.encode_batch(&texts, 128)?;
+            let batch = self.tokenizer.pad(&ids.iter().map(Vec::as_slice).collect::<Vec<_>>());
+            let real: usize = ids.iter().map(Vec::len).sum();
+            return Ok((format!("{MIXED} texts, {real} tokens, {} padded", batch.input_ids.len()), batch));
+        };
         let all = self.texts.iter().take(tokens).map(String::as_str).collect::<Vec<_>>().join(" ");
         let ids = self.tokenizer.encode(&all, tokens)?;
         ensure!(ids.len() == tokens, "there are fewer than {tokens} tokens of text");
-        Ok(self.tokenizer.pad(&[&ids]))
-    }
-
-    /// The first texts as they are, of whatever length.
-    pub(crate) fn mixed(&self) -> Result<TokenBatch> {
-        let texts: Vec<&str> = self.texts.iter().take(MIXED).map(String::as_str).collect();
-        let ids = self.tokenizer.encode_batch(&texts, 128)?;
-        Ok(self.tokenizer.pad(&ids.iter().map(Vec::as_slice).collect::<Vec<_>>()))
+        Ok((format!("{tokens} tokens"), self.tokenizer.pad(&[&ids])))
     }
 }
 

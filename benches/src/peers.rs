@@ -46,7 +46,7 @@ pub(crate) fn run(base: &Path, texts: &Path, packs: [&Path; 3]) -> Result<Rows> 
     }
     let base = Arc::new(Base::open(base)?);
     let [weight, block, _] = read(&base, packs)?;
-    switch(&base, &Texts::read(&base, texts)?.of_length(16)?, &weight, &block, &mut rows)?;
+    switch(&base, &Texts::read(&base, texts)?.batch(Some(16))?.1, &weight, &block, &mut rows)?;
     Ok(rows)
 }
 
@@ -77,17 +77,9 @@ pub(crate) fn child(base: &Path, texts: &Path, packs: [&Path; 3]) -> Result<Rows
     let tasks: Vec<Task<'_>> = packs.iter().enumerate().map(|(i, pack)| task(pack, i)).collect();
     let mut rows = Rows::default();
     for length in [Some(16), Some(64), Some(128), None] {
-        let batch = match length {
-            Some(length) => texts.of_length(length)?,
-            None => texts.mixed()?,
-        };
+        let (what, batch) = texts.batch(length)?;
         let medians = measure(&base, threads, &tasks, &batch)?;
         let (ours, peers) = medians.split_at(tasks.len());
-        let real: usize = batch.attention_mask.iter().filter(|m| **m == 1).count();
-        let what = match length {
-            Some(length) => format!("{length} tokens"),
-            None => format!("{} texts, {real} tokens, {} padded", batch.batch, batch.input_ids.len()),
-        };
         for (task, ours) in tasks.iter().zip(ours) {
             for (peer, theirs) in PEERS.iter().zip(peers) {
                 let name = format!("{threads} thr, {what}: {}, against {peer}", task.name);

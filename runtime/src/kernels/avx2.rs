@@ -8,7 +8,7 @@ use std::arch::x86_64::{
 };
 
 use super::isa::Set;
-use super::{Ahead, Isa, Kernel, NR, Row, Tile, by_rows};
+use super::{Isa, Kernel, NR, Part, Row, by_rows};
 
 /// That the processor has AVX2 and FMA. Only [`Avx2::of`] makes one.
 #[derive(Debug, Clone, Copy)]
@@ -26,12 +26,12 @@ impl Avx2 {
 impl Kernel for Avx2 {
     const MAX_ROWS: usize = 6;
 
-    fn dense(self, a: Tile<'_>, b: &[Row], ahead: Ahead, sums: &mut [Row]) {
-        by_rows!(dense, sums, (a, b, ahead), [1 2 3 4 5 6]);
+    fn dense(self, part: Part<'_>, sums: &mut [Row]) {
+        by_rows!(dense, sums, (part), [1 2 3 4 5 6]);
     }
 
-    fn listed(self, a: Tile<'_>, b: &[Row], steps: &[u32], ahead: Ahead, sums: &mut [Row]) {
-        by_rows!(listed, sums, (a, b, steps, ahead), [1 2 3 4 5 6]);
+    fn listed(self, part: Part<'_>, steps: &[u32], sums: &mut [Row]) {
+        by_rows!(listed, sums, (part, steps), [1 2 3 4 5 6]);
     }
 }
 
@@ -39,9 +39,9 @@ impl Kernel for Avx2 {
 type Sums<const R: usize> = [[__m256; 2]; R];
 
 #[target_feature(enable = "avx2,fma")]
-fn dense<const R: usize>(a: Tile<'_>, b: &[Row], ahead: Ahead, sums: &mut [Row]) {
+fn dense<const R: usize>(Part { a, b, bias, ahead }: Part<'_>, sums: &mut [Row]) {
     for half in [0, NR / 2] {
-        let (mut all, mut next) = (load::<R>(sums, half), ahead.start);
+        let (mut all, mut next) = (load::<R>(bias, sums, half), ahead.start);
         for (panel, steps) in b.chunks(NR).enumerate() {
             let rows = a.panel(panel, R);
             for (k, step) in (0..NR).zip(steps) {
@@ -57,9 +57,9 @@ fn dense<const R: usize>(a: Tile<'_>, b: &[Row], ahead: Ahead, sums: &mut [Row])
 }
 
 #[target_feature(enable = "avx2,fma")]
-fn listed<const R: usize>(a: Tile<'_>, b: &[Row], steps: &[u32], ahead: Ahead, sums: &mut [Row]) {
+fn listed<const R: usize>(Part { a, b, bias, ahead }: Part<'_>, steps: &[u32], sums: &mut [Row]) {
     for half in [0, NR / 2] {
-        let (mut all, mut next) = (load::<R>(sums, half), ahead.start);
+        let (mut all, mut next) = (load::<R>(bias, sums, half), ahead.start);
         for k in steps.iter().map(|k| *k as usize) {
             if half == 0 {
                 next = prefetch(next, ahead.stride);
@@ -91,7 +91,10 @@ fn add<const R: usize>(all: &mut Sums<R>, rows: &[Row], k: usize, [low, high]: [
 
 #[target_feature(enable = "avx2,fma")]
 #[inline]
-fn load<const R: usize>(sums: &[Row], half: usize) -> Sums<R> {
+fn load<const R: usize>(bias: Option<&Row>, sums: &[Row], half: usize) -> Sums<R> {
+    if let Some(bias) = bias {
+        return [load_half(bias, half); R];
+    }
     let mut all = [[_mm256_setzero_ps(); 2]; R];
     for (all, row) in all.iter_mut().zip(sums) {
         *all = load_half(row, half);

@@ -9,7 +9,7 @@ use std::arch::x86_64::{
 };
 
 use super::isa::Set;
-use super::{Ahead, Isa, Kernel, NR, Row, Tile, by_rows};
+use super::{Isa, Kernel, NR, Part, Row, by_rows};
 
 /// That the processor has AVX-512F. Only [`Avx512::of`] makes one.
 #[derive(Debug, Clone, Copy)]
@@ -30,20 +30,20 @@ impl Kernel for Avx512 {
     // Merging costs each tile a little, masking a panel costs a pass over it.
     const MERGE_BELOW: usize = 64;
 
-    fn dense(self, a: Tile<'_>, b: &[Row], ahead: Ahead, sums: &mut [Row]) {
-        by_rows!(dense, sums, (a, b, ahead), [1 2 3 4 5 6 7 8 9 10 11 12 13 14]);
+    fn dense(self, part: Part<'_>, sums: &mut [Row]) {
+        by_rows!(dense, sums, (part), [1 2 3 4 5 6 7 8 9 10 11 12 13 14]);
     }
 
-    fn listed(self, a: Tile<'_>, b: &[Row], steps: &[u32], ahead: Ahead, sums: &mut [Row]) {
-        by_rows!(listed, sums, (a, b, steps, ahead), [1 2 3 4 5 6 7 8 9 10 11 12 13 14]);
+    fn listed(self, part: Part<'_>, steps: &[u32], sums: &mut [Row]) {
+        by_rows!(listed, sums, (part, steps), [1 2 3 4 5 6 7 8 9 10 11 12 13 14]);
     }
 
-    fn masked(self, a: Tile<'_>, b: &[Row], masks: &[u32], _: &mut [Row], ahead: Ahead, sums: &mut [Row]) {
-        by_rows!(masked, sums, (a, b, masks, ahead), [1 2 3 4 5 6 7 8 9 10 11 12 13 14]);
+    fn masked(self, part: Part<'_>, masks: &[u32], _: &mut [Row], sums: &mut [Row]) {
+        by_rows!(masked, sums, (part, masks), [1 2 3 4 5 6 7 8 9 10 11 12 13 14]);
     }
 
-    fn masking(self, a: Tile<'_>, b: &[Row], masks: &[u32], masked: &mut [Row], ahead: Ahead, sums: &mut [Row]) {
-        by_rows!(masking, sums, (a, b, masks, masked, ahead), [1 2 3 4 5 6 7 8 9 10 11 12 13 14]);
+    fn masking(self, part: Part<'_>, masks: &[u32], masked: &mut [Row], sums: &mut [Row]) {
+        by_rows!(masking, sums, (part, masks, masked), [1 2 3 4 5 6 7 8 9 10 11 12 13 14]);
     }
 
     fn kept(self, words: &[u32], steps: &mut Vec<u32>) {
@@ -56,8 +56,8 @@ impl Kernel for Avx512 {
 type Sums<const R: usize> = [[__m512; 2]; R];
 
 #[target_feature(enable = "avx512f")]
-fn dense<const R: usize>(a: Tile<'_>, b: &[Row], ahead: Ahead, sums: &mut [Row]) {
-    let (mut all, mut next) = (load::<R>(sums), ahead.start);
+fn dense<const R: usize>(Part { a, b, bias, ahead }: Part<'_>, sums: &mut [Row]) {
+    let (mut all, mut next) = (load::<R>(bias, sums), ahead.start);
     for (panel, steps) in b.chunks(NR).enumerate() {
         let rows = a.panel(panel, R);
         for (k, step) in (0..NR).zip(steps) {
@@ -69,8 +69,8 @@ fn dense<const R: usize>(a: Tile<'_>, b: &[Row], ahead: Ahead, sums: &mut [Row])
 }
 
 #[target_feature(enable = "avx512f")]
-fn listed<const R: usize>(a: Tile<'_>, b: &[Row], steps: &[u32], ahead: Ahead, sums: &mut [Row]) {
-    let (mut all, mut next) = (load::<R>(sums), ahead.start);
+fn listed<const R: usize>(Part { a, b, bias, ahead }: Part<'_>, steps: &[u32], sums: &mut [Row]) {
+    let (mut all, mut next) = (load::<R>(bias, sums), ahead.start);
     for k in steps.iter().map(|k| *k as usize) {
         next = prefetch(next, ahead.stride);
         add(&mut all, a.panel(k / NR, R), k % NR, load_row(&b[k]));
@@ -80,8 +80,8 @@ fn listed<const R: usize>(a: Tile<'_>, b: &[Row], steps: &[u32], ahead: Ahead, s
 
 /// Adds where the mask has a bit: the weights need no register of their own.
 #[target_feature(enable = "avx512f")]
-fn masked<const R: usize>(a: Tile<'_>, b: &[Row], masks: &[u32], ahead: Ahead, sums: &mut [Row]) {
-    let (mut all, mut next) = (load::<R>(sums), ahead.start);
+fn masked<const R: usize>(Part { a, b, bias, ahead }: Part<'_>, masks: &[u32], sums: &mut [Row]) {
+    let (mut all, mut next) = (load::<R>(bias, sums), ahead.start);
     for (panel, (steps, masks)) in b.chunks(NR).zip(masks.chunks(NR)).enumerate() {
         let rows = a.panel(panel, R);
         for (k, (step, mask)) in (0..NR).zip(steps.iter().zip(masks)) {
@@ -102,8 +102,8 @@ fn masked<const R: usize>(a: Tile<'_>, b: &[Row], masks: &[u32], ahead: Ahead, s
 
 /// Masks each step as it is read, and leaves it masked for the tiles that follow.
 #[target_feature(enable = "avx512f")]
-fn masking<const R: usize>(a: Tile<'_>, b: &[Row], masks: &[u32], masked: &mut [Row], ahead: Ahead, sums: &mut [Row]) {
-    let (mut all, mut next) = (load::<R>(sums), ahead.start);
+fn masking<const R: usize>(Part { a, b, bias, ahead }: Part<'_>, masks: &[u32], masked: &mut [Row], sums: &mut [Row]) {
+    let (mut all, mut next) = (load::<R>(bias, sums), ahead.start);
     let panels = b.chunks(NR).zip(masks.chunks(NR)).zip(masked.chunks_mut(NR));
     for (panel, ((steps, masks), masked)) in panels.enumerate() {
         let rows = a.panel(panel, R);
@@ -183,7 +183,10 @@ fn store_row(row: &mut Row, [low, high]: [__m512; 2]) {
 
 #[target_feature(enable = "avx512f")]
 #[inline]
-fn load<const R: usize>(sums: &[Row]) -> Sums<R> {
+fn load<const R: usize>(bias: Option<&Row>, sums: &[Row]) -> Sums<R> {
+    if let Some(bias) = bias {
+        return [load_row(bias); R];
+    }
     let mut all = [[_mm512_setzero_ps(); 2]; R];
     for (all, row) in all.iter_mut().zip(sums) {
         *all = load_row(row);

@@ -50,10 +50,30 @@ use by_rows;
 /// One step of a panel, or one row of sums: a value for each of a panel's outputs.
 pub type Row = [f32; NR];
 
-/// What an instruction set does with a tile and (a part of) a panel.
-///
-/// `a` holds the tile's activations; `b` the panel's steps; `sums` a row of sums for each of the
-/// tile's rows, to which the products are added, step by step.
+/// One tile times a part of a panel.
+#[derive(Clone, Copy)]
+struct Part<'a> {
+    /// The tile's activations.
+    a: Tile<'a>,
+    /// The steps.
+    b: &'a [Row],
+    /// What the sums start from; without it, they go on from what they are.
+    bias: Option<&'a Row>,
+    ahead: Ahead,
+}
+
+/// What a tile asks for while it works on weights that are in the cache: its share of those that
+/// come next, so that memory is never idle and never waited for.
+#[derive(Clone, Copy)]
+struct Ahead {
+    /// The first address; it may be past the end of everything.
+    start: *const i8,
+    /// Bytes a step.
+    stride: usize,
+}
+
+/// What an instruction set does with a part; `sums` has a row for each of the tile's rows, to which
+/// the products are added, step by step.
 trait Kernel: Copy {
     /// The most rows of a tile.
     const MAX_ROWS: usize;
@@ -62,34 +82,24 @@ trait Kernel: Copy {
     const MERGE_BELOW: usize = 0;
 
     /// Adds every step.
-    fn dense(self, a: Tile<'_>, b: &[Row], ahead: Ahead, sums: &mut [Row]);
+    fn dense(self, part: Part<'_>, sums: &mut [Row]);
 
-    /// Adds the steps of the list, whose numbers are below `b.len()`.
-    fn listed(self, a: Tile<'_>, b: &[Row], steps: &[u32], ahead: Ahead, sums: &mut [Row]);
+    /// Adds the steps of the list, whose numbers are below `part.b.len()`.
+    fn listed(self, part: Part<'_>, steps: &[u32], sums: &mut [Row]);
 
     /// Adds every step, with zeros where its mask has no bit.
-    fn masked(self, a: Tile<'_>, b: &[Row], masks: &[u32], masked: &mut [Row], ahead: Ahead, sums: &mut [Row]) {
-        self.masking(a, b, masks, masked, ahead, sums);
+    fn masked(self, part: Part<'_>, masks: &[u32], masked: &mut [Row], sums: &mut [Row]) {
+        self.masking(part, masks, masked, sums);
     }
 
     /// The same, and leaves the masked steps in `masked`.
-    fn masking(self, a: Tile<'_>, b: &[Row], masks: &[u32], masked: &mut [Row], ahead: Ahead, sums: &mut [Row]) {
-        portable::mask(b, masks, masked);
-        self.dense(a, masked, ahead, sums);
+    fn masking(self, part: Part<'_>, masks: &[u32], masked: &mut [Row], sums: &mut [Row]) {
+        portable::mask(part.b, masks, masked);
+        self.dense(Part { b: masked, ..part }, sums);
     }
 
     /// Lists the kept steps, whose bits are set.
     fn kept(self, words: &[u32], steps: &mut Vec<u32>) {
         portable::kept(words, steps);
     }
-}
-
-/// What a tile asks for while it works on weights that are in the cache: its share of those that
-/// come next, so that memory is never idle and never waited for.
-#[derive(Debug, Clone, Copy)]
-struct Ahead {
-    /// The first address; it may be past the end of everything.
-    start: *const i8,
-    /// Bytes a step.
-    stride: usize,
 }

@@ -3,7 +3,7 @@
 use super::activations::split;
 use super::isa::Set;
 use super::portable::Portable;
-use super::{Activations, Ahead, Isa, Kernel, NR, PanelMask, Panels, Row};
+use super::{Activations, Ahead, Isa, Kernel, NR, PanelMask, Panels, Part, Row};
 
 /// Steps of a panel that are gone through at once: 48 kB of weights stay in the first-level cache,
 /// or near it, while the tiles go over them.
@@ -39,38 +39,42 @@ impl Isa {
     }
 }
 
-/// Multiplies activations with one panel of a masked weight and adds the products to `sums`, one
-/// row for each row of the activations.
+/// Multiplies activations with one panel of a masked weight; `sums` has a row for each row of the
+/// activations. The products are added to a bias, or without one to what the sums are.
 ///
 /// # Panics
 /// When the activations' inputs are not those of the weight, `sums` has not their rows, the mask
 /// is of another weight, or there is no such panel.
+#[allow(clippy::too_many_arguments)]
 pub fn multiply(
     isa: Isa,
     activations: Activations<'_>,
     weight: Panels<'_>,
     mask: PanelMask<'_>,
     panel: usize,
+    bias: Option<&Row>,
     scratch: &mut Scratch,
     sums: &mut [Row],
 ) {
     match isa.0 {
-        Set::Portable => run(Portable, activations, weight, mask, panel, scratch, sums),
+        Set::Portable => run(Portable, activations, weight, mask, panel, bias, scratch, sums),
         #[cfg(target_arch = "x86_64")]
-        Set::Avx2 => run(super::avx2::Avx2::of(isa), activations, weight, mask, panel, scratch, sums),
+        Set::Avx2 => run(super::avx2::Avx2::of(isa), activations, weight, mask, panel, bias, scratch, sums),
         #[cfg(target_arch = "x86_64")]
-        Set::Avx512 => run(super::avx512::Avx512::of(isa), activations, weight, mask, panel, scratch, sums),
+        Set::Avx512 => run(super::avx512::Avx512::of(isa), activations, weight, mask, panel, bias, scratch, sums),
         #[cfg(not(target_arch = "x86_64"))]
         Set::Avx2 | Set::Avx512 => unreachable!("{isa} on another processor"),
     }
 }
 
+#[allow(clippy::too_many_arguments)]
 fn run<K: Kernel>(
     kernel: K,
     activations: Activations<'_>,
     weight: Panels<'_>,
     mask: PanelMask<'_>,
     panel: usize,
+    bias: Option<&Row>,
     scratch: &mut Scratch,
     sums: &mut [Row],
 ) {
@@ -82,11 +86,11 @@ fn run<K: Kernel>(
     masked.resize(PART, [0.0; NR]);
     let tiles = split(rows, K::MAX_ROWS);
     for start in (0..inputs).step_by(PART) {
-        let part = start..inputs.min(start + PART);
-        let b = &weight.panel(panel)[part.clone()];
+        let range = start..inputs.min(start + PART);
+        let b = &weight.panel(panel)[range.clone()];
         let masked = &mut masked[..b.len()];
         if let PanelMask::Steps(words) = mask {
-            let words = &words[panel * inputs.div_ceil(32)..][part.start / 32..part.end.div_ceil(32)];
+            let words = &words[panel * inputs.div_ceil(32)..][range.start / 32..range.end.div_ceil(32)];
             kernel.kept(words, steps);
         }
         // What comes next lies behind; each tile asks for its share, step by step.
@@ -95,20 +99,25 @@ fn run<K: Kernel>(
         for (tile, (first, height)) in split(rows, K::MAX_ROWS).enumerate() {
             let (a, sums) = (activations.tile(first, start), &mut sums[first..first + height]);
             let ahead = Ahead { start: next.wrapping_add(tile * stride * used), stride };
+            let part = Part { a, b, bias: bias.filter(|_| start == 0), ahead };
             match mask {
-                PanelMask::Dense => kernel.dense(a, b, ahead, sums),
-                PanelMask::Steps(_) if steps.len() == b.len() => kernel.dense(a, b, ahead, sums),
-                PanelMask::Steps(_) => kernel.listed(a, b, steps, ahead, sums),
+                PanelMask::Dense => kernel.dense(part, sums),
+                PanelMask::Steps(_) if steps.len() == b.len() => kernel.dense(part, sums),
+                PanelMask::Steps(_) => kernel.listed(part, steps, sums),
                 PanelMask::Weights(masks) => {
-                    let masks = &masks[panel * inputs..][part.clone()];
+                    let masks = &masks[panel * inputs..][range.clone()];
                     match tile {
-                        _ if rows < K::MERGE_BELOW => kernel.masked(a, b, masks, masked, ahead, sums),
-                        0 => kernel.masking(a, b, masks, masked, ahead, sums),
-                        _ => kernel.dense(a, masked, ahead, sums),
+                        _ if rows < K::MERGE_BELOW => kernel.masked(part, masks, masked, sums),
+                        0 => kernel.masking(part, masks, masked, sums),
+                        _ => kernel.dense(Part { b: masked, ..part }, sums),
                     }
                 }
             }
         }
+    }
+    // Without inputs there is no part that the bias could come with.
+    if let (0, Some(bias)) = (inputs, bias) {
+        sums.fill(*bias);
     }
 }
 
@@ -189,10 +198,12 @@ mod tests {
             let activations = panels_of(&values, rows, inputs, stride);
             for isa in Isa::available() {
                 let mut scratch = Scratch::default();
-                let mut found = vec![[0.5; NR]; panels.len() * rows];
+                // With a bias, what is there before does not count.
+                let (bias, before) = if more % 2 == 0 { (None, 0.5) } else { (Some(&[0.5; NR]), f32::NAN) };
+                let mut found = vec![[before; NR]; panels.len() * rows];
                 for (panel, sums) in found.chunks_mut(rows.max(1)).enumerate() {
                     let activations = Activations::new(&activations, rows + more, inputs).of_rows(more..rows + more);
-                    multiply(isa, activations, panels, panel_mask, panel, &mut scratch, sums);
+                    multiply(isa, activations, panels, panel_mask, panel, bias, &mut scratch, sums);
                 }
                 for (i, expected) in expected.iter().enumerate() {
                     let (row, output) = (i / outputs, i % outputs);

@@ -1,6 +1,6 @@
 //! The kernels in plain Rust: what every processor runs, and what the others are compared with.
 
-use super::{Ahead, Kernel, NR, Row, Tile};
+use super::{Kernel, NR, Part, Row};
 
 /// No particular instructions.
 #[derive(Debug, Clone, Copy)]
@@ -9,7 +9,8 @@ pub(super) struct Portable;
 impl Kernel for Portable {
     const MAX_ROWS: usize = 4;
 
-    fn dense(self, a: Tile<'_>, b: &[Row], _: Ahead, sums: &mut [Row]) {
+    fn dense(self, Part { a, b, bias, .. }: Part<'_>, sums: &mut [Row]) {
+        start(bias, sums);
         for (panel, steps) in b.chunks(NR).enumerate() {
             let rows = a.panel(panel, sums.len());
             for (k, step) in steps.iter().enumerate() {
@@ -18,10 +19,17 @@ impl Kernel for Portable {
         }
     }
 
-    fn listed(self, a: Tile<'_>, b: &[Row], steps: &[u32], _: Ahead, sums: &mut [Row]) {
+    fn listed(self, Part { a, b, bias, .. }: Part<'_>, steps: &[u32], sums: &mut [Row]) {
+        start(bias, sums);
         for k in steps.iter().map(|k| *k as usize) {
             add(a.panel(k / NR, sums.len()), k % NR, &b[k], sums);
         }
+    }
+}
+
+fn start(bias: Option<&Row>, sums: &mut [Row]) {
+    if let Some(bias) = bias {
+        sums.fill(*bias);
     }
 }
 

@@ -10,6 +10,9 @@ use crate::kernels::{Activations, NR, PanelMask, Panels, Row, multiply};
 /// What is added to the attention score of a token that is masked out: exp() of it is 0.
 const MASKED: f32 = -1e9;
 
+/// Where sums start that have no bias.
+const ZEROS: Option<&Row> = Some(&[0.0; NR]);
+
 /// Memory of a thread for a head of a text.
 #[derive(Default)]
 pub(super) struct HeadMemory {
@@ -79,10 +82,9 @@ impl Pass<'_> {
             }
             let panels = Panels::new(keys, length, d);
             let query = Activations::new(query, rows, d).of_rows(text.first..text.first + length);
-            scores.clear();
             scores.resize(panels.len() * length, [0.0; NR]);
             for (panel, scores) in scores.chunks_exact_mut(length).enumerate() {
-                multiply(self.isa, query, panels, PanelMask::Dense, panel, scratch, scores);
+                multiply(self.isa, query, panels, PanelMask::Dense, panel, ZEROS, scratch, scores);
             }
         });
         self.timed(Part::Softmax, || Weights { scale: 1.0 / (d as f32).sqrt(), scores, text, row }.dispatch());
@@ -91,8 +93,7 @@ impl Pass<'_> {
             for (panel, out) in out.iter_mut().enumerate() {
                 // Values, row by row, are a weight of 32 outputs and `length` inputs as they lie.
                 let values = Panels::new(of_text(panel, value).as_flattened(), NR, length);
-                out.fill([0.0; NR]);
-                multiply(self.isa, weights, values, PanelMask::Dense, 0, scratch, out);
+                multiply(self.isa, weights, values, PanelMask::Dense, 0, ZEROS, scratch, out);
             }
         });
     }
@@ -100,9 +101,17 @@ impl Pass<'_> {
 
 /// The first 32 rows, or so many as there are, as columns; the other columns keep what they have.
 fn transpose(rows: &[Row], steps: &mut [Row]) {
-    for (j, row) in rows.iter().take(NR).enumerate() {
+    let rows = &rows[..rows.len().min(NR)];
+    let (fours, rest) = rows.as_chunks::<4>();
+    // Four values are stored at once.
+    for (j, [a, b, c, d]) in fours.iter().enumerate() {
+        for (k, step) in steps.iter_mut().enumerate().take(NR) {
+            step[4 * j..4 * j + 4].copy_from_slice(&[a[k], b[k], c[k], d[k]]);
+        }
+    }
+    for (j, row) in rest.iter().enumerate() {
         for (step, value) in steps.iter_mut().zip(row) {
-            step[j] = *value;
+            step[4 * fours.len() + j] = *value;
         }
     }
 }
@@ -133,8 +142,8 @@ impl SimdOp for Weights<'_> {
         let Weights { scale, scores, text: Text { length, masked, .. }, row } = self;
         row.resize(length.div_ceil(NR) * NR, 0.0);
         for i in 0..*length {
-            for (part, panel) in row.as_chunks_mut().0.iter_mut().zip(scores.chunks_exact(*length)) {
-                *part = panel[i].map(|score| score * scale);
+            for (part, panel) in row.as_chunks_mut::<NR>().0.iter_mut().zip(scores.chunks_exact(*length)) {
+                part.iter_mut().zip(&panel[i]).for_each(|(part, score)| *part = score * scale);
             }
             for (score, masked) in row.iter_mut().zip(masked) {
                 *score += if *masked { MASKED } else { 0.0 };
@@ -151,6 +160,20 @@ impl SimdOp for Weights<'_> {
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rows_become_columns() {
+        for count in [0, 1, 4, 7, 32, 40] {
+            let rows: Vec<Row> = (0..count).map(|i| std::array::from_fn(|j| (100 * i + j) as f32)).collect();
+            let mut steps = vec![[-1.0; NR]; 20];
+            transpose(&rows, &mut steps);
+            for (k, step) in steps.iter().enumerate() {
+                for (j, value) in step.iter().enumerate() {
+                    assert_eq!(*value, if j < count { (100 * j + k) as f32 } else { -1.0 });
+                }
+            }
+        }
+    }
 
     #[test]
     fn columns_are_moved_and_back() {

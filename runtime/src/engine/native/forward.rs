@@ -6,7 +6,6 @@
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
 
-use rayon::prelude::*;
 use rten_simd::{SimdOp, SimdUnaryOp};
 use rten_vecmath::Gelu;
 
@@ -15,6 +14,7 @@ use super::budget::{Budget, Part};
 use super::masks::TaskMasks;
 use super::model::{Layer, Linear, Model, Norm};
 use super::norm::LayerNorm;
+use super::pool;
 use crate::base::Base;
 use crate::engine::{EngineError, TokenBatch};
 use crate::kernels::{Activations, Isa, NR, Row, Scratch, multiply};
@@ -126,17 +126,16 @@ impl Pass<'_> {
         let parts = panels.zip(out.chunks_exact_mut(rows)).enumerate().collect();
         self.each(parts, |(i, ((linear, panel), sums)), memory| {
             self.timed(Part::Linears, || {
-                let bias = &linear.bias[panel];
-                match epilogue {
-                    Epilogue::Add(x) => {
-                        for (sums, x) in sums.iter_mut().zip(&x[i * rows..]) {
-                            *sums = std::array::from_fn(|j| x[j] + bias[j]);
-                        }
+                let mut bias = Some(&linear.bias[panel]);
+                if let Epilogue::Add(x) = epilogue {
+                    for (sums, x) in sums.iter_mut().zip(&x[i * rows..]) {
+                        let values = x.iter().zip(&linear.bias[panel]);
+                        sums.iter_mut().zip(values).for_each(|(sum, (x, bias))| *sum = x + bias);
                     }
-                    Epilogue::Nothing | Epilogue::Gelu => sums.fill(*bias),
+                    bias = None;
                 }
                 let (weight, mask) = (linear.weight(&self.model.packed), self.masks.of(linear.index));
-                multiply(self.isa, activations, weight, mask, panel, &mut memory.scratch, sums);
+                multiply(self.isa, activations, weight, mask, panel, bias, &mut memory.scratch, sums);
             });
             if let Epilogue::Gelu = epilogue {
                 self.timed(Part::Gelu, || Gelu {}.map_mut(sums.as_flattened_mut()));
@@ -210,12 +209,7 @@ impl Pass<'_> {
 
     /// Calls a function for each of some parts, on all threads, with memory of the thread.
     pub(super) fn each<T: Send>(&self, parts: Vec<T>, run: impl Fn(T, &mut Memory) + Sync) {
-        let run = |part| MEMORY.with_borrow_mut(|memory| run(part, memory));
-        if self.threads == 1 {
-            parts.into_iter().for_each(run);
-        } else {
-            parts.into_par_iter().for_each(run);
-        }
+        pool::each(self.threads, parts, |part| MEMORY.with_borrow_mut(|memory| run(part, memory)));
     }
 }
 

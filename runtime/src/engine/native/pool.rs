@@ -5,8 +5,8 @@
 //! it, and sleep when it is over.
 
 use std::cell::Cell;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder, Yield};
 
@@ -18,7 +18,7 @@ const PAUSES: usize = 16;
 
 thread_local! {
     /// Whether a pass runs on this thread. While it waits for its parts the thread may take other
-    /// work, but must not wait for another pass, which may wait for this one.
+    /// work, but must not stay awake for another pass, which may wait for this one.
     static RUNS: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -49,7 +49,30 @@ impl Pool {
     }
 }
 
+/// Calls a function for each of some parts of a pass, on so many threads of the pool that runs it.
+pub(super) fn each<T: Send>(threads: usize, parts: Vec<T>, run: impl Fn(T) + Sync) {
+    let helpers = threads.min(parts.len()).saturating_sub(1);
+    if helpers == 0 {
+        return parts.into_iter().for_each(run);
+    }
+    let parts = Mutex::new(parts.into_iter());
+    let next = || parts.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let work = || {
+        while let Some(part) = next() {
+            run(part);
+        }
+    };
+    rayon::scope(|scope| {
+        (0..helpers).for_each(|_| scope.spawn(|_| work()));
+        work();
+    });
+}
+
 /// Does what work there is until a pass is over.
+///
+/// Nothing that this runs ever waits for another thread, but a pass that begins here, and that
+/// knows that it runs: so a thread stays awake only where nobody below it on the stack is waited
+/// for.
 fn stay_awake(over: &AtomicBool) {
     while !over.load(Ordering::Acquire) && !RUNS.get() {
         if let Some(Yield::Idle) | None = rayon::yield_now() {
@@ -70,35 +93,41 @@ impl<F: FnMut()> Drop for OnDrop<F> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
-    use rayon::prelude::*;
+    use std::sync::atomic::AtomicU64;
 
     use super::*;
 
     #[test]
     fn many_passes_at_once_all_end_and_a_panic_ends_only_its_own() {
-        let pool = Pool::new(3).unwrap();
-        let pass = |fail: bool| {
-            let sums = (0..20).map(|_| (0..50u64).into_par_iter().map(|i| i * i).sum::<u64>());
-            let sum = sums.sum::<u64>();
-            assert!(!fail, "a pass that fails");
-            sum
-        };
-        std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..8)
-                .map(|thread| {
-                    let pool = &pool;
-                    scope.spawn(move || {
-                        for i in 0..200 {
-                            let fail = thread == 0 && i % 50 == 0;
-                            let run = || pool.run(|| pass(fail));
-                            let found = std::panic::catch_unwind(std::panic::AssertUnwindSafe(run));
-                            assert_eq!(found.ok(), (!fail).then_some(20 * 40425));
-                        }
+        for threads in [1, 2, 3] {
+            let pool = Pool::new(threads).unwrap();
+            let pass = |fail: bool| {
+                let sum = AtomicU64::new(0);
+                for _ in 0..40 {
+                    let add = |i: u64| {
+                        assert!(!fail || i != 17, "a part that fails");
+                        sum.fetch_add(i * i, Ordering::Relaxed);
+                    };
+                    each(threads, (0..50).collect(), add);
+                }
+                sum.into_inner()
+            };
+            std::thread::scope(|scope| {
+                let callers: Vec<_> = (0..4)
+                    .map(|caller| {
+                        let (pool, pass) = (&pool, &pass);
+                        scope.spawn(move || {
+                            for i in 0..100 {
+                                let fail = caller == 0 && i % 25 == 0;
+                                let run = std::panic::AssertUnwindSafe(|| pool.run(|| pass(fail)));
+                                let found = std::panic::catch_unwind(run);
+                                assert_eq!(found.ok(), (!fail).then_some(40 * 40425));
+                            }
+                        })
                     })
-                })
-                .collect();
-            threads.into_iter().for_each(|thread| thread.join().unwrap());
-        });
-        assert_eq!(Pool::new(1).unwrap().run(|| 7), 7);
+                    .collect();
+                callers.into_iter().for_each(|caller| caller.join().unwrap());
+            });
+        }
     }
 }
