@@ -24,7 +24,7 @@ fn runner(name: &str) -> Runner {
     Runner::new(engine(name, &base()), base()).unwrap()
 }
 
-fn classify(runner: &mut Runner, task: TaskRef, texts: &[String]) -> Vec<Prediction> {
+fn classify(runner: &Runner, task: TaskRef, texts: &[String]) -> Vec<Prediction> {
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
     runner.classify(task, &texts).unwrap()
 }
@@ -59,7 +59,7 @@ fn engines_agree_on_the_logits_of_every_kind_of_pack() {
         let [a, others @ ..] = ENGINES.map(|name| {
             let mut runner = runner(name);
             let task = runner.add_pack(recipe.pack(&base)).unwrap();
-            classify(&mut runner, task, &texts)
+            classify(&runner, task, &texts)
         });
         for (b, name) in others.iter().zip(&ENGINES[1..]) {
             let apart = difference(&logits(&a), &logits(b));
@@ -83,7 +83,7 @@ fn engines_give_the_same_labels_to_a_thousand_texts() {
         let [a, others @ ..] = ENGINES.map(|name| {
             let mut runner = runner(name);
             let task = runner.add_pack(pack.clone()).unwrap();
-            classify(&mut runner, task, &texts)
+            classify(&runner, task, &texts)
         });
         for (b, name) in others.iter().zip(&ENGINES[1..]) {
             let apart = difference(&logits(&a), &logits(b));
@@ -103,7 +103,7 @@ fn golden_vectors_are_reproduced_by_every_engine() {
     let texts = mixed_texts();
     let mut maker = runner("ort:cpu");
     let task = maker.add_pack(recipe.pack(&base)).unwrap();
-    let recorded = classify(&mut maker, task, &texts);
+    let recorded = classify(&maker, task, &texts);
     let golden = texts.iter().zip(recorded).map(|(text, p)| Golden { text: text.clone(), logits: p.logits });
     let pack = recipe.pack_with(&base, golden.collect());
     // What is checked is what a device would read.
@@ -127,16 +127,44 @@ fn switching_tasks_changes_no_bit() {
         let alone = {
             let mut runner = runner(name);
             let task = runner.add_pack(a.clone()).unwrap();
-            logits(&classify(&mut runner, task, &texts))
+            logits(&classify(&runner, task, &texts))
         };
         let mut runner = runner(name);
         let [task_a, task_b] = [&a, &b].map(|pack| runner.add_pack(pack.clone()).unwrap());
-        let first = logits(&classify(&mut runner, task_a, &texts));
-        let other = classify(&mut runner, task_b, &texts);
-        let again = logits(&classify(&mut runner, task_a, &texts));
+        let first = logits(&classify(&runner, task_a, &texts));
+        let other = classify(&runner, task_b, &texts);
+        let again = logits(&classify(&runner, task_a, &texts));
         assert_eq!(first, alone, "{name}: another task is loaded");
         assert_eq!(again, alone, "{name}: another task has run");
         assert_eq!(other[0].logits.len(), 3);
+    }
+}
+
+#[test]
+fn threads_that_share_an_engine_run_different_tasks_at_once() {
+    let base = base();
+    let packs: Vec<_> = [Granularity::Weight, BLOCK, Granularity::Weight]
+        .into_iter()
+        .zip(41..)
+        .map(|(granularity, seed)| Recipe { granularity, seed, ..Default::default() }.pack(&base))
+        .collect();
+    let texts = questions(6);
+    for (name, threads) in [("ort:cpu", 1), ("tract", 1), ("native", 1), ("native", 2)] {
+        let options = EngineOptions { threads: Some(threads) };
+        let engine = engine::start(name.parse().unwrap(), Arc::clone(&base), &options).unwrap();
+        let mut runner = Runner::new(engine, Arc::clone(&base)).unwrap();
+        let tasks: Vec<TaskRef> = packs.iter().map(|pack| runner.add_pack(pack.clone()).unwrap()).collect();
+        let alone: Vec<_> = tasks.iter().map(|task| logits(&classify(&runner, *task, &texts))).collect();
+        std::thread::scope(|scope| {
+            for (task, alone) in tasks.iter().zip(&alone) {
+                let (runner, texts) = (&runner, &texts);
+                scope.spawn(move || {
+                    for _ in 0..4 {
+                        assert_eq!(&logits(&classify(runner, *task, texts)), alone, "{name}, {threads} threads");
+                    }
+                });
+            }
+        });
     }
 }
 

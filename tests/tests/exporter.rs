@@ -120,7 +120,7 @@ fn what_is_learnt_is_what_runs() {
         let got = ran(place.evaluate("texts.jsonl", &["--predictions"]).arg(&predictions));
         assert_eq!(got.code, 0, "{got:?}");
         let report = &json_lines(&got)[0];
-        assert_eq!((&report["n"], &report["engine"]), (&40.into(), &"ort:cpu".into()));
+        assert_eq!((&report["n"], &report["engine"]), (&40.into(), &"native".into()));
         let rows = fs::read_to_string(&predictions).unwrap();
         let rows: Vec<Value> = rows.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         let right = rows.iter().filter(|row| row["label"] == row["predicted"]).count();

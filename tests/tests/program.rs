@@ -69,7 +69,7 @@ fn json_says_everything_for_each_text_and_task() {
     let texts = questions(20);
     let input = texts.join("\r\n");
     let mut rows = Vec::new();
-    for engine in ["ort", "tract"] {
+    for engine in ["ort", "tract", "native"] {
         let mut command = run(&pack, &["--json", "--engine", engine, "--threads", "1", "--pack"]);
         let got = ran_with(command.arg(&other), input.as_bytes());
         assert_eq!(got.code, 0, "{got:?}");
@@ -86,9 +86,79 @@ fn json_says_everything_for_each_text_and_task() {
         assert_eq!(scores[row["label"].as_str().unwrap()], row["score"]);
         let sum: f64 = scores.values().map(|s| s.as_f64().unwrap()).sum();
         assert!((sum - 1.0).abs() < 1e-5);
-        assert_eq!(rows[1][i]["label"], row["label"]);
-        assert_eq!(rows[1][i]["engine"], "tract");
+        for (others, engine) in rows[1..].iter().zip(["tract", "native"]) {
+            assert_eq!((&others[i]["label"], &others[i]["engine"]), (&row["label"], &engine.into()));
+        }
     }
+}
+
+#[test]
+fn what_is_kept_of_a_pack_is_used_again_and_made_again_when_damaged() {
+    let (dir, pack) = folder();
+    let cache = dir.path().join("cache");
+    let answer = |cache: &Path| {
+        let got = ran(run(&pack, &["--json", "--engine", "native", "What is a fjord?"]).env("OVERMASK_CACHE", cache));
+        assert_eq!((got.code, got.stderr.as_str()), (0, ""));
+        got.stdout
+    };
+    let first = answer(&cache);
+    let masks = || {
+        let names = std::fs::read_dir(&cache).unwrap().map(|entry| entry.unwrap().path());
+        let mut names: Vec<PathBuf> = names.collect();
+        names.sort();
+        assert_eq!(names.len(), 2, "the weights and the masks");
+        names.remove(0)
+    };
+    let file = masks();
+    assert!(file.file_name().unwrap().to_str().unwrap().starts_with("masks32-"), "{}", file.display());
+    let made = std::fs::metadata(&file).unwrap().modified().unwrap();
+    assert_eq!(answer(&cache), first);
+    assert_eq!(std::fs::metadata(masks()).unwrap().modified().unwrap(), made, "it is not written again");
+    let good = std::fs::read(&file).unwrap();
+    let mut bad = good.clone();
+    bad[5000] ^= 16;
+    std::fs::write(&file, &bad).unwrap();
+    assert_eq!(answer(&cache), first);
+    assert_eq!(std::fs::read(&file).unwrap(), good);
+    assert_eq!(answer(Path::new("")), first, "nothing is kept");
+}
+
+#[test]
+fn a_benchmark_says_what_ran_and_how_fast() {
+    let (dir, pack) = folder();
+    let weights = dir.path().join("weights.pack");
+    let recipe = Recipe { name: "weights", granularity: Granularity::Weight, ..Default::default() };
+    recipe.pack(&base()).write(&weights, Some(&base())).unwrap();
+    let bench = |more: &[&str]| {
+        let mut command = overmask(&["bench", "--passes", "10", "--threads", "1", "--base"]);
+        command.arg(base_dir()).args(more);
+        ran(&mut command)
+    };
+    let (pack, weights) = (pack.to_str().unwrap(), weights.to_str().unwrap());
+    let got = bench(&["--json", "--pack", weights, "--pack", pack, "--seq", "8,80", "--batch", "2"]);
+    assert_eq!((got.code, got.stderr.as_str()), (0, ""));
+    let rows = json_lines(&got);
+    for (row, (tokens, kernel)) in rows.iter().zip([(8, "masked multiply-adds"), (80, "masked panels")]) {
+        assert_eq!((&row["engine"], &row["tokens"], &row["batch"]), (&"native".into(), &tokens.into(), &2.into()));
+        // The portable and the AVX2 kernels have one form only.
+        let of_avx512 = row["kernels"] != "avx512" || row["mask_kernel"] == kernel;
+        assert!(of_avx512 && row["mask_kernel"].as_str().unwrap().starts_with("masked"), "{row}");
+        let number = |field: &str| row[field].as_f64().unwrap();
+        assert!(number("median_ms") > 0.0 && number("p95_ms") >= number("median_ms"));
+        assert!(number("first_result_ms") > number("median_ms") && number("resident_bytes") > 1e6);
+        let rate = f64::from(2 * tokens) / number("median_ms") * 1e3;
+        assert!((number("tokens_per_second") - rate).abs() < 1e-3 * rate);
+        assert!(row["switch_us"].is_number());
+    }
+    assert_eq!(rows.len(), 2);
+    let got = bench(&["--pack", pack, "--seq", "16", "--engine", "tract"]);
+    assert_eq!(got.code, 0);
+    assert!(got.stdout.contains("tract") && got.stdout.contains("kernel"), "{}", got.stdout);
+    failed(&bench(&["--pack", pack, "--seq", "1000"]), 3, &["1000", "512"]);
+    failed(&bench(&["--pack", pack, "--pack", pack, "--pack", pack]), 3, &["3 packs"]);
+    failed(&bench(&["--pack", "/no/such.pack"]), 3, &["/no/such.pack"]);
+    failed(&bench(&["--pack", pack, "--seq", "0"]), 2, &["--seq"]);
+    failed(&bench(&[]), 2, &["--pack"]);
 }
 
 #[test]
@@ -194,14 +264,17 @@ fn a_pack_of_another_base_exits_with_6() {
 #[test]
 fn an_engine_that_cannot_start_exits_with_7_and_nothing_takes_its_place() {
     let (_dir, pack) = folder();
-    let got = ran(run(&pack, &["text"]).env("ORT_DYLIB_PATH", "/no/such/library.so"));
+    let got = ran(run(&pack, &["--engine", "ort", "text"]).env("ORT_DYLIB_PATH", "/no/such/library.so"));
     failed(&got, 7, &["/no/such/library.so", "ort"]);
     assert_eq!(got.stdout, "");
     // A file that is no library, too.
-    failed(&ran(run(&pack, &["text"]).env("ORT_DYLIB_PATH", &pack)), 7, &["ort"]);
-    // tract needs none.
-    let got = ran(run(&pack, &["--engine", "tract", "text"]).env("ORT_DYLIB_PATH", "/no/such/library.so"));
-    assert_eq!(got.code, 0, "{got:?}");
+    failed(&ran(run(&pack, &["--engine", "ort", "text"]).env("ORT_DYLIB_PATH", &pack)), 7, &["ort"]);
+    // The others need none.
+    for engine in ["tract", "native"] {
+        let got = ran(run(&pack, &["--engine", engine, "text"]).env("ORT_DYLIB_PATH", "/no/such/library.so"));
+        assert_eq!(got.code, 0, "{got:?}");
+    }
+    failed(&ran(run(&pack, &["--engine", "native", "text"]).env("OVERMASK_ISA", "mmx")), 7, &["mmx", "portable"]);
 }
 
 #[cfg(target_os = "linux")]
@@ -227,7 +300,7 @@ fn a_full_disk_exits_with_8_and_a_closed_pipe_is_quiet() {
 #[test]
 fn verify_recomputes_the_golden_vectors() {
     let (dir, pack) = folder();
-    for engine in ["ort", "tract"] {
+    for engine in ["ort", "tract", "native"] {
         let mut command = overmask(&["verify", "--json", "--engine", engine, "--base"]);
         let got = ran(command.arg(base_dir()).arg(&pack));
         assert_eq!(got.code, 0, "{got:?}");

@@ -9,7 +9,7 @@ use crate::work::{Run, Work};
 /// The version of cargo-fuzz that is installed where there is none.
 const CARGO_FUZZ: &str = "0.13.2";
 
-const TARGETS: [&str; 6] = ["pack", "mask", "base", "onnx", "resident", "signature"];
+const TARGETS: [&str; 7] = ["pack", "mask", "base", "onnx", "resident", "signature", "kernels"];
 
 /// The most memory that a target may use, in MiB: far less than a hostile file could ask for.
 const MEMORY_MIB: u32 = 1024;

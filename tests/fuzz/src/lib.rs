@@ -13,6 +13,7 @@ use overmask::base::{
     Architecture, Base, BaseManifest, FORMAT, MaskableTensor, base_id, file, file_digest, write_weights,
 };
 use overmask::codec;
+use overmask::kernels::{Activations, Isa, NR, PanelMask, Panels, Row, Scratch, multiply};
 use overmask::mask::{Granularity, Mask, resident};
 use overmask::pack::{PackFile, read_packs};
 use overmask::trust::{Keyring, PublicKey};
@@ -23,8 +24,15 @@ use tempfile::TempDir;
 pub type Target = fn(&[u8]);
 
 /// Every target with its name.
-pub const TARGETS: [(&str, Target); 6] =
-    [("pack", pack), ("mask", mask), ("base", base), ("onnx", onnx), ("resident", resident), ("signature", signature)];
+pub const TARGETS: [(&str, Target); 7] = [
+    ("pack", pack),
+    ("mask", mask),
+    ("base", base),
+    ("onnx", onnx),
+    ("resident", resident),
+    ("signature", signature),
+    ("kernels", kernels),
+];
 
 /// A pack or a pack set: what can be read can be written again and is the same.
 pub fn pack(bytes: &[u8]) {
@@ -70,6 +78,45 @@ pub fn mask(bytes: &[u8]) {
     let coded = codec::encode(&mask, &classes).unwrap();
     assert!(coded.len() <= mask.as_bytes().len() + 1);
     assert_eq!(codec::decode(&coded, granularity, outputs, inputs, &classes).unwrap(), mask);
+}
+
+/// Four bytes choose a shape and a mask's unit, the rest are values and mask bits: every kernel
+/// gives what the portable one gives, to the last bit, as small whole numbers are never rounded.
+pub fn kernels(bytes: &[u8]) {
+    let [rows, outputs, inputs, unit, rest @ ..] = bytes else { return };
+    let (rows, outputs, inputs) =
+        (usize::from(*rows) % 90, usize::from(*outputs) % 70 + 1, usize::from(*inputs) * 3 % 800 + 1);
+    let granularity = match unit % 4 {
+        0 => Granularity::Weight,
+        1 => Granularity::Block { rows: 32, cols: 1 },
+        2 => Granularity::Block { rows: 64, cols: 3 },
+        _ => Granularity::Block { rows: 5, cols: 2 },
+    };
+    let byte = |i: usize| rest.get(i * 7919 % rest.len().max(1)).copied().unwrap_or(0);
+    let value = |i: usize| f32::from(byte(i) as i8 / 8);
+    let weight: Vec<f32> = (0..outputs * inputs).map(value).collect();
+    let mut packed = vec![0.0; Panels::packed_len(outputs, inputs)];
+    Panels::pack(&weight, outputs, inputs, &mut packed);
+    let panels = Panels::new(&packed, outputs, inputs);
+    // Exactly as many values as there must be: what lies behind them is nobody's.
+    let values = (0..inputs.div_ceil(NR) * rows).map(|i| std::array::from_fn(|j| value(i * NR + j)));
+    let values: Vec<Row> = values.collect();
+    let activations = Activations::new(&values, rows, inputs);
+    let (down, across) = granularity.block();
+    let units = outputs.div_ceil(down) * inputs.div_ceil(across);
+    let mask = Mask::from_units(granularity, outputs, inputs, (0..units).map(|i| byte(i + 3) % 8 > 0)).unwrap();
+    let mut words = vec![0; PanelMask::packed_len(granularity, outputs, inputs)];
+    let mask = if unit & 64 == 0 { PanelMask::pack(&mask, &mut words) } else { PanelMask::Dense };
+    let bias = (unit & 128 == 0).then(|| std::array::from_fn(value));
+    let products = Isa::available().into_iter().map(|isa| {
+        let (mut sums, mut scratch) = (vec![[1.0; NR]; panels.len() * rows], Scratch::default());
+        for (panel, sums) in sums.chunks_exact_mut(rows.max(1)).enumerate() {
+            multiply(isa, activations, panels, mask, panel, bias.as_ref(), &mut scratch, sums);
+        }
+        sums
+    });
+    let products: Vec<_> = products.collect();
+    assert!(products.iter().all(|product| *product == products[0]));
 }
 
 /// A `base.json` beside sound files.

@@ -30,6 +30,11 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
         }
         "onnx" => vec![model()],
         "resident" => vec![resident_masks()],
+        // Few and many rows, masks of weights, of whole steps, of other blocks, and none.
+        "kernels" => [[20, 40, 150, 0], [70, 33, 200, 128], [15, 69, 20, 1], [9, 64, 255, 130], [6, 5, 2, 67]]
+            .iter()
+            .map(|shape| shape.iter().copied().chain((0..=255).rev()).collect())
+            .collect(),
         "signature" => vec![SIGNATURE.into(), PUBLIC_KEY.into()],
         other => panic!("there is no target {other}"),
     }

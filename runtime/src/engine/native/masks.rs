@@ -90,8 +90,9 @@ mod tests {
         crate::base::tests::bundle(dir.path());
         let base = Base::open(dir.path()).unwrap();
         let tensor = base.manifest().maskable[0].clone();
-        let mask = Mask::from_units(Granularity::Weight, tensor.outputs, tensor.inputs, (0..).map(|i| i % 3 != 0));
-        let named = NamedMask { tensor: tensor.name, mask: mask.unwrap() };
+        let units = (0..tensor.outputs * tensor.inputs).map(|i| i % 3 != 0);
+        let mask = Mask::from_units(Granularity::Weight, tensor.outputs, tensor.inputs, units).unwrap();
+        let named = NamedMask { tensor: tensor.name, mask };
         let masks = TaskMasks::new(&base, &[named]);
         // Outputs 0 to 2 of input 0 are weights 0, 4 and 8 of [3, 4].
         let PanelMask::Weights(words) = masks.of(0) else { panic!("not of weights") };
