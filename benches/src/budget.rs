@@ -13,6 +13,7 @@ use anyhow::{Context, Result};
 use overmask::base::Base;
 use overmask::engine::native::{Budget, NativeEngine, Part};
 use overmask::engine::{Engine, EngineOptions, TokenBatch};
+use overmask::kernels::{Activations, Isa, NR, PanelMask, Panels, Scratch, multiply};
 use serde_json::Value;
 
 use crate::contenders::{Contender, OnnxRuntime, Texts};
@@ -26,7 +27,12 @@ pub(crate) fn run(base: &Path, texts: &Path) -> Result<Rows> {
     let base = Arc::new(Base::open(base)?);
     let texts = Texts::read(&base, texts)?;
     let mut rows = Rows::default();
+    // What the products with weights do for each token.
+    let weights: usize = base.manifest().maskable.iter().map(|tensor| tensor.outputs * tensor.inputs).sum();
     for threads in [1, 2] {
+        let limits = Limits::measure(threads)?;
+        rows.add(format!("{threads} thr: arithmetic limit"), "GFLOP/s", limits.flops / 1e9, None, "");
+        rows.add(format!("{threads} thr: memory limit"), "GB/s", limits.bytes / 1e9, None, "");
         for length in [Some(16), Some(64), Some(128), None] {
             let (what, batch) = texts.batch(length)?;
             let theirs = of_onnx_runtime(&base, threads, &batch)?;
@@ -35,9 +41,64 @@ pub(crate) fn run(base: &Path, texts: &Path) -> Result<Rows> {
                 let theirs = theirs.get(part).copied().unwrap_or_default();
                 rows.add(format!("{threads} thr, {what}: {part}"), "ms", ours[part], Some(theirs), "");
             }
+            // Each weight is read once and used for every token.
+            let tokens = batch.attention_mask.iter().filter(|m| **m == 1).count();
+            let flops = 2.0 * (weights * tokens) as f64;
+            let seconds = ours["linears"] / 1e3 / threads as f64;
+            let limit = limits.flops.min(limits.bytes * flops / (4 * weights) as f64);
+            let name = format!("{threads} thr, {what}: linears, against the roofline");
+            rows.add(name, "GFLOP/s", flops / seconds / 1e9, Some(limit / 1e9), "");
         }
     }
     Ok(rows)
+}
+
+/// What the machine can do at most, with all threads at once: the roofline of Williams, Waterman and
+/// Patterson (2009).
+struct Limits {
+    /// Floating-point operations a second.
+    flops: f64,
+    /// Bytes a second, read from memory.
+    bytes: f64,
+}
+
+impl Limits {
+    fn measure(threads: usize) -> Result<Limits> {
+        let isa = Isa::choose()?;
+        // Weights of 16 kB and activations of 7 kB stay in the nearest cache.
+        let flops = best(threads, || {
+            const STEPS: usize = 128;
+            let (weight, rows) = (vec![[0.5; NR]; STEPS], vec![[0.25; NR]; 14 * STEPS / NR]);
+            let panels = Panels::new(weight.as_flattened(), NR, STEPS);
+            let (mut sums, mut scratch, count) = (vec![[0.0; NR]; 14], Scratch::default(), 5_000);
+            for _ in 0..count {
+                let activations = Activations::new(&rows, 14, STEPS);
+                multiply(isa, activations, panels, PanelMask::Dense, 0, None, &mut scratch, &mut sums);
+            }
+            std::hint::black_box(&sums);
+            2.0 * (count * STEPS * NR * 14) as f64
+        });
+        // Far more than any cache holds.
+        let values = vec![1u64; 16 << 20];
+        let bytes = best(threads, || {
+            std::hint::black_box(values.iter().fold(0u64, |sum, value| sum.wrapping_add(*value)));
+            size_of_val(&values[..]) as f64
+        });
+        Ok(Limits { flops, bytes })
+    }
+}
+
+/// The best rate of some work that says how much it was, done by all threads at once.
+fn best(threads: usize, work: impl Fn() -> f64 + Sync) -> f64 {
+    let once = || {
+        let start = Instant::now();
+        let done: f64 = std::thread::scope(|scope| {
+            let all: Vec<_> = (0..threads).map(|_| scope.spawn(&work)).collect();
+            all.into_iter().map(|thread| thread.join().unwrap_or(0.0)).sum()
+        });
+        done / start.elapsed().as_secs_f64()
+    };
+    (0..7).map(|_| once()).fold(0.0, f64::max)
 }
 
 /// Milliseconds a pass, by part.

@@ -1,4 +1,4 @@
-//! `cargo xtask fuzz`: the fuzz targets, each for a while.
+//! `cargo xtask fuzz`: the fuzz targets, each for a while; and `cargo xtask miri`.
 
 use std::fs;
 
@@ -13,6 +13,22 @@ const TARGETS: [&str; 7] = ["pack", "mask", "base", "onnx", "resident", "signatu
 
 /// The most memory that a target may use, in MiB: far less than a hostile file could ask for.
 const MEMORY_MIB: u32 = 1024;
+
+/// Runs the tests of the kernels' safe parts in Miri, which sees undefined behaviour. It has no
+/// vector instructions beyond a few: the address sanitizer of the fuzz target `kernels` sees those.
+pub(crate) fn miri(work: &Work) -> Result<()> {
+    if !Run::new("cargo").args("+nightly miri --version").works() {
+        bail!("Miri is missing; install it: rustup toolchain install nightly --component miri,rust-src");
+    }
+    Run::new("cargo")
+        .directory(&work.root)
+        .env("CARGO_TARGET_DIR", work.target.join("miri"))
+        // Tree borrows: `bitvec` is at odds with the older model, stacked borrows.
+        .env("MIRIFLAGS", "-Zmiri-disable-isolation -Zmiri-tree-borrows -Zmiri-permissive-provenance")
+        .env("PROPTEST_CASES", "2")
+        .args("+nightly miri test -p overmask --lib --no-default-features --features native -- kernels:: mmap::")
+        .show()
+}
 
 /// Fuzzes every target for so many seconds, or one.
 pub(crate) fn run(work: &Work, seconds: &str, only: Option<&str>) -> Result<()> {

@@ -38,6 +38,7 @@ Commands:
   bench --only step      the time of a training step beside PyTorch's (fetches PyTorch)
   fuzz [SECONDS [TARGET]]
                          feed made-up files to the readers: 60 seconds each, or so many
+  miri                   run the tests of the kernels' safe parts in Miri (needs a nightly toolchain)
   setup                  set everything up: ONNX Runtime, the programs, a base, data sets, and
                          what the tests need; then `cargo test --release --workspace` works
 
@@ -69,6 +70,7 @@ fn run(args: &[&str]) -> Result<ExitCode> {
         ["fuzz"] => fuzz::run(&work, "60", None)?,
         ["fuzz", seconds] => fuzz::run(&work, seconds, None)?,
         ["fuzz", seconds, target] => fuzz::run(&work, seconds, Some(target))?,
+        ["miri"] => fuzz::miri(&work)?,
         ["setup"] => drop(setup::for_tests(&work)?),
         ["help" | "--help" | "-h"] => println!("{HELP}"),
         [] => {
