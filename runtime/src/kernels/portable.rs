@@ -6,37 +6,50 @@ use super::{Kernel, NR, Part, Row};
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Portable;
 
+/// Outputs whose sums are kept in registers at a time: those of a whole panel would not fit.
+const PART: usize = 8;
+
 impl Kernel for Portable {
     const MAX_ROWS: usize = 4;
 
-    fn dense(self, Part { a, b, bias, .. }: Part<'_>, sums: &mut [Row]) {
-        start(bias, sums);
-        for (panel, steps) in b.chunks(NR).enumerate() {
-            let rows = a.panel(panel, sums.len());
-            for (k, step) in steps.iter().enumerate() {
-                add(rows, k, step, sums);
+    fn dense(self, part: Part<'_>, sums: &mut [Row]) {
+        self.steps(part, 0..part.b.len(), sums);
+    }
+
+    fn listed(self, part: Part<'_>, steps: &[u32], sums: &mut [Row]) {
+        self.steps(part, steps.iter().map(|k| *k as usize), sums);
+    }
+}
+
+impl Portable {
+    fn steps(self, part: Part<'_>, steps: impl Iterator<Item = usize> + Clone, sums: &mut [Row]) {
+        match sums.len() {
+            1 => add::<1>(part, steps, sums),
+            2 => add::<2>(part, steps, sums),
+            3 => add::<3>(part, steps, sums),
+            4 => add::<4>(part, steps, sums),
+            rows => unreachable!("a tile of {rows} rows"),
+        }
+    }
+}
+
+fn add<const R: usize>(
+    Part { a, b, bias, .. }: Part<'_>,
+    steps: impl Iterator<Item = usize> + Clone,
+    sums: &mut [Row],
+) {
+    for start in (0..NR).step_by(PART) {
+        let of_part = |row: &Row| -> [f32; PART] { std::array::from_fn(|j| row[start + j]) };
+        let mut all: [[f32; PART]; R] = std::array::from_fn(|r| of_part(bias.unwrap_or(&sums[r])));
+        for k in steps.clone() {
+            let (rows, step) = (a.panel(k / NR, R), of_part(&b[k]));
+            for (sums, row) in all.iter_mut().zip(rows) {
+                let value = row[k % NR];
+                sums.iter_mut().zip(step).for_each(|(sum, weight)| *sum += value * weight);
             }
         }
-    }
-
-    fn listed(self, Part { a, b, bias, .. }: Part<'_>, steps: &[u32], sums: &mut [Row]) {
-        start(bias, sums);
-        for k in steps.iter().map(|k| *k as usize) {
-            add(a.panel(k / NR, sums.len()), k % NR, &b[k], sums);
-        }
-    }
-}
-
-fn start(bias: Option<&Row>, sums: &mut [Row]) {
-    if let Some(bias) = bias {
-        sums.fill(*bias);
-    }
-}
-
-fn add(rows: &[Row], k: usize, step: &Row, sums: &mut [Row]) {
-    for (row, sums) in rows.iter().zip(sums) {
-        for (sum, weight) in sums.iter_mut().zip(step) {
-            *sum += row[k] * weight;
+        for (row, all) in sums.iter_mut().zip(all) {
+            row[start..start + PART].copy_from_slice(&all);
         }
     }
 }
