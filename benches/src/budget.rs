@@ -145,7 +145,8 @@ fn of_onnx_runtime(base: &Base, threads: usize, batch: &TokenBatch) -> Result<Pa
         if name.ends_with("_kernel_time") {
             // A kernel runs on all threads, or the others wait for it: its time is that of all.
             let op = event["args"]["op_name"].as_str().unwrap_or_default();
-            *parts.entry(part(op)).or_default() += threads as f64 * duration / 1e3 / PASSES as f64;
+            let Some(part) = part(op) else { continue };
+            *parts.entry(part).or_default() += threads as f64 * duration / 1e3 / PASSES as f64;
         }
     }
     Ok(complete(parts, threads, all))
@@ -153,14 +154,14 @@ fn of_onnx_runtime(base: &Base, threads: usize, batch: &TokenBatch) -> Result<Pa
 
 /// The part that an operator belongs to. In the base's graph, products with weights are `Gemm`, and
 /// those of attention `MatMul`.
-fn part(op: &str) -> &'static str {
-    match op {
+fn part(op: &str) -> Option<&'static str> {
+    Some(match op {
         "Gather" => "embedding",
         "Gemm" => "linears",
         "Gelu" | "BiasGelu" | "Erf" => "GELU",
         "MatMul" | "FusedMatMul" | "Transpose" | "Reshape" => "attention",
         "Softmax" => "softmax",
         "LayerNormalization" | "SkipLayerNormalization" | "EmbedLayerNormalization" => "norms",
-        _ => "other operators",
-    }
+        _ => return None,
+    })
 }

@@ -32,8 +32,8 @@ const WARM_UP: usize = 3;
 /// Passes of everybody in turn.
 const TURNS: usize = 51;
 
-/// Passes of each kind that show what a switch costs.
-const SWITCHES: usize = 1001;
+/// Runs of twenty passes of each kind that show what a switch costs.
+const SWITCHES: usize = 100;
 
 /// Measures all peers with one and two threads, and a task switch.
 pub(crate) fn run(base: &Path, texts: &Path, packs: [&Path; 3]) -> Result<Rows> {
@@ -166,12 +166,12 @@ fn switch(base: &Arc<Base>, batch: &TokenBatch, a: &Pack, b: &Pack, rows: &mut R
         Ok(start.elapsed().as_secs_f64() * 1e6)
     };
     // In short runs that take turns, so that a change of the machine's speed is in all of them.
-    for run in 0..SWITCHES / 10 {
+    for run in 0..SWITCHES {
         for (kind, order) in [[first, first], [second, second], [first, second]].into_iter().enumerate() {
             for i in 0..20 {
                 let time = pass(order[i % 2])?;
                 if run > 0 && i > 1 {
-                    times[kind.min(2) + usize::from(kind == 2 && i % 2 == 1)].push(time);
+                    times[kind + usize::from(kind == 2 && i % 2 == 1)].push(time);
                 }
             }
         }

@@ -102,7 +102,7 @@ struct BaseArgs {
 #[derive(Debug, Args)]
 struct EngineArgs {
     /// What computes; an engine that cannot start is an error, never replaced by another [default:
-    /// native for the bases that it knows, else ort]
+    /// native for the bases that it knows, else ort or what the build has]
     #[arg(
         long,
         value_parser = PossibleValuesParser::new(["native", "ort", "ort:cpu", "ort:cuda", "tract"])

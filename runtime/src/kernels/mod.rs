@@ -9,8 +9,8 @@
 //! | --- | --- |
 //! | none | every step |
 //! | [`PanelMask::Steps`] | only the kept steps: a block that is zero costs nothing |
-//! | [`PanelMask::Weights`], few rows | the mask goes into the multiply-adds |
-//! | [`PanelMask::Weights`], many rows | the first tile masks the panel as it reads it and leaves it masked for the others |
+//! | [`PanelMask::Weights`], few rows, AVX-512 | the mask goes into the multiply-adds |
+//! | [`PanelMask::Weights`] otherwise | the first tile masks the panel as it reads it and leaves it masked for the others |
 //!
 //! Each instruction set has a module; `portable` is the twin that the tests compare with.
 

@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| overkernels_fuzz::kernels(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| overmask_fuzz::kernels(bytes));

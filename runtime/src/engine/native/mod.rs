@@ -102,7 +102,8 @@ impl Engine for NativeEngine {
     }
 
     fn keep(&mut self, task: TaskId, pack: &PackFile) {
-        if let Some(masks) = self.tasks.get_mut(&task) {
+        // Masks are decoded with the base's weights.
+        if let Some(masks) = self.tasks.get_mut(&task).filter(|_| is_sound(&self.base)) {
             masks.keep(self.model.packed.key(), self.directory.as_deref(), pack);
         }
     }
@@ -124,8 +125,17 @@ impl Engine for NativeEngine {
     }
 }
 
+/// Whether a base is what its manifest says, so that what is made of it may be kept.
+fn is_sound(base: &Base) -> bool {
+    let found = base.verify();
+    if let Err(error) = &found {
+        log::warn!("{error}; what is made of this base is not kept");
+    }
+    found.is_ok()
+}
+
 /// Whether this engine runs a base's encoder.
-pub fn knows(base: &Base) -> bool {
+pub(super) fn knows(base: &Base) -> bool {
     model::prefix(base).is_ok()
 }
 

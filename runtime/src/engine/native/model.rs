@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::packed::Packed;
-use crate::base::Base;
+use crate::base::{Architecture, Base};
 use crate::engine::EngineError;
 use crate::kernels::{NR, Panels, Row};
 
@@ -82,8 +82,7 @@ impl Model {
         let read = Reader { base, prefix };
         let layers = (0..architecture.layers).map(|layer| read.layer(layer)).collect::<Result<Vec<_>, _>>()?;
         let width = architecture.hidden_size;
-        let mut segment = read.vector("embeddings.token_type_embeddings.weight")?;
-        segment.truncate(width);
+        let segment = read.vector("embeddings.token_type_embeddings.weight", width)?;
         Ok(Model {
             width,
             heads: architecture.heads,
@@ -114,6 +113,10 @@ pub(super) fn prefix(base: &Base) -> Result<&str, String> {
     Ok(prefix)
 }
 
+fn wrong_shape(name: &str, found: &[usize], expected: &[usize]) -> EngineError {
+    super::unavailable(format!("`{name}` is {found:?}, a base of its sizes has {expected:?}; import the base again"))
+}
+
 /// Reads tensors whose names have a prefix.
 struct Reader<'a> {
     base: &'a Base,
@@ -125,35 +128,47 @@ impl Reader<'_> {
         format!("{}{name}", self.prefix)
     }
 
-    fn vector(&self, name: &str) -> Result<Vec<f32>, EngineError> {
-        Ok(self.base.tensor_f32(&self.name(name))?.1.to_vec())
+    /// The first row of a tensor, which must be so long; most have no other.
+    fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, EngineError> {
+        let name = self.name(name);
+        let (shape, values) = self.base.tensor_f32(&name)?;
+        match shape.last() {
+            Some(width) if *width == len && values.len() >= len => Ok(values[..len].to_vec()),
+            _ => Err(wrong_shape(&name, shape, &[len])),
+        }
     }
 
     fn norm(&self, name: &str) -> Result<Norm, EngineError> {
-        Ok(Norm { scale: self.vector(&format!("{name}.weight"))?, bias: self.vector(&format!("{name}.bias"))? })
+        let width = self.base.manifest().architecture.hidden_size;
+        let [scale, bias] = ["weight", "bias"].map(|part| self.vector(&format!("{name}.{part}"), width));
+        Ok(Norm { scale: scale?, bias: bias? })
     }
 
-    fn linear(&self, name: &str) -> Result<Linear, EngineError> {
+    fn linear(&self, name: &str, outputs: usize, inputs: usize) -> Result<Linear, EngineError> {
         let weight = self.name(&format!("{name}.weight"));
         let maskable = &self.base.manifest().maskable;
         let index = maskable.iter().position(|tensor| tensor.name == weight);
         let index = index.ok_or_else(|| super::unavailable(format!("the base has no maskable tensor `{weight}`")))?;
-        let (outputs, inputs) = (maskable[index].outputs, maskable[index].inputs);
-        let mut bias = self.vector(&format!("{name}.bias"))?;
+        let found = [maskable[index].outputs, maskable[index].inputs];
+        if found != [outputs, inputs] {
+            return Err(wrong_shape(&weight, &found, &[outputs, inputs]));
+        }
+        let mut bias = self.vector(&format!("{name}.bias"), outputs)?;
         bias.resize(outputs.next_multiple_of(NR), 0.0);
         Ok(Linear { index, outputs, inputs, bias: bias.as_chunks().0.to_vec() })
     }
 
     fn layer(&self, layer: usize) -> Result<Layer, EngineError> {
         let at = |name: &str| format!("encoder.layer.{layer}.{name}");
+        let Architecture { hidden_size: width, intermediate_size: inner, .. } = self.base.manifest().architecture;
         Ok(Layer {
-            query: self.linear(&at("attention.self.query"))?,
-            key: self.linear(&at("attention.self.key"))?,
-            value: self.linear(&at("attention.self.value"))?,
-            attended: self.linear(&at("attention.output.dense"))?,
+            query: self.linear(&at("attention.self.query"), width, width)?,
+            key: self.linear(&at("attention.self.key"), width, width)?,
+            value: self.linear(&at("attention.self.value"), width, width)?,
+            attended: self.linear(&at("attention.output.dense"), width, width)?,
             attention_norm: self.norm(&at("attention.output.LayerNorm"))?,
-            intermediate: self.linear(&at("intermediate.dense"))?,
-            output: self.linear(&at("output.dense"))?,
+            intermediate: self.linear(&at("intermediate.dense"), inner, width)?,
+            output: self.linear(&at("output.dense"), width, inner)?,
             output_norm: self.norm(&at("output.LayerNorm"))?,
         })
     }

@@ -28,8 +28,9 @@ impl Packed {
         let len = starts.last().copied().unwrap_or(0);
         let values = match (name.as_ref().and_then(|name| name.find(len)), name) {
             (Some(values), _) => values,
-            (None, Some(name)) => name.make(pack(base, &starts)?),
-            (None, None) => Derived::Memory(pack(base, &starts)?),
+            // The file outlives a damaged base: it is made of a sound one only.
+            (None, Some(name)) if super::is_sound(base) => name.make(pack(base, &starts)?),
+            (None, _) => Derived::Memory(pack(base, &starts)?),
         };
         Ok(Packed { values, starts, key })
     }

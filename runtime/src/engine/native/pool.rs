@@ -5,21 +5,30 @@
 //! it, and sleep when it is over.
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder, Yield};
 
 /// Threads that passes share; none for a single one, which needs nobody to hand work to.
-pub(super) struct Pool(Option<ThreadPool>);
+pub(super) struct Pool {
+    threads: Option<ThreadPool>,
+    /// Passes that run now.
+    running: Arc<AtomicUsize>,
+}
 
 /// Pauses between two looks for work.
 const PAUSES: usize = 16;
+
+/// Looks in vain after which a thread lets others have its core between two.
+const PATIENCE: usize = 256;
 
 thread_local! {
     /// Whether a pass runs on this thread. While it waits for its parts the thread may take other
     /// work, but must not stay awake for another pass, which may wait for this one.
     static RUNS: Cell<bool> = const { Cell::new(false) };
+    /// Whether this thread stays awake already.
+    static AWAKE: Cell<bool> = const { Cell::new(false) };
 }
 
 impl Pool {
@@ -27,23 +36,25 @@ impl Pool {
     /// When the threads cannot be started.
     pub(super) fn new(threads: usize) -> Result<Self, ThreadPoolBuildError> {
         let pool = ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("native-{i}"));
-        Ok(Pool((threads > 1).then(|| pool.build()).transpose()?))
+        Ok(Pool { threads: (threads > 1).then(|| pool.build()).transpose()?, running: Arc::default() })
     }
 
     pub(super) fn threads(&self) -> usize {
-        self.0.as_ref().map_or(1, ThreadPool::current_num_threads)
+        self.threads.as_ref().map_or(1, ThreadPool::current_num_threads)
     }
 
     /// Runs a pass, on this thread if there are no others, else on one of the pool.
     pub(super) fn run<R: Send>(&self, pass: impl FnOnce() -> R + Send) -> R {
-        let Some(pool) = &self.0 else { return pass() };
+        let Some(pool) = &self.threads else { return pass() };
         pool.install(|| {
-            let over = Arc::new(AtomicBool::new(false));
-            let _end = OnDrop(|| over.store(true, Ordering::Release));
+            self.running.fetch_add(1, Ordering::AcqRel);
+            let _end = OnDrop(|| {
+                self.running.fetch_sub(1, Ordering::AcqRel);
+            });
             let before = RUNS.replace(true);
             let _restore = OnDrop(|| RUNS.set(before));
-            let seen = Arc::clone(&over);
-            pool.spawn_broadcast(move |_| stay_awake(&seen));
+            let running = Arc::clone(&self.running);
+            pool.spawn_broadcast(move |_| stay_awake(&running));
             pass()
         })
     }
@@ -68,15 +79,25 @@ pub(super) fn each<T: Send>(threads: usize, parts: Vec<T>, run: impl Fn(T) + Syn
     });
 }
 
-/// Does what work there is until a pass is over.
+/// Does what work there is until no pass runs.
 ///
 /// Nothing that this runs ever waits for another thread, but a pass that begins here, and that
 /// knows that it runs: so a thread stays awake only where nobody below it on the stack is waited
 /// for.
-fn stay_awake(over: &AtomicBool) {
-    while !over.load(Ordering::Acquire) && !RUNS.get() {
-        if let Some(Yield::Idle) | None = rayon::yield_now() {
-            (0..PAUSES).for_each(|_| std::hint::spin_loop());
+fn stay_awake(running: &AtomicUsize) {
+    if AWAKE.replace(true) {
+        return;
+    }
+    let _restore = OnDrop(|| AWAKE.set(false));
+    let mut idle = 0;
+    while running.load(Ordering::Acquire) > 0 && !RUNS.get() {
+        match rayon::yield_now() {
+            Some(Yield::Executed) => idle = 0,
+            Some(Yield::Idle) | None if idle < PATIENCE => {
+                idle += 1;
+                (0..PAUSES).for_each(|_| std::hint::spin_loop());
+            }
+            Some(Yield::Idle) | None => std::thread::yield_now(),
         }
     }
 }
