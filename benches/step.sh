@@ -14,12 +14,10 @@
 #   PYTHON     a Python that already has torch and safetensors (default: the virtual environment)
 set -euo pipefail
 
-TORCH_VERSION=2.9.1
-SAFETENSORS_VERSION=0.8.0
-
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
 target=${CARGO_TARGET_DIR:-$root/target}
+requirements=$root/benches/requirements.txt
 
 fail() {
     echo "step.sh: $1" >&2
@@ -34,20 +32,20 @@ find_python() {
             fail "PYTHON=$PYTHON has no torch and safetensors: install them there or unset PYTHON" 7
         return
     fi
-    local venv=$target/torch-$TORCH_VERSION
+    local version venv
+    version=$(sed -n 's/^torch==//p' "$requirements")
+    venv=$target/torch-$version
     python=$venv/bin/python
-    # The stamp is written last, so that an interrupted set-up starts again.
-    if [[ ! -e $venv/ready ]]; then
+    # The copy is made last, so that an interrupted set-up starts again, and so does one of other versions.
+    if ! cmp -s "$requirements" "$venv/ready"; then
         command -v python3 >/dev/null ||
             fail "python3 is missing: apt-get install python3 python3-venv python3-pip" 7
-        echo "installing PyTorch $TORCH_VERSION into $venv" >&2
-        rm -rf "$venv"
+        echo "installing PyTorch $version into $venv" >&2
         python3 -m venv "$venv" >&2 ||
             fail "no virtual environment could be made: apt-get install python3-venv" 7
-        "$python" -m pip install --quiet --disable-pip-version-check \
-            "torch==$TORCH_VERSION" "safetensors==$SAFETENSORS_VERSION" numpy >&2 ||
+        "$python" -m pip install --quiet --disable-pip-version-check -r "$requirements" >&2 ||
             fail "pip could not install torch; set PYTHON to a Python that has it" 7
-        touch "$venv/ready"
+        cp "$requirements" "$venv/ready"
     fi
 }
 
