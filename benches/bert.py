@@ -67,23 +67,39 @@ def plain_attention(query, key, value, mask):
     return scores.softmax(-1) @ value
 
 
-def sdpa_attention(query, key, value, mask):
-    """The same through PyTorch's fused operator."""
-    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+def sdpa_attention(query, key, value, mask, dropout=0.0):
+    """The same through PyTorch's fused operator; `dropout` is for the weights that softmax gives."""
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
 
 
-def encode(params, config, input_ids, attention_mask, token_type_ids, attention=plain_attention):
-    """last_hidden_state [batch, sequence, hidden] from int64 [batch, sequence] inputs."""
+def plain_linear(params, name, x):
+    """x W^T + b of the linear layer `name`."""
+    return F.linear(x, params[name + ".weight"], params[name + ".bias"])
+
+
+def encode(
+    params,
+    config,
+    input_ids,
+    attention_mask,
+    token_type_ids,
+    attention=plain_attention,
+    linear=plain_linear,
+    dropout=0.0,
+):
+    """last_hidden_state [batch, sequence, hidden] from int64 [batch, sequence] inputs.
+
+    `dropout` is BERT's on hidden states, the rate while it trains; `attention` has its own."""
     batch, sequence = input_ids.shape
     hidden, heads = config["hidden_size"], config["num_attention_heads"]
     eps = config["layer_norm_eps"]
     dtype = params["embeddings.LayerNorm.weight"].dtype
 
-    def linear(name, x):
-        return F.linear(x, params[name + ".weight"], params[name + ".bias"])
-
     def norm(name, x):
         return F.layer_norm(x, (hidden,), params[name + ".weight"], params[name + ".bias"], eps)
+
+    def drop(x):
+        return F.dropout(x, dropout) if dropout > 0.0 else x
 
     def split(x):
         return x.view(batch, sequence, heads, hidden // heads).transpose(1, 2)
@@ -95,22 +111,25 @@ def encode(params, config, input_ids, attention_mask, token_type_ids, attention=
         + F.embedding(positions, params["embeddings.position_embeddings.weight"])
         + F.embedding(token_type_ids, params["embeddings.token_type_embeddings.weight"])
     )
-    x = norm("embeddings.LayerNorm", x)
+    x = drop(norm("embeddings.LayerNorm", x))
     for index in range(config["num_hidden_layers"]):
         layer = f"encoder.layer.{index}."
         context = attention(
-            split(linear(layer + "attention.self.query", x)),
-            split(linear(layer + "attention.self.key", x)),
-            split(linear(layer + "attention.self.value", x)),
+            split(linear(params, layer + "attention.self.query", x)),
+            split(linear(params, layer + "attention.self.key", x)),
+            split(linear(params, layer + "attention.self.value", x)),
             additive,
         )
         context = context.transpose(1, 2).reshape(batch, sequence, hidden)
         x = norm(
             layer + "attention.output.LayerNorm",
-            linear(layer + "attention.output.dense", context) + x,
+            drop(linear(params, layer + "attention.output.dense", context)) + x,
         )
-        inner = F.gelu(linear(layer + "intermediate.dense", x))
-        x = norm(layer + "output.LayerNorm", linear(layer + "output.dense", inner) + x)
+        inner = F.gelu(linear(params, layer + "intermediate.dense", x))
+        x = norm(
+            layer + "output.LayerNorm",
+            drop(linear(params, layer + "output.dense", inner)) + x,
+        )
     return x
 
 
