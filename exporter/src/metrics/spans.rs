@@ -12,7 +12,8 @@ use super::counts::{Counts, Scores};
 
 /// How many spans of a text are true, predicted, and both. A span that comes twice counts once.
 ///
-/// The sum over texts has their micro F1.
+/// The sum over texts has their micro F1; [`Bootstrap`](super::Bootstrap) can sum over many
+/// selections without comparing spans again.
 pub fn span_counts(gold: &[Span], predicted: &[Span]) -> Counts {
     by_label(gold, predicted).into_values().sum()
 }
