@@ -10,8 +10,8 @@
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-/// What this module's neighbours draw random numbers for; `train::batch` has streams 3 and 4. The
-/// numbers are part of what a seed means: never change one, only add.
+/// What this module's neighbours draw random numbers for; `train::batch` has streams 3 and 4,
+/// `metrics::bootstrap` 5. The numbers are part of what a seed means: never change one, only add.
 pub(super) mod stream {
     /// Splitting a data set.
     pub(in crate::data) const SPLIT: u64 = 1;
@@ -60,7 +60,7 @@ pub fn normal(seed: u64, stream: u64, counter: u64, n: usize) -> Vec<f32> {
 
 /// A number below `bound`, each equally likely (Lemire, *Fast random integer generation in an
 /// interval*, 2019). `bound` must not be 0.
-fn below(rng: &mut ChaCha8Rng, bound: u64) -> u64 {
+pub(crate) fn below(rng: &mut ChaCha8Rng, bound: u64) -> u64 {
     loop {
         let wide = u128::from(rng.next_u64()) * u128::from(bound);
         // The lowest (2^64 mod bound) fractions would make some results more likely.

@@ -18,7 +18,8 @@ pub(super) mod salt {
     pub(in crate::train) const ORDER: u64 = 2;
 }
 
-/// Streams of the random generator for what training draws itself; [`crate::data`] has 1 and 2.
+/// Streams of the random generator for what training draws itself; [`crate::data`] has 1 and 2,
+/// `metrics::bootstrap` 5.
 pub(super) mod stream {
     /// Dropout masks.
     pub(in crate::train) const DROPOUT: u64 = 3;

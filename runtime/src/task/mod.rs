@@ -1,11 +1,13 @@
-//! From texts to labels: tokens, encoder, pooling, head.
+//! From texts to labels: tokens, encoder, pooling, head; from tags to spans of words.
 
 mod head;
 mod runner;
+mod spans;
 mod tokenizer;
 
 pub use head::{logits, pool, softmax};
 pub use runner::{GOLDEN_TOLERANCE, GoldenCheck, Prediction, Runner, TaskRef};
+pub use spans::{Span, spans};
 pub use tokenizer::Tokenizer;
 
 use std::path::PathBuf;
