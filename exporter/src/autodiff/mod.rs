@@ -9,6 +9,7 @@
 //! node's first output, and the symbolic [shapes](shape) of all forward values, and gives a
 //! gradient to each input that wants one.
 
+mod contents;
 mod elementwise;
 mod matmul;
 mod movement;
@@ -96,6 +97,10 @@ pub fn differentiate(b: &mut GraphBuilder, loss: &str, wrt: &[String]) -> Result
         if !needed || wanted.contains(output) {
             continue;
         }
+        if node.op_type == "Split" {
+            movement::split(&mut back, node)?;
+            continue;
+        }
         let Some(gradient) = back.total(output) else { continue };
         let rule = rule(&node.op_type)
             .ok_or_else(|| AutodiffError::NoRule { node: node.name.clone(), op: node.op_type.clone() })?;
@@ -111,10 +116,12 @@ pub fn differentiate(b: &mut GraphBuilder, loss: &str, wrt: &[String]) -> Result
 fn check_form(node: &NodeProto) -> Result<(), AutodiffError> {
     let needed = match node.op_type.as_str() {
         "Where" | "OneHot" => 3,
-        "Add" | "Sub" | "Mul" | "Div" | "Greater" | "Equal" | "Gemm" | "MatMul" | "Reshape" | "Expand" | "Gather"
-        | "LayerNormalization" => 2,
+        "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Greater" | "GreaterOrEqual" | "Less" | "LessOrEqual" | "Equal"
+        | "And" | "Or" | "Gemm" | "MatMul" | "Reshape" | "Expand" | "Gather" | "LayerNormalization" | "CumSum" => 2,
         "Neg" | "Sqrt" | "Exp" | "Log" | "Erf" | "Tanh" | "Relu" | "Sigmoid" | "Identity" | "Cast" | "Softmax"
-        | "LogSoftmax" | "Transpose" | "Unsqueeze" | "Squeeze" | "Slice" | "Shape" | "ReduceSum" | "ReduceMean" => 1,
+        | "LogSoftmax" | "Transpose" | "Unsqueeze" | "Squeeze" | "Slice" | "Shape" | "ReduceSum" | "ReduceMean"
+        | "Abs" | "Reciprocal" | "Clip" | "Not" | "IsNaN" | "Sin" | "Cos" | "Max" | "Min" | "Split"
+        | "ConstantOfShape" => 1,
         _ => 0,
     };
     let found = node.input.len();

@@ -39,7 +39,7 @@ pub enum OnnxError {
         limit: u64,
     },
     /// The bytes are no ONNX model.
-    #[error("{path} is not an ONNX model: {source}; import the base again")]
+    #[error("{path} is not an ONNX model: {source}; make or copy the file again")]
     Decode {
         /// The file.
         path: PathBuf,
