@@ -119,10 +119,13 @@ proptest! {
         unary("Relu", away_from_zero, seed, &[a, b, c]);
         unary("Abs", away_from_zero, seed, &[a, b, c]);
         unary("Reciprocal", away_from_zero, seed, &[a, c]);
-        check(&[&[a, b, c]], seed, away_from_zero, |g, x| {
-            let (low, high) = (g.float(-1.01), g.float(0.52));
-            g.op("Clip", &[&x[0], &low, &high], &[])
-        });
+        // Some values are cut and some are not, and none is near a limit.
+        for limits in [(-0.25, 9.0), (-9.0, 0.25)] {
+            check(&[&[a, b, c]], seed, away_from_zero, |g, x| {
+                let (low, high) = (g.float(limits.0), g.float(limits.1));
+                g.op("Clip", &[&x[0], &low, &high], &[])
+            });
+        }
         for exponent in [2.0, 3.0, 0.5] {
             check(&[&[a, c]], seed, positive, |g, x| {
                 let exponent = g.float(exponent);

@@ -142,6 +142,7 @@ impl Encoder {
         normal::aliases(&mut graph);
         interface::inputs(&mut graph)?;
         let mut graph = opset::convert(graph, version)?;
+        normal::counts(&mut graph);
         let found = linear::find(&graph)?;
         let maskable = linear::rewrite(&mut graph, found)?;
         normal::prune(&mut graph);

@@ -82,6 +82,9 @@ fn from_bias(graph: &GraphProto, node: &NodeProto) -> Option<String> {
 /// The number of the layer that a module path names: its first part that is one or ends in one,
 /// as in `encoder.layer.0.output` and `layer_11/ffn`.
 pub(super) fn layer(name: &str) -> Option<usize> {
+    if is_made_up(name) && !name.contains('/') {
+        return None;
+    }
     let number = |part: &str| {
         let digits = part.trim_start_matches(|c: char| !c.is_ascii_digit());
         let stem = &part[..part.len() - digits.len()];
@@ -102,7 +105,8 @@ mod tests {
             ["encoder.layer.0.attention.self.query.weight", "h.11.mlp", "layer_3/ffn", "bert.pooler.dense.weight"];
         assert_eq!(paths.map(layer), [Some(0), Some(11), Some(3), None]);
         // Not a layer's number, and one beyond all numbers.
-        assert_eq!(["linear1.weight", "layer.99999999999999999999.x"].map(layer), [None, None]);
+        let none = ["linear1.weight", "layer.99999999999999999999.x", "onnx::MatMul_188", "val_48"];
+        assert_eq!(none.map(layer), [None; 4]);
     }
 
     #[test]

@@ -2,7 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use overmask::onnx::proto::{AttributeProto, GraphProto, TensorProto, data_type};
+use overmask::onnx::GraphBuilder;
+use overmask::onnx::proto::{AttributeProto, GraphProto, NodeProto, TensorProto, data_type};
 
 use super::Problem;
 use super::source::is_own;
@@ -121,6 +122,28 @@ pub(super) fn aliases(graph: &mut GraphProto) {
             _ => true,
         }
     });
+}
+
+/// Counts in 32 bits what is cast to 64 only to be counted: tokens so far. tract takes 64-bit integers
+/// that are cast for sizes, which it cannot add up.
+pub(super) fn counts(graph: &mut GraphProto) {
+    let to = |node: &NodeProto| (node.op_type == "Cast").then(|| node.int("to", 0));
+    let mut b = GraphBuilder::extend(std::mem::take(graph));
+    for mut node in b.take_nodes() {
+        let made_by = |value: &String| b.graph().node.iter().find(|n| n.output.contains(value));
+        let cast = node.input.first().filter(|_| node.op_type == "CumSum").and_then(made_by);
+        let source = cast.filter(|n| to(n) == Some(data_type::INT64.into())).and_then(|n| n.input.first().cloned());
+        let (Some(source), Some(output)) = (source, node.output.first().cloned()) else {
+            b.append(vec![node]);
+            continue;
+        };
+        let sum = b.fresh("CumSum");
+        node.input[0] = b.op("Cast", &[&source], &[("to", i64::from(data_type::INT32).into())]);
+        node.output[0].clone_from(&sum);
+        b.append(vec![node]);
+        b.node("Cast", &[&sum], &[&output], &[("to", i64::from(data_type::INT64).into())]);
+    }
+    *graph = super::graph_of(b);
 }
 
 /// Gives a value another name. What has that name already gets a new one.
