@@ -162,8 +162,7 @@ impl Shapes {
         Ok(match node.op_type.as_str() {
             "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Max" | "Min" | "Greater" | "GreaterOrEqual" | "Less"
             | "LessOrEqual" | "Equal" | "And" | "Or" => {
-                let rest = (1..node.input.len()).map(shape);
-                rest.fold(Ok(shape(0)), |all, next| all.and_then(|all| pair(all, next, node)))?
+                (1..node.input.len()).map(shape).try_fold(shape(0), |all, next| pair(all, next, node))?
             }
             "Where" => pair(pair(shape(0), shape(1), node)?, shape(2), node)?,
             "Neg" | "Sqrt" | "Exp" | "Log" | "Erf" | "Tanh" | "Relu" | "Sigmoid" | "Identity" | "Cast" | "Softmax"
