@@ -315,7 +315,7 @@ fn an_engine_that_cannot_start_exits_with_7() {
 
 #[test]
 fn help_completions_and_manual_pages_are_printed() {
-    for arguments in [&["--help"][..], &["train", "--help"], &["import", "hf", "--help"], &["fetch", "--help"]] {
+    for arguments in [&["--help"][..], &["train", "--help"], &["import", "onnx", "--help"], &["fetch", "--help"]] {
         let got = ran(&mut export(arguments));
         assert!(got.code == 0 && got.stdout.starts_with("Example") && got.stdout.contains("Exit codes:"), "{got:?}");
     }

@@ -1,8 +1,8 @@
 //! Rules of operators that work element by element, with NumPy broadcasting.
 
-use overmask::onnx::proto::NodeProto;
+use overmask::onnx::proto::{NodeProto, data_type};
 
-use super::{AutodiffError, Backward, Rule};
+use super::{AutodiffError, Backward, Rule, unsupported};
 
 type Outcome = Result<(), AutodiffError>;
 
@@ -20,6 +20,14 @@ pub(super) fn rule(op: &str) -> Option<Rule> {
         "Tanh" => tanh,
         "Relu" => relu,
         "Sigmoid" => sigmoid,
+        "Abs" => abs,
+        "Reciprocal" => reciprocal,
+        "Sin" => sin,
+        "Cos" => cos,
+        "Pow" => pow,
+        "Max" => max,
+        "Min" => min,
+        "Clip" => clip,
         "Where" => select,
         "Identity" => identity,
         _ => return None,
@@ -119,6 +127,84 @@ fn sigmoid(back: &mut Backward<'_>, node: &NodeProto, dy: &str) -> Outcome {
         let part = g.op("Mul", &[dy, &node.output[0]]);
         let rest = g.op("Mul", &[&part, &node.output[0]]);
         g.op("Sub", &[&part, &rest])
+    })
+}
+
+fn abs(back: &mut Backward<'_>, node: &NodeProto, dy: &str) -> Outcome {
+    to_input(back, node, 0, |g| {
+        let sign = g.op("Sign", &[&node.input[0]]);
+        g.op("Mul", &[dy, &sign])
+    })
+}
+
+/// (1/x)' = -y².
+fn reciprocal(back: &mut Backward<'_>, node: &NodeProto, dy: &str) -> Outcome {
+    to_input(back, node, 0, |g| {
+        let square = g.op("Mul", &[&node.output[0], &node.output[0]]);
+        let product = g.op("Mul", &[dy, &square]);
+        g.op("Neg", &[&product])
+    })
+}
+
+fn sin(back: &mut Backward<'_>, node: &NodeProto, dy: &str) -> Outcome {
+    to_input(back, node, 0, |g| {
+        let slope = g.op("Cos", &[&node.input[0]]);
+        g.op("Mul", &[dy, &slope])
+    })
+}
+
+fn cos(back: &mut Backward<'_>, node: &NodeProto, dy: &str) -> Outcome {
+    to_input(back, node, 0, |g| {
+        let slope = g.op("Sin", &[&node.input[0]]);
+        let product = g.op("Mul", &[dy, &slope]);
+        g.op("Neg", &[&product])
+    })
+}
+
+/// y = aᵇ: da = dy · b · aᵇ⁻¹. Exponents are constants, of any type of number.
+fn pow(back: &mut Backward<'_>, node: &NodeProto, dy: &str) -> Outcome {
+    if back.wants(&node.input[1]) {
+        return Err(unsupported(node, "a gradient of the exponent"));
+    }
+    to_input(back, node, 0, |g| {
+        let float = i64::from(data_type::FLOAT);
+        let exponent = g.b.op("Cast", &[&node.input[1]], &[("to", float.into())]);
+        let one = g.b.float(1.0);
+        let less = g.op("Sub", &[&exponent, &one]);
+        let power = g.op("Pow", &[&node.input[0], &less]);
+        let slope = g.op("Mul", &[&exponent, &power]);
+        g.op("Mul", &[dy, &slope])
+    })
+}
+
+fn max(back: &mut Backward<'_>, node: &NodeProto, dy: &str) -> Outcome {
+    extreme(back, node, dy, "GreaterOrEqual")
+}
+
+fn min(back: &mut Backward<'_>, node: &NodeProto, dy: &str) -> Outcome {
+    extreme(back, node, dy, "LessOrEqual")
+}
+
+/// The gradient goes to the input that was taken; of equal ones, to the first.
+fn extreme(back: &mut Backward<'_>, node: &NodeProto, dy: &str, first_is_taken: &str) -> Outcome {
+    let [a, b] = node.input.as_slice() else {
+        return Err(unsupported(node, "other than two inputs"));
+    };
+    let first = back.op(first_is_taken, &[a, b]);
+    let zero = back.b.float(0.0);
+    to_input(back, node, 0, |g| g.op("Where", &[&first, dy, &zero]))?;
+    to_input(back, node, 1, |g| g.op("Where", &[&first, &zero, dy]))
+}
+
+/// The gradient goes through where nothing was cut. The limits are constants.
+fn clip(back: &mut Backward<'_>, node: &NodeProto, dy: &str) -> Outcome {
+    if node.input.iter().skip(1).any(|limit| back.wants(limit)) {
+        return Err(unsupported(node, "a gradient of a limit"));
+    }
+    to_input(back, node, 0, |g| {
+        let zero = g.b.float(0.0);
+        let kept = g.op("Equal", &[&node.input[0], &node.output[0]]);
+        g.op("Where", &[&kept, dy, &zero])
     })
 }
 

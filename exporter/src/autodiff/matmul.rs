@@ -2,6 +2,7 @@
 
 use overmask::onnx::proto::NodeProto;
 
+use super::shape::Dim;
 use super::{AutodiffError, Backward, Rule, unsupported};
 
 pub(super) fn rule(op: &str) -> Option<Rule> {
@@ -60,7 +61,18 @@ fn matmul(back: &mut Backward<'_>, node: &NodeProto, dy: &str) -> Result<(), Aut
         let gradient = back.op("MatMul", &[dy, &turned]);
         give(back, node, a, gradient, rank_a, rank_b)?;
     }
-    if back.wants(b) {
+    if back.wants(b) && rank_b == 2 && rank_a > 2 {
+        // A product over all rows at once: no gradient a batch axis, and no sum of them.
+        let flat = |back: &mut Backward<'_>, value: &str, width: &Dim| {
+            let shape = back.b.shape(&[-1, width.value()?]);
+            Some(back.op("Reshape", &[value, &shape]))
+        };
+        let shape = back.shape(node, b)?;
+        let rows = flat(back, a, &shape[0]).zip(flat(back, dy, &shape[1]));
+        let (a, dy) = rows.ok_or_else(|| unsupported(node, "the sizes of its weight are not known"))?;
+        let gradient = back.b.op("Gemm", &[&a, &dy], &[("transA", 1i64.into())]);
+        back.give(b, gradient);
+    } else if back.wants(b) {
         let turned = transpose(back, a, rank_a);
         let gradient = back.op("MatMul", &[&turned, dy]);
         give(back, node, b, gradient, rank_b, rank_a)?;

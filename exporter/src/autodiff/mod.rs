@@ -9,6 +9,7 @@
 //! node's first output, and the symbolic [shapes](shape) of all forward values, and gives a
 //! gradient to each input that wants one.
 
+mod contents;
 mod elementwise;
 mod matmul;
 mod movement;
@@ -81,19 +82,24 @@ pub fn differentiate(b: &mut GraphBuilder, loss: &str, wrt: &[String]) -> Result
     let shapes = Shapes::infer(b.graph())?;
     let nodes: Vec<NodeProto> = b.graph().node.clone();
     let mut active: HashSet<String> = wrt.iter().cloned().collect();
-    for node in &nodes {
+    for node in nodes.iter().filter(|n| !is_constant_almost_everywhere(&n.op_type)) {
         if node.input.iter().any(|i| active.contains(i)) {
             active.extend(node.output.iter().filter(|o| !o.is_empty()).cloned());
         }
     }
     // A wanted inner value is a leaf: its producer gets no gradient.
     let wanted: HashSet<&String> = wrt.iter().collect();
+    check_rules(&nodes, loss, &active, &wanted)?;
     let one = b.float(1.0);
     let mut back = Backward { b, shapes, active, gradients: HashMap::from([(loss.to_owned(), vec![one])]) };
     for node in nodes.iter().rev() {
         let Some(output) = node.output.first() else { continue };
         let needed = node.input.iter().any(|i| back.wants(i));
         if !needed || wanted.contains(output) {
+            continue;
+        }
+        if node.op_type == "Split" {
+            movement::split(&mut back, node)?;
             continue;
         }
         let Some(gradient) = back.total(output) else { continue };
@@ -106,15 +112,57 @@ pub fn differentiate(b: &mut GraphBuilder, loss: &str, wrt: &[String]) -> Result
         .collect()
 }
 
+/// Operators whose outputs do not change when inputs change a little: sizes and truth values.
+fn is_constant_almost_everywhere(op: &str) -> bool {
+    matches!(
+        op,
+        "Shape"
+            | "Size"
+            | "Equal"
+            | "Greater"
+            | "GreaterOrEqual"
+            | "Less"
+            | "LessOrEqual"
+            | "And"
+            | "Or"
+            | "Not"
+            | "IsNaN"
+    )
+}
+
+/// Checks that there is a rule for every node between what is wanted and the loss, before any rule
+/// stumbles over a shape that one without a rule has left unknown.
+fn check_rules(
+    nodes: &[NodeProto],
+    loss: &str,
+    active: &HashSet<String>,
+    wanted: &HashSet<&String>,
+) -> Result<(), AutodiffError> {
+    let mut reaching = HashSet::from([loss]);
+    for node in nodes.iter().rev() {
+        let gets = node.output.iter().any(|o| reaching.contains(o.as_str()) && active.contains(o));
+        if !gets || node.output.first().is_some_and(|o| wanted.contains(o)) {
+            continue;
+        }
+        if rule(&node.op_type).is_none() && node.op_type != "Split" {
+            return Err(AutodiffError::NoRule { node: node.name.clone(), op: node.op_type.clone() });
+        }
+        reaching.extend(node.input.iter().map(String::as_str));
+    }
+    Ok(())
+}
+
 /// Checks what rules rely on: that a node has the inputs that its operator cannot do without, and
 /// that it reads nothing but its inputs.
 fn check_form(node: &NodeProto) -> Result<(), AutodiffError> {
     let needed = match node.op_type.as_str() {
         "Where" | "OneHot" => 3,
-        "Add" | "Sub" | "Mul" | "Div" | "Greater" | "Equal" | "Gemm" | "MatMul" | "Reshape" | "Expand" | "Gather"
-        | "LayerNormalization" => 2,
+        "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Greater" | "GreaterOrEqual" | "Less" | "LessOrEqual" | "Equal"
+        | "And" | "Or" | "Gemm" | "MatMul" | "Reshape" | "Expand" | "Gather" | "LayerNormalization" | "CumSum" => 2,
         "Neg" | "Sqrt" | "Exp" | "Log" | "Erf" | "Tanh" | "Relu" | "Sigmoid" | "Identity" | "Cast" | "Softmax"
-        | "LogSoftmax" | "Transpose" | "Unsqueeze" | "Squeeze" | "Slice" | "Shape" | "ReduceSum" | "ReduceMean" => 1,
+        | "LogSoftmax" | "Transpose" | "Unsqueeze" | "Squeeze" | "Slice" | "Shape" | "ReduceSum" | "ReduceMean"
+        | "Abs" | "Reciprocal" | "Clip" | "Not" | "IsNaN" | "Sin" | "Cos" | "Max" | "Min" | "Split"
+        | "ConstantOfShape" => 1,
         _ => 0,
     };
     let found = node.input.len();

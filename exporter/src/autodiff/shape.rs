@@ -2,14 +2,17 @@
 //!
 //! A dimension is a product of a number and named sizes (`batch`, `sequence`), so that
 //! `Reshape` between [batch, sequence, width] and [batch · sequence, width] can be followed
-//! exactly. Values that describe shapes (the outputs of `Shape`, `Concat`, `Slice` and integer
-//! constants) are followed as lists of dimensions.
+//! exactly. Values that describe shapes (the outputs of `Shape`, integer constants, and what is made
+//! of them) are followed as lists of dimensions: see `contents.rs`.
 
 use std::collections::HashMap;
 
 use overmask::onnx::proto::{Dimension, GraphProto, NodeProto, TensorProto, ValueInfoProto, data_type};
 
-use super::{AutodiffError, unsupported};
+use super::{AutodiffError, contents, unsupported};
+
+/// The most named sizes of a product: more are in no graph but a hostile one.
+const MOST_NAMES: usize = 16;
 
 /// A dimension: `factor` times the named sizes, which are sorted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,14 +43,17 @@ impl Dim {
     }
 
     /// The product, or `None` when it is too large.
-    fn times(&self, other: &Dim) -> Option<Dim> {
+    pub(super) fn times(&self, other: &Dim) -> Option<Dim> {
+        if self.names.len() + other.names.len() > MOST_NAMES {
+            return None;
+        }
         let mut names = [self.names.clone(), other.names.clone()].concat();
         names.sort();
         Some(Dim { factor: self.factor.checked_mul(other.factor)?, names })
     }
 
     /// The quotient, or `None` when it is no such product.
-    fn divided_by(&self, other: &Dim) -> Option<Dim> {
+    pub(super) fn divided_by(&self, other: &Dim) -> Option<Dim> {
         if self.factor.checked_rem(other.factor)? != 0 {
             return None;
         }
@@ -101,13 +107,24 @@ impl Shapes {
         self.shapes.insert(value.to_owned(), shape);
     }
 
-    fn numbers(&self, value: &str) -> Option<Vec<i64>> {
-        self.contents.get(value)?.iter().map(Dim::value).collect()
+    /// What a value that describes a shape holds, if it is known.
+    pub(super) fn held(&self, value: &str) -> Option<&[Dim]> {
+        self.contents.get(value).map(Vec::as_slice)
+    }
+
+    /// What it holds, if that is numbers only.
+    pub(super) fn numbers(&self, value: &str) -> Option<Vec<i64>> {
+        self.held(value)?.iter().map(Dim::value).collect()
     }
 
     fn follow(&mut self, node: &NodeProto) -> Result<(), AutodiffError> {
-        self.follow_contents(node);
         let Some(output) = node.output.first() else { return Ok(()) };
+        if let Some(list) = contents::follow(self, node) {
+            self.contents.insert(output.clone(), list);
+        }
+        if node.op_type == "Split" {
+            return self.follow_split(node);
+        }
         if let Some(shape) = self.output_shape(node)? {
             if node.op_type == "LayerNormalization" {
                 let mut statistic = shape.clone();
@@ -123,33 +140,34 @@ impl Shapes {
         Ok(())
     }
 
-    /// Follows what integer values hold.
-    fn follow_contents(&mut self, node: &NodeProto) {
-        let held = |value: &String| self.contents.get(value).cloned();
-        let contents = match node.op_type.as_str() {
-            "Shape" => self.get(&node.input[0]).map(<[Dim]>::to_vec),
-            "Concat" => node.input.iter().map(held).collect::<Option<Vec<_>>>().map(|parts| parts.concat()),
-            "Slice" => held(&node.input[0]).and_then(|all| {
-                let (from, to) = (self.numbers(node.input.get(1)?)?, self.numbers(node.input.get(2)?)?);
-                let (from, to) = (usize::try_from(*from.first()?).ok()?, usize::try_from(*to.first()?).ok()?);
-                all.get(from..to.min(all.len())).map(<[Dim]>::to_vec)
-            }),
-            "Identity" | "Squeeze" | "Unsqueeze" => held(&node.input[0]),
-            _ => None,
+    /// The parts are as long as the second input says, or all of one length.
+    fn follow_split(&mut self, node: &NodeProto) -> Result<(), AutodiffError> {
+        let Some(x) = node.input.first().and_then(|x| self.get(x)).map(<[Dim]>::to_vec) else { return Ok(()) };
+        let axis = axis(node, node.int("axis", 0), x.len())?;
+        let parts = match node.input.get(1).filter(|v| !v.is_empty()) {
+            Some(list) => self.held(list).map(<[Dim]>::to_vec),
+            None => x[axis].divided_by(&Dim::known(node.output.len() as i64)).map(|d| vec![d; node.output.len()]),
         };
-        if let (Some(contents), Some(output)) = (contents, node.output.first()) {
-            self.contents.insert(output.clone(), contents);
+        for (output, part) in node.output.iter().zip(parts.unwrap_or_default()) {
+            let mut shape = x.clone();
+            shape[axis] = part;
+            self.set(output, shape);
         }
+        Ok(())
     }
 
     fn output_shape(&self, node: &NodeProto) -> Result<Option<Vec<Dim>>, AutodiffError> {
         let shape = |index: usize| node.input.get(index).and_then(|v| self.get(v)).map(<[Dim]>::to_vec);
         let numbers = |index: usize| node.input.get(index).and_then(|v| self.numbers(v));
         Ok(match node.op_type.as_str() {
-            "Add" | "Sub" | "Mul" | "Div" | "Greater" | "Equal" => pair(shape(0), shape(1), node)?,
+            "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Max" | "Min" | "Greater" | "GreaterOrEqual" | "Less"
+            | "LessOrEqual" | "Equal" | "And" | "Or" => {
+                (1..node.input.len()).map(shape).try_fold(shape(0), |all, next| pair(all, next, node))?
+            }
             "Where" => pair(pair(shape(0), shape(1), node)?, shape(2), node)?,
             "Neg" | "Sqrt" | "Exp" | "Log" | "Erf" | "Tanh" | "Relu" | "Sigmoid" | "Identity" | "Cast" | "Softmax"
-            | "LogSoftmax" | "LayerNormalization" => shape(0),
+            | "LogSoftmax" | "LayerNormalization" | "Abs" | "Reciprocal" | "Clip" | "Not" | "IsNaN" | "CumSum"
+            | "Sin" | "Cos" => shape(0),
             "Gemm" => match (shape(0).as_deref(), shape(1).as_deref()) {
                 (Some([a0, a1]), Some([b0, b1])) => {
                     let rows = if node.int("transA", 0) == 0 { a0 } else { a1 };
@@ -196,8 +214,15 @@ impl Shapes {
                 _ => None,
             },
             "Slice" => shape(0).and_then(|x| self.slice(node, x)),
-            "Concat" => None,
-            "Shape" => shape(0).map(|x| vec![Dim::known(x.len() as i64)]),
+            "Concat" => self.concat(node)?,
+            "Shape" => contents::follow(self, node).map(|list| vec![Dim::known(list.len() as i64)]),
+            "ConstantOfShape" => node.input.first().and_then(|v| self.held(v)).map(<[Dim]>::to_vec),
+            "Range" => {
+                match (numbers(0).as_deref(), node.input.get(1).and_then(|v| self.held(v)), numbers(2).as_deref()) {
+                    (Some([0]), Some([end]), Some([1])) => Some(vec![end.clone()]),
+                    _ => None,
+                }
+            }
             "OneHot" => shape(0).zip(self.contents.get(&node.input[1])).and_then(|(mut x, depth)| {
                 x.push(depth.first()?.clone());
                 Some(x)
@@ -218,16 +243,51 @@ impl Shapes {
         })
     }
 
-    /// A slice from 0 with step 1 of one axis, which is as long as its end says.
+    /// A slice with step 1.
     fn slice(&self, node: &NodeProto, mut x: Vec<Dim>) -> Option<Vec<Dim>> {
-        let end = self.contents.get(node.input.get(2)?)?;
-        let axis = usize::try_from(*self.numbers(node.input.get(3)?)?.first()?).ok()?;
-        let from_start = self.numbers(&node.input[1])? == [0];
-        let simple = from_start && end.len() == 1 && node.input.len() == 4 && axis < x.len();
-        simple.then(|| {
-            x[axis] = end[0].clone();
-            x
-        })
+        let (starts, ends) = (self.numbers(node.input.get(1)?)?, self.held(node.input.get(2)?)?);
+        let list = |index: usize| node.input.get(index).filter(|v| !v.is_empty()).map(|v| self.numbers(v));
+        let axes = list(3).unwrap_or_else(|| Some((0..starts.len() as i64).collect()))?;
+        let steps = list(4).unwrap_or_else(|| Some(vec![1; starts.len()]))?;
+        if [ends.len(), axes.len(), steps.len()] != [starts.len(); 3] || steps.iter().any(|s| *s != 1) {
+            return None;
+        }
+        for ((start, end), number) in starts.into_iter().zip(ends).zip(axes) {
+            let at = axis(node, number, x.len()).ok()?;
+            x[at] = sliced(&x[at], start, end)?;
+        }
+        Some(x)
+    }
+
+    /// The lengths along the axis are added up; the other axes are those of the first.
+    fn concat(&self, node: &NodeProto) -> Result<Option<Vec<Dim>>, AutodiffError> {
+        let shapes: Option<Vec<&[Dim]>> = node.input.iter().map(|v| self.get(v)).collect();
+        let Some((first, rest)) = shapes.as_deref().and_then(<[_]>::split_first) else { return Ok(None) };
+        let axis = axis(node, node.int("axis", 0), first.len())?;
+        let mut all = first.to_vec();
+        for shape in rest {
+            let sum = shape.get(axis).and_then(|d| all[axis].value()?.checked_add(d.value()?));
+            let Some(sum) = sum else { return Ok(None) };
+            all[axis] = Dim::known(sum);
+        }
+        Ok(Some(all))
+    }
+}
+
+/// The length of a slice. Of a size that only has a name, it is taken to hold what is asked for.
+fn sliced(dim: &Dim, start: i64, end: &Dim) -> Option<Dim> {
+    match (dim.value(), end.value()) {
+        (Some(size), Some(end)) => {
+            let clamp = |i: i64| if i < 0 { i.saturating_add(size).max(0) } else { i.min(size) };
+            Some(Dim::known((clamp(end) - clamp(start)).max(0)))
+        }
+        // Ends that mean the end, as exporters write them.
+        (None, Some(end)) if end >= i64::from(i32::MAX) => match start {
+            0 => Some(dim.clone()),
+            _ => (start < 0).then(|| start.checked_neg().map(Dim::known))?,
+        },
+        (None, Some(end)) => ((start < 0) == (end < 0) && end > start).then(|| Dim::known(end - start)),
+        (_, None) => (start == 0).then(|| end.clone()),
     }
 }
 
@@ -255,7 +315,7 @@ pub(super) fn permutation(node: &NodeProto, rank: usize) -> Result<Vec<usize>, A
 }
 
 /// Different axes, counted from 0.
-fn axes(node: &NodeProto, numbers: &[i64], rank: usize) -> Result<Vec<usize>, AutodiffError> {
+pub(super) fn axes(node: &NodeProto, numbers: &[i64], rank: usize) -> Result<Vec<usize>, AutodiffError> {
     let mut seen = vec![false; rank];
     let one = |number: &i64| {
         let axis = axis(node, *number, rank)?;
@@ -283,7 +343,7 @@ fn declared(input: &ValueInfoProto) -> Option<Vec<Dim>> {
     dims.collect()
 }
 
-fn integers(tensor: &TensorProto) -> Option<Vec<i64>> {
+pub(super) fn integers(tensor: &TensorProto) -> Option<Vec<i64>> {
     if tensor.data_type != data_type::INT64 {
         return None;
     }

@@ -113,10 +113,33 @@ proptest! {
     #[test]
     fn elementwise((a, b, c) in (1usize..4, 1usize..4, 2usize..5), seed: u32) {
         let seed = u64::from(seed);
-        for op in ["Neg", "Exp", "Erf", "Tanh", "Sigmoid", "Identity"] {
+        for op in ["Neg", "Exp", "Erf", "Tanh", "Sigmoid", "Identity", "Sin", "Cos"] {
             unary(op, any, seed, &[a, b, c]);
         }
         unary("Relu", away_from_zero, seed, &[a, b, c]);
+        unary("Abs", away_from_zero, seed, &[a, b, c]);
+        unary("Reciprocal", away_from_zero, seed, &[a, c]);
+        // Some values are cut and some are not, and none is near a limit.
+        for limits in [(-0.25, 9.0), (-9.0, 0.25)] {
+            check(&[&[a, b, c]], seed, away_from_zero, |g, x| {
+                let (low, high) = (g.float(limits.0), g.float(limits.1));
+                g.op("Clip", &[&x[0], &low, &high], &[])
+            });
+        }
+        for exponent in [2.0, 3.0, 0.5] {
+            check(&[&[a, c]], seed, positive, |g, x| {
+                let exponent = g.float(exponent);
+                g.op("Pow", &[&x[0], &exponent], &[])
+            });
+        }
+        // Of two that are far from each other, so that a small step changes nothing.
+        for op in ["Max", "Min"] {
+            check(&[&[b, c], &[c]], seed, away_from_zero, |g, x| {
+                let less = g.float(0.01);
+                let small = g.op("Mul", &[&x[1], &less], &[]);
+                g.op(op, &[&x[0], &small], &[])
+            });
+        }
         unary("Sqrt", positive, seed, &[a, c]);
         unary("Log", positive, seed, &[a, c]);
         for op in ["Add", "Sub", "Mul"] {
@@ -196,6 +219,43 @@ proptest! {
             let shape = g.shape(&[a as i64, b as i64, c as i64]);
             g.op("Expand", &[&x[0], &shape], &[])
         });
+    }
+
+    #[test]
+    fn parts((a, b, c) in (1usize..4, 1usize..4, 3usize..6), seed: u32) {
+        let seed = u64::from(seed);
+        // With and without axes, from the end, past the end.
+        for (from, to) in [(0, 2), (1, i64::MAX), (-2, -1), (-9, 1)] {
+            check(&[&[a, c, b]], seed, any, |g, x| {
+                let lists = [from, to, 1, 1].map(|i| g.shape(&[i]));
+                let [from, to, axis, step] = lists.each_ref().map(String::as_str);
+                let part = g.op("Slice", &[&x[0], from, to, axis, step], &[]);
+                g.op("Mul", &[&part, &part], &[])
+            });
+        }
+        check(&[&[a, c]], seed, any, |g, x| {
+            let (from, to) = (g.shape(&[0, 1]), g.shape(&[1, 3]));
+            g.op("Slice", &[&x[0], &from, &to], &[])
+        });
+        for index in [0, -1] {
+            check(&[&[a, c, b]], seed, any, |g, x| {
+                let index = g.ints(&[], &[index]);
+                g.op("Gather", &[&x[0], &index], &[("axis", 1i64.into())])
+            });
+        }
+        check(&[&[a, b], &[a, c], &[a, 1]], seed, any, |g, x| {
+            let all = g.op("Concat", &[&x[0], &x[1], &x[2]], &[("axis", (-1i64).into())]);
+            g.op("Mul", &[&all, &all], &[])
+        });
+        // The second part is of no effect.
+        for sizes in [Some([1, c as i64 - 2, 1]), None] {
+            check(&[&[a, if sizes.is_some() { c } else { 3 * c }]], seed, any, |g, x| {
+                let sizes = sizes.map(|s| g.shape(&s));
+                let inputs: Vec<&str> = [Some(x[0].as_str()), sizes.as_deref()].into_iter().flatten().collect();
+                g.node("Split", &inputs, &["p", "q", "r"], &[("axis", 1i64.into())]);
+                g.op("Mul", &["p", "r"], &[])
+            });
+        }
     }
 
     #[test]

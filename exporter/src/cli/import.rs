@@ -4,11 +4,12 @@ use std::path::PathBuf;
 
 use anyhow::Error;
 use clap::{Args, Subcommand};
+use overmask::base::Base;
 use overmask::error::ExitCode;
 use serde_json::json;
 
 use super::output;
-use crate::import::hf::{self, Origin};
+use crate::import::{Origin, hf, onnx};
 
 /// Import a pre-trained encoder as a base bundle.
 #[derive(Debug, Args)]
@@ -23,6 +24,7 @@ pub(super) struct ImportArgs {
 #[derive(Debug, Subcommand)]
 enum Format {
     Hf(HfArgs),
+    Onnx(OnnxArgs),
 }
 
 /// Import a BERT-family checkpoint directory: config.json, model.safetensors, tokenizer.json.
@@ -34,6 +36,40 @@ enum Format {
 struct HfArgs {
     /// The checkpoint directory.
     dir: PathBuf,
+    #[command(flatten)]
+    bundle: BundleArgs,
+}
+
+/// Import a text encoder that was exported to ONNX (PyTorch, Optimum): one model file, with or without
+/// external data.
+///
+/// Batch and sequence must be dynamic, weights float32, and the inputs input_ids, attention_mask and,
+/// where the encoder has them, token_type_ids.
+#[derive(Debug, Args)]
+#[command(
+    before_help = "Example:\n  overmask-export import onnx model.onnx --tokenizer tokenizer.json -o base/",
+    after_help = ExitCode::HELP
+)]
+struct OnnxArgs {
+    /// The model file.
+    model: PathBuf,
+    /// The tokenizer, as the tokenizers library writes it; `tokenizer.json` beside the model if not given.
+    #[arg(long, value_name = "FILE")]
+    tokenizer: Option<PathBuf>,
+    /// The value to take as hidden states, [batch, sequence, width]; `last_hidden_state`, or the first
+    /// output with three axes, if not given.
+    #[arg(long = "output-name", value_name = "NAME")]
+    value: Option<String>,
+    /// The most tokens that a text may have; what the position embeddings hold if not given.
+    #[arg(long, value_name = "COUNT")]
+    max_positions: Option<usize>,
+    #[command(flatten)]
+    bundle: BundleArgs,
+}
+
+/// What every import takes.
+#[derive(Debug, Args)]
+struct BundleArgs {
     /// Where to write the base bundle; must not exist, or be empty.
     #[arg(short, long, value_name = "DIR")]
     output: PathBuf,
@@ -49,9 +85,32 @@ struct HfArgs {
 }
 
 pub(super) fn run(args: &ImportArgs) -> Result<(), Error> {
-    let Format::Hf(args) = &args.format;
-    let origin = Origin { licence: args.licence.clone(), source: args.source.clone() };
-    let base = hf::import(&args.dir, &args.output, &origin)?;
+    match &args.format {
+        Format::Hf(args) => {
+            let base = hf::import(&args.dir, &args.bundle.output, &args.bundle.origin())?;
+            report(&base, &args.bundle, None)
+        }
+        Format::Onnx(args) => {
+            let beside = || args.model.with_file_name("tokenizer.json");
+            let options = onnx::Options {
+                tokenizer: args.tokenizer.clone().unwrap_or_else(beside),
+                output: args.value.clone(),
+                max_positions: args.max_positions,
+                origin: args.bundle.origin(),
+            };
+            let imported = onnx::import(&args.model, &args.bundle.output, &options)?;
+            report(&imported.base, &args.bundle, imported.untrainable.map(|e| e.to_string()))
+        }
+    }
+}
+
+impl BundleArgs {
+    fn origin(&self) -> Origin {
+        Origin { licence: self.licence.clone(), source: self.source.clone() }
+    }
+}
+
+fn report(base: &Base, args: &BundleArgs, untrainable: Option<String>) -> Result<(), Error> {
     let m = base.manifest();
     let weights: usize = m.maskable.iter().map(|t| t.outputs * t.inputs).sum();
     log::info!(
@@ -63,6 +122,9 @@ pub(super) fn run(args: &ImportArgs) -> Result<(), Error> {
         weights,
         m.maskable.len(),
     );
+    if let Some(reason) = &untrainable {
+        log::warn!("no mask can be trained on this base, training will refuse it: {reason}");
+    }
     if args.json {
         output::json(&json!({
             "base": args.output,
@@ -71,6 +133,7 @@ pub(super) fn run(args: &ImportArgs) -> Result<(), Error> {
             "hidden_size": m.architecture.hidden_size,
             "maskable_tensors": m.maskable.len(),
             "maskable_weights": weights,
+            "untrainable": untrainable,
         }))?;
     }
     Ok(())

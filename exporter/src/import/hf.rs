@@ -2,17 +2,15 @@
 //! `config.json`, `model.safetensors`, `tokenizer.json`.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::{BufWriter, Write};
 use std::path::Path;
 
-use overmask::base::{self, Architecture, Base, BaseManifest, file};
-use overmask::onnx;
+use overmask::base::{Architecture, Base, family};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use serde::Deserialize;
 
+pub use super::Origin;
+use super::bundle::{self, Parts, read};
 use super::{ImportError, bert};
 
 /// What of `config.json` decides the graph; the names are the file's.
@@ -43,15 +41,6 @@ fn default_act() -> String {
     "gelu".to_owned()
 }
 
-/// What the manifest says of the weights' origin.
-#[derive(Debug, Clone, Default)]
-pub struct Origin {
-    /// Licence, `unknown` when not given.
-    pub licence: Option<String>,
-    /// Source, the checkpoint's own name when not given.
-    pub source: Option<String>,
-}
-
 /// Imports the checkpoint in `dir` as a base bundle at `out`.
 ///
 /// The bundle is written into a directory beside `out` and renamed when it is whole.
@@ -60,12 +49,10 @@ pub struct Origin {
 /// When a file is missing or malformed, the architecture is none that we build, a tensor is
 /// missing or of another shape, or `out` is taken.
 pub fn import(dir: &Path, out: &Path, origin: &Origin) -> Result<Base, ImportError> {
-    if out.exists() && fs::read_dir(out).map_err(unwritable(out))?.next().is_some() {
-        return Err(ImportError::Exists { path: out.to_owned() });
-    }
+    bundle::check_place(out)?;
     let config = read_config(&dir.join("config.json"))?;
     let architecture = Architecture {
-        family: "bert".to_owned(),
+        family: family::BERT.to_owned(),
         hidden_size: config.hidden_size,
         layers: config.num_hidden_layers,
         heads: config.num_attention_heads,
@@ -96,78 +83,17 @@ pub fn import(dir: &Path, out: &Path, origin: &Origin) -> Result<Base, ImportErr
         values.push(read_tensor(&tensors, name, shape, &checkpoint)?);
     }
 
-    let parent = out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    fs::create_dir_all(parent).map_err(unwritable(parent))?;
-    let beside = tempfile::Builder::new().prefix(".import-").tempdir_in(parent).map_err(unwritable(parent))?;
-    // Unlike the temporary directory around it, it is not private to its owner.
-    let staged = beside.path().join("base");
-    fs::create_dir(&staged).map_err(unwritable(&staged))?;
-    let at = |name: &str| staged.join(name);
-
     let list: Vec<_> =
         needed.iter().zip(&values).map(|((name, shape), v)| (name.as_str(), shape.as_slice(), &v[..])).collect();
-    let weights = at(file::WEIGHTS);
-    let offsets = (|| -> std::io::Result<BTreeMap<String, u64>> {
-        let mut out = BufWriter::new(File::create(&weights)?);
-        let offsets = base::write_weights(&mut out, &list)?;
-        out.into_inner().map_err(|e| e.into_error())?.sync_all()?;
-        Ok(offsets)
-    })()
-    .map_err(unwritable(&weights))?;
-    let model = bert::graph(&architecture, prefix, &needed, &offsets);
-    write(&at(file::MODEL), &onnx::encode(&model))?;
-    let tokenizer = dir.join("tokenizer.json");
-    write(&at(file::TOKENIZER), &read(&tokenizer)?)?;
-
-    let mut digests = BTreeMap::new();
-    for name in [file::MODEL, file::TOKENIZER, file::WEIGHTS] {
-        digests.insert(name.to_owned(), base::file_digest(&at(name))?);
-    }
-    let tokenizer_sha256 = digests[file::TOKENIZER].clone();
-    let identity = list.iter().map(|(name, shape, bytes)| ((*name).to_owned(), *shape, *bytes));
-    let manifest = BaseManifest {
-        format: base::FORMAT,
-        base_id: base::base_id(&architecture, &tokenizer_sha256, identity),
+    let origin = Origin { source: origin.source.clone().or(config.name), ..origin.clone() };
+    let parts = Parts {
         maskable: bert::maskable(&architecture, prefix),
-        architecture,
-        variant: "f32".to_owned(),
-        digests,
-        tokenizer_sha256,
-        licence: origin.licence.clone().unwrap_or_else(|| "unknown".to_owned()),
-        source: origin.source.clone().or(config.name).unwrap_or_else(|| "unknown".to_owned()),
+        architecture: architecture.clone(),
+        tensors: list,
+        tokenizer: dir.join("tokenizer.json"),
+        origin,
     };
-    let text = serde_json::to_vec_pretty(&manifest)
-        .map_err(|source| ImportError::Config { path: at(file::MANIFEST), source })?;
-    write(&at(file::MANIFEST), &text)?;
-
-    // What was written must open before anyone sees it.
-    overmask::task::Tokenizer::open(&Base::open(&staged)?)
-        .map_err(|e| ImportError::Tokenizer { path: tokenizer, reason: e.to_string() })?;
-
-    // An empty directory may be in the way of the rename.
-    if out.exists() {
-        fs::remove_dir(out).map_err(unwritable(out))?;
-    }
-    fs::rename(&staged, out).map_err(unwritable(out))?;
-    Ok(Base::open(out)?)
-}
-
-fn unwritable(path: &Path) -> impl FnOnce(std::io::Error) -> ImportError + use<> {
-    let path = path.to_owned();
-    move |source| ImportError::Write { path, source }
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, ImportError> {
-    fs::read(path).map_err(|source| ImportError::Read { path: path.to_owned(), source })
-}
-
-fn write(path: &Path, bytes: &[u8]) -> Result<(), ImportError> {
-    let attempt = || {
-        let mut file = File::create(path)?;
-        file.write_all(bytes)?;
-        file.sync_all()
-    };
-    attempt().map_err(unwritable(path))
+    bundle::write(out, parts, |offsets| Ok(bert::graph(&architecture, prefix, &needed, offsets)))
 }
 
 fn read_config(path: &Path) -> Result<Config, ImportError> {
@@ -223,6 +149,7 @@ fn read_tensor<'a>(
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+    use std::fs;
     use std::path::PathBuf;
 
     use overmask::error::ExitCode;

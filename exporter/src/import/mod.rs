@@ -1,11 +1,22 @@
 //! A pre-trained model becomes a base bundle.
 
 mod bert;
+mod bundle;
 pub mod hf;
+pub mod onnx;
 
 use std::path::PathBuf;
 
 use overmask::error::ExitCode;
+
+/// What the manifest says of the weights' origin.
+#[derive(Debug, Clone, Default)]
+pub struct Origin {
+    /// Licence, `unknown` when not given.
+    pub licence: Option<String>,
+    /// Source, the checkpoint's own name when not given.
+    pub source: Option<String>,
+}
 
 /// What can go wrong when a model is imported.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +56,19 @@ pub enum ImportError {
         found: String,
         /// What would do.
         supported: &'static str,
+    },
+    /// An ONNX model cannot be read.
+    #[error(transparent)]
+    Onnx(#[from] overmask::onnx::OnnxError),
+    /// An ONNX model is broken, or of a kind that cannot become a base.
+    #[error("{path}: {place}: {reason}")]
+    Model {
+        /// The file.
+        path: PathBuf,
+        /// Where in it: a field, a node or a tensor.
+        place: String,
+        /// What is wrong, and what would do.
+        reason: String,
     },
     /// The weights are no safetensors file.
     #[error("{path}: {source}")]
@@ -90,6 +114,7 @@ impl ImportError {
             Self::Read { .. } | Self::Exists { .. } => ExitCode::InputData,
             Self::Write { .. } => ExitCode::DeviceOrStore,
             Self::Base(e) => e.exit_code(),
+            Self::Onnx(e) => e.exit_code(),
             _ => ExitCode::CorruptFile,
         }
     }

@@ -120,7 +120,7 @@ impl StepSession {
     /// Runs one step and returns loss and gradient norm.
     pub(super) fn run(&mut self, inputs: Vec<(&'static str, DynValue)>) -> Result<(f32, f32), TrainError> {
         let binding = &mut self.bindings[self.turn];
-        for (name, value) in inputs {
+        for (name, value) in inputs.into_iter().filter(|(name, _)| reads(&self.session, name)) {
             binding.input(name, &owned(value))?;
         }
         binding.run(&mut self.session)?;
@@ -164,6 +164,11 @@ fn device_buffers(session: &Session, trained: &[Trained], device: Device) -> Res
     Ok(buffers)
 }
 
+/// Whether a graph reads an input: not every encoder has token types.
+fn reads(session: &Session, name: &str) -> bool {
+    session.inputs().iter().any(|input| input.name() == name)
+}
+
 fn owned(value: DynValue) -> Arc<Bound> {
     Arc::new(Bound::owned(value))
 }
@@ -201,7 +206,7 @@ impl ForwardSession {
     ) -> Result<Vec<f32>, TrainError> {
         // Every input has a row for each text.
         let batch = inputs.first().and_then(|(_, value)| value.shape().first()).map_or(0, |n| *n as usize);
-        for (name, value) in inputs {
+        for (name, value) in inputs.into_iter().filter(|(name, _)| reads(&self.session, name)) {
             self.binding.input(name, &owned(value))?;
         }
         for name in &self.parameters {

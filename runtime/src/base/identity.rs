@@ -61,3 +61,10 @@ pub fn base_id<'a>(
     );
     hex(&Sha256::digest(lines.join("\n")))
 }
+
+/// The identity of a base whose graph alone says what it computes: SHA-256 over the lines
+/// `overmask base 1 graph`, `weights ID` with what [`base_id`] gives, and `graph DIGEST` with the
+/// SHA-256 of `model.onnx`.
+pub fn graph_base_id(base_id: &str, graph_sha256: &str) -> String {
+    hex(&Sha256::digest(format!("overmask base 1 graph\nweights {base_id}\ngraph {graph_sha256}")))
+}

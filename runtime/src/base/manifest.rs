@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::{BaseError, file};
+use super::{BaseError, base_id, file, graph_base_id};
 
 /// The version of the bundle format that this program writes and reads.
 pub const FORMAT: u32 = 1;
@@ -39,22 +39,30 @@ pub struct BaseManifest {
 /// Kind and sizes of an encoder.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Architecture {
-    /// Family: `bert`.
+    /// Family: [`family::BERT`] or [`family::ONNX`].
     pub family: String,
     /// Width of the residual stream.
     pub hidden_size: usize,
     /// Number of encoder layers.
     pub layers: usize,
-    /// Attention heads a layer.
+    /// Attention heads a layer; 0 when the graph alone knows.
     pub heads: usize,
-    /// Width of the feed-forward layer.
+    /// Width of the feed-forward layer; 0 when the graph alone knows.
     pub intermediate_size: usize,
     /// Rows of the token embedding.
     pub vocab_size: usize,
     /// Most tokens that a text may have.
     pub max_positions: usize,
-    /// Epsilon of the layer norms.
+    /// Epsilon of the layer norms; 0 when the graph alone knows.
     pub layer_norm_eps: f64,
+}
+
+/// The families of encoders.
+pub mod family {
+    /// A BERT encoder, of which every size and the name of every tensor are known.
+    pub const BERT: &str = "bert";
+    /// Any encoder: what it computes is in its graph and nowhere else.
+    pub const ONNX: &str = "onnx";
 }
 
 /// A 2-D linear weight that a mask may touch.
@@ -71,6 +79,16 @@ pub struct MaskableTensor {
 }
 
 impl BaseManifest {
+    /// The identity that architecture, tokenizer and tensors give, and the graph where it alone says
+    /// what the encoder computes; see [`super::base_id`] and [`super::graph_base_id`].
+    pub fn identity<'a>(&self, tensors: impl IntoIterator<Item = (String, &'a [usize], &'a [u8])>) -> String {
+        let weights = base_id(&self.architecture, &self.tokenizer_sha256, tensors);
+        match self.digests.get(file::MODEL) {
+            Some(graph) if self.architecture.family == family::ONNX => graph_base_id(&weights, graph),
+            _ => weights,
+        }
+    }
+
     pub(super) fn read(path: &Path) -> Result<Self, BaseError> {
         let text = crate::fs::read_at_most(path, MAX_BYTES)
             .map_err(|source| BaseError::Io { path: path.into(), source })?
@@ -90,10 +108,11 @@ impl BaseManifest {
             return wrong("variant", format!("`{}`, this program reads `f32`", self.variant));
         }
         let a = &self.architecture;
-        if a.family != "bert" {
-            return wrong("architecture/family", format!("`{}`, this program knows `bert`", a.family));
+        if ![family::BERT, family::ONNX].contains(&a.family.as_str()) {
+            return wrong("architecture/family", format!("`{}`, this program knows `bert` and `onnx`", a.family));
         }
-        if a.heads == 0 || a.hidden_size == 0 || !a.hidden_size.is_multiple_of(a.heads) {
+        let unknown = a.heads == 0 && a.family == family::ONNX;
+        if a.hidden_size == 0 || (!unknown && (a.heads == 0 || !a.hidden_size.is_multiple_of(a.heads))) {
             return wrong("architecture/heads", format!("{} heads do not divide width {}", a.heads, a.hidden_size));
         }
         for (field, value) in [("max_positions", a.max_positions), ("vocab_size", a.vocab_size), ("layers", a.layers)] {

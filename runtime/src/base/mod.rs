@@ -11,8 +11,8 @@ mod weights;
 
 use std::path::{Path, PathBuf};
 
-pub use identity::{base_id, file_digest, hex};
-pub use manifest::{Architecture, BaseManifest, FORMAT, MaskableTensor};
+pub use identity::{base_id, file_digest, graph_base_id, hex};
+pub use manifest::{Architecture, BaseManifest, FORMAT, MaskableTensor, family};
 pub use precision::Int8Tensor;
 pub use weights::{TensorBytes, write_weights};
 
@@ -119,7 +119,7 @@ pub struct Base {
 
 impl Base {
     /// Opens a bundle and checks that every maskable tensor is there in its shape, and that the
-    /// embeddings have a row for each token and position.
+    /// embeddings of a BERT encoder have a row for each token and position.
     ///
     /// Digests are not computed here (that reads every byte): see [`Base::verify`].
     ///
@@ -139,10 +139,10 @@ impl Base {
             }
         }
         let a = &manifest.architecture;
-        // Engines look tokens and positions up without a check of their own.
-        for (table, size, rows) in
-            [("word", "vocab_size", a.vocab_size), ("position", "max_positions", a.max_positions)]
-        {
+        // The native engine looks tokens and positions up without a check of its own. The others,
+        // which alone run encoders of other families, check every index.
+        let tables = [("word", "vocab_size", a.vocab_size), ("position", "max_positions", a.max_positions)];
+        for (table, size, rows) in tables.into_iter().filter(|_| a.family == family::BERT) {
             let (name, shape) = weights.only(&format!("embeddings.{table}_embeddings.weight"))?;
             if shape != [rows, a.hidden_size] {
                 return Err(BaseError::Field {
@@ -167,7 +167,7 @@ impl Base {
                 return Err(BaseError::Digest { path, expected: expected.clone(), found });
             }
         }
-        let found = base_id(&self.manifest.architecture, &self.manifest.tokenizer_sha256, self.weights.iter_f32());
+        let found = self.manifest.identity(self.weights.iter_f32());
         if found != self.manifest.base_id {
             let path = self.dir.join(file::MANIFEST);
             return Err(BaseError::Digest { path, expected: self.manifest.base_id.clone(), found });

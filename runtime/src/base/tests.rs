@@ -86,6 +86,8 @@ fn a_wrong_field_is_refused_by_name() {
     assert!(change(|m| m.format = 9).contains("`format`"));
     assert!(change(|m| m.variant = "int3".into()).contains("`variant`"));
     assert!(change(|m| m.architecture.heads = 3).contains("heads"));
+    assert!(change(|m| m.architecture.heads = 0).contains("heads"));
+    assert!(change(|m| m.architecture.family = "gpt".into()).contains("knows `bert` and `onnx`"));
     assert!(change(|m| m.tokenizer_sha256 = "0".repeat(64)).contains("`tokenizer_sha256`: is 000"));
     assert!(change(|m| m.architecture.vocab_size = 11).contains("`architecture/vocab_size`: 11"));
     assert!(change(|m| m.architecture.max_positions = 512).contains("`architecture/max_positions`: 512"));
@@ -94,6 +96,29 @@ fn a_wrong_field_is_refused_by_name() {
     assert!(change(|m| m.maskable[0].layer = 1).contains("layer 1 of 1"));
     assert!(change(|m| m.maskable.push(m.maskable[0].clone())).contains("comes twice"));
     assert!(change(|m| drop(m.digests.insert("../x".into(), String::new()))).contains("../x"));
+}
+
+#[test]
+fn an_encoder_of_any_kind_needs_no_embeddings_and_its_graph_is_part_of_its_identity() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut manifest = bundle(dir.path());
+    let bert = manifest.base_id.clone();
+    manifest.architecture = Architecture { family: "onnx".into(), heads: 0, ..manifest.architecture };
+    // Not the number of rows of any tensor.
+    manifest.architecture.max_positions = 77;
+    write_manifest(dir.path(), &manifest);
+    let base = Base::open(dir.path()).unwrap();
+    assert!(matches!(base.verify().unwrap_err(), BaseError::Digest { expected, .. } if expected == bert));
+    manifest.base_id = manifest.identity(base.weights.iter_f32());
+    write_manifest(dir.path(), &manifest);
+    Base::open(dir.path()).unwrap().verify().unwrap();
+    // Another graph over the same weights is another base.
+    std::fs::write(dir.path().join(file::MODEL), b"other").unwrap();
+    let digest = file_digest(&dir.path().join(file::MODEL)).unwrap();
+    manifest.digests.insert(file::MODEL.to_owned(), digest);
+    write_manifest(dir.path(), &manifest);
+    let error = Base::open(dir.path()).unwrap().verify().unwrap_err();
+    assert!(matches!(error, BaseError::Digest { path, .. } if path.ends_with(file::MANIFEST)));
 }
 
 #[test]

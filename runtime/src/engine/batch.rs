@@ -19,6 +19,16 @@ pub struct TokenBatch {
 }
 
 impl TokenBatch {
+    /// The field that an encoder's input of this name takes.
+    pub fn input(&self, name: &str) -> Option<&Vec<i64>> {
+        match name {
+            "input_ids" => Some(&self.input_ids),
+            "attention_mask" => Some(&self.attention_mask),
+            "token_type_ids" => Some(&self.token_type_ids),
+            _ => None,
+        }
+    }
+
     /// The tokens of one text up to the last one that is not padding.
     ///
     /// # Panics

@@ -188,6 +188,21 @@ pub fn default_for(base: &Base) -> EngineKind {
     }
 }
 
+/// The inputs of a base's graph before weights become inputs, too: which of
+/// [`TokenBatch`]'s fields it reads.
+///
+/// # Errors
+/// When it reads something else.
+#[cfg(any(feature = "ort", feature = "tract"))]
+fn token_inputs(model: &crate::onnx::proto::ModelProto) -> Result<Vec<String>, String> {
+    let known = ["input_ids", "attention_mask", "token_type_ids"];
+    let names = crate::onnx::inputs(model);
+    match names.iter().find(|name| !known.contains(name)) {
+        Some(other) => Err(format!("the base's graph reads `{other}`, which no text has; import the base again")),
+        None => Ok(names.into_iter().map(str::to_owned).collect()),
+    }
+}
+
 /// Starts an engine on a base.
 ///
 /// # Errors

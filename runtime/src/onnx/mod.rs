@@ -17,7 +17,7 @@ use crate::error::ExitCode;
 
 /// The largest `model.onnx` that is read: graphs keep their weights outside, so anything
 /// bigger is not one of ours.
-const MAX_MODEL_BYTES: u64 = 64 << 20;
+pub const MAX_MODEL_BYTES: u64 = 64 << 20;
 
 /// What can be wrong with an ONNX file.
 #[derive(Debug, thiserror::Error)]
@@ -30,14 +30,16 @@ pub enum OnnxError {
         /// Why.
         source: std::io::Error,
     },
-    /// The file is too large to be a graph with external weights.
-    #[error("{path} has more than {} MiB; a graph with external weights has less", MAX_MODEL_BYTES >> 20)]
+    /// The file is too large.
+    #[error("{path} has more than {} MiB; keep the weights outside it, as external data", .limit >> 20)]
     TooLarge {
         /// The file.
         path: PathBuf,
+        /// The most bytes that are read.
+        limit: u64,
     },
     /// The bytes are no ONNX model.
-    #[error("{path} is not an ONNX model: {source}; import the base again")]
+    #[error("{path} is not an ONNX model: {source}; make or copy the file again")]
     Decode {
         /// The file.
         path: PathBuf,
@@ -87,15 +89,28 @@ impl OnnxError {
 /// When the file cannot be read, is larger than a graph can be, or is no ONNX model of a version
 /// that is known.
 pub fn read_model(path: &Path) -> Result<ModelProto, OnnxError> {
-    let data = crate::fs::read_at_most(path, MAX_MODEL_BYTES)
+    read_model_of(path, MAX_MODEL_BYTES)
+}
+
+/// [`read_model`] for a model of at most `limit` bytes, such as one that holds its weights.
+///
+/// # Errors
+/// As [`read_model`].
+pub fn read_model_of(path: &Path, limit: u64) -> Result<ModelProto, OnnxError> {
+    let data = crate::fs::read_at_most(path, limit)
         .map_err(|source| OnnxError::Io { path: path.into(), source })?
-        .ok_or_else(|| OnnxError::TooLarge { path: path.into() })?;
+        .ok_or_else(|| OnnxError::TooLarge { path: path.into(), limit })?;
     let model =
         ModelProto::decode(data.as_slice()).map_err(|source| OnnxError::Decode { path: path.into(), source })?;
     match model.ir_version {
         version if version > proto::IR_VERSION => Err(OnnxError::Version { path: path.into(), version }),
         _ => Ok(model),
     }
+}
+
+/// The names of a graph's inputs, in their order.
+pub fn inputs(model: &ModelProto) -> Vec<&str> {
+    model.graph.iter().flat_map(|graph| &graph.input).map(|input| input.name.as_str()).collect()
 }
 
 /// The bytes of a model, as an ONNX file holds them.

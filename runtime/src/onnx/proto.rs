@@ -13,6 +13,8 @@ pub const IR_VERSION: i64 = 14;
 pub mod data_type {
     /// 32-bit IEEE float.
     pub const FLOAT: i32 = 1;
+    /// 32-bit integer.
+    pub const INT32: i32 = 6;
     /// 64-bit integer.
     pub const INT64: i32 = 7;
     /// Boolean, one byte each.

@@ -46,6 +46,8 @@ struct Inner {
     shared: BTreeMap<String, Arc<Bound>>,
     masker: Masker,
     session: Session,
+    /// The fields of a batch that the graph reads.
+    inputs: Vec<String>,
     device: Device,
     base: Arc<Base>,
 }
@@ -58,6 +60,7 @@ impl OrtEngine {
     /// be read.
     pub fn new(base: Arc<Base>, device: Device, options: &EngineOptions) -> Result<Self, EngineError> {
         let mut model = onnx::read_model(&base.model_path())?;
+        let inputs = super::token_inputs(&model).map_err(|e| failed(device, e))?;
         let names: Vec<&str> = base.manifest().maskable.iter().map(|t| t.name.as_str()).collect();
         onnx::initializers_to_inputs(&mut model, &names)?;
         // External data are found from the bundle's folder, whatever the working directory.
@@ -73,7 +76,7 @@ impl OrtEngine {
             .map_err(|e| refused(device, e))?;
         let masker = Masker::new(device, options)?;
         let (tasks, last_task, shared) = (BTreeMap::new(), TaskId::NONE, BTreeMap::new());
-        let inner = Mutex::new(Inner { tasks, last_task, shared, masker, session, device, base });
+        let inner = Mutex::new(Inner { tasks, last_task, shared, masker, session, inputs, device, base });
         Ok(OrtEngine { device, inner })
     }
 
@@ -141,11 +144,11 @@ impl Engine for OrtEngine {
 
     fn encode(&self, task: TaskId, batch: &TokenBatch) -> Result<Hidden, EngineError> {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        let Inner { tasks, session, base, .. } = &mut *inner;
+        let Inner { tasks, session, inputs, base, .. } = &mut *inner;
         batch.check(base)?;
         let binding = tasks.get_mut(&task).ok_or(EngineError::NoTask(task))?;
         let hidden = base.manifest().architecture.hidden_size;
-        let data = run(session, binding, batch, hidden).map_err(|e| failed(self.device, e))?;
+        let data = run(session, binding, inputs, batch, hidden).map_err(|e| failed(self.device, e))?;
         Ok(Hidden { batch: batch.batch, sequence: batch.sequence, hidden, data })
     }
 }
@@ -153,15 +156,11 @@ impl Engine for OrtEngine {
 fn run(
     session: &mut Session,
     binding: &mut Binding,
+    inputs: &[String],
     batch: &TokenBatch,
     hidden: usize,
 ) -> Result<Vec<f32>, ort::Error> {
-    let inputs = [
-        ("input_ids", &batch.input_ids),
-        ("attention_mask", &batch.attention_mask),
-        ("token_type_ids", &batch.token_type_ids),
-    ];
-    for (name, values) in inputs {
+    for (name, values) in inputs.iter().filter_map(|name| batch.input(name).map(|values| (name, values))) {
         let value = Tensor::from_array(([batch.batch, batch.sequence], values.clone()))?;
         binding.input(name, &Arc::new(Bound::owned(value.into_dyn())))?;
     }

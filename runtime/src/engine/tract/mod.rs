@@ -30,9 +30,6 @@ const BUCKETS: [usize; 6] = [16, 32, 64, 128, 256, 512];
 /// Plans that are kept; each holds a copy of the maskable weights.
 const MAX_PLANS: usize = 8;
 
-/// The inputs of a base's graph.
-const INPUTS: [&str; 3] = ["input_ids", "attention_mask", "token_type_ids"];
-
 type Plan = Arc<TypedRunnableModel>;
 
 /// An encoder in tract.
@@ -40,6 +37,8 @@ pub struct TractEngine {
     base: Arc<Base>,
     /// The graph with its maskable weights as inputs, not yet for any length.
     template: InferenceModel,
+    /// The fields of a batch that the graph reads, in the order of the plans' inputs.
+    inputs: Vec<String>,
     /// The base's own values of maskable weights, made when first needed, shared by tasks.
     shared: BTreeMap<String, Arc<Tensor>>,
     /// The graph with each task's weights as constants.
@@ -60,6 +59,7 @@ impl TractEngine {
         // tract makes one constant of all initializers that are equal, so that a mask of one
         // would reach the others. Inputs stay apart.
         let mut model = onnx::read_model(&base.model_path())?;
+        let inputs = super::token_inputs(&model).map_err(failed)?;
         let names: Vec<&str> = base.manifest().maskable.iter().map(|t| t.name.as_str()).collect();
         onnx::initializers_to_inputs(&mut model, &names)?;
         let folder = base
@@ -74,13 +74,14 @@ impl TractEngine {
                 bail!("the graph uses {:?}, which nothing makes", parsed.unresolved_inputs)
             };
             let mut model = parsed.model;
-            model.set_input_names(INPUTS)?;
+            model.set_input_names(&inputs)?;
             Ok(model)
         };
         let template = read().map_err(failed)?;
         Ok(TractEngine {
             base,
             template,
+            inputs,
             shared: BTreeMap::new(),
             tasks: BTreeMap::new(),
             last_task: TaskId::NONE,
@@ -114,7 +115,7 @@ impl TractEngine {
             .get_or_build((task, bucket), || {
                 log::debug!("building the plan of task {task} for {bucket} tokens");
                 let mut model = model.clone();
-                for input in 0..INPUTS.len() {
+                for input in 0..self.inputs.len() {
                     model.set_input_fact(input, i64::fact([1, bucket]).into())?;
                 }
                 model.into_optimized()?.into_runnable()
@@ -157,7 +158,7 @@ impl Engine for TractEngine {
             let bucket = bucket(length, limit);
             let plan = self.plan(task, bucket)?;
             let out = &mut out[..length * hidden];
-            run(&plan, batch, row, length, bucket, out).map_err(failed)?;
+            run(&plan, &self.inputs, batch, row, length, bucket, out).map_err(failed)?;
         }
         Ok(Hidden { batch: batch.batch, sequence: batch.sequence, hidden, data })
     }
@@ -181,7 +182,15 @@ fn bucket(length: usize, limit: usize) -> usize {
 }
 
 /// Runs one text; `out` takes the vectors of its `length` tokens.
-fn run(plan: &Plan, batch: &TokenBatch, row: usize, length: usize, bucket: usize, out: &mut [f32]) -> TractResult<()> {
+fn run(
+    plan: &Plan,
+    inputs: &[String],
+    batch: &TokenBatch,
+    row: usize,
+    length: usize,
+    bucket: usize,
+    out: &mut [f32],
+) -> TractResult<()> {
     let start = row * batch.sequence;
     // Padding is masked out by the graph, so its token number is of no matter.
     let input = |values: &[i64]| {
@@ -190,7 +199,7 @@ fn run(plan: &Plan, batch: &TokenBatch, row: usize, length: usize, bucket: usize
         Ok(Tensor::from_shape(&[1, bucket], &padded)?.into_tvalue())
     };
     let inputs: TractResult<TVec<TValue>> =
-        [&batch.input_ids, &batch.attention_mask, &batch.token_type_ids].into_iter().map(|v| input(v)).collect();
+        inputs.iter().filter_map(|name| batch.input(name)).map(|values| input(values)).collect();
     let outputs = plan.run(inputs?)?;
     let hidden = outputs[0].to_plain_array_view::<f32>()?;
     let rows = hidden.iter().take(out.len());

@@ -1,0 +1,218 @@
+//! Imports any text encoder that was exported to ONNX: by PyTorch's TorchScript or dynamo exporter,
+//! by Optimum, or by whatever else writes the same operators.
+//!
+//! The graph stays what it is. It is brought into the form that the rest of the program reads:
+//! constants are initializers, inputs are `input_ids`, `attention_mask` and `token_type_ids` (as
+//! far as there are such), the one output is `last_hidden_state`, the operator set is
+//! [`OPSET`](overmask::onnx::OPSET), and each linear weight has its module's name and is read
+//! as [outputs, inputs].
+
+mod interface;
+mod linear;
+mod names;
+mod normal;
+mod opset;
+mod sizes;
+mod source;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use overmask::base::{Architecture, Base, MaskableTensor, family, file};
+use overmask::onnx::proto::{GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, data_type};
+use overmask::onnx::{External, GraphBuilder, MAX_MODEL_BYTES, encode};
+
+use super::bundle::{self, Parts};
+use super::{ImportError, Origin};
+use crate::autodiff::{self, AutodiffError};
+
+/// What an ONNX file does not say of itself.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The file with the tokenizer, `tokenizer.json`.
+    pub tokenizer: PathBuf,
+    /// The output that becomes the hidden states, [batch, sequence, width]; without it,
+    /// `last_hidden_state` or the first of three axes.
+    pub output: Option<String>,
+    /// Most tokens of a text; without it, what the position embeddings hold.
+    pub max_positions: Option<usize>,
+    /// What the manifest says of the weights' origin.
+    pub origin: Origin,
+}
+
+/// A base that was imported.
+#[derive(Debug)]
+pub struct Imported {
+    /// The base.
+    pub base: Base,
+    /// Why training would refuse this base; it runs all the same.
+    pub untrainable: Option<AutodiffError>,
+}
+
+/// Imports the model at `path` as a base bundle at `out`.
+///
+/// # Errors
+/// When a file is missing or malformed, the model is no text encoder or uses what is not supported, or
+/// `out` is taken.
+pub fn import(path: &Path, out: &Path, options: &Options) -> Result<Imported, ImportError> {
+    bundle::check_place(out)?;
+    let Encoder { graph, weights, architecture, maskable } = Encoder::read(path, options)?;
+    let untrainable = trainable(&graph, &weights, &maskable).err();
+    let parts = Parts {
+        architecture,
+        maskable,
+        tensors: weights.iter().map(|w| (w.name.as_str(), w.shape.as_slice(), &w.bytes[..])).collect(),
+        tokenizer: options.tokenizer.clone(),
+        origin: options.origin.clone(),
+    };
+    let base = bundle::write(out, parts, |offsets| {
+        let mut b = GraphBuilder::extend(graph);
+        for weight in &weights {
+            let at = External {
+                location: file::WEIGHTS.to_owned(),
+                offset: offsets[&weight.name],
+                length: weight.bytes.len() as u64,
+            };
+            b.external_initializer(&weight.name, data_type::FLOAT, &weight.dims(), at);
+        }
+        let model = as_model(b);
+        // The runtime reads no graph that is larger.
+        match encode(&model).len() as u64 {
+            size if size > MAX_MODEL_BYTES => {
+                let reason = format!("takes {} MiB without the weights, more than an encoder's does", size >> 20);
+                Err(Problem::new("graph", reason).at(path))
+            }
+            _ => Ok(model),
+        }
+    })?;
+    Ok(Imported { base, untrainable })
+}
+
+/// The model of a graph. It is part of a base's identity, which does not hang on our version.
+fn as_model(b: GraphBuilder) -> ModelProto {
+    ModelProto { producer_version: String::new(), ..b.finish() }
+}
+
+/// The graph under construction, without its model.
+fn graph_of(b: GraphBuilder) -> GraphProto {
+    b.finish().graph.unwrap_or_default()
+}
+
+/// An encoder in the form that bases have.
+struct Encoder {
+    /// The graph, in which the weights are missing.
+    graph: GraphProto,
+    /// The weights, in the order in which nodes read them.
+    weights: Vec<Weight>,
+    architecture: Architecture,
+    maskable: Vec<MaskableTensor>,
+}
+
+/// A tensor on its way into the bundle's file of weights.
+struct Weight {
+    name: String,
+    shape: Vec<usize>,
+    /// Little-endian f32 values.
+    bytes: Vec<u8>,
+}
+
+impl Weight {
+    fn dims(&self) -> Vec<i64> {
+        self.shape.iter().map(|d| *d as i64).collect()
+    }
+}
+
+impl Encoder {
+    fn read(path: &Path, options: &Options) -> Result<Encoder, ImportError> {
+        let (graph, version) = source::read(path)?;
+        Self::new(graph, version, options).map_err(|problem| problem.at(path))
+    }
+
+    /// Normalises a graph of an operator set's version.
+    fn new(mut graph: GraphProto, version: i64, options: &Options) -> Result<Encoder, Problem> {
+        normal::check(&graph)?;
+        normal::constants(&mut graph);
+        interface::choose_output(&mut graph, options.output.as_deref())?;
+        normal::prune(&mut graph);
+        normal::check_operators(&graph)?;
+        // Before what stands for a constant is replaced by it: its name may tell more.
+        names::restore(&mut graph);
+        normal::aliases(&mut graph);
+        interface::inputs(&mut graph)?;
+        let mut graph = opset::convert(graph, version)?;
+        normal::counts(&mut graph);
+        let found = linear::find(&graph)?;
+        let maskable = linear::rewrite(&mut graph, found)?;
+        normal::prune(&mut graph);
+        normal::forget(&mut graph);
+        let hidden_size = interface::describe_output(&mut graph)?;
+        let architecture = Architecture {
+            family: family::ONNX.to_owned(),
+            hidden_size,
+            layers: maskable.iter().map(|t| t.layer + 1).max().unwrap_or(0),
+            heads: 0,
+            intermediate_size: maskable.iter().map(|t| t.inputs).max().unwrap_or(0),
+            vocab_size: sizes::vocabulary(&graph)?,
+            max_positions: sizes::positions(&graph, options.max_positions)?,
+            layer_norm_eps: sizes::epsilon(&graph),
+        };
+        let weights = take_weights(&mut graph);
+        Ok(Encoder { graph, weights, architecture, maskable })
+    }
+}
+
+/// Takes the weights out of the graph. Float constants of one value stay: they are part of what the
+/// graph computes.
+fn take_weights(graph: &mut GraphProto) -> Vec<Weight> {
+    let is_weight = |t: &TensorProto| t.data_type == data_type::FLOAT && t.dims.iter().product::<i64>() > 1;
+    let (mut weights, others): (Vec<_>, Vec<_>) = graph.initializer.drain(..).partition(is_weight);
+    graph.initializer = others;
+    let mut order = HashMap::new();
+    for value in graph.node.iter().flat_map(|node| &node.input) {
+        let next = order.len();
+        order.entry(value.as_str()).or_insert(next);
+    }
+    weights.sort_by_key(|t| order.get(t.name.as_str()).copied());
+    let weights = weights.into_iter().map(|t| Weight {
+        name: t.name,
+        shape: t.dims.iter().map(|d| *d as usize).collect(),
+        bytes: t.raw_data,
+    });
+    weights.collect()
+}
+
+/// Tries what training does: the gradient of the output with respect to every maskable weight.
+fn trainable(graph: &GraphProto, weights: &[Weight], maskable: &[MaskableTensor]) -> Result<(), AutodiffError> {
+    let mut graph = graph.clone();
+    graph.output.clear();
+    let inputs = weights.iter().map(|w| ValueInfoProto::fixed(&w.name, data_type::FLOAT, &w.dims()));
+    graph.input.extend(inputs);
+    let mut b = GraphBuilder::extend(graph);
+    let loss = b.op("ReduceSum", &[interface::OUTPUT], &[("keepdims", 0i64.into())]);
+    let wrt: Vec<String> = maskable.iter().map(|t| t.name.clone()).collect();
+    autodiff::differentiate(&mut b, &loss, &wrt).map(drop)
+}
+
+/// What is wrong with a model, and where in it.
+#[derive(Debug)]
+struct Problem {
+    place: String,
+    reason: String,
+}
+
+impl Problem {
+    fn new(place: impl Into<String>, reason: impl Into<String>) -> Self {
+        Problem { place: place.into(), reason: reason.into() }
+    }
+
+    fn node(node: &NodeProto, reason: impl Into<String>) -> Self {
+        let name = node.output.first().filter(|_| node.name.is_empty()).unwrap_or(&node.name);
+        Self::new(format!("node `{name}` ({})", node.op_type), reason)
+    }
+
+    fn at(self, path: &Path) -> ImportError {
+        ImportError::Model { path: path.to_owned(), place: self.place, reason: self.reason }
+    }
+}

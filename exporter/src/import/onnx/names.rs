@@ -1,0 +1,127 @@
+//! Names of weights, where the exporter lost them.
+//!
+//! PyTorch's exporters transpose the weight of a linear layer in advance, and the result is called
+//! `onnx::MatMul_188` (TorchScript) or `val_48` (dynamo). The module that it belongs to is still
+//! known: from the node's name, `/encoder/layer.0/attention/self/query/MatMul`; from its scopes,
+//! which dynamo writes as metadata; or from the bias, which keeps its name.
+
+use std::collections::HashMap;
+
+use overmask::onnx::proto::{GraphProto, NodeProto};
+
+use super::normal;
+
+/// Where dynamo writes the modules around a node, the innermost before the operation itself.
+const SCOPES: &str = "pkg.torch.onnx.name_scopes";
+
+/// Gives weights of matrix products the names of their modules where they have none of their own.
+pub(super) fn restore(graph: &mut GraphProto) {
+    let mut taken = normal::names(graph);
+    let mut renamed: HashMap<String, String> = HashMap::new();
+    // Dynamo makes a copy of a weight for each use of a module that comes several times.
+    let mut copies: HashMap<String, String> = HashMap::new();
+    for node in graph.node.iter().filter(|n| matches!(n.op_type.as_str(), "MatMul" | "Gemm")) {
+        let Some(weight) = node.input.get(1).filter(|w| is_made_up(w) && !renamed.contains_key(*w)) else { continue };
+        let Some(tensor) = normal::initializer(graph, weight).filter(|t| t.dims.len() == 2) else { continue };
+        let Some(module) = module(graph, node) else { continue };
+        let name = format!("{module}.weight");
+        if taken.insert(name.clone()) {
+            renamed.insert(weight.clone(), name);
+            continue;
+        }
+        let first = renamed.iter().find(|(_, to)| **to == name).and_then(|(from, _)| normal::initializer(graph, from));
+        if let Some(first) = first.filter(|f| f.dims == tensor.dims && f.raw_data == tensor.raw_data) {
+            copies.insert(weight.clone(), first.name.clone());
+        }
+    }
+    let name = |value: &mut String| {
+        if let Some(first) = copies.get(value) {
+            value.clone_from(first);
+        }
+        if let Some(to) = renamed.get(value) {
+            value.clone_from(to);
+        }
+    };
+    graph.node.iter_mut().flat_map(|n| &mut n.input).for_each(name);
+    graph.initializer.retain(|t| !copies.contains_key(&t.name));
+    graph.initializer.iter_mut().map(|t| &mut t.name).for_each(name);
+}
+
+/// Whether an exporter made the name up: those of modules have dots.
+fn is_made_up(name: &str) -> bool {
+    name.contains("::") || !name.contains('.')
+}
+
+/// The path of the module that a product belongs to.
+fn module(graph: &GraphProto, node: &NodeProto) -> Option<String> {
+    from_scopes(node).or_else(|| from_name(&node.name)).or_else(|| from_bias(graph, node))
+}
+
+/// The last but one of a list that is written as Python writes it.
+fn from_scopes(node: &NodeProto) -> Option<String> {
+    let list = &node.metadata_props.iter().find(|p| p.key == SCOPES)?.value;
+    let scopes: Vec<&str> = list.strip_prefix('[')?.strip_suffix(']')?.split(", ").collect();
+    let module = scopes.iter().rev().nth(1)?.trim_matches(['\'', '"']);
+    (!module.is_empty()).then(|| module.to_owned())
+}
+
+/// `/encoder/layer.0/output/dense/MatMul` is of the module `encoder.layer.0.output.dense`.
+fn from_name(name: &str) -> Option<String> {
+    let (module, _) = name.strip_prefix('/')?.rsplit_once('/')?;
+    (!module.is_empty()).then(|| module.replace('/', "."))
+}
+
+/// The bias is an input of the product itself or of the addition that reads it.
+fn from_bias(graph: &GraphProto, node: &NodeProto) -> Option<String> {
+    let output = node.output.first()?;
+    let added = graph.node.iter().filter(|n| n.op_type == "Add" && n.input.contains(output));
+    let values = node.input.iter().skip(2).chain(added.flat_map(|n| &n.input));
+    values.filter_map(|v| v.strip_suffix(".bias")).map(str::to_owned).next()
+}
+
+/// The number of the layer that a module path names: its first part that is one or ends in one,
+/// as in `encoder.layer.0.output` and `layer_11/ffn`.
+pub(super) fn layer(name: &str) -> Option<usize> {
+    if is_made_up(name) && !name.contains('/') {
+        return None;
+    }
+    let number = |part: &str| {
+        let digits = part.trim_start_matches(|c: char| !c.is_ascii_digit());
+        let stem = &part[..part.len() - digits.len()];
+        (stem.is_empty() || stem.ends_with('_')).then(|| digits.parse().ok()).flatten()
+    };
+    name.split(['.', '/']).find_map(number)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+    use super::*;
+
+    #[test]
+    fn layers_are_read_from_paths() {
+        let paths =
+            ["encoder.layer.0.attention.self.query.weight", "h.11.mlp", "layer_3/ffn", "bert.pooler.dense.weight"];
+        assert_eq!(paths.map(layer), [Some(0), Some(11), Some(3), None]);
+        // Not a layer's number, and one beyond all numbers.
+        let none = ["linear1.weight", "layer.99999999999999999999.x", "onnx::MatMul_188", "val_48"];
+        assert_eq!(none.map(layer), [None; 4]);
+    }
+
+    #[test]
+    fn modules_are_read_from_names_and_scopes() {
+        assert_eq!(from_name("/encoder/layer.0/dense/MatMul").unwrap(), "encoder.layer.0.dense");
+        for none in ["MatMul_12", "/MatMul", "node_MatMul_47", ""] {
+            assert_eq!(from_name(none), None);
+        }
+        let scopes = |value: &str| {
+            let entry = overmask::onnx::proto::StringStringEntryProto { key: SCOPES.into(), value: value.into() };
+            from_scopes(&NodeProto { metadata_props: vec![entry], ..Default::default() })
+        };
+        assert_eq!(scopes("['', 'encoder', 'encoder.layer.0', 'linear']").unwrap(), "encoder.layer.0");
+        for none in ["", "[]", "['linear']", "['', 'linear']", "nonsense"] {
+            assert_eq!(scopes(none), None);
+        }
+    }
+}

@@ -1,0 +1,384 @@
+//! Real exports become bases that compute the same, and broken ones are errors.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::fs;
+use std::sync::Arc;
+
+use ort::session::Session;
+use ort::value::{DynValue, Tensor};
+use overmask::engine::{self, EngineKind, EngineOptions, TokenBatch};
+use overmask::error::ExitCode;
+use overmask::mask::{Granularity, Mask};
+use overmask::pack::NamedMask;
+use tempfile::TempDir;
+
+use super::*;
+use crate::data::rng;
+
+mod hostile;
+
+/// Every export, with the names of its linear layers in a layer of the encoder.
+const EXPORTS: [(&str, &str, &[&str]); 6] = [
+    ("bert-torchscript.onnx", "encoder.layer", &BERT),
+    ("bert-opset11.onnx", "encoder.layer", &BERT),
+    ("bert-optimum.onnx", "encoder.layer", &BERT),
+    ("distilbert-torchscript.onnx", "transformer.layer", &DISTILBERT),
+    ("roberta-dynamo.onnx", "encoder.layer", &BERT),
+    ("prenorm-dynamo.onnx", "blocks", &["qkv", "proj", "up", "down"]),
+];
+
+const BERT: [&str; 6] = [
+    "attention.self.query",
+    "attention.self.key",
+    "attention.self.value",
+    "attention.output.dense",
+    "intermediate.dense",
+    "output.dense",
+];
+
+const DISTILBERT: [&str; 6] =
+    ["attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin", "ffn.lin1", "ffn.lin2"];
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures")
+}
+
+fn export(name: &str) -> PathBuf {
+    fixtures().join("onnx").join(name)
+}
+
+fn options() -> Options {
+    let tokenizer = fixtures().join("tiny-bert/tokenizer.json");
+    Options { tokenizer, output: None, max_positions: None, origin: Origin::default() }
+}
+
+fn imported(path: &Path) -> (TempDir, Imported) {
+    let dir = tempfile::tempdir().unwrap();
+    let base = import(path, &dir.path().join("base"), &options()).unwrap();
+    (dir, base)
+}
+
+/// Texts of 9, 6 and 1 tokens; none is the number of RoBERTa's padding, 1.
+fn batch() -> TokenBatch {
+    let (batch, sequence) = (3, 9);
+    let lengths = [9, 6, 1];
+    let at = |i: usize| i % sequence < lengths[i / sequence];
+    let token = |i: usize, u: f32| if at(i) { 5 + (u * 90.0) as i64 } else { 1 };
+    let values = rng::uniform(5, 0, 0, batch * sequence);
+    TokenBatch {
+        batch,
+        sequence,
+        input_ids: values.into_iter().enumerate().map(|(i, u)| token(i, u)).collect(),
+        attention_mask: (0..batch * sequence).map(|i| i64::from(at(i))).collect(),
+        token_type_ids: vec![0; batch * sequence],
+    }
+}
+
+fn session(model: &Path) -> Session {
+    let environment = overmask::engine::ort::environment().expect("ONNX Runtime: run `cargo xtask test`");
+    Session::builder(environment).unwrap().commit_from_file(model).unwrap()
+}
+
+/// The hidden states that the export itself gives.
+fn original(model: &Path, batch: &TokenBatch) -> Vec<f32> {
+    let mut session = session(model);
+    let feed: Vec<(String, DynValue)> = session
+        .inputs()
+        .iter()
+        .map(|input| {
+            let values = batch.input(input.name()).unwrap().clone();
+            let value = Tensor::from_array(([batch.batch, batch.sequence], values)).unwrap();
+            (input.name().to_owned(), value.into_dyn())
+        })
+        .collect();
+    let outputs = session.run(feed).unwrap();
+    outputs["last_hidden_state"].try_extract_tensor::<f32>().unwrap().1.to_vec()
+}
+
+fn hidden(base: &Arc<Base>, kind: &str, masks: &[NamedMask], batch: &TokenBatch) -> Vec<f32> {
+    let kind: EngineKind = kind.parse().unwrap();
+    let mut engine = engine::start(kind, Arc::clone(base), &EngineOptions { threads: Some(1) }).unwrap();
+    let task = engine.load(masks).unwrap();
+    engine.encode(task, batch).unwrap().data
+}
+
+/// The largest difference at tokens; what is at padding is of no matter.
+fn difference(a: &[f32], b: &[f32], batch: &TokenBatch) -> f32 {
+    assert_eq!(a.len(), b.len());
+    let width = a.len() / batch.attention_mask.len();
+    let rows = a.chunks(width).zip(b.chunks(width)).zip(&batch.attention_mask).filter(|(_, mask)| **mask != 0);
+    rows.flat_map(|((a, b), _)| a.iter().zip(b)).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+#[test]
+fn exports_become_bases_that_compute_the_same() {
+    let batch = batch();
+    for (name, ..) in EXPORTS {
+        let (_dir, Imported { base, untrainable }) = imported(&export(name));
+        assert!(untrainable.is_none(), "{name}: {untrainable:?}");
+        base.verify().unwrap();
+        let a = &base.manifest().architecture;
+        assert_eq!((a.family.as_str(), a.hidden_size, a.vocab_size, a.max_positions), ("onnx", 16, 100, 32), "{name}");
+        assert_eq!((a.layers, a.heads, a.intermediate_size), (2, 0, 32), "{name}");
+        let base = Arc::new(base);
+        let expected = original(&export(name), &batch);
+        assert!(expected.iter().any(|v| v.abs() > 0.1));
+        for (engine, tolerance) in [("ort", 1e-5), ("tract", 1e-4)] {
+            let apart = difference(&hidden(&base, engine, &[], &batch), &expected, &batch);
+            println!("{name}: {engine}: {apart:.1e}");
+            assert!(apart <= tolerance, "{name}: {engine}: {apart}");
+        }
+        assert_eq!(engine::default_for(&base).to_string(), "ort:cpu");
+        let Err(error) = engine::start(EngineKind::Native, base, &EngineOptions::default()) else {
+            panic!("{name}: the native engine took a graph that it does not know")
+        };
+        assert!(error.to_string().contains("`ort` and `tract`"), "{error}");
+    }
+}
+
+#[test]
+fn linear_layers_have_their_modules_names_and_shapes() {
+    for (name, prefix, modules) in EXPORTS {
+        let (_dir, Imported { base, .. }) = imported(&export(name));
+        let found: Vec<(String, usize)> = base.manifest().maskable.iter().map(|t| (t.name.clone(), t.layer)).collect();
+        let expected = (0..2)
+            .flat_map(|layer| modules.iter().map(move |module| (format!("{prefix}.{layer}.{module}.weight"), layer)));
+        assert_eq!(found, expected.collect::<Vec<_>>(), "{name}");
+        for tensor in &base.manifest().maskable {
+            let is = |ends: &[&str]| ends.iter().any(|end| tensor.name.ends_with(&format!("{end}.weight")));
+            let expected = match () {
+                () if is(&["qkv"]) => (48, 16),
+                () if is(&["intermediate.dense", "lin1", "up"]) => (32, 16),
+                () if is(&["attention.output.dense"]) => (16, 16),
+                () if is(&["output.dense", "lin2", "down"]) => (16, 32),
+                () => (16, 16),
+            };
+            assert_eq!((tensor.outputs, tensor.inputs), expected, "{}", tensor.name);
+        }
+    }
+}
+
+/// Without names, how many attentions lie before a linear layer says where it belongs.
+#[test]
+fn layers_are_told_by_depth_where_names_do_not() {
+    for (name, ..) in EXPORTS {
+        let (graph, version) = source::read(&export(name)).unwrap();
+        let named = Encoder::new(graph.clone(), version, &options()).unwrap();
+        let mut bare = graph;
+        let output = bare.output[0].name.clone();
+        for node in &mut bare.node {
+            node.name.clear();
+            node.metadata_props.clear();
+        }
+        let dotted: Vec<String> =
+            normal::names(&bare).into_iter().filter(|n| n.contains('.') && *n != output).collect();
+        for (i, value) in dotted.iter().enumerate() {
+            normal::rename(&mut bare, value, &format!("t{i}"));
+        }
+        let bare = Encoder::new(bare, version, &options()).unwrap();
+        let layers = |e: &Encoder| e.maskable.iter().map(|t| (t.layer, t.outputs, t.inputs)).collect::<Vec<_>>();
+        assert_eq!(layers(&named), layers(&bare), "{name}");
+    }
+}
+
+#[test]
+fn masks_act_alike_on_every_engine() {
+    let batch = batch();
+    for (name, ..) in EXPORTS {
+        let (_dir, Imported { base, .. }) = imported(&export(name));
+        let masks: Vec<NamedMask> = base
+            .manifest()
+            .maskable
+            .iter()
+            .enumerate()
+            .map(|(i, t)| {
+                let keep = rng::uniform(1, 0, i as u64, t.outputs * t.inputs).into_iter().map(|u| u > 0.2);
+                let mask = Mask::from_units(Granularity::Weight, t.outputs, t.inputs, keep).unwrap();
+                NamedMask { tensor: t.name.clone(), mask }
+            })
+            .collect();
+        let base = Arc::new(base);
+        let [plain, ort] = [&[][..], &masks].map(|masks| hidden(&base, "ort", masks, &batch));
+        assert!(difference(&plain, &ort, &batch) > 0.01, "{name}: the masks change nothing");
+        let apart = difference(&hidden(&base, "tract", &masks, &batch), &ort, &batch);
+        assert!(apart <= 1e-4, "{name}: {apart}");
+        // One zeroed output of one tensor is that output alone: [outputs, inputs] is not mixed up.
+        let tensor = &base.manifest().maskable[0];
+        let keep = (0..tensor.outputs * tensor.inputs).map(|i| i / tensor.inputs != 3);
+        let mask = Mask::from_units(Granularity::Weight, tensor.outputs, tensor.inputs, keep).unwrap();
+        let one = [NamedMask { tensor: tensor.name.clone(), mask }];
+        let apart = difference(&hidden(&base, "tract", &one, &batch), &hidden(&base, "ort", &one, &batch), &batch);
+        assert!(apart <= 1e-4, "{name}: {apart}");
+    }
+}
+
+/// The gradients that training would use, against central differences.
+#[test]
+fn gradients_go_through_every_export() {
+    let batch = batch();
+    for (name, ..) in EXPORTS {
+        let Encoder { mut graph, weights, maskable, .. } = Encoder::read(&export(name), &options()).unwrap();
+        graph.output.clear();
+        graph.input.extend(weights.iter().map(|w| ValueInfoProto::fixed(&w.name, data_type::FLOAT, &w.dims())));
+        let inputs: Vec<String> = graph.input.iter().map(|i| i.name.clone()).collect();
+        let mut b = GraphBuilder::extend(graph);
+        // Neither the sum nor the sum of squares of a norm's output tells much: weigh the values.
+        let spread: Vec<f32> = rng::uniform(3, 0, 0, 16).into_iter().map(|u| u - 0.5).collect();
+        let spread = b.floats(&spread);
+        let weighed = b.op("Mul", &[interface::OUTPUT, &spread], &[]);
+        let loss = b.op("ReduceSum", &[&weighed], &[("keepdims", 0i64.into())]);
+        let wrt: Vec<String> = maskable.iter().map(|t| t.name.clone()).collect();
+        let gradients = autodiff::differentiate(&mut b, &loss, &wrt).unwrap();
+        b.output_as(&loss, "loss", data_type::FLOAT, &[]);
+        for (i, (gradient, t)) in gradients.iter().zip(&maskable).enumerate() {
+            b.output_as(gradient, &format!("g{i}"), data_type::FLOAT, &[&t.outputs.to_string(), &t.inputs.to_string()]);
+        }
+        let environment = overmask::engine::ort::environment().unwrap();
+        let mut session = Session::builder(environment).unwrap().commit_from_memory(&encode(&b.finish())).unwrap();
+        let mut run = |moved: Option<(&str, usize, f32)>, output: &str| -> Vec<f32> {
+            let feed: Vec<(String, DynValue)> = inputs
+                .iter()
+                .map(|input| {
+                    let value = match weights.iter().find(|w| w.name == *input) {
+                        Some(w) => {
+                            let mut values: Vec<f32> =
+                                w.bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+                            if let Some((_, at, by)) = moved.filter(|(name, ..)| name == input) {
+                                values[at] += by;
+                            }
+                            Tensor::from_array((w.shape.clone(), values)).unwrap().into_dyn()
+                        }
+                        None => {
+                            let values = batch.input(input).unwrap().clone();
+                            Tensor::from_array(([batch.batch, batch.sequence], values)).unwrap().into_dyn()
+                        }
+                    };
+                    (input.clone(), value)
+                })
+                .collect();
+            session.run(feed).unwrap()[output].try_extract_tensor::<f32>().unwrap().1.to_vec()
+        };
+        for (i, t) in maskable.iter().enumerate() {
+            let analytic = run(None, &format!("g{i}"));
+            // The steepest of each tensor: small ones drown in rounding.
+            let at = (0..analytic.len()).max_by(|a, b| analytic[*a].abs().total_cmp(&analytic[*b].abs())).unwrap();
+            let h = 1e-2;
+            let [up, down] = [h, -h].map(|by| f64::from(run(Some((&t.name, at, by)), "loss")[0]));
+            let numeric = (up - down) / (2.0 * f64::from(h));
+            let error = (numeric - f64::from(analytic[at])).abs();
+            assert!(error <= 2e-3 + 2e-2 * numeric.abs(), "{name}: {}: {numeric}, {}", t.name, analytic[at]);
+        }
+    }
+}
+
+#[test]
+fn the_same_import_has_the_same_identity_and_leaves_nothing_else() {
+    let [(a, first), (_b, second)] = [0, 1].map(|_| imported(&export("roberta-dynamo.onnx")));
+    assert_eq!(first.base.base_id(), second.base.base_id());
+    assert_eq!(fs::read_dir(a.path()).unwrap().count(), 1);
+    let (_c, other) = imported(&export("bert-torchscript.onnx"));
+    assert_ne!(first.base.base_id(), other.base.base_id());
+    let error = import(&export("bert-torchscript.onnx"), first.base.dir(), &options()).unwrap_err();
+    assert!(matches!(error, ImportError::Exists { .. }));
+}
+
+/// An export that was changed, in a folder of its own.
+fn changed(name: &str, change: impl FnOnce(&mut ModelProto)) -> (TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.onnx");
+    let mut model = overmask::onnx::read_model(&export(name)).unwrap();
+    change(&mut model);
+    fs::write(&path, encode(&model)).unwrap();
+    (dir, path)
+}
+
+fn graph(model: &mut ModelProto) -> &mut GraphProto {
+    model.graph.as_mut().unwrap()
+}
+
+fn refused(path: &Path, options: &Options) -> ImportError {
+    let dir = tempfile::tempdir().unwrap();
+    let error = import(path, &dir.path().join("base"), options).unwrap_err();
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    error
+}
+
+#[test]
+fn an_operator_without_a_gradient_is_named_and_the_base_runs() {
+    let (_dir, path) = changed("bert-torchscript.onnx", |m| {
+        let erf = graph(m).node.iter_mut().rfind(|n| n.op_type == "Erf").unwrap();
+        erf.op_type = "Ceil".into();
+    });
+    let (_base, Imported { base, untrainable }) = imported(&path);
+    let reason = untrainable.unwrap().to_string();
+    assert!(reason.contains("`Ceil`") && reason.contains("/encoder/layer.1/"), "{reason}");
+    hidden(&Arc::new(base), "ort", &[], &batch());
+}
+
+#[test]
+fn what_the_options_say_is_held_against_the_model() {
+    let path = export("bert-torchscript.onnx");
+    let wrong = [
+        (Options { output: Some("nothing".into()), ..options() }, "no value `nothing`"),
+        (Options { output: Some("pooler_output".into()), ..options() }, "has 2 axes"),
+        (Options { max_positions: Some(33), ..options() }, "hold 32"),
+    ];
+    for (options, said) in wrong {
+        let error = refused(&path, &options);
+        assert!(error.to_string().contains(said), "{error}");
+    }
+    let error = refused(&path, &Options { tokenizer: "absent.json".into(), ..options() });
+    assert_eq!(error.exit_code(), ExitCode::InputData);
+    let dir = tempfile::tempdir().unwrap();
+    // The states after the first layer.
+    let inner = Some("/encoder/layer.0/output/LayerNorm/LayerNormalization_output_0".to_owned());
+    let options = Options { output: inner, max_positions: Some(20), ..options() };
+    let Imported { base, .. } = import(&path, &dir.path().join("base"), &options).unwrap();
+    let a = &base.manifest().architecture;
+    assert_eq!((a.layers, a.max_positions, base.manifest().maskable.len()), (1, 20, 6));
+}
+
+#[test]
+fn inputs_of_other_names_and_types_become_ours() {
+    let batch = batch();
+    let (_dir, path) = changed("bert-torchscript.onnx", |m| {
+        normal::rename(graph(m), "attention_mask", "input_mask");
+        // As if it had been exported with 32-bit tokens.
+        let ids = ValueInfoProto::symbolic("ids", data_type::INT32, &["b", "s"]);
+        normal::rename(graph(m), "input_ids", "ids");
+        graph(m).input[0] = ids;
+    });
+    let (_base, Imported { base, .. }) = imported(&path);
+    let model = overmask::onnx::read_model(&base.model_path()).unwrap();
+    assert_eq!(overmask::onnx::inputs(&model), ["input_ids", "attention_mask", "token_type_ids"]);
+    assert_eq!(model.opset_import[0].version, overmask::onnx::OPSET);
+    let expected = original(&export("bert-torchscript.onnx"), &batch);
+    let found = hidden(&Arc::new(base), "ort", &[], &batch);
+    assert!(difference(&found, &expected, &batch) <= 1e-5);
+}
+
+/// Newer operator sets: what changed since is taken back.
+#[test]
+fn newer_operators_are_taken_apart_or_refused() {
+    let convert = |op: &str, version: i64| {
+        let mut b = GraphBuilder::new("g");
+        b.input("x", data_type::FLOAT, &["n", "4"]);
+        let axes = b.shape(&[1]);
+        let inputs: &[&str] = if op == "ReduceMean" { &["x", &axes] } else { &["x"] };
+        b.node(op, inputs, &["y"], &[]);
+        b.output("y", data_type::FLOAT, &["n", "4"]);
+        opset::convert(graph_of(b), version)
+    };
+    let operators = |graph: GraphProto| graph.node.into_iter().map(|n| n.op_type).collect::<Vec<_>>();
+    assert_eq!(operators(convert("Gelu", 20).unwrap()), ["Div", "Erf", "Add", "Mul", "Mul"]);
+    let mean = convert("ReduceMean", 18).unwrap();
+    assert_eq!((mean.node[0].input.len(), mean.node[0].attribute("axes").unwrap().ints.clone()), (1, vec![1]));
+    assert!(convert("Mish", 18).unwrap_err().reason.contains("newer than operator set 17"));
+    // Over axis 1 of two axes there is one reading, of three there are two.
+    assert_eq!(operators(convert("Softmax", 11).unwrap()), ["Softmax"]);
+    let mut b = GraphBuilder::new("g");
+    b.input("x", data_type::FLOAT, &["n", "4", "4"]);
+    b.node("Softmax", &["x"], &["y"], &[]);
+    assert!(opset::convert(graph_of(b), 11).unwrap_err().reason.contains("operator set 13 or newer"));
+}

@@ -1,0 +1,76 @@
+//! Encoders from ONNX files, from the export to a text's label: no fixture here is a BERT with token
+//! types.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use overmask_tests::{difference, failed, json_lines, program, ran};
+use serde_json::Value;
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(name)
+}
+
+#[test]
+fn an_exported_encoder_learns_a_task_and_runs_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = |name: &str| dir.path().join(name);
+    let rows = (0..40).map(|i| match i % 2 {
+        0 => format!("{{\"text\":\"good film {i}\",\"label\":\"up\"}}\n"),
+        _ => format!("{{\"text\":\"bad film {i}\",\"label\":\"down\"}}\n"),
+    });
+    fs::write(at("texts.jsonl"), rows.collect::<String>()).unwrap();
+    for export in ["distilbert-torchscript.onnx", "roberta-dynamo.onnx", "prenorm-dynamo.onnx"] {
+        let (base, pack) = (at(&format!("{export}-base")), at(&format!("{export}.pack")));
+        let mut import = program("overmask-export");
+        import.args(["import", "onnx", "--json", "--tokenizer"]).arg(fixture("tiny-bert/tokenizer.json"));
+        let got = ran(import.arg(fixture("onnx").join(export)).arg("-o").arg(&base));
+        assert_eq!(got.code, 0, "{got:?}");
+        let said = &json_lines(&got)[0];
+        assert_eq!((&said["layers"], &said["untrainable"]), (&2.into(), &Value::Null), "{export}");
+
+        let mut train = program("overmask-export");
+        train.args(["train", "--granularity", "block:8x1", "--epochs", "1", "--max-tokens", "12", "--seed", "1"]);
+        train.arg("--base").arg(&base).arg("--data").arg(at("texts.jsonl")).arg("-o").arg(&pack);
+        let got = ran(&mut train);
+        assert_eq!(got.code, 0, "{export}: {got:?}");
+
+        let verify = ran(program("overmask").arg("verify").arg(&pack).arg("--base").arg(&base));
+        assert_eq!(verify.code, 0, "{export}: {verify:?}");
+        let run = |engine: &[&str]| {
+            let mut command = program("overmask");
+            command.arg("run").arg("--base").arg(&base).arg("--pack").arg(&pack).arg("--json").args(engine);
+            ran(command.arg("a good film, not the worst"))
+        };
+        let scores = |engine: &[&str]| -> Vec<f32> {
+            let got = run(engine);
+            assert_eq!(got.code, 0, "{export}: {got:?}");
+            let scores = json_lines(&got)[0]["scores"].as_object().unwrap().clone();
+            scores.values().map(|v| v.as_f64().unwrap() as f32).collect()
+        };
+        // Without a word on engines it is ONNX Runtime's.
+        assert_eq!(json_lines(&run(&[]))[0]["engine"], "ort:cpu");
+        assert!(difference(&scores(&[]), &scores(&["--engine", "tract"])) <= 1e-4, "{export}");
+        failed(&run(&["--engine", "native"]), 7, &["family `onnx`", "`ort` and `tract`"]);
+    }
+}
+
+#[test]
+fn a_file_that_is_no_encoder_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let import = |model: &Path| {
+        let mut command = program("overmask-export");
+        command.args(["import", "onnx", "--tokenizer"]).arg(fixture("tiny-bert/tokenizer.json")).arg(model);
+        ran(command.arg("-o").arg(dir.path().join("base")))
+    };
+    failed(&import(Path::new("absent.onnx")), 3, &["absent.onnx"]);
+    failed(&import(&fixture("tiny-bert/tokenizer.json")), 4, &["is not an ONNX model"]);
+    // Its weights are not beside it.
+    let alone = dir.path().join("alone");
+    fs::create_dir(&alone).unwrap();
+    fs::copy(fixture("onnx/prenorm-dynamo.onnx"), alone.join("model.onnx")).unwrap();
+    failed(&import(&alone.join("model.onnx")), 3, &["prenorm-dynamo.onnx.data"]);
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+}
