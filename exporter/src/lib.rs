@@ -11,6 +11,8 @@
 //! | [`metrics`] | how good predictions are |
 //! | [`evaluate`](mod@evaluate) | a pack measured through the code that devices run |
 //! | [`analyze`] | packs compared |
+//! | [`sweep`] | tasks x methods x seeds, trained by many processes |
+//! | [`report`] | results and analyses as a page of figures and tables |
 //! | [`cli`] | the `overmask-export` program |
 
 #![forbid(unsafe_code)]
@@ -23,4 +25,6 @@ pub mod evaluate;
 pub mod fetch;
 pub mod import;
 pub mod metrics;
+pub mod report;
+pub mod sweep;
 pub mod train;

@@ -10,7 +10,9 @@ mod keygen;
 mod merge;
 mod output;
 mod repack;
+mod report;
 mod sign;
+mod sweep;
 mod train;
 
 use std::process;
@@ -27,6 +29,8 @@ use crate::data::DataError;
 use crate::evaluate::EvaluateError;
 use crate::fetch::FetchError;
 use crate::import::ImportError;
+use crate::report::ReportError;
+use crate::sweep::SweepError;
 use crate::train::TrainError;
 
 /// What the help ends with.
@@ -68,6 +72,8 @@ enum Command {
     Import(import::ImportArgs),
     Train(Box<train::TrainArgs>),
     Evaluate(evaluate::EvaluateArgs),
+    Sweep(sweep::SweepArgs),
+    Report(report::ReportArgs),
     Diff(diff::DiffArgs),
     Repack(repack::RepackArgs),
     Merge(merge::MergeArgs),
@@ -95,6 +101,8 @@ pub fn main() -> process::ExitCode {
         Command::Import(args) => import::run(args),
         Command::Train(args) => train::run(args, cli.verbosity),
         Command::Evaluate(args) => evaluate::run(args, cli.verbosity),
+        Command::Sweep(args) => sweep::run(args, cli.verbosity),
+        Command::Report(args) => report::run(args),
         Command::Diff(args) => diff::run(args),
         Command::Repack(args) => repack::run(args),
         Command::Merge(args) => merge::run(args),
@@ -143,7 +151,10 @@ fn own_code(error: &(dyn std::error::Error + 'static)) -> Option<ExitCode> {
     let import = || error.downcast_ref().map(ImportError::exit_code);
     let data = || error.downcast_ref().map(DataError::exit_code);
     let analyze = || error.downcast_ref().map(AnalyzeError::exit_code);
-    train.or_else(evaluate).or_else(fetch).or_else(import).or_else(data).or_else(analyze)
+    let sweep = || error.downcast_ref().map(SweepError::exit_code);
+    let report = || error.downcast_ref().map(ReportError::exit_code);
+    let measuring = train.or_else(evaluate).or_else(sweep).or_else(report);
+    measuring.or_else(fetch).or_else(import).or_else(data).or_else(analyze)
 }
 
 #[cfg(test)]

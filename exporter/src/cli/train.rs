@@ -279,7 +279,7 @@ pub(super) fn run(args: &TrainArgs, verbosity: Verbosity) -> Result<(), Error> {
     check_place(&args.output)?;
     let (train, eval) = args.datasets()?;
     let base = Arc::new(Base::open(&args.base)?);
-    let stop = stop_at_ctrl_c()?;
+    let stop = stop_at_ctrl_c("stopping after this step; Ctrl-C again ends at once and keeps nothing")?;
     let bar = output::bar(verbosity, 0, "{wide_bar} {pos}/{len} steps, {msg}, {eta} left")?;
     let outcome = train::run(&base, &train, eval.as_ref(), &options, &stop, &mut |now| {
         bar.set_length(now.steps);
@@ -350,8 +350,8 @@ fn check_place(output: &Path) -> Result<(), Error> {
     }
 }
 
-/// Becomes true at the first Ctrl-C; the second ends the program.
-fn stop_at_ctrl_c() -> Result<Arc<AtomicBool>, Error> {
+/// Becomes true at the first Ctrl-C, which is answered; the second ends the program.
+pub(super) fn stop_at_ctrl_c(answer: &'static str) -> Result<Arc<AtomicBool>, Error> {
     let stop = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&stop);
     ctrlc::set_handler(move || {
@@ -359,7 +359,7 @@ fn stop_at_ctrl_c() -> Result<Arc<AtomicBool>, Error> {
             // What a shell expects of a program that was interrupted.
             std::process::exit(130);
         }
-        log::warn!("stopping after this step; Ctrl-C again ends at once and keeps nothing");
+        log::warn!("{answer}");
     })
     .context("cannot catch Ctrl-C")?;
     Ok(stop)

@@ -1,0 +1,295 @@
+//! What a report is made of: JSON lines of sweeps and of analyses.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::ReportError;
+
+/// Everything that was read.
+#[derive(Debug, Default)]
+pub struct Input {
+    /// Runs, each once, in the order of the files.
+    pub runs: Vec<Run>,
+    /// Analyses, in the order of the files.
+    pub analyses: Vec<Analysis>,
+    /// What was passed over, in words.
+    pub warnings: Vec<String>,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// With a pack.
+    Done,
+    /// Without.
+    Failed,
+}
+
+/// A line of a sweep's results.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct Run {
+    /// Its id.
+    pub run: String,
+    /// The task's name.
+    pub task: String,
+    /// The method's name.
+    pub method: String,
+    /// The seed.
+    pub seed: Option<u64>,
+    /// How it ended.
+    pub status: Status,
+    /// What it said last, if it failed.
+    pub error: Option<String>,
+    /// What the training command printed.
+    pub train: Option<Train>,
+    /// How long its process took.
+    pub seconds: Option<f64>,
+}
+
+/// What the training command prints. Any part may be missing.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+pub struct Train {
+    /// The fraction of zeros, 0 to 1.
+    pub sparsity: Option<f64>,
+    /// The pack's size.
+    pub pack_bytes: Option<u64>,
+    /// The name of the main metric.
+    pub metric: Option<String>,
+    /// The main metric on the texts that chose the best state.
+    pub dev: Option<f64>,
+    /// The same where the main metric is accuracy and has no name.
+    pub dev_accuracy: Option<f64>,
+    /// All metrics; those of held-out texts start with `eval_`.
+    pub metrics: Option<BTreeMap<String, Option<f64>>>,
+    /// Steps of training.
+    pub steps: Option<u64>,
+    /// How long the training itself took.
+    pub train_seconds: Option<f64>,
+    /// How it went.
+    pub curve: Option<Vec<CurvePoint>>,
+    /// Labels given against labels predicted.
+    pub confusion: Option<Confusion>,
+    /// How good each label is.
+    pub classes: Option<Vec<Class>>,
+    /// Confidence intervals of metrics, low and high.
+    pub intervals: Option<BTreeMap<String, [Option<f64>; 2]>>,
+}
+
+/// A point of a learning curve.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+pub struct CurvePoint {
+    /// Passes over the texts so far.
+    pub epoch: Option<f64>,
+    /// Steps so far.
+    pub step: Option<f64>,
+    /// Mean loss on the training texts.
+    pub loss: Option<f64>,
+    /// The main metric on the texts that choose the best state.
+    pub dev: Option<f64>,
+    /// The fraction of zeros.
+    pub sparsity: Option<f64>,
+}
+
+/// A confusion matrix: `counts[given][predicted]`.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+pub struct Confusion {
+    /// The labels of rows and columns.
+    pub labels: Vec<String>,
+    /// The counts.
+    pub counts: Vec<Vec<Option<f64>>>,
+}
+
+/// How good a label is.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+pub struct Class {
+    /// The label.
+    pub label: String,
+    /// Precision.
+    pub precision: Option<f64>,
+    /// Recall.
+    pub recall: Option<f64>,
+    /// F1.
+    pub f1: Option<f64>,
+    /// How many texts have it.
+    pub support: Option<f64>,
+}
+
+/// A line of `overmask-export analyze --json`.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(tag = "analysis", rename_all = "lowercase")]
+pub enum Analysis {
+    /// How far masked tensors are from the base's.
+    Closeness(Closeness),
+    /// How far the zeros of packs are the same.
+    Overlap(Overlap),
+    /// What the metric loses when a group of masks is taken away.
+    Sensitivity(Sensitivity),
+    /// Many solutions of a task.
+    Solutions {
+        /// One for each.
+        points: Vec<Solution>,
+    },
+}
+
+/// How far a pack's tensors are from the base's.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+pub struct Closeness {
+    /// The pack.
+    pub pack: String,
+    /// Its tensors.
+    pub tensors: Vec<TensorDistance>,
+}
+
+/// How far a tensor is from the base's, and a random mask of the same sparsity beside it.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+pub struct TensorDistance {
+    /// The base's tensor.
+    pub tensor: String,
+    /// Its layer.
+    pub layer: Option<u64>,
+    /// What it is in the layer.
+    pub module: Option<String>,
+    /// L1 distance.
+    pub l1: Option<f64>,
+    /// Angular distance.
+    pub angle: Option<f64>,
+    /// L1 distance of a random mask.
+    pub l1_random: Option<f64>,
+    /// Angular distance of a random mask.
+    pub angle_random: Option<f64>,
+}
+
+/// How far the zeros of packs are the same; matrices are packs x packs.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+pub struct Overlap {
+    /// The packs.
+    pub packs: Vec<String>,
+    /// The overlap that there is.
+    pub observed: Vec<Vec<Option<f64>>>,
+    /// The overlap that chance would give.
+    pub chance: Vec<Vec<Option<f64>>>,
+}
+
+/// What the metric of a pack loses when masks are taken away.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+pub struct Sensitivity {
+    /// The pack.
+    pub pack: String,
+    /// The groups of masks.
+    pub groups: Vec<Group>,
+}
+
+/// A group of masks.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+pub struct Group {
+    /// Its name.
+    pub group: String,
+    /// The metric without it.
+    pub metric: Option<f64>,
+    /// How much less that is.
+    pub drop: Option<f64>,
+}
+
+/// One solution of a task.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+pub struct Solution {
+    /// The task.
+    pub task: String,
+    /// The fraction of zeros, 0 to 1.
+    pub sparsity: Option<f64>,
+    /// The seed.
+    pub seed: Option<u64>,
+    /// The metric.
+    pub metric: Option<f64>,
+}
+
+/// Reads files of JSON lines. A run that is there more than once counts once: the last one that
+/// was done, else the last one.
+///
+/// # Errors
+/// When a file cannot be read, a line is no JSON object or a known kind of line with fields of
+/// wrong types, or there is nothing to report.
+pub fn read(paths: &[PathBuf]) -> Result<Input, ReportError> {
+    let mut input = Input::default();
+    let mut places = BTreeMap::new();
+    for path in paths {
+        let bytes = fs::read(path).map_err(|source| ReportError::Read { path: path.clone(), source })?;
+        let whole = bytes.iter().filter(|&&b| b == b'\n').count();
+        for (i, line) in bytes.split(|&b| b == b'\n').enumerate().filter(|(_, line)| !line.trim_ascii().is_empty()) {
+            let at = |reason: String| ReportError::Line { path: path.clone(), line: i + 1, reason };
+            match parse(line) {
+                Ok(Parsed::Run(run)) => add(&mut input.runs, &mut places, *run),
+                Ok(Parsed::Analysis(analysis)) => input.analyses.push(analysis),
+                Ok(Parsed::Unknown(what)) => input.warnings.push(format!("{}: passed over", at(what))),
+                // A sweep that is at work, or was cut off.
+                Err(_) if i == whole => {
+                    let warning = at("is cut off and was passed over".to_owned());
+                    input.warnings.push(warning.to_string());
+                }
+                Err(reason) => return Err(at(reason)),
+            }
+        }
+    }
+    if input.runs.is_empty() && input.analyses.is_empty() {
+        let files: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
+        return Err(ReportError::Empty { files: files.join(", ") });
+    }
+    Ok(input)
+}
+
+fn add(runs: &mut Vec<Run>, places: &mut BTreeMap<String, usize>, run: Run) {
+    match places.get(&run.run) {
+        None => {
+            places.insert(run.run.clone(), runs.len());
+            runs.push(run);
+        }
+        Some(&place) if run.status == Status::Done || runs[place].status == Status::Failed => runs[place] = run,
+        Some(_) => {}
+    }
+}
+
+enum Parsed {
+    Run(Box<Run>),
+    Analysis(Analysis),
+    Unknown(String),
+}
+
+fn parse(line: &[u8]) -> Result<Parsed, String> {
+    let value: Value = serde_json::from_slice(line).map_err(|e| format!("is no JSON: {e}"))?;
+    let Some(object) = value.as_object() else { return Err("is no JSON object".to_owned()) };
+    if object.contains_key("run") {
+        // Of the text rather than the value, so that the error has a column.
+        let run: Run = serde_json::from_slice(line).map_err(|e| format!("is no result of a sweep: {e}"))?;
+        if let Some(confusion) = run.train.as_ref().and_then(|train| train.confusion.as_ref()) {
+            check_square("confusion: counts", &confusion.counts, confusion.labels.len())?;
+        }
+        return Ok(Parsed::Run(Box::new(run)));
+    }
+    let Some(kind) = object.get("analysis") else {
+        return Ok(Parsed::Unknown("has neither `run` nor `analysis`".to_owned()));
+    };
+    const KINDS: [&str; 4] = ["closeness", "overlap", "sensitivity", "solutions"];
+    if !kind.as_str().is_some_and(|kind| KINDS.contains(&kind)) {
+        return Ok(Parsed::Unknown(format!("is an analysis of an unknown kind, {kind}")));
+    }
+    let analysis: Analysis = serde_json::from_slice(line).map_err(|e| format!("is no such analysis: {e}"))?;
+    if let Analysis::Overlap(overlap) = &analysis {
+        for (name, matrix) in [("observed", &overlap.observed), ("chance", &overlap.chance)] {
+            check_square(name, matrix, overlap.packs.len())?;
+        }
+    }
+    Ok(Parsed::Analysis(analysis))
+}
+
+/// Fails unless a matrix has `n` rows of `n` numbers.
+fn check_square(name: &str, matrix: &[Vec<Option<f64>>], n: usize) -> Result<(), String> {
+    if matrix.len() == n && matrix.iter().all(|row| row.len() == n) {
+        return Ok(());
+    }
+    Err(format!("{name}: is not {n} rows of {n} numbers"))
+}
