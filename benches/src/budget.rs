@@ -114,7 +114,7 @@ fn complete(mut parts: Parts, threads: usize, all: f64) -> Parts {
 
 fn of_native(base: &Arc<Base>, threads: usize, batch: &TokenBatch) -> Result<Parts> {
     let mut engine = NativeEngine::new(Arc::clone(base), &EngineOptions { threads: Some(threads) })?;
-    let task = engine.load(&[])?;
+    let task = engine.load(&[], &[])?;
     for _ in 0..WARM_UP {
         engine.encode(task, batch)?;
     }

@@ -12,8 +12,8 @@ use ort::session::builder::GraphOptimizationLevel;
 use overmask::base::{Base, file};
 use overmask::engine::{self, Engine, EngineOptions, TaskId, TokenBatch};
 use overmask::onnx::proto::{GraphProto, NodeProto};
-use overmask::pack::NamedMask;
-use overmask::task::Tokenizer;
+use overmask::pack::{Input, NamedMask};
+use overmask::task::{Tokenizer, Tokens};
 use rten_tensor::NdTensor;
 use serde_json::Value;
 
@@ -32,7 +32,7 @@ pub(crate) struct Ours {
 impl Ours {
     pub(crate) fn new(name: &str, base: &Arc<Base>, threads: usize, masks: &[NamedMask]) -> Result<Self> {
         let mut engine = engine::start(name.parse()?, Arc::clone(base), &EngineOptions { threads: Some(threads) })?;
-        let task = engine.load(masks)?;
+        let task = engine.load(masks, &[])?;
         Ok(Ours { engine, task })
     }
 }
@@ -238,14 +238,14 @@ impl Texts {
     /// of whatever length. With words for a row.
     pub(crate) fn batch(&self, tokens: Option<usize>) -> Result<(String, TokenBatch)> {
         let Some(tokens) = tokens else {
-            let texts: Vec<&str> = self.texts.iter().take(MIXED).map(String::as_str).collect();
-            let ids = self.tokenizer.encode_batch(&texts, 128)?;
-            let batch = self.tokenizer.pad(&ids.iter().map(Vec::as_slice).collect::<Vec<_>>());
-            let real: usize = ids.iter().map(Vec::len).sum();
+            let texts: Vec<Input> = self.texts.iter().take(MIXED).map(|text| text.as_str().into()).collect();
+            let tokens = self.tokenizer.encode_batch(&texts, 128)?;
+            let batch = self.tokenizer.pad(&tokens.iter().collect::<Vec<_>>());
+            let real: usize = tokens.iter().map(Tokens::len).sum();
             return Ok((format!("{MIXED} texts, {real} tokens, {} padded", batch.input_ids.len()), batch));
         };
         let all = self.texts.iter().take(tokens).map(String::as_str).collect::<Vec<_>>().join(" ");
-        let ids = self.tokenizer.encode(&all, tokens)?;
+        let ids = self.tokenizer.encode(&Input::Text(all), tokens)?;
         ensure!(ids.len() == tokens, "there are fewer than {tokens} tokens of text");
         Ok((format!("{tokens} tokens"), self.tokenizer.pad(&[&ids])))
     }

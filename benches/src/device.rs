@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use overmask::base::Base;
 use overmask::engine::{self, EngineOptions};
 use overmask::pack::PackFile;
-use overmask::task::Runner;
+use overmask::task::{Runner, Tokenizer};
 
 use crate::contenders::{Contender, OnnxRuntime, call_self, median};
 use crate::rows::Rows;
@@ -91,7 +91,9 @@ pub(crate) fn child(args: &[PathBuf]) -> Result<()> {
     let base = Arc::new(Base::open(base)?);
     if kind.as_os_str() == OsStr::new("dense") {
         let mut session = OnnxRuntime::new(&base, 1, None)?;
-        session.pass(&overmask::task::Tokenizer::open(&base)?.pad(&[&[101, 2054, 102]]))?;
+        let tokenizer = Tokenizer::open(&base)?;
+        let tokens = tokenizer.encode(&TEXT.into(), 64)?;
+        session.pass(&tokenizer.pad(&[&tokens]))?;
         return print_pss();
     }
     let engine = engine::start("native".parse()?, Arc::clone(&base), &EngineOptions { threads: Some(1) })?;

@@ -158,7 +158,7 @@ fn measure(base: &Arc<Base>, threads: usize, tasks: &[Task<'_>], batch: &TokenBa
 /// What it costs to take another task for each text: A, B, A, B ... less A, A, A ... and B, B, B.
 fn switch(base: &Arc<Base>, batch: &TokenBatch, a: &Pack, b: &Pack, rows: &mut Rows) -> Result<()> {
     let mut engine = NativeEngine::new(Arc::clone(base), &EngineOptions { threads: Some(1) })?;
-    let [first, second] = [engine.load(&a.masks)?, engine.load(&b.masks)?];
+    let [first, second] = [engine.load(&a.masks, &[])?, engine.load(&b.masks, &[])?];
     let mut times: [Vec<f64>; 4] = Default::default();
     let pass = |task: TaskId| -> Result<f64> {
         let start = Instant::now();

@@ -11,10 +11,10 @@ use overmask::pack::{Pack, PackError};
 use overmask::task::{Runner, TaskError};
 use serde::Serialize;
 
-use crate::data::{DataError, Dataset, LabelSet};
-use crate::metrics;
+use crate::data::{DataError, Dataset, Example, LabelSet};
+use crate::score::{self, Card, Said};
 
-/// Texts between two reports of progress.
+/// Examples between two reports of progress.
 const CHUNK: usize = 256;
 
 /// What can go wrong when a pack is measured.
@@ -63,24 +63,24 @@ impl EvaluateError {
 /// What was measured.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
-    /// The share of texts with the right label, 0 to 1.
-    pub accuracy: f64,
-    /// The mean of the labels' F1 scores, 0 to 1.
-    pub macro_f1: f64,
-    /// How many texts there were.
-    pub n: usize,
-    /// The engine that computed it.
+    /// How good the answers are.
+    #[serde(flatten)]
+    pub card: Card,
+    /// The engine that computed them.
     pub engine: String,
     /// Its precision.
     pub precision: String,
-    /// The predicted label of every text, in the texts' order.
+    /// The labels of the task.
     #[serde(skip)]
-    pub predicted: Vec<String>,
+    pub labels: Vec<String>,
+    /// The answer to every example, in the examples' order.
+    #[serde(skip)]
+    pub said: Vec<Said>,
 }
 
-/// Measures the pack on the texts.
+/// Measures the pack on the examples.
 ///
-/// `progress` is told how many texts are done.
+/// `progress` is told how many examples are done.
 ///
 /// # Errors
 /// When a label is not one of the pack's, the pack is not for this base, or the engine cannot
@@ -93,47 +93,36 @@ pub fn evaluate(
     options: &EngineOptions,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Report, EvaluateError> {
-    let labels = LabelSet::new(pack.document.labels.clone());
-    let gold = labels.targets(dataset)?;
+    let (task_kind, labels) = (pack.document.kind, LabelSet::new(pack.document.labels.clone()));
+    let gold = labels.gold(dataset)?;
     let engine = engine::start(kind, Arc::clone(base), options)?;
     let info = engine.describe();
     let mut runner = Runner::new(engine, Arc::clone(base))?;
     let task = runner.add_pack(pack)?;
-    let mut predicted = Vec::with_capacity(dataset.len());
-    let mut names = Vec::with_capacity(dataset.len());
-    for chunk in dataset.texts().chunks(CHUNK) {
-        for prediction in runner.classify(task, chunk)? {
-            predicted.push(prediction.index);
-            names.push(prediction.label);
-        }
-        progress(predicted.len());
+    let mut said = Vec::with_capacity(dataset.len());
+    for chunk in dataset.inputs().chunks(CHUNK) {
+        said.extend(runner.predict(task, chunk)?.iter().map(Said::new));
+        progress(said.len());
     }
-    Ok(Report {
-        accuracy: metrics::accuracy(&gold, &predicted),
-        macro_f1: metrics::macro_f1(&gold, &predicted, labels.len()),
-        n: dataset.len(),
-        engine: info.engine,
-        precision: info.precision,
-        predicted: names,
-    })
+    let card = score::card(task_kind, labels.names(), &gold, &said);
+    Ok(Report { card, engine: info.engine, precision: info.precision, labels: labels.names().to_vec(), said })
 }
 
-/// Writes the predictions, one JSON object a line: `text`, `label`, `predicted`.
+/// Writes the predictions, one JSON object a line: the example, and `predicted`.
 ///
 /// # Errors
 /// When the file cannot be written; nothing half-written is left.
 pub fn write_predictions(path: &Path, dataset: &Dataset, report: &Report) -> Result<(), EvaluateError> {
     #[derive(Serialize)]
     struct Row<'a> {
-        text: &'a str,
-        label: &'a str,
-        predicted: &'a str,
+        #[serde(flatten)]
+        example: &'a Example,
+        predicted: serde_json::Value,
     }
     let written = overmask::fs::write_atomically(path, |file| -> std::io::Result<()> {
         let mut out = std::io::BufWriter::new(file);
-        for (example, predicted) in dataset.examples.iter().zip(&report.predicted) {
-            let row = Row { text: &example.text, label: &example.label, predicted };
-            serde_json::to_writer(&mut out, &row)?;
+        for (example, said) in dataset.examples.iter().zip(&report.said) {
+            serde_json::to_writer(&mut out, &Row { example, predicted: said.to_json(&report.labels) })?;
             std::io::Write::write_all(&mut out, b"\n")?;
         }
         std::io::Write::flush(&mut out)

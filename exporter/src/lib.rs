@@ -9,6 +9,7 @@
 //! | [`autodiff`] | a forward ONNX graph becomes a backward one |
 //! | [`train`] | the training step as an ONNX graph, and the loop around it |
 //! | [`metrics`] | how good predictions are |
+//! | [`score`] | all metrics of a task's kind, and where its mistakes are |
 //! | [`evaluate`](mod@evaluate) | a pack measured through the code that devices run |
 //! | [`analyze`] | packs compared |
 //! | [`sweep`] | tasks x methods x seeds, trained by many processes |
@@ -26,5 +27,6 @@ pub mod fetch;
 pub mod import;
 pub mod metrics;
 pub mod report;
+pub mod score;
 pub mod sweep;
 pub mod train;

@@ -240,7 +240,7 @@ impl Recipe {
             revision: 1,
             kind: TaskKind::Classify,
             labels: (0..self.labels).map(|i| format!("label-{i}")).collect(),
-            text: TextSettings { max_tokens: self.max_tokens, pooling: self.pooling },
+            text: TextSettings { max_tokens: self.max_tokens, pooling: self.pooling, pair: false },
             base_id: base.base_id().to_owned(),
             tokenizer_sha256: manifest.tokenizer_sha256.clone(),
             granularity: self.granularity,

@@ -8,8 +8,8 @@ use std::process::Command;
 
 use overmask::mask::Granularity;
 use overmask::onnx::{encode, proto::ModelProto};
-use overmask::pack::Pooling;
-use overmask_exporter::train::graph::{self, Encoder, Spec};
+use overmask::pack::{Pooling, TaskKind};
+use overmask_exporter::train::graph::{self, Distillation, Encoder, Spec};
 use overmask_tests::{asset, base, base_dir};
 
 const CHECK: &str = "import onnx, sys; onnx.checker.check_model(sys.argv[1], full_check=True)";
@@ -35,27 +35,46 @@ fn the_base_passes() {
     assert_eq!(complaint(&base_dir().join("model.onnx")), None);
 }
 
+/// A step for one text with one label of six, whose encoder does not train.
+fn spec() -> Spec {
+    let (encoder, kind, pooling) = (Encoder::Frozen, TaskKind::Classify, Pooling::Mean);
+    Spec { encoder, kind, pooling, labels: 6, clip_norm: 1.0, teacher: None }
+}
+
 #[test]
 fn every_training_graph_passes() {
-    let masked = |granularity, from_layer| Encoder::Masked { granularity, from_layer };
+    let base = base();
+    let masked = |granularity, from: usize, noisy| {
+        let masked = base.manifest().maskable.iter().filter(|t| t.layer >= from).cloned().collect();
+        Encoder::Live { masked, granularity, noisy, dense: Vec::new() }
+    };
+    let model = overmask::onnx::read_model(&base.model_path()).unwrap();
+    let external = model.graph.unwrap().initializer.into_iter().filter(|t| !t.external_data.is_empty());
+    let dense = external.map(|t| t.name).collect();
+    let granularity = Granularity::Weight;
+    let full = Encoder::Live { masked: Vec::new(), granularity, noisy: false, dense };
     let block = Granularity::Block { rows: 32, cols: 1 };
-    for (encoder, pooling) in [
-        (Encoder::Frozen, Pooling::Mean),
-        (masked(Granularity::Weight, 0), Pooling::Mean),
-        (masked(block, 0), Pooling::Cls),
-        (masked(block, 4), Pooling::Mean),
+    let teacher = Some(Distillation { weight: 0.5, temperature: 2.0, features: 0.1 });
+    let tag = Spec { kind: TaskKind::Tag, pooling: Pooling::First, ..spec() };
+    for spec in [
+        spec(),
+        Spec { encoder: masked(Granularity::Weight, 0, false), ..spec() },
+        Spec { encoder: masked(block, 0, false), pooling: Pooling::Cls, ..spec() },
+        Spec { encoder: masked(block, 4, true), teacher, ..spec() },
+        Spec { encoder: masked(Granularity::TwoOfFour, 5, false), kind: TaskKind::Multilabel, teacher, ..spec() },
+        Spec { encoder: masked(block, 5, false), teacher, ..tag.clone() },
+        Spec { encoder: full.clone(), ..tag },
+        Spec { encoder: full, kind: TaskKind::Regress, labels: 1, teacher, ..spec() },
     ] {
-        let spec = Spec { encoder, pooling, classes: 6, clip_norm: 1.0 };
-        for graph in [graph::step(&base(), &spec).unwrap(), graph::forward(&base(), &spec).unwrap()] {
-            assert_eq!(complaint_of(&graph.model), None, "{spec:?}");
+        for graph in [graph::step(&base, &spec).unwrap(), graph::forward(&base, &spec).unwrap()] {
+            assert_eq!(complaint_of(&graph.model), None, "{:?} {:?} {:?}", spec.kind, spec.pooling, spec.teacher);
         }
     }
 }
 
 #[test]
 fn the_checker_does_check() {
-    let spec = Spec { encoder: Encoder::Frozen, pooling: Pooling::Mean, classes: 6, clip_norm: 1.0 };
-    let mut model = graph::forward(&base(), &spec).unwrap().model;
+    let mut model = graph::forward(&base(), &spec()).unwrap().model;
     model.graph.as_mut().unwrap().node[0].op_type = "Multiply".to_owned();
     let complaint = complaint_of(&model).unwrap();
     assert!(complaint.contains("Multiply"), "{complaint}");

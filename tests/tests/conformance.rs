@@ -8,8 +8,8 @@ use std::sync::Arc;
 use overmask::base::{Base, TensorBytes, write_weights};
 use overmask::engine::{self, Device, Engine, EngineError, EngineKind, EngineOptions, TaskId, TokenBatch};
 use overmask::mask::Granularity;
-use overmask::pack::{Golden, Pooling};
-use overmask::task::{Prediction, Runner, TaskRef, Tokenizer};
+use overmask::pack::{Delta, FloatType, Golden, Input, Pack, Pooling, TaskKind};
+use overmask::task::{Prediction, Runner, TaskError, TaskRef, Tokenizer};
 use overmask_tests::{Recipe, base, base_dir, difference, engine, questions, stored};
 
 /// Engines that every test machine has.
@@ -96,6 +96,92 @@ fn engines_give_the_same_labels_to_a_thousand_texts() {
     }
 }
 
+/// Norms, biases, tables and weights of the base, changed.
+fn deltas(base: &Base) -> Vec<Delta> {
+    let changed = |name: &str, change: fn(f32) -> f32| {
+        let (shape, values) = base.tensor_f32(name).unwrap();
+        let values = values.iter().map(|v| change(*v)).collect();
+        Delta { tensor: name.to_owned(), shape: shape.to_vec(), values, dtype: FloatType::F32 }
+    };
+    vec![
+        changed("embeddings.LayerNorm.weight", |v| 1.1 * v),
+        changed("embeddings.token_type_embeddings.weight", |v| v + 0.05),
+        changed("embeddings.position_embeddings.weight", |v| -v),
+        changed("encoder.layer.0.attention.self.query.bias", |v| v + 0.3),
+        changed("encoder.layer.2.output.LayerNorm.bias", |v| v - 0.02),
+        changed("encoder.layer.3.intermediate.dense.weight", |v| 0.7 * v),
+    ]
+}
+
+#[test]
+fn every_engine_replaces_the_same_tensors_with_and_without_masks() {
+    let base = base();
+    let texts = mixed_texts();
+    let masked = Recipe { granularity: BLOCK, from_layer: 4, seed: 8, ..Default::default() };
+    let none = Recipe { from_layer: base.manifest().architecture.layers, seed: 8, ..Default::default() };
+    for recipe in [masked, none] {
+        let plain = recipe.pack(&base);
+        let pack = stored(&plain.clone().with_deltas(deltas(&base)).unwrap(), &base);
+        assert_eq!(pack.deltas.len(), 6);
+        let [first, others @ ..] = ENGINES.map(|name| {
+            let mut runner = runner(name);
+            let unchanged = runner.add_pack(plain.clone()).unwrap();
+            let before = logits(&classify(&runner, unchanged, &texts));
+            let task = runner.add_pack(pack.clone()).unwrap();
+            let changed = logits(&classify(&runner, task, &texts));
+            assert!(difference(&before, &changed) > 0.01, "{name}: the deltas change nothing");
+            assert_eq!(logits(&classify(&runner, unchanged, &texts)), before, "{name}: a task changed another");
+            changed
+        });
+        for (name, other) in ENGINES[1..].iter().zip(others) {
+            let far = difference(&first, &other);
+            assert!(far <= TOLERANCE, "{name}: {far}");
+        }
+    }
+}
+
+#[test]
+fn pairs_and_words_are_the_same_in_every_engine() {
+    let base = base();
+    let pairs = [("Where is Lima ?", "In Peru ."), ("a", ""), ("word", "another word or two")];
+    let pairs = pairs.map(|(a, b)| Input::Pair(a.into(), b.into()));
+    let words = ["Where is Lima ?", "naïve café", "one"].map(|text| {
+        let words = text.split(' ').map(str::to_owned).collect();
+        Input::Words { words }
+    });
+    let of = |kind, pooling, pair| {
+        let Pack { mut document, masks, head, .. } = Recipe { seed: 9, ..Default::default() }.pack(&base);
+        document.kind = kind;
+        (document.text.pooling, document.text.pair) = (pooling, pair);
+        Pack::new(document, masks, head, Vec::new()).unwrap()
+    };
+    for (pack, inputs) in [
+        (of(TaskKind::Multilabel, Pooling::Mean, true), pairs.to_vec()),
+        (of(TaskKind::Tag, Pooling::First, false), words.to_vec()),
+    ] {
+        let [first, others @ ..] = ENGINES.map(|name| {
+            let mut runner = runner(name);
+            let task = runner.add_pack(pack.clone()).unwrap();
+            let rows = runner.logits(task, &inputs).unwrap();
+            let of_input = |input: &Input| input.rows();
+            assert_eq!(rows.iter().map(Vec::len).collect::<Vec<_>>(), inputs.iter().map(of_input).collect::<Vec<_>>());
+            let wrong = runner.predict(task, &[Input::from("one text")]).unwrap_err();
+            assert!(matches!(wrong, TaskError::Text { index: 0, .. }), "{wrong}");
+            assert!(matches!(runner.classify(task, &[]), Ok(none) if none.is_empty()));
+            rows.concat().into_iter().flatten().flatten().collect::<Vec<f32>>()
+        });
+        for (name, other) in ENGINES[1..].iter().zip(others) {
+            assert!(difference(&first, &other) <= TOLERANCE, "{name}, {:?}", pack.document.kind);
+        }
+    }
+    // The order of a pair, and which text a word is in, are not lost.
+    let mut runner = runner("native");
+    let task = runner.add_pack(of(TaskKind::Multilabel, Pooling::Mean, true)).unwrap();
+    let both =
+        runner.logits(task, &[Input::Pair("a".into(), "b".into()), Input::Pair("b".into(), "a".into())]).unwrap();
+    assert_ne!(both[0], both[1]);
+}
+
 #[test]
 fn golden_vectors_are_reproduced_by_every_engine() {
     let base = base();
@@ -104,7 +190,7 @@ fn golden_vectors_are_reproduced_by_every_engine() {
     let mut maker = runner("ort:cpu");
     let task = maker.add_pack(recipe.pack(&base)).unwrap();
     let recorded = classify(&maker, task, &texts);
-    let golden = texts.iter().zip(recorded).map(|(text, p)| Golden { text: text.clone(), logits: p.logits });
+    let golden = texts.iter().zip(recorded).map(|(text, p)| Golden { input: text.as_str().into(), logits: p.logits });
     let pack = recipe.pack_with(&base, golden.collect());
     // What is checked is what a device would read.
     let pack = stored(&pack, &base);
@@ -171,8 +257,9 @@ fn threads_that_share_an_engine_run_different_tasks_at_once() {
 /// The tokens of some texts in one batch.
 fn batch(texts: &[&str]) -> TokenBatch {
     let tokenizer = Tokenizer::open(&base()).unwrap();
-    let ids = tokenizer.encode_batch(texts, 64).unwrap();
-    tokenizer.pad(&ids.iter().map(Vec::as_slice).collect::<Vec<_>>())
+    let inputs: Vec<Input> = texts.iter().map(|text| Input::from(*text)).collect();
+    let tokens = tokenizer.encode_batch(&inputs, 64).unwrap();
+    tokenizer.pad(&tokens.iter().collect::<Vec<_>>())
 }
 
 /// The vectors of the real tokens of a text.
@@ -189,13 +276,13 @@ fn a_task_that_is_unloaded_is_gone_and_the_others_stay() {
     let text = batch(&["Who wrote Hamlet?"]);
     for name in ENGINES {
         let mut engine = engine(name, &base);
-        let [a, b] = [&a, &b].map(|pack| engine.load(&pack.masks).unwrap());
+        let [a, b] = [&a, &b].map(|pack| engine.load(&pack.masks, &pack.deltas).unwrap());
         let before = row(engine.as_mut(), b, &text, 0);
         engine.unload(a).unwrap();
         assert!(matches!(engine.encode(a, &text), Err(EngineError::NoTask(_))));
         assert!(matches!(engine.unload(a), Err(EngineError::NoTask(_))));
         assert_eq!(row(engine.as_mut(), b, &text, 0), before);
-        let c = engine.load(&[]).unwrap();
+        let c = engine.load(&[], &[]).unwrap();
         assert!(c != a && c != b, "identifiers are not used twice");
     }
 }
@@ -208,7 +295,7 @@ fn padding_and_company_change_next_to_nothing() {
     let texts = ["Who wrote Hamlet?", long.as_str(), "Where is Lima, the capital of Peru?"];
     for name in ENGINES {
         let mut engine = engine(name, &base);
-        let task = engine.load(&pack.masks).unwrap();
+        let task = engine.load(&pack.masks, &pack.deltas).unwrap();
         let together = batch(&texts);
         for (i, text) in texts.iter().enumerate() {
             let alone = row(engine.as_mut(), task, &batch(&[text]), 0);
@@ -255,10 +342,10 @@ fn a_mask_does_what_zeros_in_the_file_do() {
     let text = batch(&["Who wrote Hamlet?"]);
     for name in ENGINES {
         let mut plain = engine(name, &masked_base);
-        let task = plain.load(&[]).unwrap();
+        let task = plain.load(&[], &[]).unwrap();
         let expected = row(plain.as_mut(), task, &text, 0);
         let mut engine = engine(name, &base);
-        let task = engine.load(&pack.masks).unwrap();
+        let task = engine.load(&pack.masks, &pack.deltas).unwrap();
         assert_eq!(row(engine.as_mut(), task, &text, 0), expected, "{name}");
     }
 }
@@ -272,14 +359,14 @@ fn what_does_not_fit_the_base_is_an_error() {
         let mut engine = engine(name, &base);
         let mut unknown = pack.masks[..1].to_vec();
         unknown[0].tensor = "no.such.weight".to_owned();
-        assert!(matches!(engine.load(&unknown), Err(EngineError::Mask { .. })));
+        assert!(matches!(engine.load(&unknown, &[]), Err(EngineError::Mask { .. })));
         let mut moved = pack.masks[..1].to_vec();
         moved[0].tensor = base.manifest().maskable.iter().find(|t| t.outputs != t.inputs).unwrap().name.clone();
-        assert!(matches!(engine.load(&moved), Err(EngineError::Mask { .. })));
+        assert!(matches!(engine.load(&moved, &[]), Err(EngineError::Mask { .. })));
         let twice = [pack.masks[0].clone(), pack.masks[0].clone()];
-        assert!(matches!(engine.load(&twice), Err(EngineError::Mask { .. })));
+        assert!(matches!(engine.load(&twice, &[]), Err(EngineError::Mask { .. })));
 
-        let task = engine.load(&[]).unwrap();
+        let task = engine.load(&[], &[]).unwrap();
         let wrong: [fn(&mut TokenBatch); 7] = [
             |b| b.input_ids[1] = 1 << 40,
             |b| b.input_ids[1] = -1,

@@ -96,7 +96,7 @@ fn what_is_learnt_is_what_runs() {
     let cases: [(&[&str], usize); 4] = [
         (&["--method", "head"], 0),
         (&["--granularity", "weight"], 12),
-        (&["--granularity", "block:32x1", "--from-layer", "1"], 6),
+        (&["--granularity", "block:32x1", "--layers", "1-"], 6),
         (&["--granularity", "block:32x1", "--pooling", "cls", "--eval-fraction", "0.25"], 12),
     ];
     for (arguments, masked) in cases {
@@ -157,7 +157,7 @@ fn wrong_texts_exit_with_3_and_are_named_by_line_and_field() {
         ),
         ("text.csv", b"text,label\n ,x\n", &["text.csv:2", "field `text`", "blank"]),
         ("column.csv", b"text,class\na,x\n", &["column.csv:1", "no column `label`"]),
-        ("one.jsonl", b"{\"text\":\"a\",\"label\":\"x\"}\n", &["one.jsonl", "`x`", "two labels"]),
+        ("one.jsonl", b"{\"text\":\"a\",\"label\":\"x\"}\n", &["one.jsonl", "`x`", "nothing to learn"]),
         ("texts.parquet", b"", &["texts.parquet", "`parquet`"]),
     ];
     for (name, bytes, said) in cases {
@@ -190,7 +190,7 @@ fn wrong_options_exit_with_2_before_the_work() {
         ("--threads 1025", "--threads"),
         ("--eval-fraction 1.5", "--eval-fraction"),
         ("--name two\nlines", "--name"),
-        ("--from-layer 2", "--from-layer"),
+        ("--layers 2", "--layers"),
         ("--max-tokens 33", "--max-tokens"),
         ("--max-tokens 16 --max-steps 0", "--max-steps"),
         ("--dropout 1", "--dropout"),

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use overmask::error::ExitCode;
-use overmask::pack::{Codec, Pack, PackError, PackFile};
+use overmask::pack::{Codec, Input, Pack, PackError, PackFile};
 use overmask::task::{Runner, TaskError, Tokenizer};
 use overmask_tests::{Recipe, base, engine};
 
@@ -52,29 +52,65 @@ fn a_task_of_another_runner_is_an_error() {
 #[test]
 fn long_texts_lose_their_end_and_keep_the_special_tokens() {
     let tokenizer = Tokenizer::open(&base()).unwrap();
+    let encode = |text: &str, max_tokens| tokenizer.encode(&text.into(), max_tokens).unwrap().ids;
     let (start, end) = (101, 102);
-    assert_eq!(tokenizer.encode("", 8).unwrap(), [start, end]);
-    assert_eq!(tokenizer.encode("Terrible.", 8).unwrap(), [start, 6659, 1012, end]);
-    let whole = tokenizer.encode(&"terrible . ".repeat(300), 1000).unwrap();
+    assert_eq!(encode("", 8), [start, end]);
+    assert_eq!(encode("Terrible.", 8), [start, 6659, 1012, end]);
+    let whole = encode(&"terrible . ".repeat(300), 1000);
     assert_eq!(whole.len(), 602, "the tokenizer's own limit of 128 tokens does not count");
     for max_tokens in [3, 4, 64, 601, 602] {
-        let cut = tokenizer.encode(&"terrible . ".repeat(300), max_tokens).unwrap();
+        let cut = encode(&"terrible . ".repeat(300), max_tokens);
         assert_eq!(cut.len(), max_tokens);
         assert_eq!(cut[..max_tokens - 1], whole[..max_tokens - 1]);
         assert_eq!(cut.last(), Some(&end));
     }
     // A special token's name in a text that is cut is cut like any other.
-    let cut = tokenizer.encode("a b c d e [SEP] [SEP]", 5).unwrap();
+    let cut = encode("a b c d e [SEP] [SEP]", 5);
     assert_eq!(cut, [start, 1037, 1038, 1039, end]);
 }
 
 #[test]
 fn shorter_texts_are_padded_and_masked() {
     let tokenizer = Tokenizer::open(&base()).unwrap();
-    let ids = tokenizer.encode_batch(&["Terrible.", ""], 8).unwrap();
-    let batch = tokenizer.pad(&ids.iter().map(Vec::as_slice).collect::<Vec<_>>());
+    let tokens = tokenizer.encode_batch(&["Terrible.".into(), "".into()], 8).unwrap();
+    let batch = tokenizer.pad(&tokens.iter().collect::<Vec<_>>());
     assert_eq!((batch.batch, batch.sequence), (2, 4));
     assert_eq!(batch.input_ids, [101, 6659, 1012, 102, 101, 102, 0, 0]);
     assert_eq!(batch.attention_mask, [1, 1, 1, 1, 1, 1, 0, 0]);
     assert_eq!((batch.row_length(0), batch.row_length(1)), (4, 2));
+}
+
+#[test]
+fn a_pair_is_two_segments_and_the_longer_text_is_cut_first() {
+    let tokenizer = Tokenizer::open(&base()).unwrap();
+    let pair = |first: &str, second: &str, max_tokens| {
+        tokenizer.encode(&Input::Pair(first.into(), second.into()), max_tokens).unwrap()
+    };
+    let tokens = pair("a b", "Terrible.", 10);
+    assert_eq!(tokens.ids, [101, 1037, 1038, 102, 6659, 1012, 102]);
+    assert_eq!(tokens.segments, [0, 0, 0, 0, 1, 1, 1]);
+    for (first, second, expected) in [
+        ("a b c d e", "Terrible.", vec![101, 1037, 1038, 1039, 102, 6659, 1012, 102]),
+        ("a", "a b c d e f g", vec![101, 1037, 102, 1037, 1038, 1039, 1040, 102]),
+        ("a b c d e", "a b c d e", vec![101, 1037, 1038, 1039, 102, 1037, 1038, 102]),
+    ] {
+        assert_eq!(pair(first, second, 8).ids, expected, "{first} | {second}");
+    }
+    assert_eq!(pair("a", "b", 3).ids, [101, 102, 102], "only special tokens have room");
+}
+
+#[test]
+fn words_know_their_first_tokens() {
+    let tokenizer = Tokenizer::open(&base()).unwrap();
+    let words = ["unbelievably", "a", "\u{7f}", "b"].map(String::from).to_vec();
+    let tokens = tokenizer.encode(&Input::Words { words: words.clone() }, 64).unwrap();
+    let pieces = tokens.ids.len() - 4;
+    assert!(pieces > 1, "one word of several pieces: {:?}", tokens.ids);
+    assert_eq!(tokens.firsts, [Some(1), Some(pieces + 1), None, Some(pieces + 2)]);
+    let cut = tokenizer.encode(&Input::Words { words }, pieces + 3).unwrap();
+    assert_eq!(cut.firsts, [Some(1), Some(pieces + 1), None, None]);
+    assert_eq!(cut.ids.last(), Some(&102));
+    let text = "Lima, the capital.";
+    let found: Vec<&str> = tokenizer.words(text).unwrap().into_iter().map(|range| &text[range]).collect();
+    assert_eq!(found, ["Lima", ",", "the", "capital", "."]);
 }

@@ -11,6 +11,7 @@
 
 mod contents;
 mod elementwise;
+mod gather;
 mod matmul;
 mod movement;
 mod norm;
@@ -64,6 +65,7 @@ fn rule(op: &str) -> Option<Rule> {
         .or_else(|| norm::rule(op))
         .or_else(|| movement::rule(op))
         .or_else(|| reduce::rule(op))
+        .or_else(|| gather::rule(op))
 }
 
 /// Appends to the graph the gradients of the scalar `loss` with respect to each value of

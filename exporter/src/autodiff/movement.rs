@@ -11,7 +11,6 @@ pub(super) fn rule(op: &str) -> Option<Rule> {
         "Expand" => expand,
         "Cast" => cast,
         "Slice" => slice,
-        "Gather" => pick,
         "Concat" => concat,
         _ => return None,
     })
@@ -106,11 +105,10 @@ fn length(back: &mut Backward<'_>, value: &str, axis: usize) -> String {
 }
 
 /// A `Gather` of one constant index is a slice without its axis.
-fn pick(back: &mut Backward<'_>, node: &NodeProto, dy: &str) -> Result<(), AutodiffError> {
+pub(super) fn pick(back: &mut Backward<'_>, node: &NodeProto, dy: &str) -> Result<(), AutodiffError> {
     let (x, index) = (&node.input[0], &node.input[1]);
-    let one = back.shape(node, index)?.is_empty().then(|| back.shapes.numbers(index)).flatten();
-    let Some(&[index]) = one.as_deref() else {
-        return Err(unsupported(node, "its indices are not one constant number"));
+    let Some(&[index]) = back.shapes.numbers(index).as_deref() else {
+        return Err(unsupported(node, "its index is not one constant number"));
     };
     let rank = back.shape(node, x)?.len();
     let axis = shape::axes(node, &[node.int("axis", 0)], rank)?[0];

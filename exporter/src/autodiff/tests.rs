@@ -259,6 +259,16 @@ proptest! {
     }
 
     #[test]
+    fn rows_of_a_table((rows, width) in (4usize..7, 1usize..5), seed: u32) {
+        check(&[&[rows, width]], seed.into(), any, |g, x| {
+            // One row is looked up twice, another never.
+            let ids = g.ints(&[2, 2], &[0, 3, 3, 1]);
+            let found = g.op("Gather", &[&x[0], &ids], &[]);
+            g.op("Mul", &[&found, &found], &[])
+        });
+    }
+
+    #[test]
     fn reductions((a, b, c) in (1usize..4, 1usize..4, 1usize..4), seed: u32) {
         let seed = u64::from(seed);
         for keep in [0i64, 1] {

@@ -9,7 +9,6 @@ use overmask::base::Base;
 use overmask::engine::Device;
 use overmask::error::ExitCode;
 use overmask::mask::Granularity;
-use overmask::pack::{FloatType, Pooling};
 
 use super::output;
 use crate::train::{self, Method, TrainOptions};
@@ -62,29 +61,13 @@ pub(super) fn run(args: &BenchStepArgs) -> Result<(), Error> {
     let base = Arc::new(Base::open(&args.base)?);
     // All 36 tensors of the base are masked, and the rates are those of real training.
     let options = TrainOptions {
-        name: "bench".to_owned(),
-        method: Method::Mask,
         granularity: args.granularity,
-        epochs: 1,
         batch_size: args.batch,
         learning_rate: 1e-2,
-        head_learning_rate: 1e-3,
-        warmup: 0.0,
-        dropout: 0.1,
-        clip_norm: 1.0,
-        initial_sparsity: 0.05,
-        from_layer: 0,
-        seed: 1,
         max_tokens: args.tokens,
-        pooling: Pooling::Mean,
-        dev_fraction: 0.1,
         device: args.device,
         threads: args.threads.into(),
-        max_steps: None,
-        log_losses: None,
-        check_placement: false,
-        revision: 1,
-        head_dtype: FloatType::F16,
+        ..TrainOptions::new("bench", Method::Mask)
     };
     let bench = train::bench_step(&base, &options, args.tokens, CLASSES, args.steps)?;
     if args.json {

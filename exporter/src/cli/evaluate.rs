@@ -8,13 +8,15 @@ use clap::Args;
 use overmask::base::Base;
 use overmask::cli::Verbosity;
 use overmask::engine::{self, EngineKind, EngineOptions};
-use overmask::error::ExitCode;
+use overmask::error::{ExitCode, printable};
 use overmask::pack::Pack;
 
 use super::output;
-use crate::{data, evaluate};
+use crate::data::{self, Form};
+use crate::evaluate::{self, Report};
+use crate::metrics::Scores;
 
-/// Measure a pack on labelled texts, through the code that runs on devices.
+/// Measure a pack on labelled examples, through the code that runs on devices.
 #[derive(Debug, Args)]
 #[command(
     before_help = "Example:\n  overmask-export evaluate --base base/ --pack trec.pack \
@@ -28,7 +30,7 @@ pub(super) struct EvaluateArgs {
     /// The pack.
     #[arg(long, value_name = "FILE")]
     pack: PathBuf,
-    /// Labelled texts: .jsonl with `text` and `label`, or .csv or .tsv with these columns.
+    /// Labelled examples, with the fields that the pack's kind asks for: see `train --help`.
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
     /// What computes: native, ort (the same as ort:cpu), ort:cuda or tract; default: native for the
@@ -47,9 +49,10 @@ pub(super) struct EvaluateArgs {
 }
 
 pub(super) fn run(args: &EvaluateArgs, verbosity: Verbosity) -> Result<(), Error> {
-    let dataset = data::read(&args.data)?;
     let base = Arc::new(Base::open(&args.base)?);
     let pack = Pack::open(&args.pack, &base)?;
+    let form = Form { kind: pack.document.kind, pair: pack.document.text.pair };
+    let dataset = data::read(&args.data, form)?;
     let options = EngineOptions { threads: args.threads.map(usize::from) };
     let bar = output::bar(verbosity, dataset.len() as u64, "{wide_bar} {pos}/{len} texts, {eta} left")?;
     let engine = args.engine.unwrap_or_else(|| engine::default_for(&base));
@@ -60,17 +63,24 @@ pub(super) fn run(args: &EvaluateArgs, verbosity: Verbosity) -> Result<(), Error
     let report = report?;
     if let Some(path) = &args.predictions {
         evaluate::write_predictions(path, &dataset, &report)?;
-        log::info!("{}: {} predictions", path.display(), report.n);
+        log::info!("{}: {} predictions", path.display(), report.card.n);
     }
     if args.json {
         return output::json(&report);
     }
-    output::line(&format!(
-        "accuracy {:.2} %, macro F1 {:.2} %, {} texts, {} {}",
-        100.0 * report.accuracy,
-        100.0 * report.macro_f1,
-        report.n,
-        report.engine,
-        report.precision,
-    ))
+    let Report { card, engine, precision, .. } = &report;
+    let figure = |(name, value): (&&str, &f64)| {
+        let [low, high] = card.intervals.get(*name).map_or([*value; 2], |interval| [interval.low, interval.high]);
+        format!("{:<20} {value:>7.4}  95 % {low:.4} to {high:.4}\n", name.replace('_', " "))
+    };
+    let figures: String = card.metrics.iter().map(figure).collect();
+    output::line(&format!("{figures}{} examples, {engine} {precision}", card.n))?;
+    for class in &card.classes {
+        let Scores { precision, recall, f1, support } = class.scores;
+        let label = printable(&class.label);
+        output::line(&format!(
+            "  {label:<18} precision {precision:.4}, recall {recall:.4}, F1 {f1:.4}, {support} examples"
+        ))?;
+    }
+    Ok(())
 }

@@ -186,7 +186,7 @@ mod tests {
 
     #[test]
     fn library_errors_keep_their_exit_codes() {
-        let error = crate::data::read(std::path::Path::new("absent.csv")).unwrap_err();
+        let error = crate::data::read(std::path::Path::new("absent.csv"), crate::data::Form::CLASSIFY).unwrap_err();
         let error = Error::from(error).context("while testing");
         assert_eq!(ExitCode::find(&error, own_code), ExitCode::InputData);
         let error = crate::fetch::Manifest::find("absent").unwrap_err();

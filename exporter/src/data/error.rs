@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use overmask::error::ExitCode;
+use overmask::pack::TaskKind;
 
 /// What can be wrong with a data file.
 #[derive(Debug, thiserror::Error)]
@@ -18,8 +19,8 @@ pub enum DataError {
     },
     /// The name says nothing of the format.
     #[error(
-        "{}: `{extension}` is not a data format we read; name the file .jsonl (one object with \
-         `text` and `label` a line), .csv or .tsv (with a header)",
+        "{}: `{extension}` is not a data format we read; name the file .jsonl (one object a line), \
+         .csv or .tsv (with a header), or .conll (a word and its tag a line)",
         path.display()
     )]
     Format {
@@ -28,8 +29,16 @@ pub enum DataError {
         /// What its name ends in.
         extension: String,
     },
+    /// A file of words and tags, for a task of another kind.
+    #[error("{}: words with tags are for `--task tag`, not for `{kind}`", path.display())]
+    NotTags {
+        /// The file.
+        path: PathBuf,
+        /// The kind of task that was asked for.
+        kind: TaskKind,
+    },
     /// There is no example in the file.
-    #[error("{} holds no example; it needs at least one line with a text and a label", path.display())]
+    #[error("{} holds no example; it needs at least one", path.display())]
     Empty {
         /// The file.
         path: PathBuf,
@@ -95,7 +104,7 @@ pub enum DataError {
         known: String,
     },
     /// Nothing to tell apart.
-    #[error("{}: every text has the label `{label}`; a task needs two labels or more", path.display())]
+    #[error("{}: every example is the same, `{label}`; there is nothing to learn", path.display())]
     OneLabel {
         /// The file.
         path: PathBuf,

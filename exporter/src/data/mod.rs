@@ -5,9 +5,11 @@
 //! measured on it stay comparable. [`rng`] says where the randomness comes from.
 
 mod batches;
+mod conll;
 mod error;
 mod labels;
 mod read;
+mod record;
 pub mod rng;
 mod split;
 
@@ -15,38 +17,109 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use overmask::base::hex;
+use overmask::pack::{Input, TaskKind};
 use serde::Serialize;
+use serde::ser::{SerializeMap, Serializer};
 use sha2::{Digest, Sha256};
 
 pub use batches::epoch_batches;
+pub use conll::parse as parse_conll;
 pub use error::DataError;
-pub use labels::LabelSet;
+pub use labels::{Gold, LabelSet, VALUE};
 pub use read::read;
-pub use split::{duplicates, normalise, repetitions, split, split_indices};
+pub use split::{duplicates, key, normalise, repetitions, split, split_indices};
 
-/// A text and what it is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+/// What the examples of a data set are: it decides which fields a file must have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Form {
+    /// What a task learns from them.
+    pub kind: TaskKind,
+    /// Whether each has two texts.
+    pub pair: bool,
+}
+
+impl Form {
+    /// One text, one label.
+    pub const CLASSIFY: Form = Form { kind: TaskKind::Classify, pair: false };
+
+    /// The fields that an example has, in the order in which they are written.
+    pub fn fields(self) -> &'static [&'static str] {
+        match (self.kind, self.pair) {
+            (TaskKind::Classify, false) => &["text", "label"],
+            (TaskKind::Classify, true) => &["text", "text_pair", "label"],
+            (TaskKind::Multilabel, false) => &["text", "labels"],
+            (TaskKind::Multilabel, true) => &["text", "text_pair", "labels"],
+            (TaskKind::Regress, false) => &["text", "value"],
+            (TaskKind::Regress, true) => &["text", "text_pair", "value"],
+            (TaskKind::Tag, _) => &["tokens", "tags"],
+        }
+    }
+}
+
+/// What an example is.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Target {
+    /// One label, as in the file (a number is kept as it was written).
+    Label(String),
+    /// Any number of labels, none twice.
+    Labels(Vec<String>),
+    /// A finite number.
+    Value(f64),
+    /// A tag for each word.
+    Tags(Vec<String>),
+}
+
+/// An input and what it is.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Example {
-    /// The text, as in the file.
-    pub text: String,
-    /// The label, as in the file (a number is kept as it was written).
-    pub label: String,
+    /// Text, two texts, or words, as in the file.
+    pub input: Input,
+    /// What it is.
+    pub target: Target,
     /// The line of the file on which the example starts, from 1.
-    #[serde(skip)]
     pub line: usize,
 }
 
-/// The labelled texts of one file, in the file's order.
-#[derive(Debug, Clone, PartialEq, Eq)]
+impl Example {
+    /// A text and its label.
+    pub fn labelled(text: impl Into<String>, label: impl Into<String>, line: usize) -> Self {
+        Example { input: Input::Text(text.into()), target: Target::Label(label.into()), line }
+    }
+}
+
+impl Serialize for Example {
+    /// The fields of a line of JSONL, in the order of [`Form::fields`].
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        match &self.input {
+            Input::Text(text) => map.serialize_entry("text", text)?,
+            Input::Pair(first, second) => {
+                map.serialize_entry("text", first)?;
+                map.serialize_entry("text_pair", second)?;
+            }
+            Input::Words { words } => map.serialize_entry("tokens", words)?,
+        }
+        match &self.target {
+            Target::Label(label) => map.serialize_entry("label", label)?,
+            Target::Labels(labels) => map.serialize_entry("labels", labels)?,
+            Target::Value(value) => map.serialize_entry("value", value)?,
+            Target::Tags(tags) => map.serialize_entry("tags", tags)?,
+        }
+        map.end()
+    }
+}
+
+/// The examples of one file, in the file's order.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Dataset {
     /// Where they come from, for messages.
     pub path: PathBuf,
-    /// The texts.
+    /// The examples, all of one form.
     pub examples: Vec<Example>,
 }
 
 impl Dataset {
-    /// How many texts there are.
+    /// How many examples there are.
     pub fn len(&self) -> usize {
         self.examples.len()
     }
@@ -56,13 +129,13 @@ impl Dataset {
         self.examples.is_empty()
     }
 
-    /// The texts alone.
-    pub fn texts(&self) -> Vec<&str> {
-        self.examples.iter().map(|e| e.text.as_str()).collect()
+    /// The inputs alone.
+    pub fn inputs(&self) -> Vec<Input> {
+        self.examples.iter().map(|e| e.input.clone()).collect()
     }
 
-    /// Writes the canonical form: one JSON object a line, `text` before `label`, no spaces
-    /// between tokens, LF line ends.
+    /// Writes the canonical form: one JSON object a line, fields in the order of [`Form::fields`],
+    /// no spaces between tokens, LF line ends.
     ///
     /// # Errors
     /// When the writer fails.
@@ -105,11 +178,8 @@ pub(crate) mod tests {
 
     /// A data set of (text, label) pairs.
     pub(crate) fn dataset(examples: &[(&str, &str)]) -> Dataset {
-        let examples = examples
-            .iter()
-            .enumerate()
-            .map(|(i, (text, label))| Example { text: (*text).to_owned(), label: (*label).to_owned(), line: i + 1 })
-            .collect();
+        let examples =
+            examples.iter().enumerate().map(|(i, (text, label))| Example::labelled(*text, *label, i + 1)).collect();
         Dataset { path: PathBuf::from("test.jsonl"), examples }
     }
 

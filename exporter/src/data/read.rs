@@ -1,11 +1,14 @@
-//! Data files: JSONL, CSV and TSV.
+//! Data files: JSONL, CSV, TSV and CoNLL columns.
 //!
-//! * `.jsonl`: one JSON object a line, with `text` (a string that is not blank) and `label` (a
-//!   string, a whole number, `true` or `false`). Other fields and blank lines are skipped.
-//! * `.csv`: RFC 4180 with a header that names the columns `text` and `label`; a quoted field
-//!   may hold commas and line breaks.
+//! * `.jsonl`: one JSON object a line. Other fields than those of the examples' form, and blank
+//!   lines, are skipped.
+//! * `.csv`: RFC 4180 with a header that names the columns; a quoted field may hold commas and line
+//!   breaks.
 //! * `.tsv`: the same with tabs and, as is usual for TSV, no quoting: a quotation mark is a
 //!   character like others.
+//! * `.conll`: for tags alone; see `conll`.
+//!
+//! What the fields hold is the matter of `record`.
 //!
 //! A file is UTF-8, with or without a byte order mark.
 
@@ -13,29 +16,31 @@ use std::fs;
 use std::path::Path;
 
 use csv::{ErrorKind, ReaderBuilder, StringRecord};
-use overmask::pack::check_name;
+use overmask::pack::TaskKind;
 use serde_json::{Map, Value};
 
-use super::{DataError, Dataset, Example};
+use super::{DataError, Dataset, Example, Form, conll, record};
 
 /// Reads a data file; what its name ends in says which format it has.
 ///
 /// # Errors
 /// When the file cannot be read, its format is unknown, it is not UTF-8, holds no example, or
 /// a line is wrong: with file, line and field.
-pub fn read(path: &Path) -> Result<Dataset, DataError> {
+pub fn read(path: &Path, form: Form) -> Result<Dataset, DataError> {
     let extension = path.extension().unwrap_or_default().to_string_lossy();
     let parse = match extension.to_ascii_lowercase().as_str() {
         "jsonl" | "ndjson" => parse_jsonl,
         "csv" => parse_csv,
         "tsv" => parse_tsv,
+        "conll" if form.kind == TaskKind::Tag => |path: &Path, text: &str, _: Form| conll::parse(path, text),
+        "conll" => return Err(DataError::NotTags { path: path.to_owned(), kind: form.kind }),
         _ => {
             return Err(DataError::Format { path: path.to_owned(), extension: extension.into_owned() });
         }
     };
     let bytes = fs::read(path).map_err(|source| DataError::Io { path: path.to_owned(), source })?;
     let text = text(path, &bytes)?;
-    let examples = parse(path, text)?;
+    let examples = parse(path, text, form)?;
     if examples.is_empty() {
         return Err(DataError::Empty { path: path.to_owned() });
     }
@@ -56,7 +61,7 @@ fn text<'a>(path: &Path, bytes: &'a [u8]) -> Result<&'a str, DataError> {
     Ok(text.strip_prefix('\u{feff}').unwrap_or(text))
 }
 
-fn parse_jsonl(path: &Path, text: &str) -> Result<Vec<Example>, DataError> {
+fn parse_jsonl(path: &Path, text: &str, form: Form) -> Result<Vec<Example>, DataError> {
     let mut examples = Vec::new();
     for (i, json) in text.split('\n').enumerate() {
         let line = i + 1;
@@ -68,26 +73,7 @@ fn parse_jsonl(path: &Path, text: &str) -> Result<Vec<Example>, DataError> {
             line,
             reason: format!("not a JSON object (column {}): {}", e.column(), without_place(&e)),
         })?;
-        let field =
-            |field, reason: &str| DataError::Field { path: path.to_owned(), line, field, reason: reason.to_owned() };
-        let text = match object.get("text") {
-            Some(Value::String(text)) => text.clone(),
-            Some(other) => {
-                return Err(field("text", &format!("is {}, not a string", kind(other))));
-            }
-            None => return Err(field("text", "is missing")),
-        };
-        let label = match object.get("label") {
-            Some(Value::String(label)) => label.clone(),
-            Some(Value::Bool(label)) => label.to_string(),
-            Some(Value::Number(n)) if n.is_i64() || n.is_u64() => n.to_string(),
-            Some(other) => {
-                let reason = format!("is {}, not a string or whole number", kind(other));
-                return Err(field("label", &reason));
-            }
-            None => return Err(field("label", "is missing")),
-        };
-        examples.push(example(path, line, text, label)?);
+        examples.push(record::example(path, line, form, &|field| object.get(field).cloned())?);
     }
     Ok(examples)
 }
@@ -101,34 +87,24 @@ fn without_place(error: &serde_json::Error) -> String {
     }
 }
 
-fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a truth value",
-        Value::Number(n) if n.is_f64() => "a fraction",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
-    }
+fn parse_csv(path: &Path, text: &str, form: Form) -> Result<Vec<Example>, DataError> {
+    parse_table(path, text, form, ReaderBuilder::new().delimiter(b','))
 }
 
-fn parse_csv(path: &Path, text: &str) -> Result<Vec<Example>, DataError> {
-    parse_table(path, text, ReaderBuilder::new().delimiter(b','))
+fn parse_tsv(path: &Path, text: &str, form: Form) -> Result<Vec<Example>, DataError> {
+    parse_table(path, text, form, ReaderBuilder::new().delimiter(b'\t').quoting(false))
 }
 
-fn parse_tsv(path: &Path, text: &str) -> Result<Vec<Example>, DataError> {
-    parse_table(path, text, ReaderBuilder::new().delimiter(b'\t').quoting(false))
-}
-
-fn parse_table(path: &Path, text: &str, format: &mut ReaderBuilder) -> Result<Vec<Example>, DataError> {
+fn parse_table(path: &Path, text: &str, form: Form, format: &mut ReaderBuilder) -> Result<Vec<Example>, DataError> {
     let mut reader = format.has_headers(true).from_reader(text.as_bytes());
     let header = reader.headers().map_err(|e| table_error(path, 1, &e))?.clone();
     if header.iter().all(|name| name.trim().is_empty()) {
         return Ok(Vec::new());
     }
-    let text_column = column(path, &header, "text")?;
-    let label_column = column(path, &header, "label")?;
+    let mut columns = Vec::new();
+    for field in form.fields() {
+        columns.push((*field, column(path, &header, field)?));
+    }
     let mut examples = Vec::new();
     let mut record = StringRecord::new();
     let mut lines = Lines::new(text);
@@ -140,9 +116,12 @@ fn parse_table(path: &Path, text: &str, format: &mut ReaderBuilder) -> Result<Ve
             Err(e) => return Err(table_error(path, line, &e)),
         }
         // Every record has as many fields as the header: the reader checks it.
-        let field = |column| record.get(column).unwrap_or_default();
-        let label = field(label_column).trim().to_owned();
-        examples.push(example(path, line, field(text_column).to_owned(), label)?);
+        let cell = |field: &str| {
+            let (_, column) = columns.iter().find(|(name, _)| *name == field)?;
+            let cell = record.get(*column).unwrap_or_default();
+            Some(Value::String(if field.starts_with("text") { cell } else { cell.trim() }.to_owned()))
+        };
+        examples.push(record::example(path, line, form, &cell)?);
     }
 }
 
@@ -190,19 +169,6 @@ fn table_error(path: &Path, line: usize, error: &csv::Error) -> DataError {
     DataError::Line { path: path.to_owned(), line, reason }
 }
 
-/// An example whose fields hold something.
-fn example(path: &Path, line: usize, text: String, label: String) -> Result<Example, DataError> {
-    let wrong = |field, reason| DataError::Field { path: path.to_owned(), line, field, reason };
-    for (field, value) in [("text", &text), ("label", &label)] {
-        if value.trim().is_empty() {
-            return Err(wrong(field, "is blank".to_owned()));
-        }
-    }
-    // Labels end up in packs.
-    check_name(&label).map_err(|reason| wrong("label", reason))?;
-    Ok(Example { text, label, line })
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
@@ -215,12 +181,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(name);
         fs::write(&path, bytes).unwrap();
-        read(&path)
+        read(&path, Form::CLASSIFY)
     }
 
     fn pairs(name: &str, text: &str) -> Vec<(String, String, usize)> {
         let data = read_bytes(name, text.as_bytes()).unwrap();
-        data.examples.into_iter().map(|e| (e.text, e.label, e.line)).collect()
+        data.examples.iter().map(|e| (e.input.texts().concat(), e.target.labels().concat(), e.line)).collect()
     }
 
     fn expect(expected: &[(&str, &str, usize)]) -> Vec<(String, String, usize)> {
@@ -252,10 +218,10 @@ mod tests {
     #[test]
     fn bad_files_get_clear_errors() {
         let cases: &[(&str, &[u8], &str)] = &[
-            ("a.jsonl", b"", "a.jsonl holds no example; it needs at least one line with a text and a label"),
-            ("a.jsonl", b"\n \n", "a.jsonl holds no example; it needs at least one line with a text and a label"),
-            ("a.csv", b"", "a.csv holds no example; it needs at least one line with a text and a label"),
-            ("a.csv", b"text,label\n", "a.csv holds no example; it needs at least one line with a text and a label"),
+            ("a.jsonl", b"", "a.jsonl holds no example; it needs at least one"),
+            ("a.jsonl", b"\n \n", "a.jsonl holds no example; it needs at least one"),
+            ("a.csv", b"", "a.csv holds no example; it needs at least one"),
+            ("a.csv", b"text,label\n", "a.csv holds no example; it needs at least one"),
             ("a.csv", b"text,klass\na,b\n", "a.csv:1: the header has no column `label`; it has: text, klass"),
             ("a.tsv", b"text,label\na,b\n", "a.tsv:1: the header has no column `text`; it has: text,label"),
             ("a.csv", b"text,label\na,b\na\n", "a.csv:3: 1 fields where the header has 2"),
@@ -304,7 +270,7 @@ mod tests {
     fn unknown_formats_and_missing_files_are_named() {
         let message = read_bytes("a.parquet", b"").unwrap_err().to_string();
         assert!(message.contains("`parquet` is not a data format"), "{message}");
-        let message = read(Path::new("absent.csv")).unwrap_err().to_string();
+        let message = read(Path::new("absent.csv"), Form::CLASSIFY).unwrap_err().to_string();
         assert!(message.starts_with("cannot read absent.csv: "), "{message}");
     }
 
@@ -321,7 +287,7 @@ mod tests {
             let examples: Vec<Example> = rows
                 .iter()
                 .enumerate()
-                .map(|(i, (text, label))| Example { text: text.clone(), label: label.clone(), line: i + 1 })
+                .map(|(i, (text, label))| Example::labelled(text, label, i + 1))
                 .collect();
             let data = Dataset { path: "a.jsonl".into(), examples };
             let mut file = Vec::new();

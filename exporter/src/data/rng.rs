@@ -10,8 +10,8 @@
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-/// What this module's neighbours draw random numbers for; `train::batch` has streams 3 and 4,
-/// `metrics::bootstrap` 5. The numbers are part of what a seed means: never change one, only add.
+/// What this module's neighbours draw random numbers for; `train::batch`, `metrics::bootstrap` and
+/// `fetch::recipe` have others. The numbers are part of what a seed means: never change one, only add.
 pub(super) mod stream {
     /// Splitting a data set.
     pub(in crate::data) const SPLIT: u64 = 1;

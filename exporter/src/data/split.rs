@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use overmask::pack::Input;
+
 use super::Dataset;
 use super::rng::{self, stream};
 
@@ -39,11 +41,11 @@ pub fn normalise(text: &str) -> String {
     words.join(" ")
 }
 
-/// The texts of `b` that are in `a` too, after [`normalise`]: the line of the first such text
+/// The inputs of `b` that are in `a` too, after [`normalise`]: the line of the first such input
 /// in `a`, and the line in `b`, in the order of `b`.
 pub fn duplicates(a: &Dataset, b: &Dataset) -> Vec<(usize, usize)> {
     let first = first_lines(a);
-    b.examples.iter().filter_map(|e| Some((*first.get(&normalise(&e.text))?, e.line))).collect()
+    b.examples.iter().filter_map(|e| Some((*first.get(&key(&e.input))?, e.line))).collect()
 }
 
 /// The texts of a data set that came before, after [`normalise`]: the line of the first and of
@@ -54,11 +56,17 @@ pub fn repetitions(dataset: &Dataset) -> Vec<(usize, usize)> {
     pairs
 }
 
-/// Each normalised text and the line on which it comes first.
+/// An input for comparing: its texts, normalised, with what no normalised text holds in between.
+pub fn key(input: &Input) -> String {
+    let texts: Vec<String> = input.texts().into_iter().map(normalise).collect();
+    texts.join("\n")
+}
+
+/// Each normalised input and the line on which it comes first.
 fn first_lines(dataset: &Dataset) -> HashMap<String, usize> {
     let mut first = HashMap::with_capacity(dataset.len());
     for example in &dataset.examples {
-        first.entry(normalise(&example.text)).or_insert(example.line);
+        first.entry(key(&example.input)).or_insert(example.line);
     }
     first
 }

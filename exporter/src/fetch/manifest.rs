@@ -8,11 +8,15 @@ use serde::Deserialize;
 use super::{FetchError, unreadable};
 
 /// The manifests that the program carries: name and text.
-const BUILTIN: [(&str, &str); 4] = [
+const BUILTIN: [(&str, &str); 8] = [
+    ("dialogue", include_str!("../../../models/dialogue.toml")),
     ("minilm-l6", include_str!("../../../models/minilm-l6.toml")),
     ("movie", include_str!("../../../models/movie.toml")),
     ("onnxruntime", include_str!("../../../models/onnxruntime.toml")),
+    ("ratings", include_str!("../../../models/ratings.toml")),
     ("trec", include_str!("../../../models/trec.toml")),
+    ("trec-fine", include_str!("../../../models/trec-fine.toml")),
+    ("tweets", include_str!("../../../models/tweets.toml")),
 ];
 
 /// What a manifest describes.
@@ -114,6 +118,8 @@ pub struct Recipe {
     pub format: super::recipe::Format,
     /// The seed of the split.
     pub seed: u64,
+    /// So many examples are taken, by the seed, before the split; without it all are.
+    pub take: Option<usize>,
     /// What `train.jsonl` must be.
     pub train: Output,
     /// What `test.jsonl` must be; its number of examples is what is held out.
@@ -267,7 +273,7 @@ mod tests {
     #[test]
     fn an_unknown_name_lists_the_known_ones() {
         let message = Manifest::find("gpt").unwrap_err().to_string();
-        assert!(message.contains("`gpt`; known are: minilm-l6, movie, "), "{message}");
+        assert!(message.contains("`gpt`; known are: dialogue, minilm-l6, movie, "), "{message}");
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! Recipes: published data sets become `train.jsonl` and `test.jsonl`.
 //!
-//! Every recipe reads (text, label) pairs, drops repeated texts *before* the split (else a
-//! held-out text could be among those to train on), and splits by a fixed seed. Texts count as
-//! the same when they differ only in case and white space; the first is kept. A text that comes
-//! with different labels says nothing and is dropped altogether.
+//! Every recipe reads examples, drops repeated inputs *before* the split (else a held-out text could
+//! be among those to train on), and splits by a fixed seed. Inputs count as the same when they differ
+//! only in case and white space; the first is kept. An input that comes with different targets says
+//! nothing and is dropped altogether.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -11,11 +11,13 @@ use std::fs;
 use std::io::BufWriter;
 use std::path::Path;
 
+use csv::ReaderBuilder;
+use overmask::pack::Input;
 use serde::Deserialize;
 
 use super::manifest::{Output, Recipe};
 use super::{FetchError, unreadable, unwritable};
-use crate::data::{self, DataError, Dataset, Example};
+use crate::data::{self, DataError, Dataset, Example, Target, rng};
 
 /// The texts to train on.
 pub(super) const TRAIN: &str = "train.jsonl";
@@ -32,10 +34,26 @@ pub enum Format {
     /// Lines `COARSE:fine text`; the label is the coarse class. (Li & Roth, *Learning question
     /// classifiers*, 2002.)
     Trec,
+    /// The same lines; the label is `COARSE:fine`, one of 50.
+    #[serde(rename = "trec-fine")]
+    TrecFine,
     /// Lines `id TAB mean rating TAB text`; the label is the rating's sign, and texts rated
     /// closer to neutral than half a point are left out. (Hutto & Gilbert, *VADER*, 2014.)
     Vader,
+    /// The same lines; the value is the mean rating.
+    #[serde(rename = "vader-rating")]
+    VaderRating,
+    /// CoNLL columns: words with tags.
+    Conll,
+    /// A table of numbered statements and replies. A pair is a statement with its reply, or, as often,
+    /// with another's; the label tells which: `reply` or `other`.
+    Dialogue,
 }
+
+/// The stream of random numbers for which replies of a dialogue are exchanged.
+const EXCHANGED: u64 = 6;
+/// The stream for what is taken of all examples.
+const TAKEN: u64 = 7;
 
 /// Converts the only file in `from` into the two files in `to`, and checks them.
 pub(super) fn convert(recipe: &Recipe, from: &Path, to: &Path) -> Result<(), FetchError> {
@@ -45,7 +63,13 @@ pub(super) fn convert(recipe: &Recipe, from: &Path, to: &Path) -> Result<(), Fet
         .ok_or_else(|| FetchError::Absent { place: from.to_owned(), name: "file".to_owned() })?
         .path();
     let text = fs::read_to_string(&raw).map_err(unreadable(&raw))?;
-    let examples = unique(parse(recipe.format, &raw, &text)?);
+    let mut examples = unique(parse(recipe.format, &raw, &text, recipe.seed)?);
+    if let Some(take) = recipe.take {
+        let mut taken = rng::permutation(recipe.seed, TAKEN, 0, examples.len());
+        taken.truncate(take);
+        taken.sort_unstable();
+        examples = taken.into_iter().map(|i| examples[i].clone()).collect();
+    }
     let (train, test) = data::split_indices(examples.len(), recipe.test.examples, recipe.seed);
     fs::create_dir_all(to).map_err(unwritable(to))?;
     for (name, indices, expected) in [(TRAIN, train, &recipe.train), (TEST, test, &recipe.test)] {
@@ -76,10 +100,14 @@ fn check(part: &Dataset, name: &str, expected: &Output) -> Result<(), FetchError
     })
 }
 
-fn parse(format: Format, path: &Path, text: &str) -> Result<Vec<Example>, DataError> {
+fn parse(format: Format, path: &Path, text: &str, seed: u64) -> Result<Vec<Example>, DataError> {
     let parse_line = match format {
         Format::Trec => trec_line,
+        Format::TrecFine => trec_fine_line,
         Format::Vader => vader_line,
+        Format::VaderRating => rating_line,
+        Format::Conll => return data::parse_conll(path, text),
+        Format::Dialogue => return dialogue(path, text, seed),
     };
     let mut examples = Vec::new();
     for (i, line) in text.lines().enumerate() {
@@ -91,49 +119,92 @@ fn parse(format: Format, path: &Path, text: &str) -> Result<Vec<Example>, DataEr
             line: i + 1,
             reason: reason.to_owned(),
         })?;
-        examples.extend(parsed.map(|(text, label)| Example {
-            text: text.trim().to_owned(),
-            label: label.to_owned(),
-            line: i + 1,
-        }));
+        let example = |(text, target): (&str, _)| Example { input: Input::from(text.trim()), target, line: i + 1 };
+        examples.extend(parsed.map(example));
     }
     Ok(examples)
 }
 
-/// A text and its label, or nothing where the line is to be left out.
-type Parsed<'a> = Result<Option<(&'a str, &'a str)>, &'static str>;
+/// A text and what it is, or nothing where the line is to be left out.
+type Parsed<'a> = Result<Option<(&'a str, Target)>, &'static str>;
 
 fn trec_line(line: &str) -> Parsed<'_> {
+    let (coarse, _, text) = trec_fields(line)?;
+    Ok(Some((text, Target::Label(coarse.to_owned()))))
+}
+
+fn trec_fine_line(line: &str) -> Parsed<'_> {
+    let (coarse, fine, text) = trec_fields(line)?;
+    Ok(Some((text, Target::Label(format!("{coarse}:{fine}")))))
+}
+
+fn trec_fields(line: &str) -> Result<(&str, &str, &str), &'static str> {
     let form = "not of the form `COARSE:fine text`";
     let (label, text) = line.split_once(' ').ok_or(form)?;
-    let (coarse, _fine) = label.split_once(':').ok_or(form)?;
+    let (coarse, fine) = label.split_once(':').ok_or(form)?;
     if coarse.is_empty() || text.trim().is_empty() {
         return Err(form);
     }
-    Ok(Some((text, coarse)))
+    Ok((coarse, fine, text))
 }
 
 fn vader_line(line: &str) -> Parsed<'_> {
+    let (rating, text) = vader_fields(line)?;
+    let label = if rating > 0.0 { "positive" } else { "negative" };
+    Ok((rating.abs() >= CLEAR_RATING).then(|| (text, Target::Label(label.to_owned()))))
+}
+
+fn rating_line(line: &str) -> Parsed<'_> {
+    let (rating, text) = vader_fields(line)?;
+    Ok(Some((text, Target::Value(rating))))
+}
+
+fn vader_fields(line: &str) -> Result<(f64, &str), &'static str> {
     let form = "not of the form `id TAB rating TAB text`";
     let mut fields = line.splitn(3, '\t').skip(1);
     let rating: f64 = fields.next().and_then(|r| r.parse().ok()).ok_or(form)?;
     let text = fields.next().ok_or(form)?;
-    if rating.is_nan() || text.trim().is_empty() {
+    if !rating.is_finite() || text.trim().is_empty() {
         return Err(form);
     }
-    let label = if rating > 0.0 { "positive" } else { "negative" };
-    Ok((rating.abs() >= CLEAR_RATING).then_some((text, label)))
+    Ok((rating, text))
 }
 
-/// Each text once, in the order of its first coming.
+fn dialogue(path: &Path, text: &str, seed: u64) -> Result<Vec<Example>, DataError> {
+    let mut turns = Vec::new();
+    for (i, record) in ReaderBuilder::new().from_reader(text.as_bytes()).into_records().enumerate() {
+        let wrong = |reason: String| DataError::Line { path: path.to_owned(), line: i + 2, reason };
+        let record = record.map_err(|e| wrong(e.to_string()))?;
+        let [Some(statement), Some(reply)] = [record.get(1), record.get(2)].map(|cell| cell.map(str::trim)) else {
+            return Err(wrong("not of the form `number,statement,reply`".to_owned()));
+        };
+        if !statement.is_empty() && !reply.is_empty() {
+            turns.push((statement.to_owned(), reply.to_owned(), i + 2));
+        }
+    }
+    let exchanged = rng::uniform(seed, EXCHANGED, 0, turns.len());
+    let others = rng::permutation(seed, EXCHANGED, 1, turns.len());
+    let example = |i: usize| {
+        let (statement, reply, line) = &turns[i];
+        let (second, label) = match exchanged[i] < 0.5 {
+            true => (&turns[others[i]].1, "other"),
+            false => (reply, "reply"),
+        };
+        let input = Input::Pair(statement.clone(), second.clone());
+        Example { input, target: Target::Label(label.to_owned()), line: *line }
+    };
+    Ok((0..turns.len()).map(example).collect())
+}
+
+/// Each input once, in the order of its first coming.
 fn unique(examples: Vec<Example>) -> Vec<Example> {
     let mut places: HashMap<String, usize> = HashMap::with_capacity(examples.len());
     let mut kept: Vec<(Example, bool)> = Vec::new();
     for example in examples {
-        match places.entry(data::normalise(&example.text)) {
+        match places.entry(data::key(&example.input)) {
             Entry::Occupied(place) => {
                 let (first, agrees) = &mut kept[*place.get()];
-                *agrees &= first.label == example.label;
+                *agrees &= first.target == example.target;
             }
             Entry::Vacant(place) => {
                 place.insert(kept.len());
@@ -151,7 +222,7 @@ mod tests {
     use super::*;
 
     fn pairs(examples: Vec<Example>) -> Vec<(String, String)> {
-        examples.into_iter().map(|e| (e.text, e.label)).collect()
+        examples.iter().map(|e| (e.input.texts().concat(), e.target.labels().concat())).collect()
     }
 
     fn own(expected: &[(&str, &str)]) -> Vec<(String, String)> {
@@ -161,15 +232,39 @@ mod tests {
     #[test]
     fn trec_lines_give_the_coarse_class() {
         let text = "LOC:city What city is it ?\nNUM:date When ?\n\n";
-        let examples = parse(Format::Trec, Path::new("q"), text).unwrap();
+        let examples = parse(Format::Trec, Path::new("q"), text, 1).unwrap();
         assert_eq!(pairs(examples), own(&[("What city is it ?", "LOC"), ("When ?", "NUM")]));
     }
 
     #[test]
     fn vader_lines_give_the_sign_of_a_clear_rating() {
         let text = "1\t0.5\tgood\r\n2\t-0.49\tso so\r\n3\t-2.1\tbad\ttabs\r\n";
-        let examples = parse(Format::Vader, Path::new("m"), text).unwrap();
+        let examples = parse(Format::Vader, Path::new("m"), text, 1).unwrap();
         assert_eq!(pairs(examples), own(&[("good", "positive"), ("bad\ttabs", "negative")]));
+    }
+
+    #[test]
+    fn the_same_lines_give_fine_classes_and_ratings() {
+        let examples = parse(Format::TrecFine, Path::new("q"), "LOC:city What city is it ?\n", 1).unwrap();
+        assert_eq!(pairs(examples), own(&[("What city is it ?", "LOC:city")]));
+        let examples = parse(Format::VaderRating, Path::new("m"), "2\t-0.49\tso so\n", 1).unwrap();
+        assert_eq!(examples[0].target, Target::Value(-0.49));
+    }
+
+    #[test]
+    fn about_half_of_the_replies_are_another_statements() {
+        let rows: String = (0..200).map(|i| format!("{i},\"s, {i}\",r{i}\n")).collect();
+        let text = format!(",statement,reply\n{rows}");
+        let examples = parse(Format::Dialogue, Path::new("d"), &text, 1).unwrap();
+        assert_eq!(examples, parse(Format::Dialogue, Path::new("d"), &text, 1).unwrap());
+        let mut replies = 0;
+        for (i, example) in examples.iter().enumerate() {
+            let own = example.input == Input::Pair(format!("s, {i}"), format!("r{i}"));
+            // A reply may be exchanged for itself.
+            assert!(own || example.target == Target::Label("other".to_owned()));
+            replies += usize::from(example.target == Target::Label("reply".to_owned()));
+        }
+        assert!((70..130).contains(&replies), "{replies}");
     }
 
     #[test]
@@ -180,8 +275,9 @@ mod tests {
             (Format::Vader, "1\t0.5\tgood\n2\tx\ty\n"),
             (Format::Vader, "1\t0.5\tgood\n2\tNaN\ty\n"),
             (Format::Vader, "1\t0.5\tgood\n2\t3\n"),
+            (Format::VaderRating, "1\t0.5\tgood\n2\tinf\ty\n"),
         ] {
-            let message = parse(format, Path::new("file.txt"), text).unwrap_err().to_string();
+            let message = parse(format, Path::new("file.txt"), text, 1).unwrap_err().to_string();
             assert!(message.starts_with("file.txt:2: not of the form"), "{message}");
         }
     }
@@ -189,7 +285,7 @@ mod tests {
     #[test]
     fn repeated_texts_go_and_contradictions_go_altogether() {
         let text = "A:a One\nB:b two\nA:x  one\nB:b three\nC:c TWO\n";
-        let examples = unique(parse(Format::Trec, Path::new("q"), text).unwrap());
+        let examples = unique(parse(Format::Trec, Path::new("q"), text, 1).unwrap());
         assert_eq!(pairs(examples), own(&[("One", "A"), ("three", "B")]));
     }
 }

@@ -241,7 +241,7 @@ fn a_data_set_is_converted_and_checked() {
     assert_eq!(fetched.unwrap().files, ["train.jsonl", "test.jsonl"]);
     assert!(notes.contains("3 texts to train on, 1 held out"), "{notes}");
 
-    let read = |name| crate::data::read(&setup.path("out").join(name)).unwrap();
+    let read = |name| crate::data::read(&setup.path("out").join(name), crate::data::Form::CLASSIFY).unwrap();
     let (rest, held) = (read("train.jsonl"), read("test.jsonl"));
     assert_eq!((rest.len(), held.len()), (3, 1));
     assert_eq!(crate::data::duplicates(&rest, &held), []);

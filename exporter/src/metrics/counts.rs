@@ -62,7 +62,7 @@ impl Sum for Counts {
 }
 
 /// What a report says of a label, or of all of them together.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Scores {
     /// The share of what was predicted that is true, 0 to 1.
     pub precision: f64,

@@ -123,6 +123,8 @@ impl SweepOptions {
     pub fn command(&self, run: &Run) -> Command {
         let mut command = Command::new(&self.program);
         command.args(&run.arguments).arg("--output").arg(self.pack(run)).arg("--json");
+        // What a power cut interrupts goes on where it was; the run removes the file when its pack is there.
+        command.arg("--checkpoint").arg(self.pack(run).with_extension("checkpoint")).arg("--resume");
         if let Some(threads) = self.threads_for(run) {
             command.arg(format!("--threads={threads}"));
         }

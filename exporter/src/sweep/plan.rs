@@ -18,13 +18,15 @@ const MAX_RUNS: usize = 100_000;
 /// Hex digits of a run's id: 64 bits.
 const ID_DIGITS: usize = 16;
 /// What the sweep sets itself, and what to write instead.
-const RESERVED: [(&str, &str); 6] = [
+const RESERVED: [(&str, &str); 8] = [
     ("base", "`base` at the top names it"),
     ("output", "each run has a place of its own"),
     ("json", "each run prints JSON"),
     ("seed", "`seeds` at the top lists them"),
     ("name", "the task's `name` is it"),
     ("log-losses", "all runs would write the same file"),
+    ("checkpoint", "each run has one of its own"),
+    ("resume", "a run that was cut off goes on by itself"),
 ];
 
 /// An option of the training command, as the program knows it.

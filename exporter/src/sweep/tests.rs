@@ -225,7 +225,7 @@ fn shards_and_workers_share_a_plan_without_gaps() {
     assert_eq!(ids, expected);
     for line in &seen {
         assert!(["3", "GPU-5"].contains(&line["train"]["gpu"].as_str().unwrap()), "{line}");
-        assert!(line["train"]["words"].as_str().unwrap().ends_with(".pack --json --threads=5"), "{line}");
+        assert!(line["train"]["words"].as_str().unwrap().ends_with(".checkpoint --resume --threads=5"), "{line}");
         assert_eq!(line["threads"], 5);
     }
     // What the parts did needs not be done by the whole.

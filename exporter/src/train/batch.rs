@@ -1,12 +1,13 @@
-//! Texts become the inputs of a step.
+//! Examples become the inputs of a step.
 
 use ort::value::DynValue;
-use overmask::task::Tokenizer;
+use overmask::pack::{Input, TaskKind};
+use overmask::task::{Tokenizer, Tokens};
 
 use super::TrainError;
 use super::graph::name;
 use super::session::{f32_value, i64_value};
-use crate::data::{Dataset, LabelSet, rng};
+use crate::data::{Dataset, Gold, LabelSet, rng};
 
 /// What the seed is XORed with before it goes to functions of [`crate::data`], which draw from
 /// streams of their own: the run's splits are not those of whoever splits the data with the same
@@ -19,88 +20,210 @@ pub(super) mod salt {
 }
 
 /// Streams of the random generator for what training draws itself; [`crate::data`] has 1 and 2,
-/// `metrics::bootstrap` 5.
+/// `metrics::bootstrap` 5, `fetch::recipe` 6 and 7.
 pub(super) mod stream {
     /// Dropout masks.
     pub(in crate::train) const DROPOUT: u64 = 3;
     /// The head's first weights.
     pub(in crate::train) const HEAD: u64 = 4;
+    /// Scores that start at random.
+    pub(in crate::train) const SCORES: u64 = 8;
+    /// The noise of Bernoulli masks.
+    pub(in crate::train) const NOISE: u64 = 9;
 }
 
-/// What a text is to the step graph.
+/// Inputs of a graph by name.
+pub(super) type Feed = Vec<(String, DynValue)>;
+
+/// What the numbers of a regression are divided by after their mean is taken away, so that a head
+/// that starts near zero starts near right.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Scale {
+    pub(super) mean: f64,
+    pub(super) deviation: f64,
+}
+
+impl Scale {
+    /// The scale of some examples; 0 and 1 where they are of another kind.
+    fn of(gold: &[Gold]) -> Self {
+        let values: Vec<f64> =
+            gold.iter().filter_map(|gold| if let Gold::Value(value) = gold { Some(*value) } else { None }).collect();
+        let count = values.len().max(1) as f64;
+        let mean = values.iter().sum::<f64>() / count;
+        let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / count;
+        let deviation = if variance > 0.0 { variance.sqrt() } else { 1.0 };
+        Scale { mean, deviation }
+    }
+
+    pub(super) fn apply(self, value: f64) -> f32 {
+        ((value - self.mean) / self.deviation) as f32
+    }
+
+    pub(super) fn undo(self, value: f32) -> f32 {
+        (f64::from(value) * self.deviation + self.mean) as f32
+    }
+}
+
+/// What examples are to the step graph.
 pub(super) enum Inputs {
-    /// Token ids, one list a text.
-    Tokens(Vec<Vec<i64>>),
-    /// Pooled outputs of the frozen encoder, [texts, width].
-    Features {
-        /// Values.
-        values: Vec<f32>,
-        /// Values a text.
-        width: usize,
-    },
+    /// Token numbers.
+    Tokens(Vec<Tokens>),
+    /// Pooled outputs of the frozen encoder, for each example one vector a row.
+    Features(Vec<Vec<Vec<f32>>>),
 }
 
-/// Texts with their classes, ready for batches.
-pub(super) struct Texts {
+/// What a teacher says of the rows of an example.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Lesson {
+    /// Probabilities, or the scaled number; one value a label for each row.
+    pub(super) answers: Vec<f32>,
+    /// What its head sees, one vector for each row; empty where that is not taught.
+    pub(super) features: Vec<f32>,
+}
+
+/// Examples, ready for batches.
+pub(super) struct Examples {
+    pub(super) kind: TaskKind,
+    pub(super) labels: usize,
+    pub(super) source: Vec<Input>,
     pub(super) inputs: Inputs,
-    pub(super) targets: Vec<i64>,
-    /// Cost of each text, by which batches are made of similar ones.
+    pub(super) gold: Vec<Gold>,
+    /// Cost of each example, by which batches are made of similar ones.
     pub(super) lengths: Vec<usize>,
+    pub(super) scale: Scale,
+    /// What a teacher says of each, if there is one.
+    pub(super) lessons: Vec<Lesson>,
 }
 
-impl Texts {
-    /// Tokenizes a data set.
+impl Examples {
+    /// Tokenizes a data set. Numbers are scaled as `scale` says, or else by themselves. A list of words
+    /// of which none has a token is left out.
     pub(super) fn tokenize(
         data: &Dataset,
+        kind: TaskKind,
         labels: &LabelSet,
         tokenizer: &Tokenizer,
         max_tokens: usize,
+        scale: Option<Scale>,
     ) -> Result<Self, TrainError> {
-        let targets = labels.targets(data)?.into_iter().map(|t| t as i64).collect();
-        let tokens = data
-            .examples
-            .iter()
-            .map(|e| tokenizer.encode(&e.text, max_tokens))
-            .collect::<Result<Vec<Vec<i64>>, _>>()?;
-        let lengths = tokens.iter().map(Vec::len).collect();
-        Ok(Texts { inputs: Inputs::Tokens(tokens), targets, lengths })
+        let gold = labels.gold(data)?;
+        let mut all = Examples {
+            kind,
+            labels: labels.len(),
+            source: Vec::new(),
+            inputs: Inputs::Features(Vec::new()),
+            scale: scale.unwrap_or_else(|| Scale::of(&gold)),
+            gold: Vec::new(),
+            lengths: Vec::new(),
+            lessons: Vec::new(),
+        };
+        let mut tokenized = Vec::with_capacity(data.len());
+        for (example, gold) in data.examples.iter().zip(gold) {
+            let tokens = tokenizer.encode(&example.input, max_tokens)?;
+            if kind == TaskKind::Tag && tokens.firsts.iter().all(Option::is_none) {
+                log::warn!("{}:{}: no word has a token; it is left out", data.path.display(), example.line);
+                continue;
+            }
+            all.source.push(example.input.clone());
+            all.lengths.push(tokens.len());
+            all.gold.push(gold);
+            tokenized.push(tokens);
+        }
+        all.inputs = Inputs::Tokens(tokenized);
+        Ok(all)
     }
 
     pub(super) fn len(&self) -> usize {
-        self.targets.len()
+        self.gold.len()
     }
 
-    /// The step inputs for the texts with these indices; `dropout` is [batch, width].
+    /// Whether each row of an example counts: of words, those with a token.
+    pub(super) fn counted(&self, index: usize) -> Vec<bool> {
+        match (&self.inputs, &self.gold[index]) {
+            (Inputs::Tokens(tokens), Gold::Tags(_)) => tokens[index].firsts.iter().map(Option::is_some).collect(),
+            (Inputs::Features(features), _) => features[index].iter().map(|row| !row.is_empty()).collect(),
+            _ => vec![true],
+        }
+    }
+
+    /// The number of rows that the examples with these numbers have together.
+    pub(super) fn rows(&self, indices: &[usize]) -> usize {
+        indices.iter().map(|i| self.counted(*i).iter().filter(|c| **c).count()).sum()
+    }
+
+    /// The graph's inputs for the examples with these numbers; `dropout` is [rows, width].
     pub(super) fn batch(
         &self,
         tokenizer: &Tokenizer,
         indices: &[usize],
         dropout: Vec<f32>,
-    ) -> Result<Vec<(&'static str, DynValue)>, TrainError> {
-        let size = indices.len();
-        let width = dropout.len() / size;
-        let mut all = vec![(name::DROPOUT, f32_value(&[size, width], dropout)?)];
+    ) -> Result<Feed, TrainError> {
+        let rows = self.rows(indices);
+        let width = dropout.len() / rows;
+        let mut all = vec![(name::DROPOUT.to_owned(), f32_value(&[rows, width], dropout)?)];
         match &self.inputs {
             Inputs::Tokens(tokens) => {
-                let rows: Vec<&[i64]> = indices.iter().map(|i| tokens[*i].as_slice()).collect();
-                let batch = tokenizer.pad(&rows);
+                let these: Vec<&Tokens> = indices.iter().map(|i| &tokens[*i]).collect();
+                let batch = tokenizer.pad(&these);
                 let shape = [batch.batch, batch.sequence];
-                all.push(("input_ids", i64_value(&shape, batch.input_ids)?));
-                all.push(("attention_mask", i64_value(&shape, batch.attention_mask)?));
-                all.push(("token_type_ids", i64_value(&shape, batch.token_type_ids)?));
+                if self.kind == TaskKind::Tag {
+                    let start = |(i, tokens): (usize, &&Tokens)| {
+                        let offset = i * batch.sequence;
+                        tokens.firsts.iter().flatten().map(move |first| (offset + first) as i64).collect::<Vec<_>>()
+                    };
+                    let firsts: Vec<i64> = these.iter().enumerate().flat_map(start).collect();
+                    all.push((name::FIRSTS.to_owned(), i64_value(&[rows], firsts)?));
+                }
+                all.push(("input_ids".to_owned(), i64_value(&shape, batch.input_ids)?));
+                all.push(("attention_mask".to_owned(), i64_value(&shape, batch.attention_mask)?));
+                all.push(("token_type_ids".to_owned(), i64_value(&shape, batch.token_type_ids)?));
             }
-            Inputs::Features { values, width } => {
-                let rows = indices.iter().flat_map(|i| &values[i * width..(i + 1) * width]).copied().collect();
-                all.push((name::FEATURES, f32_value(&[size, *width], rows)?));
+            Inputs::Features(features) => {
+                let values = indices.iter().flat_map(|i| features[*i].concat()).collect();
+                all.push((name::FEATURES.to_owned(), f32_value(&[rows, width], values)?));
             }
         }
         Ok(all)
     }
 
-    /// The classes of the texts with these indices, as a step input.
-    pub(super) fn targets(&self, indices: &[usize]) -> Result<(&'static str, DynValue), TrainError> {
-        let targets = indices.iter().map(|i| self.targets[*i]).collect();
-        Ok((name::TARGETS, i64_value(&[indices.len()], targets)?))
+    /// What the rows of the examples with these numbers should be, and what the teacher says of them.
+    pub(super) fn targets(&self, indices: &[usize]) -> Result<Feed, TrainError> {
+        let rows = self.rows(indices);
+        let gold = || indices.iter().map(|i| (*i, &self.gold[*i]));
+        let value = match self.kind {
+            TaskKind::Classify | TaskKind::Tag => {
+                let classes = gold().flat_map(|(i, gold)| match gold {
+                    Gold::Class(class) => vec![*class as i64],
+                    Gold::Tags(tags) => {
+                        let counted = tags.iter().zip(self.counted(i)).filter(|(_, counted)| *counted);
+                        counted.map(|(tag, _)| *tag as i64).collect()
+                    }
+                    Gold::Set(_) | Gold::Value(_) => Vec::new(),
+                });
+                i64_value(&[rows], classes.collect())?
+            }
+            TaskKind::Multilabel | TaskKind::Regress => {
+                let values = gold().flat_map(|(_, gold)| match gold {
+                    Gold::Set(set) => set.iter().map(|has| f32::from(u8::from(*has))).collect(),
+                    Gold::Value(value) => vec![self.scale.apply(*value)],
+                    Gold::Class(_) | Gold::Tags(_) => Vec::new(),
+                });
+                f32_value(&[rows, self.labels], values.collect())?
+            }
+        };
+        let mut all = vec![(name::TARGETS.to_owned(), value)];
+        if !self.lessons.is_empty() {
+            let part = |of: fn(&Lesson) -> &Vec<f32>| -> Vec<f32> {
+                indices.iter().flat_map(|i| of(&self.lessons[*i]).iter().copied()).collect()
+            };
+            all.push((name::TEACHER.to_owned(), f32_value(&[rows, self.labels], part(|lesson| &lesson.answers))?));
+            let features = part(|lesson| &lesson.features);
+            if !features.is_empty() {
+                let width = features.len() / rows;
+                all.push((name::TEACHER_FEATURES.to_owned(), f32_value(&[rows, width], features)?));
+            }
+        }
+        Ok(all)
     }
 }
 

@@ -1,54 +1,73 @@
-//! Texts as features: with nothing below the head training, the encoder runs once for each text.
+//! What heads see, for every example once: of the frozen encoder, whose output never changes, and of
+//! a teacher.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use overmask::base::Base;
-use overmask::engine::{self, EngineKind, EngineOptions};
-use overmask::pack::Pooling;
-use overmask::task::{self, Tokenizer};
+use overmask::engine::{self, Engine, EngineKind, EngineOptions, TaskId};
+use overmask::pack::{Delta, NamedMask, Pooling};
+use overmask::task::{self, Tokenizer, Tokens};
 
-use super::batch::{Inputs, Texts};
+use super::batch::{Examples, Inputs};
 use super::{TrainError, TrainOptions, go_on};
 
-/// The frozen encoder of `--method head`.
+/// Examples that run through the encoder at once.
+const BATCH: usize = 32;
+
+/// An encoder that does not train.
 pub(super) struct FrozenEncoder {
-    engine: Box<dyn engine::Engine>,
-    task: engine::TaskId,
-    width: usize,
+    engine: Box<dyn Engine>,
+    task: TaskId,
     pooling: Pooling,
 }
 
 impl FrozenEncoder {
-    pub(super) fn start(base: &Arc<Base>, o: &TrainOptions) -> Result<Self, TrainError> {
-        let mut engine =
-            engine::start(EngineKind::Ort(o.device), Arc::clone(base), &EngineOptions { threads: Some(o.threads) })?;
-        let task = engine.load(&[])?;
-        Ok(FrozenEncoder { engine, task, width: base.manifest().architecture.hidden_size, pooling: o.pooling })
+    /// The base's encoder with some masks and deltas.
+    pub(super) fn start(
+        base: &Arc<Base>,
+        masks: &[NamedMask],
+        deltas: &[Delta],
+        o: &TrainOptions,
+    ) -> Result<Self, TrainError> {
+        let options = EngineOptions { threads: Some(o.threads) };
+        let mut engine = engine::start(EngineKind::Ort(o.device), Arc::clone(base), &options)?;
+        let task = engine.load(masks, deltas)?;
+        Ok(FrozenEncoder { engine, task, pooling: o.pooling })
     }
 
-    /// Runs every text once: with nothing below the head training, its input never changes.
+    /// What a head sees of each input: a vector for each row, or none for a word without a token.
+    pub(super) fn pooled(
+        &self,
+        tokens: &[Tokens],
+        tokenizer: &Tokenizer,
+        stop: &AtomicBool,
+    ) -> Result<Vec<Vec<Option<Vec<f32>>>>, TrainError> {
+        let mut order: Vec<usize> = (0..tokens.len()).collect();
+        order.sort_by_key(|i| tokens[*i].len());
+        let mut all = vec![Vec::new(); tokens.len()];
+        for indices in order.chunks(BATCH) {
+            go_on(stop)?;
+            let these: Vec<&Tokens> = indices.iter().map(|i| &tokens[*i]).collect();
+            let hidden = self.engine.encode(self.task, &tokenizer.pad(&these))?;
+            for (index, rows) in indices.iter().zip(task::pool(&hidden, &these, self.pooling)) {
+                all[*index] = rows;
+            }
+        }
+        Ok(all)
+    }
+
+    /// Runs every example once: with nothing below the head training, its input never changes.
     pub(super) fn replace_tokens(
-        &mut self,
-        texts: &mut Texts,
+        &self,
+        examples: &mut Examples,
         tokenizer: &Tokenizer,
         stop: &AtomicBool,
     ) -> Result<(), TrainError> {
-        let Inputs::Tokens(tokens) = &texts.inputs else { return Ok(()) };
-        let mut order: Vec<usize> = (0..tokens.len()).collect();
-        order.sort_by_key(|i| tokens[*i].len());
-        let mut values = vec![0.0; tokens.len() * self.width];
-        for indices in order.chunks(32) {
-            go_on(stop)?;
-            let rows: Vec<&[i64]> = indices.iter().map(|i| tokens[*i].as_slice()).collect();
-            let batch = tokenizer.pad(&rows);
-            let hidden = self.engine.encode(self.task, &batch)?;
-            let pooled = task::pool(&hidden, &batch, self.pooling);
-            for (index, row) in indices.iter().zip(&pooled) {
-                values[index * self.width..(index + 1) * self.width].copy_from_slice(row);
-            }
-        }
-        texts.inputs = Inputs::Features { values, width: self.width };
+        let Inputs::Tokens(tokens) = &examples.inputs else { return Ok(()) };
+        let pooled = self.pooled(tokens, tokenizer, stop)?;
+        let rows = |rows: Vec<Option<Vec<f32>>>| rows.into_iter().map(Option::unwrap_or_default).collect();
+        examples.inputs = Inputs::Features(pooled.into_iter().map(rows).collect());
         Ok(())
     }
 }

@@ -1,15 +1,22 @@
 //! Training: a base, labelled texts and a method become a pack.
 
 mod batch;
+mod checkpoint;
 mod features;
 mod gelu;
 pub mod graph;
+mod learner;
+mod losses;
+mod options;
 mod placement;
 mod run;
 pub mod schedule;
 pub mod scores;
+mod select;
 mod session;
+mod sparsity;
 mod step_bench;
+mod teacher;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests;
@@ -17,78 +24,18 @@ mod tests;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-pub use run::{Outcome, Progress, run};
+pub use learner::{Epoch, Progress};
+pub use options::{CheckpointOptions, Init, Method, Sampling, TeacherOptions, TrainOptions};
+pub use run::{Data, Outcome, run};
+pub use select::{Layers, Selection, Tune, module};
 pub use step_bench::{StepBench, bench_step};
 
-use overmask::engine::{Device, EngineError};
+use overmask::engine::EngineError;
 use overmask::error::ExitCode;
 use overmask::mask::Granularity;
-use overmask::pack::{FloatType, Pooling};
-use serde::{Deserialize, Serialize};
 
 use crate::autodiff::AutodiffError;
 use crate::data::DataError;
-
-/// How a task is learnt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Method {
-    /// The encoder stays as it is; only the head trains: the baseline.
-    Head,
-    /// Scores decide which weights are zero; they and the head train together.
-    Mask,
-}
-
-/// Everything that decides a training run.
-#[derive(Debug, Clone)]
-pub struct TrainOptions {
-    /// Name of the task.
-    pub name: String,
-    /// Method.
-    pub method: Method,
-    /// Unit of the masks.
-    pub granularity: Granularity,
-    /// Passes over the training texts.
-    pub epochs: u32,
-    /// Texts a step.
-    pub batch_size: usize,
-    /// Learning rate of the scores.
-    pub learning_rate: f64,
-    /// Learning rate of the head.
-    pub head_learning_rate: f64,
-    /// Part of all steps in which the rates rise from zero.
-    pub warmup: f64,
-    /// Part of the pooled outputs that dropout zeroes.
-    pub dropout: f64,
-    /// Largest norm of all gradients together.
-    pub clip_norm: f64,
-    /// Fraction of units that start as zeros.
-    pub initial_sparsity: f64,
-    /// First layer that is masked.
-    pub from_layer: usize,
-    /// Decides splits, order, dropout and the head's start.
-    pub seed: u64,
-    /// Longest text, in tokens with the special ones; longer texts are cut.
-    pub max_tokens: usize,
-    /// How token outputs become one vector.
-    pub pooling: Pooling,
-    /// Part of the training texts that chooses the checkpoint.
-    pub dev_fraction: f64,
-    /// Where the step graph runs.
-    pub device: Device,
-    /// Threads of a CPU run.
-    pub threads: usize,
-    /// End after so many steps.
-    pub max_steps: Option<u64>,
-    /// File for the loss of every step, one JSON object a line.
-    pub log_losses: Option<PathBuf>,
-    /// Check that the device runs every node of the step graph, and fail if not.
-    pub check_placement: bool,
-    /// The pack's revision.
-    pub revision: u64,
-    /// How the pack stores the head.
-    pub head_dtype: FloatType,
-}
 
 /// Fails when the run is to stop and there is nothing to keep yet.
 fn go_on(stop: &AtomicBool) -> Result<(), TrainError> {
@@ -137,6 +84,22 @@ pub enum TrainError {
         /// The granularity asked for.
         granularity: Granularity,
     },
+    /// A teacher that does not fit.
+    #[error("--teacher {}: {reason}", path.display())]
+    Teacher {
+        /// Its pack.
+        path: PathBuf,
+        /// What does not fit.
+        reason: String,
+    },
+    /// A checkpoint that this run cannot go on from.
+    #[error("--checkpoint {}: {reason}; remove the file to start anew", path.display())]
+    Checkpoint {
+        /// The file.
+        path: PathBuf,
+        /// What does not fit.
+        reason: String,
+    },
     /// An option that cannot be.
     #[error("{option}: {reason}")]
     Option {
@@ -146,7 +109,10 @@ pub enum TrainError {
         reason: String,
     },
     /// The loss is no number any more.
-    #[error("the loss is {loss} at step {step}; lower --learning-rate or --head-learning-rate")]
+    #[error(
+        "the loss is {loss} at step {step}; lower --learning-rate, --dense-learning-rate or --head-learning-rate, or \
+         lengthen --warmup"
+    )]
     Diverged {
         /// The step, from 1.
         step: u64,
@@ -194,6 +160,7 @@ impl TrainError {
             Self::Pack(e) => e.exit_code(),
             Self::Evaluate(e) => e.exit_code(),
             Self::Indivisible { .. } | Self::Option { .. } => ExitCode::Usage,
+            Self::Teacher { .. } | Self::Checkpoint { .. } => ExitCode::InputData,
             Self::Write { .. } => ExitCode::DeviceOrStore,
             Self::Placement { .. } => ExitCode::EngineUnavailable,
             Self::Autodiff(_) | Self::Diverged { .. } | Self::Stopped | Self::Runtime(_) => ExitCode::Other,

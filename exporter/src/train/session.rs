@@ -13,6 +13,7 @@ use overmask::engine::ort::{Binding, Bound, allocator, environment, on_device};
 use overmask::onnx;
 
 use super::TrainError;
+use super::batch::Feed;
 use super::graph::{Graph, Trained, name, next};
 
 /// Where and with how many threads sessions run.
@@ -64,6 +65,8 @@ pub(super) struct StepSession {
     /// The state in each set of buffers: per trained tensor the parameter and two moments.
     state: [Vec<Arc<Bound>>; 2],
     names: Vec<String>,
+    /// The shape of each trained tensor.
+    dims: Vec<Vec<usize>>,
     /// Which set holds the current state.
     turn: usize,
     /// The buffers of the first set, which take the place of the start values after a step.
@@ -73,20 +76,18 @@ pub(super) struct StepSession {
 }
 
 impl StepSession {
-    /// A session whose parameters start at `initial` and whose moments start at zero.
+    /// A session that starts in a state: for each parameter its values and two moments.
     pub(super) fn new(
         graph: &Graph,
-        initial: &[Vec<f32>],
+        state: Vec<Vec<f32>>,
         frozen: &Frozen,
         placement: &Placement,
     ) -> Result<Self, TrainError> {
         let session = open(graph, placement)?;
         let names: Vec<String> = graph.trained.iter().flat_map(Trained::state).collect();
         let mut start = Vec::with_capacity(names.len());
-        for (parameter, values) in graph.trained.iter().zip(initial) {
-            for part in [values.clone(), vec![0.0; values.len()], vec![0.0; values.len()]] {
-                start.push(owned(f32_value(&parameter.dims, part)?));
-            }
+        for (i, values) in state.into_iter().enumerate() {
+            start.push(owned(f32_value(&graph.trained[i / 3].dims, values)?));
         }
         let first = device_buffers(&session, &graph.trained, placement.device)?;
         let second = device_buffers(&session, &graph.trained, placement.device)?;
@@ -110,6 +111,7 @@ impl StepSession {
             bindings,
             state: [start, second],
             names,
+            dims: graph.trained.iter().map(|t| t.dims.clone()).collect(),
             turn: 0,
             after_start: Some(first),
             loss,
@@ -118,10 +120,10 @@ impl StepSession {
     }
 
     /// Runs one step and returns loss and gradient norm.
-    pub(super) fn run(&mut self, inputs: Vec<(&'static str, DynValue)>) -> Result<(f32, f32), TrainError> {
+    pub(super) fn run(&mut self, inputs: Feed) -> Result<(f32, f32), TrainError> {
         let binding = &mut self.bindings[self.turn];
         for (name, value) in inputs.into_iter().filter(|(name, _)| reads(&self.session, name)) {
-            binding.input(name, &owned(value))?;
+            binding.input(&name, &owned(value))?;
         }
         binding.run(&mut self.session)?;
         if let Some(buffers) = self.after_start.take() {
@@ -146,10 +148,34 @@ impl StepSession {
         Ok(self.parameter(name)?.download()?)
     }
 
+    /// Starts anew in a state.
+    pub(super) fn restore(&mut self, state: Vec<Vec<f32>>) -> Result<(), TrainError> {
+        for (i, values) in state.into_iter().enumerate() {
+            let value = owned(f32_value(&self.dims[i / 3], values)?);
+            self.bindings[self.turn].input(&self.names[i], &value)?;
+            self.state[self.turn][i] = value;
+        }
+        Ok(())
+    }
+
+    /// The whole state, as [`StepSession::new`] takes it.
+    pub(super) fn state(&self) -> Result<Vec<Vec<f32>>, TrainError> {
+        self.names.iter().map(|name| self.download(name)).collect()
+    }
+
     /// Ends profiling and returns the file's name.
     pub(super) fn end_profiling(&mut self) -> Result<String, TrainError> {
         Ok(self.session.end_profiling()?)
     }
+}
+
+/// The state in which a run begins: parameters with moments of zero.
+pub(super) fn fresh(initial: Vec<Vec<f32>>) -> Vec<Vec<f32>> {
+    let with_moments = |values: Vec<f32>| {
+        let zeros = vec![0.0; values.len()];
+        [values, zeros.clone(), zeros]
+    };
+    initial.into_iter().flat_map(with_moments).collect()
 }
 
 /// Uninitialised buffers for the state, on the device.
@@ -182,7 +208,7 @@ pub(super) struct ForwardSession {
     session: Session,
     binding: Binding,
     parameters: Vec<String>,
-    classes: usize,
+    labels: usize,
 }
 
 impl ForwardSession {
@@ -194,25 +220,21 @@ impl ForwardSession {
         }
         let parameters = graph.trained.iter().map(|t| t.name.clone()).collect();
         let bias = graph.trained.iter().find(|t| t.name == name::HEAD_BIAS);
-        let classes = bias.map_or(0, |t| t.dims.iter().product());
-        Ok(ForwardSession { session, binding, parameters, classes })
+        let labels = bias.map_or(0, |t| t.dims.iter().product());
+        Ok(ForwardSession { session, binding, parameters, labels })
     }
 
-    /// Logits of a batch, [batch, classes], with the step's current parameters.
-    pub(super) fn logits(
-        &mut self,
-        step: &StepSession,
-        inputs: Vec<(&'static str, DynValue)>,
-    ) -> Result<Vec<f32>, TrainError> {
-        // Every input has a row for each text.
-        let batch = inputs.first().and_then(|(_, value)| value.shape().first()).map_or(0, |n| *n as usize);
+    /// Logits of a batch, [rows, labels], with the step's current parameters.
+    pub(super) fn logits(&mut self, step: &StepSession, inputs: Feed) -> Result<Vec<f32>, TrainError> {
+        // The first input has a row for each row of logits.
+        let rows = inputs.first().and_then(|(_, value)| value.shape().first()).map_or(0, |n| *n as usize);
         for (name, value) in inputs.into_iter().filter(|(name, _)| reads(&self.session, name)) {
-            self.binding.input(name, &owned(value))?;
+            self.binding.input(&name, &owned(value))?;
         }
         for name in &self.parameters {
             self.binding.input(name, step.parameter(name)?)?;
         }
-        let logits = owned(f32_value(&[batch, self.classes], vec![0.0; batch * self.classes])?);
+        let logits = owned(f32_value(&[rows, self.labels], vec![0.0; rows * self.labels])?);
         self.binding.output(name::LOGITS, &logits)?;
         self.binding.run(&mut self.session)?;
         Ok(logits.download()?)

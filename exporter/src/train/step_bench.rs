@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use overmask::base::Base;
+use overmask::mask::Granularity;
 use serde::Serialize;
 
 use super::batch::dropout;
-use super::graph::{self, Encoder, Spec, name};
-use super::run::{initial, rates};
-use super::session::{Placement, StepSession, f32_value, frozen, i64_value};
-use super::{TrainError, TrainOptions};
+use super::graph::{self, name};
+use super::learner::{Rates, initial, spec};
+use super::session::{Placement, StepSession, f32_value, fresh, frozen, i64_value};
+use super::{Method, TrainError, TrainOptions};
 
 /// What was measured, in milliseconds.
 #[derive(Debug, Clone, Serialize)]
@@ -37,13 +38,13 @@ pub fn bench_step(
     steps: usize,
 ) -> Result<StepBench, TrainError> {
     overmask::engine::ort::environment()?;
-    let encoder = Encoder::Masked { granularity: options.granularity, from_layer: options.from_layer };
-    let spec = Spec { encoder, pooling: options.pooling, classes, clip_norm: options.clip_norm as f32 };
-    let graph = graph::step(base, &spec)?;
+    let graph = graph::step(base, &spec(base, classes, options)?)?;
     let placement = Placement { device: options.device, threads: options.threads, profile: None };
     let weights = frozen(base, &graph.frozen)?;
-    let initial = initial(base, &graph, options)?;
-    let mut session = StepSession::new(&graph, &initial, &weights, &placement)?;
+    let state = fresh(initial(base, &graph, options)?);
+    let mut session = StepSession::new(&graph, state, &weights, &placement)?;
+    let (scores, dense, head) = (options.learning_rate, options.dense_learning_rate, options.head_learning_rate);
+    let rates = Rates { scores, dense, head };
     let (size, a) = (options.batch_size, &base.manifest().architecture);
     let shape = [size, tokens];
     let count = size * tokens;
@@ -52,16 +53,19 @@ pub fn bench_step(
     for step in 0..steps + 2 {
         let ids = (0..count).map(|i| ((i * 7919 + 13) % a.vocab_size) as i64).collect();
         let mut inputs = vec![
-            ("input_ids", i64_value(&shape, ids)?),
-            ("attention_mask", i64_value(&shape, vec![1; count])?),
-            ("token_type_ids", i64_value(&shape, vec![0; count])?),
-            (name::TARGETS, i64_value(&[size], (0..size).map(|i| (i % classes) as i64).collect())?),
+            ("input_ids".to_owned(), i64_value(&shape, ids)?),
+            ("attention_mask".to_owned(), i64_value(&shape, vec![1; count])?),
+            ("token_type_ids".to_owned(), i64_value(&shape, vec![0; count])?),
+            (name::TARGETS.to_owned(), i64_value(&[size], (0..size).map(|i| (i % classes) as i64).collect())?),
         ];
         // The peer's step makes its dropout and its bias corrections too.
         let started = Instant::now();
         let mask = dropout(options.dropout, options.seed, step as u64, size * a.hidden_size);
-        inputs.push((name::DROPOUT, f32_value(&[size, a.hidden_size], mask)?));
-        inputs.extend(rates(options.learning_rate, options.head_learning_rate, step as u64)?);
+        inputs.push((name::DROPOUT.to_owned(), f32_value(&[size, a.hidden_size], mask)?));
+        inputs.extend(rates.feed(&graph, step as u64)?);
+        if options.method == Method::Mask && options.granularity != Granularity::TwoOfFour {
+            inputs.push((name::THRESHOLD.to_owned(), f32_value(&[], vec![0.0])?));
+        }
         loss = session.run(inputs)?.0;
         if step >= 2 {
             times.push(started.elapsed().as_secs_f64() * 1e3);

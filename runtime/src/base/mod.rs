@@ -20,6 +20,9 @@ use weights::Weights;
 
 use crate::error::ExitCode;
 
+/// The end of the name of the table of segments.
+const SEGMENTS: &str = "embeddings.token_type_embeddings.weight";
+
 /// File names inside a bundle.
 pub mod file {
     /// The manifest.
@@ -115,6 +118,7 @@ pub struct Base {
     dir: PathBuf,
     manifest: BaseManifest,
     weights: Weights,
+    segments: usize,
 }
 
 impl Base {
@@ -152,7 +156,10 @@ impl Base {
                 });
             }
         }
-        Ok(Base { dir: dir.to_owned(), manifest, weights })
+        // Where there is no such table, texts are of one segment.
+        let types = weights.only(SEGMENTS).ok().and_then(|(_, shape)| shape.first().copied());
+        let segments = types.unwrap_or(1).max(1);
+        Ok(Base { dir: dir.to_owned(), manifest, weights, segments })
     }
 
     /// Checks every file's digest and the base's identity.
@@ -183,6 +190,11 @@ impl Base {
     /// The identity that packs refer to.
     pub fn base_id(&self) -> &str {
         &self.manifest.base_id
+    }
+
+    /// How many segments a text may have: two where the base tells the texts of a pair apart.
+    pub fn segments(&self) -> usize {
+        self.segments
     }
 
     /// The bundle's directory.

@@ -14,6 +14,7 @@ use super::{BaseArgs, EngineArgs};
 use crate::base::Base;
 use crate::engine::TokenBatch;
 use crate::error::CodedError;
+use crate::pack::{Input, TaskKind};
 use crate::task::{Runner, TaskRef};
 
 /// Arguments of `overmask bench`.
@@ -90,7 +91,7 @@ pub(super) fn run(args: &BenchArgs, out: &mut Output) -> anyhow::Result<()> {
     let first = given.remove(0);
     let (pack, second) = (first.path, given.pop().map_or_else(|| first.file.clone(), |second| second.file));
     let task = runner.add_file(first.file)?;
-    runner.classify(task, &[WORDS])?;
+    runner.predict(task, &[input(&runner, task)?])?;
     let first_result_ms = milliseconds(begin);
     // Not what the engine may have kept, which would be one memory for both.
     let other = runner.add_pack(second.decode(Some(runner.base()))?)?;
@@ -129,11 +130,21 @@ pub(super) fn run(args: &BenchArgs, out: &mut Output) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// An input of the form that a task reads.
+fn input(runner: &Runner, task: TaskRef) -> anyhow::Result<Input> {
+    let words = || WORDS.split_whitespace().map(str::to_owned).collect();
+    Ok(match (runner.kind(task)?, runner.text(task)?.pair) {
+        (TaskKind::Tag, _) => Input::Words { words: words() },
+        (_, true) => Input::Pair(WORDS.to_owned(), WORDS.to_owned()),
+        (_, false) => Input::from(WORDS),
+    })
+}
+
 /// A batch of texts that are all of one length.
 fn texts(runner: &Runner, tokens: usize, batch: usize) -> anyhow::Result<TokenBatch> {
-    let ids = runner.tokenizer().encode(&WORDS.repeat(tokens.div_ceil(8)), tokens)?;
+    let ids = runner.tokenizer().encode(&Input::Text(WORDS.repeat(tokens.div_ceil(8))), tokens)?;
     ensure!(ids.len() == tokens, "the base's tokenizer makes no text of {tokens} tokens");
-    Ok(runner.tokenizer().pad(&vec![ids.as_slice(); batch]))
+    Ok(runner.tokenizer().pad(&vec![&ids; batch]))
 }
 
 /// Milliseconds of passes, after some to warm up.

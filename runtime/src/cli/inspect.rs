@@ -9,7 +9,7 @@ use super::output::Output;
 use super::packs::{self, Given, TrustArgs};
 use crate::base::Base;
 use crate::error::printable;
-use crate::pack::{Codec, PackDocument, Pooling, Sizes, TaskKind};
+use crate::pack::{Codec, PackDocument, Pooling, Sizes};
 
 /// Width of the longest bar, in characters.
 const BAR: u64 = 40;
@@ -45,6 +45,8 @@ struct Report<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     zero_weights: Option<u64>,
     masked_tensors: Vec<Tensor<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    replaced_tensors: Vec<Replaced<'a>>,
     document: &'a PackDocument,
 }
 
@@ -56,6 +58,13 @@ struct Tensor<'a> {
     bytes: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     sparsity: Option<f64>,
+}
+
+#[derive(Serialize)]
+struct Replaced<'a> {
+    tensor: &'a str,
+    shape: &'a [usize],
+    dtype: &'static str,
 }
 
 pub(super) fn run(args: &InspectArgs, out: &mut Output) -> anyhow::Result<()> {
@@ -83,6 +92,11 @@ pub(super) fn run(args: &InspectArgs, out: &mut Output) -> anyhow::Result<()> {
             head_dtype: file.head().dtype.name(),
             zero_weights: masks.as_ref().map(|pack| pack.zero_weights()),
             masked_tensors: tensors.collect(),
+            replaced_tensors: file
+                .deltas()
+                .iter()
+                .map(|delta| Replaced { tensor: &delta.tensor, shape: &delta.shape, dtype: delta.dtype.name() })
+                .collect(),
             document,
         };
         if args.json {
@@ -99,12 +113,10 @@ pub(super) fn run(args: &InspectArgs, out: &mut Output) -> anyhow::Result<()> {
 
 fn print(report: &Report<'_>, out: &mut Output) -> anyhow::Result<()> {
     let d = report.document;
-    let kind = match d.kind {
-        TaskKind::Classify => "classify",
-    };
     let pooling = match d.text.pooling {
         Pooling::Mean => "mean",
         Pooling::Cls => "first token",
+        Pooling::First => "first token of each word",
     };
     let mut row = |name: &str, value: String| out.line(&format!("{name:<13}{}", printable(&value)));
     row("task", format!("{}, revision {}", d.name, d.revision))?;
@@ -113,13 +125,17 @@ fn print(report: &Report<'_>, out: &mut Output) -> anyhow::Result<()> {
     if let Some(key) = report.signed_by {
         row("signed by", key.to_owned())?;
     }
-    row("kind", kind.to_owned())?;
+    row("kind", d.kind.to_string())?;
     row("labels", format!("{}: {}", d.labels.len(), d.labels.join(", ")))?;
-    row("text", format!("at most {} tokens, pooling {pooling}", d.text.max_tokens))?;
+    let what = if d.text.pair { "two texts, " } else { "" };
+    row("text", format!("{what}at most {} tokens, pooling {pooling}", d.text.max_tokens))?;
     row("base", d.base_id.clone())?;
     row("tokenizer", d.tokenizer_sha256.clone())?;
     let count = report.masked_tensors.len();
     row("masks", format!("{count} tensors, granularity {}, codec {}", d.granularity, d.codec.name()))?;
+    if !report.replaced_tensors.is_empty() {
+        row("deltas", format!("{} tensors of the base are replaced", report.replaced_tensors.len()))?;
+    }
     row("zeros", format!("{:.2} % of the maskable weights", d.sparsity * 100.0))?;
     row("golden", format!("{} texts", d.golden.len()))?;
     for (name, value) in &d.metrics {
@@ -140,6 +156,7 @@ fn sizes(report: &Report<'_>, out: &mut Output) -> anyhow::Result<()> {
         ("masks", s.masks, None),
         (head.as_str(), s.head, None),
         ("document", s.document, None),
+        ("deltas", s.deltas, None),
         ("golden logits", s.golden, None),
         ("container", s.container, None),
         ("checksum", s.checksum, None),

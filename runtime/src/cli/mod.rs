@@ -2,6 +2,7 @@
 //!
 //! Results go to stdout, everything else to stderr. The exit status follows [`ExitCode`].
 
+mod answer;
 mod bench;
 pub mod help;
 mod input;
@@ -58,7 +59,8 @@ pub enum Command {
     /// Label texts with one or more task packs
     #[command(
         before_help = "Examples:\n  overmask run --base base/ --pack trec.pack \"What is the capital of Peru?\"\n  \
-                       overmask run --base base/ --pack trec.pack --pack movie.pack --json < texts.txt",
+                       overmask run --base base/ --pack trec.pack --pack movie.pack --json < texts.txt\n  \
+                       overmask run --base base/ --pack people.pack --jsonl < tokens.jsonl",
         after_help = ExitCode::HELP
     )]
     Run(run::RunArgs),

@@ -1,20 +1,20 @@
-//! `overmask run`: texts in, labels out.
+//! `overmask run`: inputs in, answers out.
 
-use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
-use serde::Serialize;
 
+use super::answer::{Given, Row};
 use super::input::{Line, Lines};
 use super::output::Output;
-use super::packs::{self, Given, TrustArgs};
+use super::packs::{self, TrustArgs};
 use super::{BaseArgs, EngineArgs};
 use crate::base::Base;
-use crate::error::{CodedError, printable};
-use crate::task::{Prediction, Runner, TaskError, TaskRef};
+use crate::error::CodedError;
+use crate::pack::{TaskKind, TextSettings};
+use crate::task::{Runner, TaskError, TaskRef};
 
 /// Arguments of `overmask run`.
 #[derive(Debug, Args)]
@@ -32,32 +32,24 @@ pub struct RunArgs {
     /// Print one JSON object for each text and task
     #[arg(long)]
     json: bool,
-    /// The texts; without any, the lines of stdin
+    /// Read JSON objects instead of plain texts: `text`, with `text_pair` for a task that reads two
+    /// texts, or `tokens`, a list of words for a task that tags words
+    #[arg(long)]
+    jsonl: bool,
+    /// The texts; without any, the lines of stdin. A task that reads two texts takes them with a tab
+    /// in between; one that tags words finds them itself
     #[arg(value_name = "TEXT")]
     texts: Vec<String>,
 }
 
-/// A line of `--json`.
-#[derive(Serialize)]
-struct Row<'a> {
-    /// Number of the text or line, from 1.
-    line: usize,
-    task: &'a str,
-    pack: &'a str,
-    text: &'a str,
-    label: &'a str,
-    score: f32,
-    scores: BTreeMap<&'a str, f32>,
-    engine: &'a str,
-    precision: &'a str,
-}
-
 /// A loaded pack.
-struct Task {
-    task: TaskRef,
-    name: String,
-    file: String,
-    labels: Vec<String>,
+pub(super) struct Task {
+    pub(super) task: TaskRef,
+    pub(super) name: String,
+    pub(super) file: String,
+    pub(super) kind: TaskKind,
+    pub(super) text: TextSettings,
+    pub(super) labels: Vec<String>,
 }
 
 pub(super) fn run(args: &RunArgs, out: &mut Output) -> anyhow::Result<()> {
@@ -69,14 +61,21 @@ pub(super) fn run(args: &RunArgs, out: &mut Output) -> anyhow::Result<()> {
     let engine = args.engine.start(&base)?;
     let mut runner = Runner::new(engine, base)?;
     let mut tasks = Vec::new();
-    for Given { path: file, file: pack, .. } in given {
+    for packs::Given { path: file, file: pack, .. } in given {
         let task = runner.add_file(pack)?;
-        tasks.push(Task { task, name: runner.name(task)?.to_owned(), file, labels: runner.labels(task)?.to_vec() });
+        tasks.push(Task {
+            task,
+            name: runner.name(task)?.to_owned(),
+            file,
+            kind: runner.kind(task)?,
+            text: runner.text(task)?.clone(),
+            labels: runner.labels(task)?.to_vec(),
+        });
     }
 
     if !args.texts.is_empty() {
         let texts: Vec<Line> = args.texts.iter().cloned().enumerate().map(|(i, text)| (i + 1, text)).collect();
-        return classify(&runner, &tasks, "text", &texts, args.json, out);
+        return answer(&runner, &tasks, "text", &texts, args, out);
     }
     let stdin = std::io::stdin();
     if stdin.is_terminal() {
@@ -88,51 +87,40 @@ pub(super) fn run(args: &RunArgs, out: &mut Output) -> anyhow::Result<()> {
         if chunk.is_empty() {
             return Ok(());
         }
-        classify(&runner, &tasks, "stdin, line", &chunk, args.json, out)?;
+        answer(&runner, &tasks, "stdin, line", &chunk, args, out)?;
         out.flush()?;
     }
 }
 
-/// Labels texts; `place` is what their numbers count.
-fn classify(
+/// Runs lines through all tasks; `place` is what their numbers count.
+fn answer(
     runner: &Runner,
     tasks: &[Task],
     place: &str,
     lines: &[Line],
-    json: bool,
+    args: &RunArgs,
     out: &mut Output,
 ) -> anyhow::Result<()> {
-    let texts: Vec<&str> = lines.iter().map(|(_, text)| text.as_str()).collect();
+    let wrong = |line: usize, reason: String| CodedError::input(format!("{place} {}: {reason}", lines[line].0));
+    let read = |(i, (_, text)): (usize, &Line)| Given::read(text, args.jsonl).map_err(|reason| wrong(i, reason));
+    let given = lines.iter().enumerate().map(read).collect::<Result<Vec<_>, _>>()?;
     let mut all = Vec::new();
     for task in tasks {
-        all.push(runner.classify(task.task, &texts).map_err(|error| match error {
-            TaskError::Text { index, reason } => {
-                CodedError::input(format!("{place} {}: {reason}", lines[index].0)).into()
-            }
+        let input = |(i, given): (usize, &Given)| given.input(task, runner).map_err(|reason| wrong(i, reason));
+        let asked = given.iter().enumerate().map(input).collect::<Result<Vec<_>, _>>()?;
+        let inputs: Vec<_> = asked.iter().map(|asked| asked.input.clone()).collect();
+        let answers = runner.predict(task.task, &inputs).map_err(|error| match error {
+            TaskError::Text { index, reason } => wrong(index, reason).into(),
             other => anyhow::Error::from(other),
-        })?);
+        })?;
+        all.push(asked.into_iter().zip(answers).collect::<Vec<_>>());
     }
     let info = runner.describe();
-    for (i, (line, text)) in lines.iter().enumerate() {
-        for (task, predictions) in tasks.iter().zip(&all) {
-            let Prediction { label, score, scores, .. } = &predictions[i];
-            if json {
-                out.json(&Row {
-                    line: *line,
-                    task: &task.name,
-                    pack: &task.file,
-                    text,
-                    label,
-                    score: *score,
-                    scores: task.labels.iter().map(String::as_str).zip(scores.iter().copied()).collect(),
-                    engine: &info.engine,
-                    precision: &info.precision,
-                })?;
-            } else if tasks.len() > 1 {
-                out.line(&format!("{}\t{label}\t{score:.4}\t{}", task.name, printable(text)))?;
-            } else {
-                out.line(&format!("{label}\t{score:.4}\t{}", printable(text)))?;
-            }
+    for (i, (line, _)) in lines.iter().enumerate() {
+        for (task, answers) in tasks.iter().zip(&all) {
+            let (asked, answer) = &answers[i];
+            let row = Row { line: *line, task, given: &given[i], asked, answer, info: &info };
+            row.print(args.json, tasks.len() > 1, out)?;
         }
     }
     Ok(())

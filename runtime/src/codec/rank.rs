@@ -21,9 +21,13 @@ const LARGEST: usize = 128;
 /// A unit's magnitude is |code| · scale for a weight, and the mean of the squares of these over a
 /// block. Its class is ⌊64 · below / units⌋ with the number of units whose key, the upper 20 bits
 /// of the magnitude as f32, is lower.
+///
+/// For `2:4`, what matters first is the place among the four: the class is 16 times the number of
+/// weights of the group whose |code| is lower, or equal and before it, plus ⌊class / 4⌋ of the weight.
 pub fn classes(tensor: &Int8Tensor, granularity: Granularity) -> Vec<u8> {
     match granularity {
         Granularity::Weight => of_weights(tensor),
+        Granularity::TwoOfFour => of_groups(tensor),
         Granularity::Block { rows, cols } => of_blocks(tensor, (rows as usize).max(1), (cols as usize).max(1)),
     }
 }
@@ -43,6 +47,22 @@ fn of_weights(tensor: &Int8Tensor) -> Vec<u8> {
     for (codes, scale) in tensor.rows() {
         let table: [u8; LARGEST + 1] = std::array::from_fn(|code| ranks.class(magnitude(scale, code)));
         classes.extend(codes.iter().map(|code| table[usize::from(code.unsigned_abs())]));
+    }
+    classes
+}
+
+fn of_groups(tensor: &Int8Tensor) -> Vec<u8> {
+    let mut classes = of_weights(tensor);
+    let rows = classes.chunks_exact_mut(tensor.inputs().max(1)).zip(tensor.rows());
+    for (classes, (codes, _)) in rows {
+        for (classes, codes) in classes.chunks_mut(4).zip(codes.chunks(4)) {
+            for (i, class) in classes.iter_mut().enumerate() {
+                let this = codes[i].unsigned_abs();
+                let before = codes[..i].iter().filter(|code| code.unsigned_abs() <= this).count();
+                let after = codes[i + 1..].iter().filter(|code| code.unsigned_abs() < this).count();
+                *class = 16 * (before + after) as u8 + *class / 4;
+            }
+        }
     }
     classes
 }
@@ -170,6 +190,15 @@ mod tests {
         let weights: Vec<f32> = (0..127).map(|i| if i % 2 == 0 { i as f32 } else { -(i as f32) }).collect();
         let classes = classes(&Int8Tensor::quantize(&weights, 127), Granularity::Weight);
         assert!(classes.is_sorted() && classes[0] == 0 && classes[126] == 63, "{classes:?}");
+    }
+
+    #[test]
+    fn in_a_group_of_four_the_place_comes_first() {
+        let weights = [4.0, -1.0, 4.0, 2.0, 0.5, 127.0];
+        let found = classes(&Int8Tensor::quantize(&weights, 6), Granularity::TwoOfFour);
+        assert_eq!(found.iter().map(|class| class / 16).collect::<Vec<_>>(), [2, 0, 3, 1, 0, 1]);
+        let alone = classes(&Int8Tensor::quantize(&weights, 6), Granularity::Weight);
+        assert!(found.iter().zip(alone).all(|(class, weight)| class % 16 == weight / 4));
     }
 
     #[test]

@@ -14,7 +14,7 @@ pub struct TokenBatch {
     pub input_ids: Vec<i64>,
     /// 1 for a token, 0 for padding.
     pub attention_mask: Vec<i64>,
-    /// Segment numbers; 0 for single texts.
+    /// Segment numbers; 0 for single texts, 1 for the second text of a pair.
     pub token_type_ids: Vec<i64>,
 }
 
@@ -60,9 +60,8 @@ impl TokenBatch {
         if let Some(m) = self.attention_mask.iter().find(|m| !matches!(m, 0 | 1)) {
             return wrong(format!("attention mask {m}, must be 0 or 1"));
         }
-        // The bundle does not record the number of segments; single texts have only the first.
-        if self.token_type_ids.iter().any(|t| *t != 0) {
-            return wrong("a segment number other than 0".to_owned());
+        if let Some(segment) = self.token_type_ids.iter().find(|t| !(0..base.segments() as i64).contains(*t)) {
+            return wrong(format!("segment number {segment}, the base knows 0 to {}", base.segments() - 1));
         }
         if let Some(row) = (0..self.batch).find(|row| self.row_length(*row) == 0) {
             return wrong(format!("text {row} has none"));

@@ -27,7 +27,7 @@ pub use kind::{Device, EngineKind, ParseEngineError};
 use crate::base::{Base, BaseError};
 use crate::error::ExitCode;
 use crate::onnx::OnnxError;
-use crate::pack::{NamedMask, PackFile};
+use crate::pack::{Delta, NamedMask, PackFile};
 
 /// What can go wrong in an engine.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +56,14 @@ pub enum EngineError {
         /// What does not fit.
         reason: String,
     },
+    /// A replaced tensor is not one that the base has in that shape.
+    #[error("delta of `{tensor}`: {reason}; the pack was made for another base")]
+    Delta {
+        /// The tensor that is replaced.
+        tensor: String,
+        /// What does not fit.
+        reason: String,
+    },
     /// The tokens cannot be run.
     #[error("tokens: {0}")]
     Batch(String),
@@ -76,7 +84,7 @@ impl EngineError {
         match self {
             Self::Unavailable { .. } => ExitCode::EngineUnavailable,
             Self::Failed { .. } | Self::NoTask(_) => ExitCode::Other,
-            Self::Mask { .. } => ExitCode::BaseMismatch,
+            Self::Mask { .. } | Self::Delta { .. } => ExitCode::BaseMismatch,
             Self::Batch(_) => ExitCode::InputData,
             Self::Base(error) => error.exit_code(),
             Self::Onnx(error) => error.exit_code(),
@@ -128,11 +136,11 @@ pub trait Engine: Send + Sync {
     /// Makes a task resident: afterwards [`Engine::encode`] can run it, and switching between
     /// resident tasks costs nothing.
     ///
-    /// A maskable tensor without a mask keeps the base's values.
+    /// A tensor without a mask or a delta keeps the base's values.
     ///
     /// # Errors
-    /// When a mask does not fit the base, or the engine fails.
-    fn load(&mut self, masks: &[NamedMask]) -> Result<TaskId, EngineError>;
+    /// When a mask or a delta does not fit the base, or the engine fails.
+    fn load(&mut self, masks: &[NamedMask], deltas: &[Delta]) -> Result<TaskId, EngineError>;
 
     /// Makes a pack's task resident without its masks being decoded, if the engine has kept what
     /// it made of them before. The pack must fit the base.
@@ -237,12 +245,12 @@ fn not_built(kind: EngineKind) -> EngineError {
     }
 }
 
-/// Checks that each mask belongs to a maskable tensor of the base, at most one to each; every
-/// engine does so before it loads a task.
+/// Checks that each mask belongs to a maskable tensor of the base, each delta to any tensor, and at
+/// most one of both to each; every engine does so before it loads a task.
 ///
 /// # Errors
-/// [`EngineError::Mask`], naming the tensor.
-pub fn check_masks(base: &Base, masks: &[NamedMask]) -> Result<(), EngineError> {
+/// [`EngineError::Mask`] or [`EngineError::Delta`], naming the tensor.
+pub fn check_changes(base: &Base, masks: &[NamedMask], deltas: &[Delta]) -> Result<(), EngineError> {
     let mut seen = BTreeSet::new();
     for NamedMask { tensor, mask } in masks {
         let wrong = |reason: String| Err(EngineError::Mask { tensor: tensor.clone(), reason });
@@ -255,6 +263,18 @@ pub fn check_masks(base: &Base, masks: &[NamedMask]) -> Result<(), EngineError> 
         }
         if !seen.insert(tensor) {
             return wrong("comes twice".to_owned());
+        }
+    }
+    for Delta { tensor, shape, values, .. } in deltas {
+        let wrong = |reason: String| Err(EngineError::Delta { tensor: tensor.clone(), reason });
+        let Ok((expected, _)) = base.tensor_f32(tensor) else {
+            return wrong("the base has no such tensor".to_owned());
+        };
+        if shape != expected || values.len() != expected.iter().product::<usize>() {
+            return wrong(format!("is {shape:?} with {} values, the tensor is {expected:?}", values.len()));
+        }
+        if !seen.insert(tensor) {
+            return wrong("comes twice, or has a mask, too".to_owned());
         }
     }
     Ok(())

@@ -14,7 +14,7 @@ impl Mask {
     /// The units that at least one of the masks keeps.
     ///
     /// # Errors
-    /// When the masks differ in granularity or shape.
+    /// When the masks differ in granularity or shape, or together keep more than `2:4` allows.
     pub fn or(&self, other: &Mask) -> Result<Mask, MaskError> {
         self.combine(other, |a, b| a | b)
     }
@@ -22,7 +22,7 @@ impl Mask {
     /// The units in which the masks differ: 1 where exactly one of them keeps the unit.
     ///
     /// # Errors
-    /// When the masks differ in granularity or shape.
+    /// When the masks differ in granularity or shape, or differ in more than `2:4` allows.
     pub fn xor(&self, other: &Mask) -> Result<Mask, MaskError> {
         self.combine(other, |a, b| a ^ b)
     }
@@ -79,7 +79,7 @@ impl Mask {
     /// `f` gives 0 for two zero bits, so that the bits after the last unit stay 0.
     fn combine(&self, other: &Mask, f: impl Fn(u8, u8) -> u8) -> Result<Mask, MaskError> {
         self.check_same_units(other)?;
-        Ok(Mask { units: self.units.combine(&other.units, f), ..*self })
+        Mask { units: self.units.combine(&other.units, f), ..*self }.checked()
     }
 
     fn check_same_units(&self, other: &Mask) -> Result<(), MaskError> {

@@ -73,6 +73,16 @@ pub enum MaskError {
         /// The first bit that must be 0.
         from: usize,
     },
+    /// More than two weights of a group of four are kept, at `2:4`.
+    #[error("of inputs {input} to {} of output {output}, {kept} are kept; `2:4` keeps at most 2 of 4", .input + 3)]
+    Crowded {
+        /// The row.
+        output: usize,
+        /// The group's first column.
+        input: usize,
+        /// How many are kept.
+        kept: usize,
+    },
     /// The weights are not those of the tensor.
     #[error("the mask covers {expected} weights, not {found}")]
     Weights {
@@ -140,18 +150,19 @@ impl Mask {
     /// A mask that keeps every weight.
     ///
     /// # Errors
-    /// When the block is empty or the tensor too large.
+    /// When the block is empty or the tensor too large, or the granularity is `2:4`, which keeps half.
     pub fn keep_all(granularity: Granularity, outputs: usize, inputs: usize) -> Result<Mask, MaskError> {
         let (down, across) = unit_grid(granularity, outputs, inputs)?;
         let units = down * across;
-        Ok(Mask { granularity, outputs, inputs, units: Bits::owned(vec![0xff; units.div_ceil(8)], units) })
+        let mask = Mask { granularity, outputs, inputs, units: Bits::owned(vec![0xff; units.div_ceil(8)], units) };
+        mask.checked()
     }
 
     /// A mask from one decision a unit, row by row.
     ///
     /// # Errors
     /// When `keep` does not give exactly one value a unit, the block is empty, or the tensor
-    /// too large.
+    /// too large, or more is kept than the granularity allows.
     pub fn from_units(
         granularity: Granularity,
         outputs: usize,
@@ -165,13 +176,14 @@ impl Mask {
         if units.len() != expected {
             return Err(MaskError::Units { granularity, outputs, inputs, expected, found: units.len() });
         }
-        Ok(Mask { granularity, outputs, inputs, units: Bits::owned(units.into_vec(), expected) })
+        Mask { granularity, outputs, inputs, units: Bits::owned(units.into_vec(), expected) }.checked()
     }
 
     /// A mask from the bytes that [`Mask::as_bytes`] gives.
     ///
     /// # Errors
-    /// When the number of bytes does not fit the tensor, or a bit after the last unit is set.
+    /// When the number of bytes does not fit the tensor, a bit after the last unit is set, or more is
+    /// kept than the granularity allows.
     pub fn from_bytes(
         granularity: Granularity,
         outputs: usize,
@@ -189,7 +201,30 @@ impl Mask {
         {
             return Err(MaskError::Padding { byte: *byte, from: units % 8 });
         }
-        Ok(Mask { granularity, outputs, inputs, units: Bits::owned(bytes.to_vec(), units) })
+        Mask { granularity, outputs, inputs, units: Bits::owned(bytes.to_vec(), units) }.checked()
+    }
+
+    /// The mask, if it keeps no more than its granularity allows.
+    fn checked(self) -> Result<Mask, MaskError> {
+        if self.granularity != Granularity::TwoOfFour || self.inputs == 0 {
+            return Ok(self);
+        }
+        let (bytes, across) = (self.as_bytes(), self.inputs);
+        // Where rows are whole groups, a group is half a byte.
+        if across.is_multiple_of(4)
+            && bytes.iter().all(|byte| (byte & 15).count_ones().max((byte >> 4).count_ones()) < 3)
+        {
+            return Ok(self);
+        }
+        for (output, row) in self.unit_bits().chunks(across).enumerate() {
+            for (group, four) in row.chunks(4).enumerate() {
+                let kept = four.count_ones();
+                if kept > 2 {
+                    return Err(MaskError::Crowded { output, input: 4 * group, kept });
+                }
+            }
+        }
+        Ok(self)
     }
 
     /// The bits as bytes; see the [module](self) for their order.
@@ -264,7 +299,7 @@ impl Mask {
     }
 
     fn fill_zeroed<T: Copy>(&self, weights: &mut [T], zero: T) {
-        if self.granularity == Granularity::Weight {
+        if self.granularity.block() == (1, 1) {
             for i in self.units.zeros() {
                 weights[i] = zero;
             }

@@ -131,6 +131,7 @@ pub fn write(path: &Path, key: &[u8; 32], masks: &[(&str, &Mask)]) -> Result<(),
 fn file_of(granularity: Granularity, key: &[u8; 32], masks: &[(&str, &Mask)]) -> Vec<u8> {
     let (rows, cols) = match granularity {
         Granularity::Weight => (0, 0),
+        Granularity::TwoOfFour => (0, 4),
         Granularity::Block { rows, cols } => (rows, cols),
     };
     let mut bytes = [&MAGIC[..], &[0; 32]].concat();
@@ -222,6 +223,7 @@ fn read(bytes: &[u8]) -> Result<Contents<'_>, Problem> {
     let at = reader.at;
     let granularity = match (reader.u32("block rows")?, reader.u32("block columns")?) {
         (0, 0) => Granularity::Weight,
+        (0, 4) => Granularity::TwoOfFour,
         (rows @ 1.., cols @ 1..) => Granularity::Block { rows, cols },
         _ => return reader.damaged("an empty block", at),
     };
@@ -239,6 +241,11 @@ fn read(bytes: &[u8]) -> Result<Contents<'_>, Problem> {
             return reader.damaged("bits of a mask that do not follow those before", entry.start);
         }
         let bits = reader.slice(entry.units.div_ceil(8), "bits of a mask")?;
+        if granularity == Granularity::TwoOfFour
+            && Mask::from_bytes(granularity, entry.outputs, entry.inputs, bits).is_err()
+        {
+            return reader.damaged("a mask that keeps more than two of four", entry.start);
+        }
         if padding(bits, entry.units) != 0 {
             return reader.damaged("bits after a mask's last that are not 0", reader.at - 1);
         }

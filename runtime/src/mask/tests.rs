@@ -21,6 +21,27 @@ pub(super) fn case() -> impl Strategy<Value = (Granularity, usize, usize, Vec<bo
     })
 }
 
+#[test]
+fn two_of_four_keeps_no_third() {
+    let mask = |inputs: usize, keep: &[u8]| {
+        Mask::from_units(Granularity::TwoOfFour, keep.len() / inputs, inputs, keep.iter().map(|k| *k == 1))
+    };
+    let sound = mask(8, &[1, 1, 0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 1, 0, 1, 0]).unwrap();
+    assert_eq!((sound.zero_weights(), sound.granularity().to_string()), (10, "2:4".to_owned()));
+    assert!(sound.keeps(0, 1) && !sound.keeps(0, 2));
+    let crowded = mask(8, &[1, 1, 0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 1, 1, 1, 0]);
+    assert_eq!(crowded, Err(MaskError::Crowded { output: 1, input: 4, kept: 3 }));
+    // Groups start anew with each output, and the last of a row may be smaller.
+    mask(6, &[1, 1, 0, 0, 1, 1, 1, 1, 0, 0, 1, 1]).unwrap();
+    assert_eq!(
+        mask(6, &[1, 1, 0, 0, 1, 1, 0, 1, 1, 1, 0, 0]),
+        Err(MaskError::Crowded { output: 1, input: 0, kept: 3 })
+    );
+    assert!(Mask::keep_all(Granularity::TwoOfFour, 1, 8).is_err());
+    let other = mask(8, &[0, 0, 1, 1, 1, 0, 0, 1, 0, 0, 0, 0, 1, 0, 1, 0]).unwrap();
+    assert!(sound.and(&other).is_ok() && sound.or(&other).is_err());
+}
+
 proptest! {
     #[test]
     fn a_mask_does_what_one_bool_a_weight_does((g, outputs, inputs, keep) in case()) {

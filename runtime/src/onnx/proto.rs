@@ -30,6 +30,8 @@ pub mod attribute_type {
     pub const FLOAT: i32 = 1;
     /// One integer.
     pub const INT: i32 = 2;
+    /// A string.
+    pub const STRING: i32 = 3;
     /// Integers.
     pub const INTS: i32 = 7;
 }
@@ -244,6 +246,12 @@ macro_rules! attribute_from {
 attribute_from!(i64, INT, i);
 attribute_from!(f32, FLOAT, f);
 attribute_from!(Vec<i64>, INTS, ints);
+
+impl From<&str> for AttributeProto {
+    fn from(text: &str) -> Self {
+        AttributeProto { s: text.into(), r#type: attribute_type::STRING, ..Default::default() }
+    }
+}
 
 /// A constant tensor, row-major, little-endian.
 #[derive(Clone, PartialEq, Message)]

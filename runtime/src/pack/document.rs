@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::Reason;
+use super::{Input, Reason};
 use crate::mask::Granularity;
 
 /// The schema version that this program writes and reads.
@@ -37,9 +37,9 @@ pub struct PackDocument {
     pub revision: u64,
     /// What the head computes.
     pub kind: TaskKind,
-    /// The classes, in the order of the head's rows.
+    /// The classes, in the order of the head's rows; the name of the number that a regression gives.
     pub labels: Vec<String>,
-    /// How a text becomes one vector.
+    /// What a task reads, and how it becomes vectors.
     pub text: TextSettings,
     /// Identity of the base that the masks were learned on, lower-case hex.
     pub base_id: String,
@@ -55,9 +55,10 @@ pub struct PackDocument {
     /// [`PackFile`](super::PackFile) has them here; a [`Pack`](super::Pack) has them decoded.
     #[serde(default)]
     pub masks: Vec<MaskEntry>,
-    /// The texts of the golden vectors, in the order of the rows of `golden/logits`. Likewise.
+    /// The inputs of the golden vectors, in the order of the rows of `golden/logits`: one row each,
+    /// or one for each of its words. Likewise.
     #[serde(default)]
-    pub golden: Vec<String>,
+    pub golden: Vec<Input>,
     /// How the pack was made: tool, method, seed, settings, digests of the data.
     #[serde(default)]
     pub provenance: BTreeMap<String, Value>,
@@ -73,8 +74,32 @@ pub struct PackDocument {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TaskKind {
-    /// One label of several for a text.
+    /// One label of several.
     Classify,
+    /// Any number of the labels.
+    Multilabel,
+    /// A number.
+    Regress,
+    /// One label for each word.
+    Tag,
+}
+
+impl TaskKind {
+    /// Its name in packs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Classify => "classify",
+            Self::Multilabel => "multilabel",
+            Self::Regress => "regress",
+            Self::Tag => "tag",
+        }
+    }
+}
+
+impl std::fmt::Display for TaskKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
 }
 
 /// How masks are coded.
@@ -122,17 +147,31 @@ impl From<Codec> for String {
     }
 }
 
-/// How a text becomes one vector. No setting can be ignored, so none may be unknown.
+/// What a task reads, and how it becomes vectors. No setting can be ignored, so none may be unknown.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TextSettings {
     /// Tokens after which a text is cut, special tokens included.
     pub max_tokens: usize,
-    /// How the tokens' vectors become one.
+    /// How the tokens' vectors become those that the head sees.
     pub pooling: Pooling,
+    /// Whether it reads two texts at once.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pair: bool,
 }
 
-/// How the vectors of a text's tokens become one.
+impl TextSettings {
+    /// Whether an input is of the form that a task of this kind reads.
+    pub fn takes(&self, kind: TaskKind, input: &Input) -> bool {
+        match input {
+            Input::Words { .. } => kind == TaskKind::Tag,
+            Input::Pair(..) => self.pair,
+            Input::Text(_) => kind != TaskKind::Tag && !self.pair,
+        }
+    }
+}
+
+/// How the vectors of a text's tokens become those that the head sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Pooling {
@@ -140,6 +179,8 @@ pub enum Pooling {
     Mean,
     /// The first token's vector.
     Cls,
+    /// For each word, the vector of its first token: what a tagger needs.
+    First,
 }
 
 /// A coded mask: an array `[tensor, outputs, inputs, length]` in JSON.
@@ -184,6 +225,18 @@ impl PackDocument {
             if !seen.insert(label) {
                 return wrong(&format!("labels/{i}"), format!("{label:?} comes twice"));
             }
+        }
+        if self.kind == TaskKind::Regress && self.labels.len() != 1 {
+            return wrong("labels", format!("are {}, a regression has one", self.labels.len()));
+        }
+        if (self.kind == TaskKind::Tag) != (self.text.pooling == Pooling::First) {
+            return wrong("text/pooling", "must be `first` for the kind `tag`, and for no other".to_owned());
+        }
+        if self.kind == TaskKind::Tag && self.text.pair {
+            return wrong("text/pair", "is true, but a tagger reads words".to_owned());
+        }
+        if let Some((i, input)) = self.golden.iter().enumerate().find(|(_, input)| !self.text.takes(self.kind, input)) {
+            return wrong(&format!("golden/{i}"), format!("is {}, which the task does not read", input.what()));
         }
         // Two special tokens surround every text.
         if self.text.max_tokens < 3 {

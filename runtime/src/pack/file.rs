@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::{Codec, Golden, Head, MaskEntry, NamedMask, Pack, PackDocument, PackError, Reason, fit, read, set, write};
+use super::{
+    Codec, Delta, Golden, Head, MaskEntry, NamedMask, Pack, PackDocument, PackError, Reason, fit, read, set, write,
+};
 use crate::base::Base;
 use crate::codec::{self, CodecError};
 use crate::mask::Mask;
@@ -15,6 +17,7 @@ use crate::mask::Mask;
 pub struct PackFile {
     pub(super) document: PackDocument,
     pub(super) head: Head,
+    pub(super) deltas: Vec<Delta>,
     pub(super) golden: Vec<Golden>,
     /// The tensor `mask`.
     pub(super) coded: Vec<u8>,
@@ -37,6 +40,8 @@ pub struct Sizes {
     pub golden: usize,
     /// The coded masks.
     pub masks: usize,
+    /// The replaced tensors.
+    pub deltas: usize,
     /// The checksum.
     pub checksum: usize,
 }
@@ -44,7 +49,7 @@ pub struct Sizes {
 impl Sizes {
     /// All bytes of the file.
     pub fn total(&self) -> usize {
-        self.container + self.document + self.head + self.golden + self.masks + self.checksum
+        self.container + self.document + self.head + self.golden + self.masks + self.deltas + self.checksum
     }
 }
 
@@ -85,6 +90,11 @@ impl PackFile {
         &self.head
     }
 
+    /// The replaced tensors, sorted by name.
+    pub fn deltas(&self) -> &[Delta] {
+        &self.deltas
+    }
+
     /// SHA-256 of the file, lower-case hex.
     pub fn digest(&self) -> &str {
         &self.digest
@@ -106,7 +116,7 @@ impl PackFile {
     /// [`PackError::OtherBase`], naming the pack's field.
     pub fn check_base(&self, base: &Base) -> Result<(), PackError> {
         let shapes = self.document.masks.iter().map(fit::MaskShape::from);
-        fit::check(&self.title(), &self.document, self.head.hidden, shapes, base)
+        fit::check(&self.title(), &self.document, self.head.hidden, shapes, &self.deltas, base)
     }
 
     /// Decodes the masks for a base, on all processors. The base may be left out for
@@ -116,14 +126,14 @@ impl PackFile {
     /// When the pack was made for another base, a mask is damaged, or a base is needed.
     pub fn decode(self, base: Option<&Base>) -> Result<Pack, PackError> {
         let masks = self.masks(base)?;
-        let (document, head, golden) = self.without_masks();
-        Ok(Pack { document, masks, head, golden })
+        let PackFile { document, head, deltas, golden, .. } = self;
+        let document = PackDocument { masks: Vec::new(), golden: Vec::new(), ..document };
+        Ok(Pack { document, masks, deltas, head, golden })
     }
 
-    /// What a task has besides its masks.
-    pub(crate) fn without_masks(self) -> (PackDocument, Head, Vec<Golden>) {
-        let PackFile { document, head, golden, .. } = self;
-        (PackDocument { masks: Vec::new(), golden: Vec::new(), ..document }, head, golden)
+    /// What a task has on top of the encoder.
+    pub(crate) fn into_head(self) -> (PackDocument, Head, Vec<Golden>) {
+        (self.document, self.head, self.golden)
     }
 
     /// The masks alone, decoded; otherwise as [`PackFile::decode`].

@@ -1,15 +1,16 @@
 //! Whether a pack was made for a base.
 
-use super::{MaskEntry, PackDocument, PackError};
+use super::{Delta, MaskEntry, PackDocument, PackError, tensor};
 use crate::base::Base;
 
-/// Checks identities, tokenizer, width, length of texts, and the shape of each masked tensor;
+/// Checks identities, tokenizer, width, length of texts, and the shape of each masked or replaced tensor;
 /// errors call the pack by its title.
 pub(super) fn check<'a>(
     title: &str,
     document: &PackDocument,
     hidden: usize,
     masks: impl Iterator<Item = MaskShape<'a>>,
+    deltas: &[Delta],
     base: &Base,
 ) -> Result<(), PackError> {
     let wrong = |field: String, reason: String| {
@@ -42,6 +43,14 @@ pub(super) fn check<'a>(
             let reason =
                 format!("`{tensor}` is [{outputs}, {inputs}], the base has [{}, {}]", ours.outputs, ours.inputs);
             return wrong(format!("masks/{i}"), reason);
+        }
+    }
+    for Delta { tensor: name, shape, .. } in deltas {
+        let field = || format!("{}{name}", tensor::DELTA);
+        match base.tensor_f32(name) {
+            Ok((ours, _)) if ours == shape.as_slice() => {}
+            Ok((ours, _)) => return wrong(field(), format!("is {shape:?}, the base has {ours:?}")),
+            Err(_) => return wrong(field(), format!("the base has no tensor `{name}`")),
         }
     }
     Ok(())

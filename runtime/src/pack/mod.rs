@@ -8,6 +8,7 @@ mod document;
 mod file;
 mod fit;
 mod float;
+mod input;
 mod read;
 mod set;
 mod write;
@@ -17,6 +18,7 @@ use std::path::{Path, PathBuf};
 pub use document::{Codec, MaskEntry, PackDocument, Pooling, SCHEMA, TaskKind, TextSettings, check_name};
 pub use file::{PackFile, Sizes};
 pub use float::FloatType;
+pub use input::Input;
 pub use read::file as read_file;
 pub use set::{PackSet, read_packs, select, split_name};
 pub use write::file as write_file;
@@ -37,7 +39,9 @@ pub mod tensor {
     pub const HEAD_WEIGHT: &str = "head/weight";
     /// The head's bias, `[labels]`, of the matrix's type.
     pub const HEAD_BIAS: &str = "head/bias";
-    /// The golden logits, F32 [texts, labels].
+    /// What the names of replaced tensors of the base begin with.
+    pub const DELTA: &str = "delta/";
+    /// The golden logits, F32 [rows, labels].
     pub const GOLDEN: &str = "golden/logits";
     /// SHA-256 of all bytes of the file before it, U8 `[32]`; the file's end.
     pub const CHECKSUM: &str = "sha256";
@@ -193,6 +197,19 @@ pub struct NamedMask {
     pub mask: Mask,
 }
 
+/// A tensor of the base that a task replaces.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Delta {
+    /// The base's tensor.
+    pub tensor: String,
+    /// Its shape, as the base has it.
+    pub shape: Vec<usize>,
+    /// The new values, row by row.
+    pub values: Vec<f32>,
+    /// How they are stored.
+    pub dtype: FloatType,
+}
+
 /// The classifier on top of the encoder: logits = weight · pooled + bias.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Head {
@@ -208,12 +225,12 @@ pub struct Head {
     pub dtype: FloatType,
 }
 
-/// A text with the logits that it had when the pack was made.
+/// An input with the logits that it had when the pack was made.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Golden {
-    /// The text.
-    pub text: String,
-    /// One value a label.
+    /// The input.
+    pub input: Input,
+    /// One value a label, for each of its words where the task tags words.
     pub logits: Vec<f32>,
 }
 
@@ -224,9 +241,11 @@ pub struct Pack {
     pub document: PackDocument,
     /// The masks; a maskable tensor of the base that is not named is left as it is.
     pub masks: Vec<NamedMask>,
+    /// Tensors that are replaced, sorted by name; none of them has a mask.
+    pub deltas: Vec<Delta>,
     /// The classifier.
     pub head: Head,
-    /// Texts with recorded logits.
+    /// Inputs with recorded logits.
     pub golden: Vec<Golden>,
 }
 
@@ -244,11 +263,26 @@ impl Pack {
         golden: Vec<Golden>,
     ) -> Result<Pack, PackError> {
         let document = PackDocument { masks: Vec::new(), golden: Vec::new(), ..document };
-        let mut pack = Pack { document, masks, head, golden };
+        let mut pack = Pack { document, masks, deltas: Vec::new(), head, golden };
         write::check(&pack)?;
         let Head { weight, bias, dtype, .. } = &mut pack.head;
         weight.iter_mut().chain(bias).for_each(|value| *value = dtype.round(*value));
         Ok(pack)
+    }
+
+    /// The pack with these tensors replaced. As with the head, their values become those that their
+    /// types can store.
+    ///
+    /// # Errors
+    /// When a tensor comes twice or has a mask, or a value cannot be stored; the tensor is named.
+    pub fn with_deltas(mut self, mut deltas: Vec<Delta>) -> Result<Pack, PackError> {
+        deltas.sort_by(|a, b| a.tensor.cmp(&b.tensor));
+        self.deltas = deltas;
+        write::check(&self)?;
+        for Delta { values, dtype, .. } in &mut self.deltas {
+            values.iter_mut().for_each(|value| *value = dtype.round(*value));
+        }
+        Ok(self)
     }
 
     /// Reads, checks and decodes a pack file for a base.
@@ -269,7 +303,7 @@ impl Pack {
             outputs: mask.outputs(),
             inputs: mask.inputs(),
         });
-        fit::check(&format!("`{}`", self.document.name), &self.document, self.head.hidden, shapes, base)
+        fit::check(&format!("`{}`", self.document.name), &self.document, self.head.hidden, shapes, &self.deltas, base)
     }
 
     /// The bytes of the pack's file; equal packs have equal bytes. The base may be left out

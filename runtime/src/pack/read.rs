@@ -7,9 +7,9 @@ use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use sha2::{Digest, Sha256};
 
-use super::document::PackDocument;
+use super::document::{PackDocument, check_name};
 use super::file::{PackFile, Sizes};
-use super::{FloatType, Golden, Head, METADATA_KEY, PackError, Reason, tensor};
+use super::{Delta, FloatType, Golden, Head, METADATA_KEY, PackError, Reason, tensor};
 use crate::base::hex;
 
 /// The most bytes that a pack may have: a bit for each weight of a base of eight thousand million.
@@ -65,14 +65,17 @@ pub(super) fn pack(bytes: &[u8]) -> Result<PackFile, Reason> {
     let document: PackDocument = serde_json::from_str(&text)?;
     document.check()?;
     let known = [tensor::MASK, tensor::HEAD_WEIGHT, tensor::HEAD_BIAS, tensor::GOLDEN, tensor::CHECKSUM];
-    if let Some(name) = tensors.names().into_iter().find(|name| !known.contains(name)) {
+    if let Some(name) =
+        tensors.names().into_iter().find(|name| !known.contains(name) && !name.starts_with(tensor::DELTA))
+    {
         // Ignoring a tensor that changes the task would give wrong answers without a word.
         return Err(Reason::field(name, "this program does not know this tensor; install a newer one"));
     }
     let coded = masks(&document, &tensors)?.to_vec();
     let head = head(&document, &tensors)?;
+    let deltas = deltas(&document, &tensors)?;
     let golden = golden(&document, &tensors)?;
-    let size = |name| tensors.tensor(name).map_or(0, |view| view.data().len());
+    let size = |name: &str| tensors.tensor(name).map_or(0, |view| view.data().len());
     let quoted = serde_json::to_string(&text)?.len().min(header);
     let sizes = Sizes {
         container: header - quoted,
@@ -80,10 +83,11 @@ pub(super) fn pack(bytes: &[u8]) -> Result<PackFile, Reason> {
         head: size(tensor::HEAD_WEIGHT) + size(tensor::HEAD_BIAS),
         golden: size(tensor::GOLDEN),
         masks: coded.len(),
+        deltas: deltas.iter().map(|delta| size(&format!("{}{}", tensor::DELTA, delta.tensor))).sum(),
         checksum: CHECKSUM_BYTES,
     };
     let digest = hex(&Sha256::digest(bytes));
-    Ok(PackFile { document, head, golden, coded, sizes, digest, origin: None })
+    Ok(PackFile { document, head, deltas, golden, coded, sizes, digest, origin: None })
 }
 
 /// Checks that this program knows a schema and the features that a file asks for.
@@ -143,16 +147,43 @@ fn head(document: &PackDocument, tensors: &SafeTensors<'_>) -> Result<Head, Reas
 }
 
 fn golden(document: &PackDocument, tensors: &SafeTensors<'_>) -> Result<Vec<Golden>, Reason> {
-    let (texts, labels) = (document.golden.len(), document.labels.len());
+    let labels = document.labels.len();
+    let rows = document.golden.iter().fold(0usize, |rows, input| rows.saturating_add(input.rows()));
     let logits = match tensors.tensor(tensor::GOLDEN) {
-        Ok(_) if texts == 0 => return Err(Reason::field(tensor::GOLDEN, "is there, but no golden texts are")),
-        Ok(view) => floats(tensor::GOLDEN, &view, FloatType::F32, &[texts, labels])?,
-        Err(_) if texts == 0 => Vec::new(),
+        Ok(_) if rows == 0 => return Err(Reason::field(tensor::GOLDEN, "is there, but no golden texts are")),
+        Ok(view) => floats(tensor::GOLDEN, &view, FloatType::F32, &[rows, labels])?,
+        Err(_) if rows == 0 => Vec::new(),
         Err(error) => return Err(error.into()),
     };
-    let rows = logits.chunks_exact(labels);
-    let golden = document.golden.iter().zip(rows);
-    Ok(golden.map(|(text, logits)| Golden { text: text.clone(), logits: logits.to_vec() }).collect())
+    let mut rest = logits.as_slice();
+    let golden = document.golden.iter().map(|input| {
+        let (logits, after) = rest.split_at(input.rows() * labels);
+        rest = after;
+        Golden { input: input.clone(), logits: logits.to_vec() }
+    });
+    Ok(golden.collect())
+}
+
+/// The replaced tensors, sorted by name.
+fn deltas(document: &PackDocument, tensors: &SafeTensors<'_>) -> Result<Vec<Delta>, Reason> {
+    let mut deltas = Vec::new();
+    for (name, view) in tensors.tensors() {
+        let Some(replaced) = name.strip_prefix(tensor::DELTA) else { continue };
+        let wrong = |reason: String| Err(Reason::field(&*name, reason));
+        if let Err(reason) = check_name(replaced) {
+            return wrong(format!("the name {reason}"));
+        }
+        if document.masks.iter().any(|entry| entry.tensor == replaced) {
+            return wrong("is of a tensor that has a mask, too".to_owned());
+        }
+        let Some(dtype) = FloatType::of(view.dtype()) else {
+            return Err(unexpected(&name, &view, "F16, BF16 or F32"));
+        };
+        let values = floats(&name, &view, dtype, view.shape())?;
+        deltas.push(Delta { tensor: replaced.to_owned(), shape: view.shape().to_vec(), values, dtype });
+    }
+    deltas.sort_by(|a, b| a.tensor.cmp(&b.tensor));
+    Ok(deltas)
 }
 
 fn required<'a>(tensors: &SafeTensors<'a>, name: &str) -> Result<TensorView<'a>, Reason> {

@@ -16,7 +16,7 @@ fn document() -> PackDocument {
         revision: 1,
         kind: TaskKind::Classify,
         labels: vec!["HUM".into(), "LOC".into(), "NUM".into()],
-        text: TextSettings { max_tokens: 16, pooling: Pooling::Mean },
+        text: TextSettings { max_tokens: 16, pooling: Pooling::Mean, pair: false },
         base_id: "ab".repeat(32),
         tokenizer_sha256: "01".repeat(32),
         granularity: Granularity::Block { rows: 4, cols: 1 },
@@ -39,7 +39,7 @@ fn small() -> Pack {
     let masks = vec![named("layer.0.query.weight", 6, 5, 3), named("layer.0.value.weight", 5, 6, 4)];
     let weight = (0..12).map(|i| i as f32 / 7.0).collect();
     let head = Head { weight, bias: vec![0.1, -0.2, 0.3], labels: 3, hidden: 4, dtype: FloatType::F16 };
-    let golden = |text: &str| Golden { text: text.into(), logits: vec![1.0, -2.5, 1e-7] };
+    let golden = |text: &str| Golden { input: Input::from(text), logits: vec![1.0, -2.5, 1e-7] };
     Pack::new(document(), masks, head, vec![golden("Where is Lima?"), golden("Ünïcode 🦙")]).unwrap()
 }
 
@@ -113,13 +113,13 @@ fn masks_coded_given_the_base_need_it() {
 #[test]
 fn a_head_is_what_its_type_can_store() {
     for dtype in [FloatType::F32, FloatType::F16, FloatType::Bf16] {
-        let Pack { document, masks, head, golden } = small();
+        let Pack { document, masks, head, golden, .. } = small();
         let values = Head { weight: (0..12).map(|i| i as f32 / 7.0).collect(), dtype, ..head };
         let pack = Pack::new(document, masks, values.clone(), golden).unwrap();
         assert_eq!(pack.head.weight, values.weight.iter().map(|v| dtype.round(*v)).collect::<Vec<_>>());
         assert_eq!(read(&bytes(&pack)).unwrap().head, pack.head);
     }
-    let Pack { document, masks, mut head, golden } = small();
+    let Pack { document, masks, mut head, golden, .. } = small();
     head.weight[3] = 1e5;
     let error = Pack::new(document, masks, head, golden).unwrap_err().to_string();
     assert!(error.contains("head/weight") && error.contains("f32"), "{error}");

@@ -9,7 +9,7 @@ use safetensors::tensor::{Dtype, TensorView};
 use sha2::{Digest, Sha256};
 
 use super::{
-    Codec, FloatType, METADATA_KEY, MaskEntry, NamedMask, Pack, PackDocument, PackError, Reason, read, tensor,
+    Codec, Delta, FloatType, METADATA_KEY, MaskEntry, NamedMask, Pack, PackDocument, PackError, Reason, read, tensor,
 };
 use crate::base::Base;
 use crate::codec;
@@ -28,20 +28,40 @@ pub(super) fn check(pack: &Pack) -> Result<(), Reason> {
         if values.len() != expected || expected == 0 {
             return Err(Reason::field(name, format!("has {} values, must have {expected}", values.len())));
         }
-        if let Some(value) = values.iter().find(|v| v.is_finite() && !head.dtype.round(**v).is_finite()) {
-            let reason = format!("{value} is more than {} can hold; store the head as f32", head.dtype);
+        storable(name, values, head.dtype)?;
+    }
+    for (i, delta) in pack.deltas.iter().enumerate() {
+        let name = format!("{}{}", tensor::DELTA, delta.tensor);
+        if pack.deltas[..i].iter().any(|other| other.tensor == delta.tensor) {
+            return Err(Reason::field(name, "comes twice"));
+        }
+        if pack.masks.iter().any(|mask| mask.tensor == delta.tensor) {
+            return Err(Reason::field(name, "is of a tensor that has a mask, too"));
+        }
+        super::check_name(&delta.tensor).map_err(|reason| Reason::field(&*name, format!("the name {reason}")))?;
+        if delta.shape.iter().try_fold(1usize, |n, d| n.checked_mul(*d)) != Some(delta.values.len()) {
+            let reason = format!("has {} values for the shape {:?}", delta.values.len(), delta.shape);
             return Err(Reason::field(name, reason));
         }
-        read::finite(name, values)?;
+        storable(&name, &delta.values, delta.dtype)?;
     }
     for golden in &pack.golden {
-        if golden.logits.len() != labels {
-            let reason = format!("{:?} has {} logits for {labels} labels", golden.text, golden.logits.len());
+        if golden.logits.len() != golden.input.rows() * labels {
+            let (rows, found) = (golden.input.rows(), golden.logits.len());
+            let reason = format!("{:?} has {found} logits for {rows} rows of {labels} labels", golden.input);
             return Err(Reason::field(tensor::GOLDEN, reason));
         }
         read::finite(tensor::GOLDEN, &golden.logits)?;
     }
     Ok(())
+}
+
+/// Checks that a type can hold finite values.
+fn storable(name: &str, values: &[f32], dtype: FloatType) -> Result<(), Reason> {
+    if let Some(value) = values.iter().find(|v| v.is_finite() && !dtype.round(**v).is_finite()) {
+        return Err(Reason::field(name, format!("{value} is more than {dtype} can hold; store it as f32")));
+    }
+    read::finite(name, values)
 }
 
 /// The document of a pack's file, whose coded masks have these lengths.
@@ -61,7 +81,7 @@ fn document(pack: &Pack, lengths: impl Iterator<Item = usize>) -> Result<PackDoc
         length,
     };
     document.masks = pack.masks.iter().zip(lengths).map(entry).collect();
-    document.golden = pack.golden.iter().map(|g| g.text.clone()).collect();
+    document.golden = pack.golden.iter().map(|g| g.input.clone()).collect();
     document.check()?;
     Ok(document)
 }
@@ -98,12 +118,21 @@ fn container(pack: &Pack, document: &PackDocument, masks: &[u8]) -> Result<Vec<u
     let golden: Vec<f32> = pack.golden.iter().flat_map(|g| g.logits.iter().copied()).collect();
     let golden = FloatType::F32.to_bytes(&golden);
     let dtype = head.dtype.dtype();
+    let deltas: Vec<(String, Vec<u8>)> = pack
+        .deltas
+        .iter()
+        .map(|delta| (format!("{}{}", tensor::DELTA, delta.tensor), delta.dtype.to_bytes(&delta.values)))
+        .collect();
     let mut tensors = vec![
         (tensor::HEAD_WEIGHT, TensorView::new(dtype, vec![labels, head.hidden], &weight)?),
         (tensor::HEAD_BIAS, TensorView::new(dtype, vec![labels], &bias)?),
     ];
     if !pack.golden.is_empty() {
-        tensors.push((tensor::GOLDEN, TensorView::new(Dtype::F32, vec![pack.golden.len(), labels], &golden)?));
+        tensors
+            .push((tensor::GOLDEN, TensorView::new(Dtype::F32, vec![golden.len() / (4 * labels), labels], &golden)?));
+    }
+    for (Delta { shape, dtype, .. }, (name, bytes)) in pack.deltas.iter().zip(&deltas) {
+        tensors.push((name, TensorView::new(dtype.dtype(), shape.clone(), bytes)?));
     }
     if !pack.masks.is_empty() {
         tensors.push((tensor::MASK, TensorView::new(Dtype::U8, vec![masks.len()], masks)?));

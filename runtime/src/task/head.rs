@@ -1,28 +1,31 @@
 //! Pooling and the classifier. Sums are taken in f64, so that they do not add noise of their
 //! own to what the engines compute.
 
-use crate::engine::{Hidden, TokenBatch};
+use super::Tokens;
+use crate::engine::Hidden;
 use crate::pack::{Head, Pooling};
 
-/// One vector for each text of a batch; padding takes no part.
-pub fn pool(hidden: &Hidden, batch: &TokenBatch, pooling: Pooling) -> Vec<Vec<f32>> {
-    let (width, sequence) = (hidden.hidden, hidden.sequence);
-    let texts = hidden.data.chunks_exact(sequence * width).zip(batch.attention_mask.chunks_exact(sequence));
-    texts
-        .map(|(tokens, mask)| match pooling {
-            Pooling::Cls => tokens[..width].to_vec(),
+/// The vectors that the head sees, for each input of a batch: one for a text or a pair, one for each
+/// word of a list, but none for a word without a token.
+pub fn pool(hidden: &Hidden, inputs: &[&Tokens], pooling: Pooling) -> Vec<Vec<Option<Vec<f32>>>> {
+    let width = hidden.hidden;
+    let rows = hidden.data.chunks_exact(hidden.sequence * width).zip(inputs);
+    rows.map(|(vectors, tokens)| {
+        let vector = |token: usize| vectors[token * width..][..width].to_vec();
+        match pooling {
+            Pooling::Cls => vec![Some(vector(0))],
+            Pooling::First => tokens.firsts.iter().map(|first| first.map(vector)).collect(),
             Pooling::Mean => {
                 let mut sum = vec![0f64; width];
-                let real = tokens.chunks_exact(width).zip(mask).filter(|(_, m)| **m != 0);
-                let mut count = 0u32;
-                for (token, _) in real {
+                for token in vectors.chunks_exact(width).take(tokens.len()) {
                     sum.iter_mut().zip(token).for_each(|(s, t)| *s += f64::from(*t));
-                    count += 1;
                 }
-                sum.iter().map(|s| (s / f64::from(count.max(1))) as f32).collect()
+                let count = f64::from(tokens.len().max(1) as u32);
+                vec![Some(sum.iter().map(|s| (s / count) as f32).collect())]
             }
-        })
-        .collect()
+        }
+    })
+    .collect()
 }
 
 /// The head's output for one pooled vector: weight · pooled + bias, one value a label.
@@ -39,12 +42,17 @@ pub fn logits(head: &Head, pooled: &[f32]) -> Vec<f32> {
     .collect()
 }
 
-/// Probabilities from logits.
+/// Probabilities from logits of which exactly one is right.
 pub fn softmax(logits: &[f32]) -> Vec<f32> {
     let top = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let exp: Vec<f64> = logits.iter().map(|l| f64::from(l - top).exp()).collect();
     let sum: f64 = exp.iter().sum();
     exp.iter().map(|e| (e / sum) as f32).collect()
+}
+
+/// The probability that a logit stands for on its own.
+pub fn sigmoid(logit: f32) -> f32 {
+    (1.0 / (1.0 + f64::from(-logit).exp())) as f32
 }
 
 #[cfg(test)]
@@ -53,23 +61,19 @@ mod tests {
     use super::*;
     use crate::pack::FloatType;
 
-    fn batch(mask: &[i64], sequence: usize) -> TokenBatch {
-        TokenBatch {
-            batch: mask.len() / sequence,
-            sequence,
-            input_ids: vec![5; mask.len()],
-            attention_mask: mask.to_vec(),
-            token_type_ids: vec![0; mask.len()],
-        }
+    fn tokens(length: usize, firsts: &[Option<usize>]) -> Tokens {
+        Tokens { ids: vec![5; length], segments: vec![0; length], firsts: firsts.to_vec() }
     }
 
     #[test]
-    fn padding_takes_no_part_in_the_mean() {
+    fn padding_takes_no_part() {
         let data = vec![1.0, 2.0, 3.0, 6.0, 1000.0, f32::NAN, 7.0, 8.0, 1e9, 1e9, 1e9, 1e9];
         let hidden = Hidden { batch: 2, sequence: 3, hidden: 2, data };
-        let batch = batch(&[1, 1, 0, 1, 0, 0], 3);
-        assert_eq!(pool(&hidden, &batch, Pooling::Mean), [[2.0, 4.0], [7.0, 8.0]]);
-        assert_eq!(pool(&hidden, &batch, Pooling::Cls), [[1.0, 2.0], [7.0, 8.0]]);
+        let [first, second] = [tokens(2, &[Some(1), None]), tokens(1, &[])];
+        let pooled = |pooling| pool(&hidden, &[&first, &second], pooling);
+        assert_eq!(pooled(Pooling::Mean), [[Some(vec![2.0, 4.0])], [Some(vec![7.0, 8.0])]]);
+        assert_eq!(pooled(Pooling::Cls), [[Some(vec![1.0, 2.0])], [Some(vec![7.0, 8.0])]]);
+        assert_eq!(pooled(Pooling::First), [vec![Some(vec![3.0, 6.0]), None], vec![]]);
     }
 
     #[test]

@@ -5,16 +5,16 @@ mod runner;
 mod spans;
 mod tokenizer;
 
-pub use head::{logits, pool, softmax};
-pub use runner::{GOLDEN_TOLERANCE, GoldenCheck, Prediction, Runner, TaskRef};
+pub use head::{logits, pool, sigmoid, softmax};
+pub use runner::{Answer, GOLDEN_TOLERANCE, GoldenCheck, Prediction, Runner, TaskRef};
 pub use spans::{Span, spans};
-pub use tokenizer::Tokenizer;
+pub use tokenizer::{Tokenizer, Tokens};
 
 use std::path::PathBuf;
 
 use crate::engine::EngineError;
 use crate::error::ExitCode;
-use crate::pack::PackError;
+use crate::pack::{PackError, TaskKind};
 
 /// What can go wrong between a text and its label.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +38,14 @@ pub enum TaskError {
     /// The pack cannot be used with the base.
     #[error(transparent)]
     Pack(#[from] PackError),
+    /// The task is of another kind than it is asked for.
+    #[error("the task `{task}` is of the kind `{kind}`; it does not give one label for a text")]
+    Kind {
+        /// The task.
+        task: String,
+        /// Its kind.
+        kind: TaskKind,
+    },
     /// There is no such task.
     #[error("the task was not added to this runner")]
     NoTask,
@@ -54,7 +62,7 @@ impl TaskError {
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::Tokenizer { .. } | Self::NotFinite => ExitCode::CorruptFile,
-            Self::Text { .. } => ExitCode::InputData,
+            Self::Text { .. } | Self::Kind { .. } => ExitCode::InputData,
             Self::Pack(error) => error.exit_code(),
             Self::NoTask => ExitCode::Other,
             Self::Engine(error) => error.exit_code(),

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{TaskError, Tokenizer, head};
+use super::{TaskError, Tokenizer, Tokens, head};
 use crate::base::Base;
 use crate::engine::{Engine, EngineInfo, Hidden, TaskId, TokenBatch};
-use crate::pack::{Golden, Head, Pack, PackDocument, PackFile, Pooling, TextSettings};
+use crate::pack::{Golden, Head, Input, Pack, PackDocument, PackFile, TaskKind, TextSettings};
 
 /// Texts in a batch, at most.
 const MAX_BATCH: usize = 32;
@@ -20,7 +20,26 @@ pub const GOLDEN_TOLERANCE: f32 = 1e-4;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TaskRef(usize);
 
-/// A text's label.
+/// What a task says of an input.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Answer {
+    /// One label ([`TaskKind::Classify`]).
+    Label(Prediction),
+    /// The labels that apply ([`TaskKind::Multilabel`]).
+    Labels {
+        /// The places of those with a probability above a half, in the order of the pack's labels.
+        chosen: Vec<usize>,
+        /// Probabilities, one a label (sigmoid of the logits).
+        scores: Vec<f32>,
+    },
+    /// A number ([`TaskKind::Regress`]).
+    Value(f32),
+    /// A label for each word ([`TaskKind::Tag`]); none for a word without a token, be it that it was
+    /// cut away or that it has nothing that the tokenizer keeps.
+    Tags(Vec<Option<Prediction>>),
+}
+
+/// A text's or a word's label.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Prediction {
     /// The label with the largest logit, the first of equal ones.
@@ -38,7 +57,7 @@ pub struct Prediction {
 /// How far an engine is from a pack's golden vectors.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct GoldenCheck {
-    /// Number of golden vectors.
+    /// Number of golden inputs.
     pub texts: usize,
     /// The largest absolute difference of a logit; 0 without golden vectors.
     pub max_difference: f32,
@@ -54,6 +73,7 @@ impl GoldenCheck {
 struct Task {
     id: TaskId,
     name: String,
+    kind: TaskKind,
     labels: Vec<String>,
     text: TextSettings,
     head: Head,
@@ -84,7 +104,7 @@ impl Runner {
     /// When the pack was made for another base, or what the engine reports.
     pub fn add_pack(&mut self, pack: Pack) -> Result<TaskRef, TaskError> {
         pack.check_base(&self.base)?;
-        let id = self.engine.load(&pack.masks)?;
+        let id = self.engine.load(&pack.masks, &pack.deltas)?;
         Ok(self.add(id, pack.document, pack.head, pack.golden))
     }
 
@@ -98,17 +118,18 @@ impl Runner {
         let id = match self.engine.recall(&file) {
             Some(id) => id,
             None => {
-                let id = self.engine.load(&file.masks(Some(&self.base))?)?;
+                let id = self.engine.load(&file.masks(Some(&self.base))?, file.deltas())?;
                 self.engine.keep(id, &file);
                 id
             }
         };
-        let (document, head, golden) = file.without_masks();
+        let (document, head, golden) = file.into_head();
         Ok(self.add(id, document, head, golden))
     }
 
     fn add(&mut self, id: TaskId, document: PackDocument, head: Head, golden: Vec<Golden>) -> TaskRef {
-        self.tasks.push(Task { id, name: document.name, labels: document.labels, text: document.text, head, golden });
+        let PackDocument { name, kind, labels, text, .. } = document;
+        self.tasks.push(Task { id, name, kind, labels, text, head, golden });
         TaskRef(self.tasks.len() - 1)
     }
 
@@ -151,6 +172,22 @@ impl Runner {
         self.task(task).map(|t| t.name.as_str())
     }
 
+    /// What a task computes.
+    ///
+    /// # Errors
+    /// When the task is not of this runner.
+    pub fn kind(&self, task: TaskRef) -> Result<TaskKind, TaskError> {
+        self.task(task).map(|t| t.kind)
+    }
+
+    /// What a task reads.
+    ///
+    /// # Errors
+    /// When the task is not of this runner.
+    pub fn text(&self, task: TaskRef) -> Result<&TextSettings, TaskError> {
+        self.task(task).map(|t| &t.text)
+    }
+
     /// The labels of a task, in the order of logits and scores.
     ///
     /// # Errors
@@ -163,51 +200,112 @@ impl Runner {
         self.tasks.get(task.0).ok_or(TaskError::NoTask)
     }
 
-    /// Labels texts; the predictions are in the order of the texts.
-    ///
-    /// Texts of similar length share a batch, so results may differ in the last bits with the
-    /// company that a text is in, by about 1e-6 of a logit.
+    /// Labels texts with a task of the kind `classify`; the predictions are in the order of the texts.
     ///
     /// # Errors
-    /// When a text cannot become tokens, or the engine fails.
+    /// As [`Runner::predict`], and when the task is of another kind.
     pub fn classify(&self, task: TaskRef, texts: &[&str]) -> Result<Vec<Prediction>, TaskError> {
-        let all = self.logits(task, texts)?;
-        let labels = &self.task(task)?.labels;
-        Ok(all.into_iter().map(|logits| Prediction::new(labels, logits)).collect())
+        let inputs: Vec<Input> = texts.iter().map(|text| Input::from(*text)).collect();
+        let one = |answer| match answer {
+            Answer::Label(prediction) => Ok(prediction),
+            _ => {
+                let Task { name, kind, .. } = self.task(task)?;
+                Err(TaskError::Kind { task: name.clone(), kind: *kind })
+            }
+        };
+        self.predict(task, &inputs)?.into_iter().map(one).collect()
+    }
+
+    /// Runs inputs through a task; the answers are in the order of the inputs.
+    ///
+    /// Inputs of similar length share a batch, so results may differ in the last bits with the
+    /// company that one is in, by about 1e-6 of a logit.
+    ///
+    /// # Errors
+    /// When an input is not of the form that the task reads or cannot become tokens, or the engine
+    /// fails.
+    pub fn predict(&self, task: TaskRef, inputs: &[Input]) -> Result<Vec<Answer>, TaskError> {
+        let all = self.logits(task, inputs)?;
+        let task = self.task(task)?;
+        Ok(all.into_iter().map(|rows| task.answer(rows)).collect())
     }
 
     /// Runs a pack's golden vectors and says how far the engine is from them.
     ///
     /// # Errors
-    /// As for [`Runner::classify`].
+    /// As for [`Runner::predict`].
     pub fn check_golden(&self, task: TaskRef) -> Result<GoldenCheck, TaskError> {
-        let golden = self.task(task)?.golden.clone();
-        let texts: Vec<&str> = golden.iter().map(|g| g.text.as_str()).collect();
-        let found = self.logits(task, &texts)?;
-        let differences = golden.iter().zip(&found).flat_map(|(g, f)| g.logits.iter().zip(f));
-        let max_difference = differences.map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        let golden = &self.task(task)?.golden;
+        let inputs: Vec<Input> = golden.iter().map(|g| g.input.clone()).collect();
+        let found = self.logits(task, &inputs)?;
+        let mut max_difference = 0f32;
+        for (golden, rows) in golden.iter().zip(found) {
+            let found: Vec<f32> = rows.into_iter().flatten().flatten().collect();
+            if found.len() != golden.logits.len() {
+                // A word that had logits has none here.
+                max_difference = f32::INFINITY;
+            }
+            let differences = golden.logits.iter().zip(&found).map(|(a, b)| (a - b).abs());
+            max_difference = differences.fold(max_difference, f32::max);
+        }
         Ok(GoldenCheck { texts: golden.len(), max_difference })
     }
 
-    /// The head's output for each text.
-    fn logits(&self, task: TaskRef, texts: &[&str]) -> Result<Vec<Vec<f32>>, TaskError> {
-        let task = self.tasks.get(task.0).ok_or(TaskError::NoTask)?;
-        let tokens = self.tokenizer.encode_batch(texts, task.text.max_tokens)?;
-        let mut results = vec![Vec::new(); texts.len()];
-        for group in batches(&tokens.iter().map(Vec::len).collect::<Vec<_>>()) {
-            let rows: Vec<&[i64]> = group.iter().map(|i| tokens[*i].as_slice()).collect();
-            let batch = self.tokenizer.pad(&rows);
-            let hidden = self.engine.encode(task.id, &batch)?;
-            let pooling: Pooling = task.text.pooling;
-            for (i, pooled) in group.into_iter().zip(head::pool(&hidden, &batch, pooling)) {
-                let logits = head::logits(&task.head, &pooled);
-                if !logits.iter().all(|l| l.is_finite()) {
+    /// The head's output for each input: a row, or one for each word that has a token.
+    ///
+    /// # Errors
+    /// As for [`Runner::predict`].
+    pub fn logits(&self, task: TaskRef, inputs: &[Input]) -> Result<Vec<Vec<Option<Vec<f32>>>>, TaskError> {
+        let task = self.task(task)?;
+        if let Some((index, input)) = inputs.iter().enumerate().find(|(_, input)| !task.takes(input)) {
+            let reason = format!("is {}, but the task `{}` reads {}", input.what(), task.name, task.reads());
+            return Err(TaskError::Text { index, reason });
+        }
+        let tokens = self.tokenizer.encode_batch(inputs, task.text.max_tokens)?;
+        let mut results = vec![Vec::new(); inputs.len()];
+        for group in batches(&tokens.iter().map(Tokens::len).collect::<Vec<_>>()) {
+            let these: Vec<&Tokens> = group.iter().map(|i| &tokens[*i]).collect();
+            let hidden = self.engine.encode(task.id, &self.tokenizer.pad(&these))?;
+            for (i, vectors) in group.into_iter().zip(head::pool(&hidden, &these, task.text.pooling)) {
+                let logits = |vector: Option<Vec<f32>>| vector.map(|vector| head::logits(&task.head, &vector));
+                results[i] = vectors.into_iter().map(logits).collect();
+                if results[i].iter().flatten().flatten().any(|l| !l.is_finite()) {
                     return Err(TaskError::NotFinite);
                 }
-                results[i] = logits;
             }
         }
         Ok(results)
+    }
+}
+
+impl Task {
+    fn takes(&self, input: &Input) -> bool {
+        self.text.takes(self.kind, input)
+    }
+
+    fn reads(&self) -> &'static str {
+        match (self.kind, self.text.pair) {
+            (TaskKind::Tag, _) => "a list of words",
+            (_, true) => "a pair of texts",
+            (_, false) => "one text",
+        }
+    }
+
+    /// What rows of logits say.
+    fn answer(&self, mut rows: Vec<Option<Vec<f32>>>) -> Answer {
+        if self.kind == TaskKind::Tag {
+            let tag = |row: Option<Vec<f32>>| row.map(|logits| Prediction::new(&self.labels, logits));
+            return Answer::Tags(rows.into_iter().map(tag).collect());
+        }
+        let logits = rows.pop().flatten().unwrap_or_default();
+        match self.kind {
+            TaskKind::Regress => Answer::Value(logits[0]),
+            TaskKind::Multilabel => Answer::Labels {
+                chosen: (0..logits.len()).filter(|i| logits[*i] > 0.0).collect(),
+                scores: logits.into_iter().map(head::sigmoid).collect(),
+            },
+            TaskKind::Classify | TaskKind::Tag => Answer::Label(Prediction::new(&self.labels, logits)),
+        }
     }
 }
 

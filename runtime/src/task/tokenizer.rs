@@ -1,13 +1,50 @@
 //! Texts to token numbers, with a base's `tokenizer.json`.
 
+use std::ops::Range;
 use std::path::PathBuf;
+
+use tokenizers::{Encoding, PostProcessor, TruncationDirection};
 
 use super::TaskError;
 use crate::base::Base;
 use crate::engine::TokenBatch;
+use crate::pack::Input;
 
 /// The largest `tokenizer.json` that is read.
 const MAX_BYTES: u64 = 256 << 20;
+
+/// An input as the encoder reads it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tokens {
+    /// Token numbers, special ones included.
+    pub ids: Vec<i64>,
+    /// The segment of each token: 1 for the second text of a pair, where the base tells them apart.
+    pub segments: Vec<i64>,
+    /// The first token of each word of a list of words; none for a word that has no token or was cut
+    /// away.
+    pub firsts: Vec<Option<usize>>,
+}
+
+impl Tokens {
+    /// The number of tokens.
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Whether there is none; what [`Tokenizer::encode`] gives has at least one.
+    pub fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+
+    /// Keeps so many tokens at the start and at the end.
+    fn cut(&mut self, start: usize, end: usize) {
+        for values in [&mut self.ids, &mut self.segments] {
+            let end = values.len() - end;
+            values.drain(start..end);
+        }
+        self.firsts.iter_mut().for_each(|first| *first = first.filter(|token| *token < start));
+    }
+}
 
 /// A base's tokenizer. Its own settings for cutting and padding are ignored: a pack says where
 /// texts are cut, and padding is up to the batch.
@@ -44,57 +81,109 @@ impl Tokenizer {
         Ok(Tokenizer { inner, path, pad, vocabulary })
     }
 
-    /// The token numbers of a text with the special tokens around it, at most `max_tokens`.
+    /// The tokens of an input with the special tokens around it, at most `max_tokens`.
     ///
-    /// A longer text is cut at its end; the special tokens stay.
+    /// What is longer is cut at its end, of a pair the longer text first; the special tokens stay.
     ///
     /// # Errors
     /// When the tokenizer fails, or knows tokens that the base does not.
-    pub fn encode(&self, text: &str, max_tokens: usize) -> Result<Vec<i64>, TaskError> {
-        self.encode_nth(0, text, max_tokens)
+    pub fn encode(&self, input: &Input, max_tokens: usize) -> Result<Tokens, TaskError> {
+        self.encode_nth(0, input, max_tokens)
     }
 
-    /// [`Tokenizer::encode`] for several texts.
+    /// [`Tokenizer::encode`] for several inputs.
     ///
     /// # Errors
-    /// As for one text; the error says which.
-    pub fn encode_batch(&self, texts: &[&str], max_tokens: usize) -> Result<Vec<Vec<i64>>, TaskError> {
-        texts.iter().enumerate().map(|(index, text)| self.encode_nth(index, text, max_tokens)).collect()
+    /// As for one; the error says which.
+    pub fn encode_batch(&self, inputs: &[Input], max_tokens: usize) -> Result<Vec<Tokens>, TaskError> {
+        inputs.iter().enumerate().map(|(index, input)| self.encode_nth(index, input, max_tokens)).collect()
     }
 
-    fn encode_nth(&self, index: usize, text: &str, max_tokens: usize) -> Result<Vec<i64>, TaskError> {
+    fn encode_nth(&self, index: usize, input: &Input, max_tokens: usize) -> Result<Tokens, TaskError> {
         let wrong = |reason: String| TaskError::Text { index, reason };
-        let encoding = self.inner.encode_fast(text, true).map_err(|e| wrong(e.to_string()))?;
-        let mut ids: Vec<i64> = encoding.get_ids().iter().map(|id| i64::from(*id)).collect();
-        if ids.len() > max_tokens {
+        let encoding = match input {
+            Input::Text(text) => self.inner.encode_fast(text.as_str(), true),
+            Input::Pair(first, second) => self.encode_pair(first, second, max_tokens),
+            Input::Words { words } => self.inner.encode(words.iter().map(String::as_str).collect::<Vec<_>>(), true),
+        };
+        let encoding = encoding.map_err(|e| wrong(e.to_string()))?;
+        let ids = encoding.get_ids().iter().map(|id| i64::from(*id)).collect();
+        let segments = encoding.get_type_ids().iter().map(|id| i64::from(*id)).collect();
+        let mut tokens = Tokens { ids, segments, firsts: Vec::new() };
+        if let Input::Words { words } = input {
+            tokens.firsts = vec![None; words.len()];
+            for (token, word) in encoding.get_word_ids().iter().enumerate() {
+                if let Some(first) = word.and_then(|word| tokens.firsts.get_mut(word as usize)) {
+                    first.get_or_insert(token);
+                }
+            }
+        }
+        if tokens.ids.len() > max_tokens {
             let special = encoding.get_special_tokens_mask();
             let tail = special.iter().rev().take_while(|s| **s == 1).count().min(max_tokens);
-            let tail_start = ids.len() - tail;
-            ids.drain(max_tokens - tail..tail_start);
+            tokens.cut(max_tokens - tail, tail);
         }
-        if ids.is_empty() {
+        if tokens.ids.is_empty() {
             return Err(wrong("has no tokens, not even special ones".to_owned()));
         }
-        if let Some(id) = ids.iter().find(|id| **id >= self.vocabulary as i64) {
+        if let Some(id) = tokens.ids.iter().find(|id| **id >= self.vocabulary as i64) {
             let reason = format!("makes token {id}, the base knows {} tokens", self.vocabulary);
             return Err(TaskError::Tokenizer { path: self.path.clone(), reason });
         }
-        Ok(ids)
+        Ok(tokens)
     }
 
-    /// Texts as one batch, padded to the longest.
-    pub fn pad(&self, texts: &[&[i64]]) -> TokenBatch {
-        let sequence = texts.iter().map(|t| t.len()).max().unwrap_or(0);
-        let size = texts.len() * sequence;
+    /// Two texts with the special tokens around and between them.
+    fn encode_pair(&self, first: &str, second: &str, max_tokens: usize) -> tokenizers::Result<Encoding> {
+        let mut first = self.inner.encode_fast(first, false)?;
+        let mut second = self.inner.encode_fast(second, false)?;
+        let special = self.inner.get_post_processor().map_or(0, |processor| processor.added_tokens(true));
+        let room = max_tokens.saturating_sub(special);
+        if first.len() + second.len() > room {
+            // The shorter one keeps up to half.
+            let short = first.len().min(second.len()).min(room / 2);
+            let lengths = if first.len() < second.len() { [short, room - short] } else { [room - short, short] };
+            first.truncate(lengths[0], 0, TruncationDirection::Right);
+            second.truncate(lengths[1], 0, TruncationDirection::Right);
+        }
+        self.inner.post_process(first, Some(second), true)
+    }
+
+    /// The words of a text, as ranges of its bytes: what the tokenizer never joins to one token, for
+    /// BERT runs of letters and single punctuation marks.
+    ///
+    /// # Errors
+    /// When the tokenizer fails.
+    pub fn words(&self, text: &str) -> Result<Vec<Range<usize>>, TaskError> {
+        let wrong = |reason: String| TaskError::Text { index: 0, reason };
+        let encoding = self.inner.encode(text, false).map_err(|e| wrong(e.to_string()))?;
+        let mut words: Vec<(u32, Range<usize>)> = Vec::new();
+        for (word, (start, end)) in encoding.get_word_ids().iter().zip(encoding.get_offsets()) {
+            let Some(word) = *word else { continue };
+            match words.last_mut() {
+                Some((last, range)) if *last == word => range.end = *end,
+                _ => words.push((word, *start..*end)),
+            }
+        }
+        Ok(words.into_iter().map(|(_, range)| range).filter(|range| text.get(range.clone()).is_some()).collect())
+    }
+
+    /// Inputs as one batch, padded to the longest.
+    pub fn pad(&self, inputs: &[&Tokens]) -> TokenBatch {
+        let sequence = inputs.iter().map(|t| t.ids.len()).max().unwrap_or(0);
+        let size = inputs.len() * sequence;
         let mut input_ids = Vec::with_capacity(size);
         let mut attention_mask = Vec::with_capacity(size);
-        for ids in texts {
+        let mut token_type_ids = Vec::with_capacity(size);
+        for Tokens { ids, segments, .. } in inputs {
             let padding = sequence - ids.len();
             input_ids.extend_from_slice(ids);
             input_ids.extend(std::iter::repeat_n(self.pad, padding));
             attention_mask.extend(std::iter::repeat_n(1, ids.len()));
             attention_mask.extend(std::iter::repeat_n(0, padding));
+            token_type_ids.extend_from_slice(segments);
+            token_type_ids.extend(std::iter::repeat_n(0, padding));
         }
-        TokenBatch { batch: texts.len(), sequence, input_ids, attention_mask, token_type_ids: vec![0; size] }
+        TokenBatch { batch: inputs.len(), sequence, input_ids, attention_mask, token_type_ids }
     }
 }

@@ -69,7 +69,7 @@ fn pack(base: &Base, codec: Codec, granularity: Granularity, dtype: FloatType) -
         revision: 1,
         kind: TaskKind::Classify,
         labels: vec!["a".into(), "b".into()],
-        text: TextSettings { max_tokens: 8, pooling: Pooling::Mean },
+        text: TextSettings { max_tokens: 8, pooling: Pooling::Mean, pair: false },
         base_id: base.base_id().to_owned(),
         tokenizer_sha256: base.manifest().tokenizer_sha256.clone(),
         granularity,
@@ -82,7 +82,7 @@ fn pack(base: &Base, codec: Codec, granularity: Granularity, dtype: FloatType) -
         extra: Default::default(),
     };
     let head = Head { weight: vec![0.5; 8], bias: vec![0.0, 1.0], labels: 2, hidden: 4, dtype };
-    let golden = vec![Golden { text: "x".into(), logits: vec![0.25, -1.0] }];
+    let golden = vec![Golden { input: "x".into(), logits: vec![0.25, -1.0] }];
     Pack::new(document, vec![NamedMask { tensor: "w".into(), mask }], head, golden).unwrap()
 }
 

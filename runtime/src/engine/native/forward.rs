@@ -155,21 +155,27 @@ impl Pass<'_> {
 
     /// Norms of the sums of token, position and segment embeddings.
     fn embed(&self, batch: &TokenBatch, texts: &[Text], x: &mut [Row], rows: usize) -> Result<(), EngineError> {
-        let Model { width, words, positions, segment, norm, .. } = self.model;
-        let ((_, words), (_, positions)) = (self.base.tensor_f32(words)?, self.base.tensor_f32(positions)?);
-        // Numbers of tokens and positions were checked against the tables.
-        let of_text = |(i, text): (usize, &Text)| {
-            let ids = &batch.input_ids[i * batch.sequence..][..text.length];
-            ids.iter().map(|id| &words[*id as usize * width..][..*width]).zip(positions.chunks_exact(*width)).collect()
-        };
-        let tokens: Vec<(&[f32], &[f32])> =
-            texts.iter().enumerate().flat_map(|text| -> Vec<_> { of_text(text) }).collect();
+        let Model { width, words, positions, segments, norm, .. } = self.model;
+        let [words, positions, segments] = [words, positions, segments].map(|table| table.values(self.base));
+        let (words, positions, segments) = (words?, positions?, segments?);
+        let mut tokens: Vec<[&[f32]; 3]> = Vec::with_capacity(rows);
+        for (i, text) in texts.iter().enumerate() {
+            let [ids, types] =
+                [&batch.input_ids, &batch.token_type_ids].map(|of| &of[i * batch.sequence..][..text.length]);
+            // Numbers of tokens, positions and segments were checked against the tables.
+            tokens.extend(
+                ids.iter()
+                    .zip(types)
+                    .zip(positions.chunks_exact(*width))
+                    .map(|((id, kind), position)| [row(words, *id, *width), row(segments, *kind, *width), position]),
+            );
+        }
         let parts = by_rows(x, rows, &self.parts(rows));
         self.each(parts.into_iter().zip(self.parts(rows)).collect(), |(mut panels, part), memory| {
             self.timed(Part::Embedding, || {
-                for (i, (word, position)) in tokens[part].iter().enumerate() {
-                    let values = word.chunks(NR).zip(position.chunks(NR)).zip(segment.chunks(NR));
-                    for (panel, ((word, position), segment)) in panels.iter_mut().zip(values) {
+                for (i, [word, segment, position]) in tokens[part].iter().enumerate() {
+                    let values = word.chunks(NR).zip(segment.chunks(NR)).zip(position.chunks(NR));
+                    for (panel, ((word, segment), position)) in panels.iter_mut().zip(values) {
                         let values = word.iter().zip(segment).zip(position);
                         panel[i].iter_mut().zip(values).for_each(|(x, ((w, s), p))| *x = w + s + p);
                     }
@@ -211,6 +217,11 @@ impl Pass<'_> {
     pub(super) fn each<T: Send>(&self, parts: Vec<T>, run: impl Fn(T, &mut Memory) + Sync) {
         pool::each(self.threads, parts, |part| MEMORY.with_borrow_mut(|memory| run(part, memory)));
     }
+}
+
+/// A row of a table.
+fn row(table: &[f32], number: i64, width: usize) -> &[f32] {
+    &table[number as usize * width..][..width]
 }
 
 /// Cuts values in panels into parts that have some rows of every panel; the parts are all rows, one

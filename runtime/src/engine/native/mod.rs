@@ -27,18 +27,25 @@ use self::pool::Pool;
 use super::{Engine, EngineError, EngineInfo, EngineKind, EngineOptions, Hidden, TaskId, TokenBatch};
 use crate::base::Base;
 use crate::kernels::{Isa, PanelMask};
-use crate::pack::{NamedMask, PackFile};
+use crate::pack::{Delta, NamedMask, PackFile};
 
 /// An encoder on our own kernels.
 pub struct NativeEngine {
     base: Arc<Base>,
-    model: Model,
+    model: Arc<Model>,
     isa: Isa,
     pool: Pool,
-    tasks: BTreeMap<TaskId, TaskMasks>,
+    tasks: BTreeMap<TaskId, Task>,
     last_task: TaskId,
     /// Where derived files are, if they are kept.
     directory: Option<PathBuf>,
+}
+
+/// What a task changes.
+struct Task {
+    masks: TaskMasks,
+    /// The engine's own, where the task replaces nothing.
+    model: Arc<Model>,
 }
 
 impl NativeEngine {
@@ -55,6 +62,7 @@ impl NativeEngine {
         let threads = options.threads.unwrap_or_else(all).max(1);
         let pool = Pool::new(threads).map_err(unavailable)?;
         log::debug!("native engine: {isa}, {threads} threads");
+        let model = Arc::new(model);
         Ok(NativeEngine { base, model, isa, pool, tasks: BTreeMap::new(), last_task: TaskId::NONE, directory })
     }
 
@@ -66,15 +74,19 @@ impl NativeEngine {
         self.run(task, batch, Some(budget))
     }
 
-    fn add(&mut self, masks: TaskMasks) -> TaskId {
+    fn add(&mut self, masks: TaskMasks, deltas: &[Delta]) -> Result<TaskId, EngineError> {
+        let model = match deltas {
+            [] => Arc::clone(&self.model),
+            deltas => Arc::new(self.model.with(&self.base, deltas)?),
+        };
         let task = self.last_task.bump();
-        self.tasks.insert(task, masks);
-        task
+        self.tasks.insert(task, Task { masks, model });
+        Ok(task)
     }
 
     fn run(&self, task: TaskId, batch: &TokenBatch, budget: Option<&Budget>) -> Result<Hidden, EngineError> {
-        let masks = self.tasks.get(&task).ok_or(EngineError::NoTask(task))?;
-        let Self { base, model, isa, pool, .. } = self;
+        let Task { masks, model } = self.tasks.get(&task).ok_or(EngineError::NoTask(task))?;
+        let Self { base, isa, pool, .. } = self;
         batch.check(base)?;
         let pass = Pass { model, base, masks, isa: *isa, threads: pool.threads(), budget };
         let data = pool.run(|| pass.run(batch))?;
@@ -91,25 +103,25 @@ impl Engine for NativeEngine {
         }
     }
 
-    fn load(&mut self, masks: &[NamedMask]) -> Result<TaskId, EngineError> {
-        super::check_masks(&self.base, masks)?;
-        Ok(self.add(TaskMasks::new(&self.base, masks)))
+    fn load(&mut self, masks: &[NamedMask], deltas: &[Delta]) -> Result<TaskId, EngineError> {
+        super::check_changes(&self.base, masks, deltas)?;
+        self.add(TaskMasks::new(&self.base, masks), deltas)
     }
 
     fn recall(&mut self, pack: &PackFile) -> Option<TaskId> {
         let masks = TaskMasks::recall(&self.base, self.model.packed.key(), self.directory.as_deref(), pack)?;
-        Some(self.add(masks))
+        self.add(masks, pack.deltas()).ok()
     }
 
     fn keep(&mut self, task: TaskId, pack: &PackFile) {
         // Masks are decoded with the base's weights.
-        if let Some(masks) = self.tasks.get_mut(&task).filter(|_| is_sound(&self.base)) {
-            masks.keep(self.model.packed.key(), self.directory.as_deref(), pack);
+        if let Some(task) = self.tasks.get_mut(&task).filter(|_| is_sound(&self.base)) {
+            task.masks.keep(self.model.packed.key(), self.directory.as_deref(), pack);
         }
     }
 
     fn mask_kernel(&self, task: TaskId, rows: usize) -> Option<&'static str> {
-        let masks = self.tasks.get(&task)?;
+        let Task { masks, .. } = self.tasks.get(&task)?;
         // All masks of a task are of one granularity; some tensors may have none.
         let tensors = 0..self.base.manifest().maskable.len();
         let mask = tensors.map(|index| masks.of(index)).find(|mask| *mask != PanelMask::Dense);

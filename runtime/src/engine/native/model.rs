@@ -1,11 +1,13 @@
 //! A base's weights as the forward pass reads them.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use super::packed::Packed;
 use crate::base::{Architecture, Base};
 use crate::engine::EngineError;
 use crate::kernels::{NR, Panels, Row};
+use crate::pack::Delta;
 
 /// An encoder of the BERT kind (Devlin et al. 2018): post-norm layers, learned positions, exact
 /// GELU.
@@ -13,14 +15,29 @@ pub(super) struct Model {
     pub(super) width: usize,
     pub(super) heads: usize,
     pub(super) epsilon: f32,
-    /// The names of tables that are looked up: tokens, positions.
-    pub(super) words: String,
-    pub(super) positions: String,
-    /// The embedding of the first segment.
-    pub(super) segment: Vec<f32>,
+    pub(super) words: Table,
+    pub(super) positions: Table,
+    pub(super) segments: Table,
     pub(super) norm: Norm,
     pub(super) layers: Vec<Layer>,
-    pub(super) packed: Packed,
+    pub(super) packed: Arc<Packed>,
+}
+
+/// A table of embeddings that are looked up.
+pub(super) enum Table {
+    /// The base's tensor of this name.
+    Base(String),
+    /// A task's own.
+    Own(Vec<f32>),
+}
+
+impl Table {
+    pub(super) fn values<'a>(&'a self, base: &'a Base) -> Result<&'a [f32], EngineError> {
+        match self {
+            Self::Base(name) => Ok(base.tensor_f32(name)?.1),
+            Self::Own(values) => Ok(values),
+        }
+    }
 }
 
 /// A layer norm.
@@ -35,13 +52,16 @@ pub(super) struct Linear {
     pub(super) index: usize,
     outputs: usize,
     inputs: usize,
+    /// The panels of a task's own weight.
+    own: Option<Vec<f32>>,
     /// One value an output, zeros up to a whole panel.
     pub(super) bias: Vec<Row>,
 }
 
 impl Linear {
-    pub(super) fn weight<'a>(&self, packed: &'a Packed) -> Panels<'a> {
-        Panels::new(packed.tensor(self.index), self.outputs, self.inputs)
+    pub(super) fn weight<'a>(&'a self, packed: &'a Packed) -> Panels<'a> {
+        let panels = self.own.as_deref().unwrap_or_else(|| packed.tensor(self.index));
+        Panels::new(panels, self.outputs, self.inputs)
     }
 
     /// The number of panels of the weight.
@@ -75,26 +95,25 @@ impl Model {
     /// # Errors
     /// When the base is of another kind.
     pub(super) fn new(base: &Base, directory: Option<&Path>) -> Result<Self, EngineError> {
-        let architecture = &base.manifest().architecture;
-        let prefix = prefix(base).map_err(|reason| {
-            super::unavailable(format!("{reason}; the engines `ort` and `tract` run any encoder: take --engine ort"))
-        })?;
-        let read = Reader { base, prefix };
-        let layers = (0..architecture.layers).map(|layer| read.layer(layer)).collect::<Result<Vec<_>, _>>()?;
-        let width = architecture.hidden_size;
-        let segment = read.vector("embeddings.token_type_embeddings.weight", width)?;
-        Ok(Model {
-            width,
-            heads: architecture.heads,
-            epsilon: architecture.layer_norm_eps as f32,
-            words: read.name("embeddings.word_embeddings.weight"),
-            positions: read.name("embeddings.position_embeddings.weight"),
-            segment,
-            norm: read.norm("embeddings.LayerNorm")?,
-            layers,
-            packed: Packed::open(base, directory)?,
-        })
+        // First, so that nothing is packed of a base that is of no use.
+        let prefix = known_prefix(base)?;
+        let packed = Arc::new(Packed::open(base, directory)?);
+        Reader { base, prefix, deltas: &[] }.model(packed)
     }
+
+    /// The same with some tensors replaced, which must fit the base.
+    ///
+    /// # Errors
+    /// The same.
+    pub(super) fn with(&self, base: &Base, deltas: &[Delta]) -> Result<Self, EngineError> {
+        Reader { base, prefix: known_prefix(base)?, deltas }.model(Arc::clone(&self.packed))
+    }
+}
+
+fn known_prefix(base: &Base) -> Result<&str, EngineError> {
+    prefix(base).map_err(|reason| {
+        super::unavailable(format!("{reason}; the engines `ort` and `tract` run any encoder: take --engine ort"))
+    })
 }
 
 /// What the names of an encoder's tensors start with, or why it is of no kind that this engine
@@ -117,24 +136,66 @@ fn wrong_shape(name: &str, found: &[usize], expected: &[usize]) -> EngineError {
     super::unavailable(format!("`{name}` is {found:?}, a base of its sizes has {expected:?}; import the base again"))
 }
 
-/// Reads tensors whose names have a prefix.
+/// Reads tensors whose names have a prefix, those of a task before those of the base.
 struct Reader<'a> {
     base: &'a Base,
     prefix: &'a str,
+    deltas: &'a [Delta],
 }
 
 impl Reader<'_> {
+    fn model(&self, packed: Arc<Packed>) -> Result<Model, EngineError> {
+        let architecture = &self.base.manifest().architecture;
+        let layers = (0..architecture.layers).map(|layer| self.layer(layer)).collect::<Result<Vec<_>, _>>()?;
+        let width = architecture.hidden_size;
+        let [words, positions, segments] = ["word", "position", "token_type"]
+            .map(|kind| self.table(&format!("embeddings.{kind}_embeddings.weight"), width));
+        Ok(Model {
+            width,
+            heads: architecture.heads,
+            epsilon: architecture.layer_norm_eps as f32,
+            words: words?,
+            positions: positions?,
+            segments: segments?,
+            norm: self.norm("embeddings.LayerNorm")?,
+            layers,
+            packed,
+        })
+    }
+
+    fn delta(&self, name: &str) -> Option<&Delta> {
+        self.deltas.iter().find(|delta| delta.tensor == name)
+    }
+
+    /// A tensor's shape and values.
+    fn tensor(&self, name: &str) -> Result<(&[usize], &[f32]), EngineError> {
+        match self.delta(name) {
+            Some(delta) => Ok((&delta.shape, &delta.values)),
+            None => Ok(self.base.tensor_f32(name)?),
+        }
+    }
+
+    fn table(&self, name: &str, width: usize) -> Result<Table, EngineError> {
+        let name = self.name(name);
+        match self.tensor(&name)?.0 {
+            [_, found] if *found == width => {}
+            shape => return Err(wrong_shape(&name, shape, &[shape.first().copied().unwrap_or(0), width])),
+        }
+        Ok(match self.delta(&name) {
+            Some(delta) => Table::Own(delta.values.clone()),
+            None => Table::Base(name),
+        })
+    }
+
     fn name(&self, name: &str) -> String {
         format!("{}{name}", self.prefix)
     }
 
-    /// The first row of a tensor, which must be so long; most have no other.
     fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, EngineError> {
         let name = self.name(name);
-        let (shape, values) = self.base.tensor_f32(&name)?;
-        match shape.last() {
-            Some(width) if *width == len && values.len() >= len => Ok(values[..len].to_vec()),
-            _ => Err(wrong_shape(&name, shape, &[len])),
+        match self.tensor(&name)? {
+            ([found], values) if *found == len => Ok(values.to_vec()),
+            (shape, _) => Err(wrong_shape(&name, shape, &[len])),
         }
     }
 
@@ -155,7 +216,12 @@ impl Reader<'_> {
         }
         let mut bias = self.vector(&format!("{name}.bias"), outputs)?;
         bias.resize(outputs.next_multiple_of(NR), 0.0);
-        Ok(Linear { index, outputs, inputs, bias: bias.as_chunks().0.to_vec() })
+        let own = self.delta(&weight).map(|delta| {
+            let mut panels = vec![0.0; Panels::packed_len(outputs, inputs)];
+            Panels::pack(&delta.values, outputs, inputs, &mut panels);
+            panels
+        });
+        Ok(Linear { index, outputs, inputs, own, bias: bias.as_chunks().0.to_vec() })
     }
 
     fn layer(&self, layer: usize) -> Result<Layer, EngineError> {

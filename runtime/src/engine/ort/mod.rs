@@ -4,7 +4,8 @@
 //! own values are seen where the memory map has them (on a GPU: uploaded once) and shared by
 //! all tasks. Loading a task runs a small graph, `Where(keep, weight, 0)`, for each masked
 //! tensor; the results stay on the device, bound to the task's inputs, so that switching tasks
-//! is choosing another binding.
+//! is choosing another binding. A task that replaces other tensors, norms for example, runs on a
+//! session in which these are inputs, too; tasks that replace the same ones share it.
 
 mod binding;
 mod library;
@@ -26,7 +27,7 @@ use super::{Device, Engine, EngineError, EngineInfo, EngineKind, EngineOptions, 
 use crate::base::Base;
 use crate::mask::{Granularity, Mask};
 use crate::onnx;
-use crate::pack::NamedMask;
+use crate::pack::{Delta, NamedMask};
 
 /// Where ONNX Runtime looks for external data when a model does not come from a file.
 const EXTERNAL_FOLDER: &str = "session.model_external_initializers_file_folder_path";
@@ -40,16 +41,24 @@ pub struct OrtEngine {
 
 struct Inner {
     // Fields drop in this order: what refers to a session goes before it.
-    tasks: BTreeMap<TaskId, Binding>,
+    tasks: BTreeMap<TaskId, Task>,
     last_task: TaskId,
     /// The base's own values, made when first needed.
     shared: BTreeMap<String, Arc<Bound>>,
     masker: Masker,
-    session: Session,
+    /// By the tensors that are inputs besides the maskable ones.
+    sessions: BTreeMap<Vec<String>, Session>,
     /// The fields of a batch that the graph reads.
     inputs: Vec<String>,
     device: Device,
+    options: EngineOptions,
     base: Arc<Base>,
+}
+
+/// A loaded task: which session runs it, and with which weights.
+struct Task {
+    replaced: Vec<String>,
+    binding: Binding,
 }
 
 impl OrtEngine {
@@ -59,24 +68,12 @@ impl OrtEngine {
     /// When the library cannot be loaded, the device is not there, or the base's graph cannot
     /// be read.
     pub fn new(base: Arc<Base>, device: Device, options: &EngineOptions) -> Result<Self, EngineError> {
-        let mut model = onnx::read_model(&base.model_path())?;
-        let inputs = super::token_inputs(&model).map_err(|e| failed(device, e))?;
-        let names: Vec<&str> = base.manifest().maskable.iter().map(|t| t.name.as_str()).collect();
-        onnx::initializers_to_inputs(&mut model, &names)?;
-        // External data are found from the bundle's folder, whatever the working directory.
-        let folder = std::path::absolute(base.dir())
-            .map_err(|source| crate::base::BaseError::Io { path: base.dir().to_owned(), source })?;
-        let Some(folder) = folder.to_str() else {
-            return Err(failed(device, format!("the path {} is not UTF-8; move the base", folder.display())));
-        };
-        let session = builder(device, options)?
-            .with_config_entry(EXTERNAL_FOLDER, folder)
-            .map_err(|e| failed(device, e))?
-            .commit_from_memory(&onnx::encode(&model))
-            .map_err(|e| refused(device, e))?;
+        let (session, inputs) = open(&base, device, options, &[])?;
+        let sessions = BTreeMap::from([(Vec::new(), session)]);
         let masker = Masker::new(device, options)?;
         let (tasks, last_task, shared) = (BTreeMap::new(), TaskId::NONE, BTreeMap::new());
-        let inner = Mutex::new(Inner { tasks, last_task, shared, masker, session, inputs, device, base });
+        let options = options.clone();
+        let inner = Mutex::new(Inner { tasks, last_task, shared, masker, sessions, inputs, device, options, base });
         Ok(OrtEngine { device, inner })
     }
 
@@ -105,24 +102,65 @@ impl Inner {
         Ok(value)
     }
 
-    fn load(&mut self, masks: &[NamedMask]) -> Result<TaskId, EngineError> {
-        super::check_masks(&self.base, masks)?;
-        let device = self.device;
-        let mut binding = Binding::new(&self.session).map_err(|e| failed(device, e))?;
-        let base = Arc::clone(&self.base);
+    fn load(&mut self, masks: &[NamedMask], deltas: &[Delta]) -> Result<TaskId, EngineError> {
+        super::check_changes(&self.base, masks, deltas)?;
+        let (device, base) = (self.device, Arc::clone(&self.base));
+        let other = deltas.iter().filter(|delta| base.maskable(&delta.tensor).is_none());
+        let mut replaced: Vec<String> = other.map(|delta| delta.tensor.clone()).collect();
+        replaced.sort_unstable();
+        if !self.sessions.contains_key(&replaced) {
+            let (session, _) = open(&base, device, &self.options, &replaced)?;
+            self.sessions.insert(replaced.clone(), session);
+        }
+        let mut binding = Binding::new(&self.sessions[&replaced]).map_err(|e| failed(device, e))?;
+        let mut bind = |name: &str, value| binding.input(name, &value).map_err(|e| failed(device, e));
         for tensor in &base.manifest().maskable {
+            if deltas.iter().any(|delta| delta.tensor == tensor.name) {
+                continue;
+            }
             let value = match masks.iter().find(|m| m.tensor == tensor.name) {
                 Some(NamedMask { mask, .. }) => {
                     self.masker.apply(mask, &Arc::new(Bound::mapped(&base, &tensor.name)?))?
                 }
                 None => self.shared(&tensor.name)?,
             };
-            binding.input(&tensor.name, &value).map_err(|e| failed(device, e))?;
+            bind(&tensor.name, value)?;
+        }
+        for Delta { tensor, shape, values, .. } in deltas {
+            let value = Tensor::from_array((shape.clone(), values.clone())).map_err(|e| failed(device, e))?;
+            bind(tensor, Arc::new(Bound::owned(value.into_dyn())))?;
         }
         let task = self.last_task.bump();
-        self.tasks.insert(task, binding);
+        self.tasks.insert(task, Task { replaced, binding });
         Ok(task)
     }
+}
+
+/// A session of the base's graph in which the maskable weights, and these tensors, are inputs; and the
+/// fields of a batch that the graph reads.
+fn open(
+    base: &Base,
+    device: Device,
+    options: &EngineOptions,
+    replaced: &[String],
+) -> Result<(Session, Vec<String>), EngineError> {
+    let mut model = onnx::read_model(&base.model_path())?;
+    let inputs = super::token_inputs(&model).map_err(|e| failed(device, e))?;
+    let maskable = base.manifest().maskable.iter().map(|t| &t.name);
+    let names: Vec<&str> = maskable.chain(replaced).map(String::as_str).collect();
+    onnx::initializers_to_inputs(&mut model, &names)?;
+    // External data are found from the bundle's folder, whatever the working directory.
+    let folder = std::path::absolute(base.dir())
+        .map_err(|source| crate::base::BaseError::Io { path: base.dir().to_owned(), source })?;
+    let Some(folder) = folder.to_str() else {
+        return Err(failed(device, format!("the path {} is not UTF-8; move the base", folder.display())));
+    };
+    let session = builder(device, options)?
+        .with_config_entry(EXTERNAL_FOLDER, folder)
+        .map_err(|e| failed(device, e))?
+        .commit_from_memory(&onnx::encode(&model))
+        .map_err(|e| refused(device, e))?;
+    Ok((session, inputs))
 }
 
 impl Engine for OrtEngine {
@@ -134,8 +172,8 @@ impl Engine for OrtEngine {
         }
     }
 
-    fn load(&mut self, masks: &[NamedMask]) -> Result<TaskId, EngineError> {
-        self.inner().load(masks)
+    fn load(&mut self, masks: &[NamedMask], deltas: &[Delta]) -> Result<TaskId, EngineError> {
+        self.inner().load(masks, deltas)
     }
 
     fn unload(&mut self, task: TaskId) -> Result<(), EngineError> {
@@ -144,9 +182,11 @@ impl Engine for OrtEngine {
 
     fn encode(&self, task: TaskId, batch: &TokenBatch) -> Result<Hidden, EngineError> {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        let Inner { tasks, session, inputs, base, .. } = &mut *inner;
+        let Inner { tasks, sessions, inputs, base, .. } = &mut *inner;
         batch.check(base)?;
-        let binding = tasks.get_mut(&task).ok_or(EngineError::NoTask(task))?;
+        let missing = EngineError::NoTask(task);
+        let Some(Task { replaced, binding }) = tasks.get_mut(&task) else { return Err(missing) };
+        let Some(session) = sessions.get_mut(replaced) else { return Err(missing) };
         let hidden = base.manifest().architecture.hidden_size;
         let data = run(session, binding, inputs, batch, hidden).map_err(|e| failed(self.device, e))?;
         Ok(Hidden { batch: batch.batch, sequence: batch.sequence, hidden, data })

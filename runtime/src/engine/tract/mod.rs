@@ -18,10 +18,10 @@ use tract_onnx::tract_hir::ops::source::Source;
 
 use self::plans::Plans;
 use super::{Engine, EngineError, EngineInfo, EngineKind, EngineOptions, Hidden, TaskId, TokenBatch};
-use crate::base::{Base, MaskableTensor};
+use crate::base::Base;
 use crate::mask::Mask;
 use crate::onnx;
-use crate::pack::NamedMask;
+use crate::pack::{Delta, NamedMask};
 
 /// Lengths that plans are built for, in tokens, as far as the base takes them; a longer text has
 /// a plan for the base's own limit.
@@ -56,28 +56,7 @@ impl TractEngine {
         if let Some(threads @ 2..) = options.threads {
             log::warn!("the engine `tract` computes with one thread; the {threads} that were asked for are not used");
         }
-        // tract makes one constant of all initializers that are equal, so that a mask of one
-        // would reach the others. Inputs stay apart.
-        let mut model = onnx::read_model(&base.model_path())?;
-        let inputs = super::token_inputs(&model).map_err(failed)?;
-        let names: Vec<&str> = base.manifest().maskable.iter().map(|t| t.name.as_str()).collect();
-        onnx::initializers_to_inputs(&mut model, &names)?;
-        let folder = base
-            .dir()
-            .to_str()
-            .ok_or_else(|| failed(format!("the path {} is not UTF-8; move the base", base.dir().display())))?;
-        let read = || -> TractResult<InferenceModel> {
-            let framework = tract_onnx::onnx();
-            let proto = framework.proto_model_for_read(&mut onnx::encode(&model).as_slice())?;
-            let parsed = framework.parse(&proto, Some(folder))?;
-            let [] = parsed.unresolved_inputs.as_slice() else {
-                bail!("the graph uses {:?}, which nothing makes", parsed.unresolved_inputs)
-            };
-            let mut model = parsed.model;
-            model.set_input_names(&inputs)?;
-            Ok(model)
-        };
-        let template = read().map_err(failed)?;
+        let (template, inputs) = read(&base, &[])?;
         Ok(TractEngine {
             base,
             template,
@@ -129,14 +108,20 @@ impl Engine for TractEngine {
         EngineInfo { engine: EngineKind::Tract.to_string(), precision: "f32".to_owned(), kernels: "tract".to_owned() }
     }
 
-    fn load(&mut self, masks: &[NamedMask]) -> Result<TaskId, EngineError> {
-        super::check_masks(&self.base, masks)?;
-        let mut model = self.template.clone();
+    fn load(&mut self, masks: &[NamedMask], deltas: &[Delta]) -> Result<TaskId, EngineError> {
+        super::check_changes(&self.base, masks, deltas)?;
         let base = Arc::clone(&self.base);
-        for MaskableTensor { name, .. } in &base.manifest().maskable {
-            let mask = masks.iter().find(|m| m.tensor == *name).map(|m| &m.mask);
-            let value = self.weight(name, mask)?;
-            set_constant(&mut model, name, value).map_err(failed)?;
+        let is_other = |delta: &&Delta| base.maskable(&delta.tensor).is_none();
+        let replaced: Vec<&str> = deltas.iter().filter(is_other).map(|delta| delta.tensor.as_str()).collect();
+        let mut model = if replaced.is_empty() { self.template.clone() } else { read(&base, &replaced)?.0 };
+        for tensor in base.manifest().maskable.iter().filter(|t| deltas.iter().all(|delta| delta.tensor != t.name)) {
+            let mask = masks.iter().find(|m| m.tensor == tensor.name).map(|m| &m.mask);
+            let value = self.weight(&tensor.name, mask)?;
+            set_constant(&mut model, &tensor.name, value).map_err(failed)?;
+        }
+        for Delta { tensor, shape, values, .. } in deltas {
+            let value = Tensor::from_shape(shape, values).map_err(failed)?.into_arc_tensor();
+            set_constant(&mut model, tensor, value).map_err(failed)?;
         }
         let task = self.last_task.bump();
         self.tasks.insert(task, model);
@@ -162,6 +147,35 @@ impl Engine for TractEngine {
         }
         Ok(Hidden { batch: batch.batch, sequence: batch.sequence, hidden, data })
     }
+}
+
+/// Reads the base's graph with its maskable weights, and these tensors, as inputs; and says which fields
+/// of a batch it reads.
+fn read(base: &Base, replaced: &[&str]) -> Result<(InferenceModel, Vec<String>), EngineError> {
+    // tract makes one constant of all initializers that are equal, so that a change of one would
+    // reach the others. Inputs stay apart.
+    let mut model = onnx::read_model(&base.model_path())?;
+    let inputs = super::token_inputs(&model).map_err(failed)?;
+    let mut names: Vec<&str> = base.manifest().maskable.iter().map(|t| t.name.as_str()).collect();
+    names.extend(replaced);
+    onnx::initializers_to_inputs(&mut model, &names)?;
+    let folder = base
+        .dir()
+        .to_str()
+        .ok_or_else(|| failed(format!("the path {} is not UTF-8; move the base", base.dir().display())))?;
+    let parse = || -> TractResult<InferenceModel> {
+        let framework = tract_onnx::onnx();
+        let proto = framework.proto_model_for_read(&mut onnx::encode(&model).as_slice())?;
+        let parsed = framework.parse(&proto, Some(folder))?;
+        let [] = parsed.unresolved_inputs.as_slice() else {
+            bail!("the graph uses {:?}, which nothing makes", parsed.unresolved_inputs)
+        };
+        let mut model = parsed.model;
+        model.set_input_names(&inputs)?;
+        Ok(model)
+    };
+    let model = parse().map_err(failed)?;
+    Ok((model, inputs))
 }
 
 /// Turns an input of the graph into a constant.

@@ -1,0 +1,402 @@
+//! What `overmask-export train` is told, and what it makes of that.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Error;
+use clap::{Args, ValueEnum};
+use overmask::engine::Device;
+use overmask::error::{CodedError, ExitCode};
+use overmask::mask::Granularity;
+use overmask::pack::{FloatType, Pooling, TaskKind};
+
+use crate::data::Form;
+use crate::train::{CheckpointOptions, Init, Layers, Method, Sampling, TeacherOptions, TrainOptions, Tune};
+
+/// Learn a task on a base and write its pack.
+///
+/// A part of the training examples (--dev-fraction), or --dev-data, is not trained on: after each
+/// epoch it decides whether the state is the best so far. --eval-data or --eval-fraction name
+/// examples that are only measured, at the end. Ctrl-C ends the run and keeps the best state so far;
+/// a second Ctrl-C ends it at once.
+///
+/// Data files are .jsonl, .csv or .tsv, with the fields that --task asks for: `text` (and `text_pair`
+/// with --pair) and `label` to classify, `labels` for several, `value` for a regression; `tokens` and
+/// `tags` for tags, or a .conll file.
+#[derive(Debug, Args)]
+#[command(
+    before_help = "Examples:\n  overmask-export train --base base/ --data trec.jsonl --task classify \
+                   --method mask \\\n      --granularity block:32x1 --epochs 3 --seed 1 -o trec.pack\n  \
+                   overmask-export train --base base/ --data people.conll --task tag -o people.pack",
+    after_help = ExitCode::HELP
+)]
+pub(crate) struct TrainArgs {
+    /// The base bundle.
+    #[arg(long, value_name = "DIR")]
+    pub(super) base: PathBuf,
+    /// The examples to learn from.
+    #[arg(long, value_name = "FILE")]
+    pub(super) data: PathBuf,
+    /// The pack to write.
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) output: PathBuf,
+    #[command(flatten)]
+    task: TaskArgs,
+    /// What is learnt.
+    #[arg(long, value_enum, default_value_t = MethodArg::Mask)]
+    method: MethodArg,
+    /// Passes over the training examples; default: 3, or 100 for a head alone, whose passes cost next
+    /// to nothing.
+    #[arg(long, value_name = "N")]
+    epochs: Option<u32>,
+    /// Decides splits, the order of examples, dropout, noise and start values.
+    #[arg(long, default_value_t = 1)]
+    pub(super) seed: u64,
+    /// The task's name; default: the pack's file name.
+    #[arg(long)]
+    name: Option<String>,
+    /// The pack's revision: a higher one replaces a lower one on a device.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    revision: u64,
+    /// How the head is stored: f16, bf16 or f32. It is measured as stored.
+    #[arg(long, value_name = "TYPE", default_value_t = FloatType::F16)]
+    head_dtype: FloatType,
+    /// How replaced tensors of the base are stored, likewise.
+    #[arg(long, value_name = "TYPE", default_value_t = FloatType::F16)]
+    delta_dtype: FloatType,
+    #[command(flatten)]
+    what: What,
+    #[command(flatten)]
+    pub(super) measure: Measure,
+    #[command(flatten)]
+    tuning: Tuning,
+    #[command(flatten)]
+    teacher: TeacherArgs,
+    #[command(flatten)]
+    machine: Machine,
+    /// Print what was learnt as JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// What the examples are; other commands ask for it, too.
+#[derive(Debug, Args)]
+pub(crate) struct TaskArgs {
+    /// What the pack does.
+    #[arg(long, value_enum, default_value_t = Task::Classify)]
+    task: Task,
+    /// Examples have two texts, `text` and `text_pair`.
+    #[arg(long)]
+    pair: bool,
+}
+
+impl TaskArgs {
+    pub(crate) fn form(&self) -> Form {
+        let kind = match self.task {
+            Task::Classify => TaskKind::Classify,
+            Task::Multilabel => TaskKind::Multilabel,
+            Task::Regress => TaskKind::Regress,
+            Task::Tag => TaskKind::Tag,
+        };
+        Form { kind, pair: self.pair }
+    }
+}
+
+/// Which weights are masked or trained.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "What is masked or trained")]
+struct What {
+    /// What is kept or zeroed together: `weight`, `block:RxC` (R outputs x C inputs), or `2:4` (two of
+    /// four neighbouring inputs are kept).
+    #[arg(long, default_value = "block:32x1")]
+    granularity: Granularity,
+    /// Layers that are masked, or trained by --method layers: `all`, or as in `0-2,5` or `3-`.
+    #[arg(long, default_value = "all")]
+    layers: Layers,
+    /// Their modules: query, key, value, attention-output, intermediate, output; default: all.
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    modules: Vec<String>,
+    /// Small tensors that train besides: norms, biases.
+    #[arg(long, value_enum, value_name = "NAMES", value_delimiter = ',')]
+    tune: Vec<TuneArg>,
+    /// Where scores start: at the rank of the unit's magnitude, or anywhere.
+    #[arg(long, value_enum, default_value_t = InitArg::Magnitude)]
+    init: InitArg,
+    /// How scores become masks while training: all above the threshold is kept, or each unit with a
+    /// probability that grows with its score.
+    #[arg(long, value_enum, default_value_t = SamplingArg::Threshold)]
+    sampling: SamplingArg,
+    /// The fraction of units that start as zeros.
+    #[arg(long, value_name = "FRACTION", default_value_t = 0.05)]
+    initial_sparsity: f64,
+    /// The fraction of units that are zeros at the end; default: training decides.
+    #[arg(long, value_name = "FRACTION")]
+    target_sparsity: Option<f64>,
+    /// The part of all steps after which the target is reached.
+    #[arg(long, value_name = "FRACTION", default_value_t = 0.6)]
+    ramp: f64,
+    /// The part of all steps, at the end, in which masks stay as they are and the rest goes on.
+    #[arg(long, value_name = "FRACTION", default_value_t = 0.0)]
+    polish: f64,
+}
+
+/// Which examples choose and which measure.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Measuring")]
+pub(super) struct Measure {
+    /// The part of the training examples that chooses the best state.
+    #[arg(long, value_name = "FRACTION", default_value_t = 0.1)]
+    dev_fraction: f64,
+    /// Examples that choose the best state, in a file of their own.
+    #[arg(long, value_name = "FILE", conflicts_with = "dev_fraction")]
+    pub(super) dev_data: Option<PathBuf>,
+    /// Examples to measure on at the end, in a file of their own.
+    #[arg(long, value_name = "FILE", conflicts_with = "eval_fraction")]
+    pub(super) eval_data: Option<PathBuf>,
+    /// Examples to measure on at the end: this part of --data, taken away before all else.
+    #[arg(long, value_name = "FRACTION", value_parser = fraction)]
+    pub(super) eval_fraction: Option<f64>,
+}
+
+/// The numbers that decide how well it learns.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Tuning")]
+struct Tuning {
+    /// Examples a step.
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    batch_size: usize,
+    /// Learning rate of the scores. A higher one moves them further from the magnitudes that they
+    /// start from: masks gain little and take more bytes.
+    #[arg(long, value_name = "RATE", default_value_t = 4e-3)]
+    learning_rate: f64,
+    /// Learning rate of the base's own tensors; default: 0.0002 for whole weights, 0.001 for norms
+    /// and biases alone.
+    #[arg(long, value_name = "RATE")]
+    dense_learning_rate: Option<f64>,
+    /// Learning rate of the head; default: 0.01 for a head alone, else 0.001.
+    #[arg(long, value_name = "RATE")]
+    head_learning_rate: Option<f64>,
+    /// The part of all steps in which the rates rise from zero.
+    #[arg(long, value_name = "FRACTION", default_value_t = 0.06)]
+    warmup: f64,
+    /// The part of the pooled output that dropout zeroes.
+    #[arg(long, value_name = "FRACTION", default_value_t = 0.1)]
+    dropout: f64,
+    /// The largest norm of all gradients together.
+    #[arg(long, value_name = "NORM", default_value_t = 1.0)]
+    clip_norm: f64,
+    /// The longest input, in tokens with the special ones; longer ones are cut.
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    max_tokens: usize,
+    /// How the tokens' vectors become what the head sees; default: mean, for --task tag first.
+    #[arg(long, value_enum)]
+    pooling: Option<PoolingArg>,
+    /// End after so many steps.
+    #[arg(long, value_name = "N")]
+    max_steps: Option<u64>,
+}
+
+/// Who teaches, if anybody does.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Distillation")]
+struct TeacherArgs {
+    /// A pack of the same task on the same base, fully fine-tuned for example, whose answers are
+    /// learnt beside the labels.
+    #[arg(long, value_name = "PACK")]
+    teacher: Option<PathBuf>,
+    /// The teacher's part of the loss.
+    #[arg(long, value_name = "FRACTION", default_value_t = 0.5, requires = "teacher")]
+    teacher_weight: f64,
+    /// What logits are divided by before they become the probabilities that are learnt.
+    #[arg(long, value_name = "T", default_value_t = 2.0, requires = "teacher")]
+    teacher_temperature: f64,
+    /// Weight of the mean square difference of what the two heads see.
+    #[arg(long, value_name = "WEIGHT", default_value_t = 0.0, requires = "teacher")]
+    teacher_features: f64,
+}
+
+/// Where it runs, and what it writes down.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Machine")]
+struct Machine {
+    /// Where the training step runs: cpu or cuda.
+    #[arg(long, default_value_t = Device::Cpu)]
+    device: Device,
+    /// Threads of a CPU run; default: all. A run repeats bit for bit with the same seed and
+    /// number of threads.
+    #[arg(long, value_name = "N", value_parser = crate::cli::threads())]
+    threads: Option<u16>,
+    /// Write the state of the run to this file, now and then; it is removed at the end.
+    #[arg(long, value_name = "FILE")]
+    checkpoint: Option<PathBuf>,
+    /// Steps between two writes of the state.
+    #[arg(long, value_name = "N", default_value_t = 200, requires = "checkpoint")]
+    checkpoint_every: u64,
+    /// Go on from --checkpoint, if the file is there: the result is that of an unbroken run.
+    #[arg(long, requires = "checkpoint")]
+    resume: bool,
+    /// Write the loss of every step, one JSON object a line.
+    #[arg(long, value_name = "FILE")]
+    log_losses: Option<PathBuf>,
+    /// Fail if any part of the training step but shape arithmetic runs elsewhere than on the device.
+    #[arg(long)]
+    check_placement: bool,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Task {
+    /// One label of several.
+    Classify,
+    /// Any number of the labels.
+    Multilabel,
+    /// A number.
+    Regress,
+    /// One label for each word.
+    Tag,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum MethodArg {
+    /// The encoder stays as it is; only the head trains: the baseline.
+    Head,
+    /// Which weights are zero is learnt together with the head.
+    Mask,
+    /// The weights of --layers train, and are stored as they become.
+    Layers,
+    /// All of the encoder trains: the yardstick.
+    Full,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, ValueEnum)]
+enum TuneArg {
+    /// Scales and biases of layer norms.
+    Norms,
+    /// Biases of linear layers.
+    Biases,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum InitArg {
+    /// Small weights are zeroed first.
+    Magnitude,
+    /// At random.
+    Uniform,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum SamplingArg {
+    /// What is above the threshold is kept.
+    Threshold,
+    /// Kept with a probability.
+    Bernoulli,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum PoolingArg {
+    /// Their mean.
+    Mean,
+    /// The vector of the first token.
+    Cls,
+    /// For each word, the vector of its first token.
+    First,
+}
+
+/// A number between 0 and 1, both excluded.
+fn fraction(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(f) if f > 0.0 && f < 1.0 => Ok(f),
+        _ => Err("must be above 0 and below 1".to_owned()),
+    }
+}
+
+impl TrainArgs {
+    pub(super) fn form(&self) -> Form {
+        self.task.form()
+    }
+
+    pub(super) fn options(&self) -> Result<TrainOptions, Error> {
+        let name = match &self.name {
+            Some(name) => name.clone(),
+            None => file_stem(&self.output)?,
+        };
+        let method = match self.method {
+            MethodArg::Head => Method::Head,
+            MethodArg::Mask => Method::Mask,
+            MethodArg::Layers => Method::Layers,
+            MethodArg::Full => Method::Full,
+        };
+        let form = self.form();
+        let usual = TrainOptions::new(name, method);
+        let teacher = self.teacher.teacher.as_ref().map(|pack| TeacherOptions {
+            pack: pack.clone(),
+            weight: self.teacher.teacher_weight,
+            temperature: self.teacher.teacher_temperature,
+            features: self.teacher.teacher_features,
+        });
+        let checkpoint = self.machine.checkpoint.as_ref().map(|file| CheckpointOptions {
+            file: file.clone(),
+            every: self.machine.checkpoint_every,
+            resume: self.machine.resume,
+        });
+        Ok(TrainOptions {
+            form,
+            granularity: self.what.granularity,
+            init: match self.what.init {
+                InitArg::Magnitude => Init::Magnitude,
+                InitArg::Uniform => Init::Uniform,
+            },
+            sampling: match self.what.sampling {
+                SamplingArg::Threshold => Sampling::Threshold,
+                SamplingArg::Bernoulli => Sampling::Bernoulli,
+            },
+            initial_sparsity: self.what.initial_sparsity,
+            target_sparsity: self.what.target_sparsity,
+            ramp: self.what.ramp,
+            polish: self.what.polish,
+            layers: self.what.layers.clone(),
+            modules: self.what.modules.clone(),
+            tune: Tune {
+                norms: self.what.tune.contains(&TuneArg::Norms),
+                biases: self.what.tune.contains(&TuneArg::Biases),
+            },
+            epochs: self.epochs.unwrap_or(usual.epochs),
+            batch_size: self.tuning.batch_size,
+            learning_rate: self.tuning.learning_rate,
+            dense_learning_rate: self.tuning.dense_learning_rate.unwrap_or(usual.dense_learning_rate),
+            head_learning_rate: self.tuning.head_learning_rate.unwrap_or(usual.head_learning_rate),
+            warmup: self.tuning.warmup,
+            dropout: self.tuning.dropout,
+            clip_norm: self.tuning.clip_norm,
+            teacher,
+            seed: self.seed,
+            max_tokens: self.tuning.max_tokens,
+            pooling: match self.tuning.pooling {
+                Some(PoolingArg::Mean) => Pooling::Mean,
+                Some(PoolingArg::Cls) => Pooling::Cls,
+                Some(PoolingArg::First) => Pooling::First,
+                None if form.kind == TaskKind::Tag => Pooling::First,
+                None => Pooling::Mean,
+            },
+            dev_fraction: self.measure.dev_fraction,
+            device: self.machine.device,
+            threads: self.machine.threads.map_or(usual.threads, usize::from),
+            max_steps: self.tuning.max_steps,
+            checkpoint,
+            log_losses: self.machine.log_losses.clone(),
+            check_placement: self.machine.check_placement,
+            revision: self.revision,
+            head_dtype: self.head_dtype,
+            delta_dtype: self.delta_dtype,
+            ..usual
+        })
+    }
+}
+
+/// A file's name without its ending.
+fn file_stem(path: &Path) -> Result<String, Error> {
+    let stem = path.file_stem().and_then(|s| s.to_str());
+    let no_name = || CodedError {
+        message: format!("-o {}: is no file name; give one that ends in .pack", path.display()),
+        code: ExitCode::Usage,
+    };
+    Ok(stem.map(str::to_owned).ok_or_else(no_name)?)
+}

@@ -1,0 +1,270 @@
+//! `overmask-export train`: labelled examples become a pack.
+
+mod args;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context, Error};
+use overmask::base::Base;
+use overmask::cli::Verbosity;
+use overmask::error::{CodedError, ExitCode};
+use serde_json::json;
+
+pub(super) use self::args::TrainArgs;
+
+use super::output;
+use crate::data::{self, Dataset};
+use crate::train::{self, Outcome, TrainOptions};
+
+/// What a run learns from, chooses by and is measured on.
+struct Datasets {
+    train: Dataset,
+    dev: Option<Dataset>,
+    eval: Option<Dataset>,
+}
+
+impl TrainArgs {
+    fn datasets(&self) -> Result<Datasets, Error> {
+        let form = self.form();
+        let all = data::read(&self.data, form)?;
+        let repetitions = data::repetitions(&all).len();
+        if repetitions > 0 {
+            log::warn!(
+                "{repetitions} of {} texts of {} repeat an earlier one: a split may put one on \
+                 each side, and figures on it flatter",
+                all.len(),
+                self.data.display(),
+            );
+        }
+        let (train, eval) = match (&self.measure.eval_data, self.measure.eval_fraction) {
+            (Some(path), _) => (all, Some(data::read(path, form)?)),
+            (None, Some(fraction)) => {
+                let (rest, held) = data::split(&all, fraction, self.seed);
+                if held.is_empty() || rest.is_empty() {
+                    let message = format!(
+                        "{}: --eval-fraction {fraction} of {} texts leaves {} to learn from and {} \
+                         to measure on",
+                        self.data.display(),
+                        all.len(),
+                        rest.len(),
+                        held.len(),
+                    );
+                    return Err(CodedError::input(message).into());
+                }
+                (rest, Some(held))
+            }
+            (None, None) => (all, None),
+        };
+        if let Some(eval) = &eval {
+            let pairs = data::duplicates(&train, eval);
+            output::warn_of_duplicates(&pairs, &train.path, eval);
+        }
+        let dev = self.measure.dev_data.as_ref().map(|path| data::read(path, form)).transpose()?;
+        if let (Some(dev), Some(eval)) = (&dev, &eval) {
+            output::warn_of_duplicates(&data::duplicates(dev, eval), &dev.path, eval);
+        }
+        Ok(Datasets { train, dev, eval })
+    }
+}
+
+pub(super) fn run(args: &TrainArgs, verbosity: Verbosity) -> Result<(), Error> {
+    let options = args.options()?;
+    check_place(&args.output)?;
+    let Datasets { train, dev, eval } = args.datasets()?;
+    let base = Arc::new(Base::open(&args.base)?);
+    let stop = stop_at_ctrl_c("stopping after this step; Ctrl-C again ends at once and keeps nothing")?;
+    let bar = output::bar(verbosity, 0, "{wide_bar} {pos}/{len} steps, {msg}, {eta} left")?;
+    let data = train::Data { train: &train, dev: dev.as_ref(), eval: eval.as_ref() };
+    let outcome = train::run(&base, data, &options, &stop, &mut |now| {
+        bar.set_length(now.steps);
+        bar.set_position(now.step);
+        let best = now.dev.map_or_else(String::new, |a| format!(", best {:.1} %", 100.0 * a));
+        bar.set_message(format!("epoch {}, loss {:.3}{best}", now.epoch + 1, now.loss));
+    });
+    bar.finish_and_clear();
+    let outcome = outcome?;
+    outcome.pack.write(&args.output, Some(&base))?;
+    if let Some(checkpoint) = options.checkpoint.as_ref().filter(|_| !outcome.stopped) {
+        // The pack is there: nobody goes on from here.
+        std::fs::remove_file(&checkpoint.file).or_else(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => Ok(()),
+            _ => Err(e),
+        })?;
+    }
+    report(args, &options, &outcome)
+}
+
+/// Says what was learnt.
+fn report(args: &TrainArgs, options: &TrainOptions, outcome: &Outcome) -> Result<(), Error> {
+    let document = &outcome.pack.document;
+    let bytes =
+        std::fs::metadata(&args.output).with_context(|| format!("cannot read {}", args.output.display()))?.len();
+    let metric = outcome.dev.metric.replace('_', " ");
+    if outcome.stopped {
+        log::warn!("stopped after {} steps; this is the best state of them", outcome.steps);
+    }
+    log::info!(
+        "{}: {} bytes, {:.1} % zeros, dev {metric} {:.2} %{}, {} steps in {:.0} s",
+        args.output.display(),
+        bytes,
+        100.0 * document.sparsity,
+        100.0 * outcome.dev.main(),
+        outcome.eval.as_ref().map_or_else(String::new, |eval| format!(", eval {metric} {:.2} %", 100.0 * eval.main())),
+        outcome.steps,
+        outcome.time.as_secs_f64(),
+    );
+    if !args.json {
+        return Ok(());
+    }
+    output::json(&json!({
+        "pack": args.output,
+        "name": document.name,
+        "task": document.kind,
+        "method": options.method,
+        "granularity": document.granularity,
+        "sparsity": document.sparsity,
+        "pack_bytes": bytes,
+        "seed": options.seed,
+        "metric": outcome.dev.metric,
+        "dev": outcome.dev.main(),
+        "metrics": document.metrics,
+        "intervals": outcome.eval.as_ref().map(|eval| {
+            let named = eval.intervals.iter().map(|(name, interval)| (format!("eval_{name}"), interval));
+            named.collect::<BTreeMap<_, _>>()
+        }),
+        "classes": outcome.eval.as_ref().map(|eval| &eval.classes),
+        "confusion": outcome.eval.as_ref().and_then(|eval| eval.confusion.as_ref()),
+        "curve": outcome.curve,
+        "steps": outcome.steps,
+        "stopped": outcome.stopped,
+        "train_seconds": outcome.time.as_secs_f64(),
+    }))
+}
+
+/// Fails now rather than after the training if the pack has nowhere to go.
+fn check_place(output: &Path) -> Result<(), Error> {
+    let wrong = |reason: String| {
+        let message = format!("-o {}: {reason}", output.display());
+        Err(CodedError { message, code: ExitCode::DeviceOrStore }.into())
+    };
+    let dir = output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !dir.is_dir() {
+        return wrong(format!("there is no directory {}", dir.display()));
+    }
+    if output.is_dir() {
+        return wrong("is a directory; name the file to write".to_owned());
+    }
+    // As the pack is written beside its place: what the file system allows, only a file tells.
+    match tempfile::Builder::new().prefix(".overmask-").tempfile_in(dir) {
+        Ok(_) => Ok(()),
+        Err(e) => wrong(format!("nothing can be written to {}: {e}", dir.display())),
+    }
+}
+
+/// Becomes true at the first Ctrl-C, which is answered; the second ends the program.
+pub(super) fn stop_at_ctrl_c(answer: &'static str) -> Result<Arc<AtomicBool>, Error> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let flag = Arc::clone(&stop);
+    ctrlc::set_handler(move || {
+        if flag.swap(true, Ordering::Relaxed) {
+            // What a shell expects of a program that was interrupted.
+            std::process::exit(130);
+        }
+        log::warn!("{answer}");
+    })
+    .context("cannot catch Ctrl-C")?;
+    Ok(stop)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Wrapper {
+        #[command(flatten)]
+        args: TrainArgs,
+    }
+
+    fn parse(line: &str) -> Result<TrainArgs, clap::Error> {
+        Wrapper::try_parse_from(line.split_whitespace()).map(|w| w.args)
+    }
+
+    #[test]
+    fn the_example_of_the_documentation_is_understood() {
+        let args = parse(
+            "train --base base/ --data trec.jsonl --task classify --method mask --granularity weight \
+             --epochs 5 --initial-sparsity 0.1 --layers 2- --seed 7 -o out/trec.pack",
+        )
+        .unwrap();
+        let options = args.options().unwrap();
+        assert_eq!(options.name, "trec");
+        assert_eq!(options.method, train::Method::Mask);
+        assert_eq!(options.granularity.to_string(), "weight");
+        assert_eq!((options.epochs, options.layers.to_string().as_str(), options.seed), (5, "2-", 7));
+        assert_eq!(options.initial_sparsity, 0.1);
+        assert!(options.threads > 0);
+    }
+
+    #[test]
+    fn contradictions_are_usage_errors() {
+        let base = "train --base b --data d.jsonl -o x.pack";
+        assert!(parse(base).is_ok());
+        for more in [
+            "--eval-data e.jsonl --eval-fraction 0.1",
+            "--eval-fraction 1.5",
+            "--granularity rows",
+            "--layers x",
+            "--tune heads",
+            "--teacher-weight 0.5",
+            "--resume",
+            "--dev-data d.jsonl --dev-fraction 0.2",
+            "--method lora",
+            "--device tpu",
+        ] {
+            assert!(parse(&format!("{base} {more}")).is_err(), "{more}");
+        }
+    }
+
+    #[test]
+    fn evaluation_texts_come_from_the_data_or_a_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("d.jsonl");
+        let lines: String = (0..10).map(|i| format!("{{\"text\":\"t{i}\",\"label\":{}}}\n", i % 2)).collect();
+        std::fs::write(&path, lines).unwrap();
+        let data = path.display();
+        let args = parse(&format!("train --base b --data {data} -o x.pack"));
+        let Datasets { train, eval, .. } = args.unwrap().datasets().unwrap();
+        assert_eq!((train.len(), eval), (10, None));
+        let args = parse(&format!("train --base b --data {data} --eval-fraction 0.3 -o x.pack"));
+        let Datasets { train, eval, .. } = args.unwrap().datasets().unwrap();
+        assert_eq!((train.len(), eval.unwrap().len()), (7, 3));
+        let args = parse(&format!("train --base b --data {data} --eval-fraction 0.01 -o x.pack"));
+        let message = args.unwrap().datasets().err().unwrap().to_string();
+        assert!(message.contains("leaves 10 to learn from and 0"), "{message}");
+    }
+
+    #[test]
+    fn a_pack_with_no_place_is_refused_before_the_work() {
+        let dir = tempfile::tempdir().unwrap();
+        check_place(&dir.path().join("x.pack")).unwrap();
+        check_place(Path::new("x.pack")).unwrap();
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        for wrong in [Path::new("absent/dir/x.pack"), dir.path()] {
+            assert_eq!(ExitCode::of(&check_place(wrong).unwrap_err()), ExitCode::DeviceOrStore);
+        }
+        // A directory in which nobody, not even root, can make a file.
+        if cfg!(target_os = "linux") {
+            let error = check_place(Path::new("/proc/x.pack")).unwrap_err();
+            assert_eq!(ExitCode::of(&error), ExitCode::DeviceOrStore);
+            assert!(error.to_string().contains("nothing can be written to /proc"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! Losses: of the labels by the kind of task, and of a teacher.
+
+use overmask::onnx::GraphBuilder;
+use overmask::onnx::proto::data_type;
+use overmask::pack::TaskKind;
+
+use super::{Distillation, Spec, name};
+
+/// The loss of a batch, a scalar: (1 - w) · labels + w · teacher + f · features, where w is 0 without
+/// a teacher.
+///
+/// | kind | labels | teacher |
+/// | --- | --- | --- |
+/// | one label, tags | cross-entropy | T² · cross-entropy with its probabilities (Hinton et al. 2015) |
+/// | several labels | binary cross-entropy | the same with its probabilities |
+/// | a number | squared error | squared error |
+///
+/// Each is the mean over rows, for several labels over labels, too.
+pub(super) fn loss(b: &mut GraphBuilder, spec: &Spec, logits: &str, pooled: &str, width: usize) -> String {
+    let (rows, labels) = (spec.rows(), spec.labels.to_string());
+    let of_labels = match spec.kind {
+        TaskKind::Classify | TaskKind::Tag => {
+            let targets = b.input(name::TARGETS, data_type::INT64, &[rows]);
+            let (depth, values) = (b.ints(&[], &[spec.labels as i64]), b.floats(&[0.0, 1.0]));
+            let one_hot = b.op("OneHot", &[&targets, &depth, &values], &[]);
+            cross_entropy(b, logits, &one_hot)
+        }
+        TaskKind::Multilabel => {
+            let targets = b.input(name::TARGETS, data_type::FLOAT, &[rows, &labels]);
+            binary_cross_entropy(b, logits, &targets)
+        }
+        TaskKind::Regress => {
+            let targets = b.input(name::TARGETS, data_type::FLOAT, &[rows, &labels]);
+            squared_error(b, logits, &targets)
+        }
+    };
+    let Some(Distillation { weight, temperature, features }) = spec.teacher else { return of_labels };
+    let teacher = b.input(name::TEACHER, data_type::FLOAT, &[rows, &labels]);
+    let (of_teacher, scale) = match spec.kind {
+        TaskKind::Classify | TaskKind::Tag => {
+            let softer = times(b, logits, 1.0 / temperature);
+            (cross_entropy(b, &softer, &teacher), temperature * temperature)
+        }
+        TaskKind::Multilabel => (binary_cross_entropy(b, logits, &teacher), 1.0),
+        TaskKind::Regress => (squared_error(b, logits, &teacher), 1.0),
+    };
+    let (of_labels, of_teacher) = (times(b, &of_labels, 1.0 - weight), times(b, &of_teacher, weight * scale));
+    let sum = b.op("Add", &[&of_labels, &of_teacher], &[]);
+    if features == 0.0 {
+        return sum;
+    }
+    let seen = b.input(name::TEACHER_FEATURES, data_type::FLOAT, &[rows, &width.to_string()]);
+    let difference = squared_error(b, pooled, &seen);
+    let difference = times(b, &difference, features);
+    b.op("Add", &[&sum, &difference], &[])
+}
+
+/// Mean over the rows of -Σ probability · log softmax(logits).
+fn cross_entropy(b: &mut GraphBuilder, logits: &str, probabilities: &str) -> String {
+    let log = b.op("LogSoftmax", &[logits], &[("axis", (-1i64).into())]);
+    let picked = b.op("Mul", &[probabilities, &log], &[]);
+    let classes = b.shape(&[1]);
+    let of_row = b.op("ReduceSum", &[&picked, &classes], &[("keepdims", 0i64.into())]);
+    let mean = b.op("ReduceMean", &[&of_row], &[("axes", vec![0].into()), ("keepdims", 0i64.into())]);
+    b.op("Neg", &[&mean], &[])
+}
+
+/// Mean of log(1 + e^x) - t·x, the cross-entropy of σ(x) with t, which never overflows as
+/// max(x, 0) - t·x + log(1 + e^-|x|).
+fn binary_cross_entropy(b: &mut GraphBuilder, logits: &str, targets: &str) -> String {
+    let above = b.op("Relu", &[logits], &[]);
+    let negative = b.op("Neg", &[logits], &[]);
+    let below = b.op("Relu", &[&negative], &[]);
+    let size = b.op("Add", &[&above, &below], &[]);
+    let size = b.op("Neg", &[&size], &[]);
+    let small = b.op("Exp", &[&size], &[]);
+    let one = b.float(1.0);
+    let sum = b.op("Add", &[&small, &one], &[]);
+    let rest = b.op("Log", &[&sum], &[]);
+    let product = b.op("Mul", &[targets, logits], &[]);
+    let loss = b.op("Sub", &[&above, &product], &[]);
+    let loss = b.op("Add", &[&loss, &rest], &[]);
+    mean(b, &loss)
+}
+
+fn squared_error(b: &mut GraphBuilder, values: &str, targets: &str) -> String {
+    let difference = b.op("Sub", &[values, targets], &[]);
+    let square = b.op("Mul", &[&difference, &difference], &[]);
+    mean(b, &square)
+}
+
+fn mean(b: &mut GraphBuilder, values: &str) -> String {
+    b.op("ReduceMean", &[values], &[("axes", vec![0, 1].into()), ("keepdims", 0i64.into())])
+}
+
+fn times(b: &mut GraphBuilder, value: &str, factor: f32) -> String {
+    let factor = b.float(factor);
+    b.op("Mul", &[value, &factor], &[])
+}

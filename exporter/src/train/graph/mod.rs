@@ -1,0 +1,323 @@
+//! The training step as an ONNX graph: forward pass, loss, gradients, clipping, AdamW.
+//!
+//! Everything that changes from step to step is an input: the batch, the dropout mask, the
+//! threshold of the scores, the learning rates, and the state (parameters and AdamW moments), whose
+//! next values are outputs. The base's weights are inputs too, bound once. Nothing in the graph is
+//! random or remembers anything, so a step is a pure function.
+
+mod loss;
+mod mask;
+mod optimizer;
+
+use overmask::base::{Base, MaskableTensor};
+use overmask::mask::Granularity;
+use overmask::onnx::proto::{ModelProto, data_type};
+use overmask::onnx::{self, GraphBuilder};
+use overmask::pack::{Pooling, TaskKind};
+
+pub use self::mask::units;
+pub use self::optimizer::{BETA1, BETA2};
+
+use self::mask::Masked;
+use super::{TrainError, gelu};
+use crate::autodiff;
+
+/// Names of the step graph's inputs and outputs.
+pub mod name {
+    /// What each row of logits should be: int64 `[rows]`, the class, for one label; f32 [rows, labels]
+    /// for several labels (0 or 1) and for a number.
+    pub const TARGETS: &str = "targets";
+    /// What pooled outputs are multiplied by, f32 [rows, width].
+    pub const DROPOUT: &str = "dropout";
+    /// Pooled outputs of the frozen encoder, f32 [rows, width] ([`super::Encoder::Frozen`]).
+    pub const FEATURES: &str = "features";
+    /// For tags, the place of each word's first token among the tokens of the batch, int64 `[rows]`.
+    pub const FIRSTS: &str = "firsts";
+    /// What the teacher says of each row, f32 [rows, labels]: probabilities, or the number.
+    pub const TEACHER: &str = "teacher";
+    /// The teacher's pooled outputs, f32 [rows, width].
+    pub const TEACHER_FEATURES: &str = "teacher_features";
+    /// Units with a score above it are kept, a scalar.
+    pub const THRESHOLD: &str = "threshold";
+    /// AdamW step size of the scores, bias correction included.
+    pub const SCORE_RATE: &str = "score_rate";
+    /// AdamW step size of the base's own tensors, likewise.
+    pub const DENSE_RATE: &str = "dense_rate";
+    /// AdamW step size of the head, likewise.
+    pub const HEAD_RATE: &str = "head_rate";
+    /// AdamW's epsilon, bias correction included.
+    pub const EPSILON: &str = "epsilon";
+    /// The loss of the batch, a scalar.
+    pub const LOSS: &str = "loss";
+    /// Norm of all gradients before clipping, a scalar.
+    pub const NORM: &str = "gradient_norm";
+    /// The head's output, f32 [rows, labels].
+    pub const LOGITS: &str = "logits";
+    /// The head's weight, [labels, width].
+    pub const HEAD_WEIGHT: &str = "head/weight";
+    /// The head's bias, `[labels]`.
+    pub const HEAD_BIAS: &str = "head/bias";
+}
+
+/// What a parameter is.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Role {
+    /// The scores of a maskable tensor.
+    Scores(MaskableTensor),
+    /// A tensor of the base.
+    Dense,
+    /// Of the head.
+    Head,
+}
+
+/// A parameter that training changes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Trained {
+    /// Name of the input; the outputs are `name/next`, and its moments `name/m` and `name/v`.
+    pub name: String,
+    /// Shape.
+    pub dims: Vec<usize>,
+    /// What it is.
+    pub role: Role,
+}
+
+impl Trained {
+    /// Names of the state that goes from step to step: the parameter and its two moments.
+    pub fn state(&self) -> [String; 3] {
+        [self.name.clone(), format!("{}/m", self.name), format!("{}/v", self.name)]
+    }
+
+    /// The tensor that these are the scores of.
+    pub fn scores_of(&self) -> Option<&MaskableTensor> {
+        match &self.role {
+            Role::Scores(tensor) => Some(tensor),
+            Role::Dense | Role::Head => None,
+        }
+    }
+}
+
+/// The output that holds the next value of a state input.
+pub fn next(state: &str) -> String {
+    format!("{state}/next")
+}
+
+/// The input that holds what the scores of a tensor are compared with, where each unit has a
+/// threshold of its own.
+pub fn noise(tensor: &str) -> String {
+    format!("noise/{tensor}")
+}
+
+/// What feeds the head.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Encoder {
+    /// Pooled outputs computed beforehand: only the head trains.
+    Frozen,
+    /// The encoder, with something in it that trains.
+    Live {
+        /// Tensors that have scores.
+        masked: Vec<MaskableTensor>,
+        /// Unit of the masks.
+        granularity: Granularity,
+        /// Whether each unit has a threshold of its own ([`noise`]), not all the same.
+        noisy: bool,
+        /// Tensors of the base that train themselves.
+        dense: Vec<String>,
+    },
+}
+
+/// How much a teacher says.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Distillation {
+    /// Its part of the loss, from 0 to 1; the labels have the rest.
+    pub weight: f32,
+    /// What logits are divided by before they become probabilities.
+    pub temperature: f32,
+    /// The weight of the mean square difference of pooled outputs, besides; 0 for none.
+    pub features: f32,
+}
+
+/// What a step graph is built from.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Spec {
+    /// What feeds the head.
+    pub encoder: Encoder,
+    /// What the task computes.
+    pub kind: TaskKind,
+    /// How token outputs become vectors.
+    pub pooling: Pooling,
+    /// Number of labels.
+    pub labels: usize,
+    /// Largest norm of all gradients together.
+    pub clip_norm: f32,
+    /// Whether there is a teacher.
+    pub teacher: Option<Distillation>,
+}
+
+impl Spec {
+    /// The name of the dimension that counts rows of logits: texts are one each, words are not.
+    fn rows(&self) -> &'static str {
+        match (&self.encoder, self.pooling) {
+            (Encoder::Live { .. }, Pooling::Mean | Pooling::Cls) => "batch",
+            _ => "rows",
+        }
+    }
+}
+
+/// A graph with what must be fed to it.
+#[derive(Debug)]
+pub struct Graph {
+    /// The model.
+    pub model: ModelProto,
+    /// Its parameters, in the order of the state.
+    pub trained: Vec<Trained>,
+    /// Tensors of the base that are inputs and do not train.
+    pub frozen: Vec<String>,
+}
+
+/// The forward graph up to the logits, with parameters and weights as inputs.
+///
+/// # Errors
+/// When the base's graph cannot be read or a tensor does not divide into blocks.
+pub fn forward(base: &Base, spec: &Spec) -> Result<Graph, TrainError> {
+    let Forward { b, trained, frozen, logits, .. } = Forward::new(base, spec, false)?;
+    Ok(finish(b, trained, frozen, &[(&logits, name::LOGITS, &[spec.rows(), "labels"])]))
+}
+
+/// The whole training step.
+///
+/// # Errors
+/// As [`forward`], and when the graph has an operator that cannot be differentiated.
+pub fn step(base: &Base, spec: &Spec) -> Result<Graph, TrainError> {
+    let Forward { mut b, trained, frozen, pooled, logits, masked } = Forward::new(base, spec, true)?;
+    let loss = loss::loss(&mut b, spec, &logits, &pooled, base.manifest().architecture.hidden_size);
+    // The straight-through estimator (Bengio et al. 2013): the gradient of the score is that of
+    // the mask bit, so the masked weight is where differentiation stops.
+    let wrt: Vec<String> = trained
+        .iter()
+        .map(|t| masked.iter().find(|m| m.scores == t.name).map_or_else(|| t.name.clone(), |m| m.masked.clone()))
+        .collect();
+    let gradients = autodiff::differentiate(&mut b, &loss, &wrt)?;
+    let mut of_scores = Vec::with_capacity(gradients.len());
+    for (parameter, gradient) in trained.iter().zip(gradients) {
+        of_scores.push(match masked.iter().find(|m| m.scores == parameter.name) {
+            Some(m) => mask::score_gradient(&mut b, m, &gradient),
+            None => gradient,
+        });
+    }
+    let norm = optimizer::update(&mut b, &trained, &of_scores, spec.clip_norm);
+    Ok(finish(b, trained, frozen, &[(&loss, name::LOSS, &[]), (&norm, name::NORM, &[])]))
+}
+
+fn finish(mut b: GraphBuilder, trained: Vec<Trained>, frozen: Vec<String>, outputs: &[(&str, &str, &[&str])]) -> Graph {
+    for (value, name, shape) in outputs {
+        b.output_as(value, name, data_type::FLOAT, shape);
+    }
+    Graph { model: b.finish(), trained, frozen }
+}
+
+/// A forward pass.
+struct Forward {
+    b: GraphBuilder,
+    trained: Vec<Trained>,
+    frozen: Vec<String>,
+    /// What the head sees, before dropout: [rows, width].
+    pooled: String,
+    logits: String,
+    masked: Vec<Masked>,
+}
+
+impl Forward {
+    fn new(base: &Base, spec: &Spec, training: bool) -> Result<Self, TrainError> {
+        let width = base.manifest().architecture.hidden_size;
+        let (mut trained, mut frozen, mut masked) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut b, pooled) = match &spec.encoder {
+            Encoder::Frozen => {
+                let mut b = GraphBuilder::new("head");
+                let features = b.input(name::FEATURES, data_type::FLOAT, &["rows", &width.to_string()]);
+                (b, features)
+            }
+            Encoder::Live { masked: tensors, granularity, noisy, dense } => {
+                let mut model = onnx::read_model(&base.model_path())?;
+                frozen = external_names(&model)?;
+                let names: Vec<&str> = frozen.iter().map(String::as_str).collect();
+                onnx::initializers_to_inputs(&mut model, &names)?;
+                let mut graph = model.graph.unwrap_or_default();
+                // The encoder's own outputs are inner values here.
+                graph.output.clear();
+                gelu::fold_constants(&mut graph);
+                let mut b = GraphBuilder::extend(graph);
+                masked = mask::insert(&mut b, tensors, *granularity, *noisy && training, &mut trained)?;
+                for name in dense {
+                    let dims = base.tensor_f32(name)?.0.to_vec();
+                    trained.push(Trained { name: name.clone(), dims, role: Role::Dense });
+                }
+                frozen.retain(|name| !dense.contains(name));
+                let pooled = pool(&mut b, spec.pooling, width);
+                (b, pooled)
+            }
+        };
+        for (name, dims) in [(name::HEAD_WEIGHT, vec![spec.labels, width]), (name::HEAD_BIAS, vec![spec.labels])] {
+            trained.push(Trained { name: name.to_owned(), dims, role: Role::Head });
+        }
+        // The base's own tensors are inputs already.
+        for parameter in trained.iter().filter(|t| t.role != Role::Dense) {
+            declare(&parameter.dims, |dims| drop(b.input(&parameter.name, data_type::FLOAT, dims)));
+        }
+        let dropped = b.input(name::DROPOUT, data_type::FLOAT, &[spec.rows(), &width.to_string()]);
+        let seen = b.op("Mul", &[&pooled, &dropped], &[]);
+        let logits = b.op("Gemm", &[&seen, name::HEAD_WEIGHT, name::HEAD_BIAS], &[("transB", 1i64.into())]);
+        Ok(Forward { b, trained, frozen, pooled, logits, masked })
+    }
+}
+
+/// What the head sees: one vector a text, or one a word, [rows, width].
+fn pool(b: &mut GraphBuilder, pooling: Pooling, width: usize) -> String {
+    let states = "last_hidden_state";
+    match pooling {
+        Pooling::Mean => {
+            let mask = b.op("Cast", &["attention_mask"], &[("to", i64::from(data_type::FLOAT).into())]);
+            let (last, along) = (b.shape(&[2]), b.shape(&[1]));
+            let mask = b.op("Unsqueeze", &[&mask, &last], &[]);
+            let kept = b.op("Mul", &[states, &mask], &[]);
+            let sum = b.op("ReduceSum", &[&kept, &along], &[("keepdims", 0i64.into())]);
+            let count = b.op("ReduceSum", &[&mask, &along], &[("keepdims", 0i64.into())]);
+            b.op("Div", &[&sum, &count], &[])
+        }
+        Pooling::Cls => {
+            // A product with a row that picks the first token: Slice has no gradient rule.
+            let first = b.op("Shape", &["attention_mask"], &[]);
+            let (one, two, zero) = (b.shape(&[1]), b.shape(&[2]), b.shape(&[0]));
+            let length = b.op("Slice", &[&first, &one, &two, &zero], &[]);
+            let length = b.op("Squeeze", &[&length, &zero], &[]);
+            let values = b.floats(&[0.0, 1.0]);
+            let row = b.op("OneHot", &[&zero, &length, &values], &[]);
+            let shape = b.shape(&[1, -1, 1]);
+            let row = b.op("Reshape", &[&row, &shape], &[]);
+            let kept = b.op("Mul", &[states, &row], &[]);
+            b.op("ReduceSum", &[&kept, &one], &[("keepdims", 0i64.into())])
+        }
+        Pooling::First => {
+            let firsts = b.input(name::FIRSTS, data_type::INT64, &["rows"]);
+            let flat = b.shape(&[-1, width as i64]);
+            let tokens = b.op("Reshape", &[states, &flat], &[]);
+            b.op("Gather", &[&tokens, &firsts], &[])
+        }
+    }
+}
+
+/// Hands fixed dimensions to `how`, as the builder takes those of inputs and outputs.
+pub(super) fn declare(dims: &[usize], how: impl FnOnce(&[&str])) {
+    let dims: Vec<String> = dims.iter().map(usize::to_string).collect();
+    how(&dims.iter().map(String::as_str).collect::<Vec<_>>());
+}
+
+/// The tensors of a model that its weights' file holds.
+pub(super) fn external_names(model: &ModelProto) -> Result<Vec<String>, TrainError> {
+    let mut names = Vec::new();
+    for tensor in model.graph.iter().flat_map(|g| &g.initializer) {
+        if onnx::external_data(tensor)?.is_some() {
+            names.push(tensor.name.clone());
+        }
+    }
+    Ok(names)
+}

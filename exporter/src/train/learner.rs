@@ -1,0 +1,491 @@
+//! The training loop: steps, dev scores, the best state, checkpoints.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use overmask::base::Base;
+use overmask::mask::Mask;
+use overmask::pack::{NamedMask, Pack};
+use overmask::task::{self, Tokenizer};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::batch::{Examples, Feed, dropout, salt, stream};
+use super::features::FrozenEncoder;
+use super::graph::{self, Distillation, Encoder, Graph, Role, Spec, name};
+use super::losses::Losses;
+use super::options::{Init, Sampling, TeacherOptions};
+use super::session::{self, ForwardSession, Placement, StepSession, f32_value};
+use super::sparsity::{self, Parts};
+use super::{Method, TrainError, TrainOptions, checkpoint, go_on, placement, schedule, scores, select, teacher};
+use crate::data::{self, Dataset, Gold, LabelSet, rng};
+use crate::score::{self, Said};
+
+/// How far a run is.
+#[derive(Debug, Clone)]
+pub struct Progress {
+    /// Steps done.
+    pub step: u64,
+    /// Steps in all.
+    pub steps: u64,
+    /// Epochs done.
+    pub epoch: u32,
+    /// Running mean of the loss.
+    pub loss: f32,
+    /// Best score on the dev split so far.
+    pub dev: Option<f64>,
+}
+
+/// How an epoch ended.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Epoch {
+    /// The epoch, from 1.
+    pub epoch: u32,
+    /// Steps done.
+    pub step: u64,
+    /// Running mean of the loss.
+    pub loss: f32,
+    /// Score on the dev split, by the main metric of the task's kind.
+    pub dev: f64,
+    /// Loss on the dev split.
+    pub dev_loss: f64,
+    /// Fraction of the masked tensors' weights that are zero.
+    pub sparsity: f64,
+}
+
+/// What a pack keeps of a state.
+#[derive(Debug, Clone)]
+pub(super) struct Kept {
+    pub(super) masks: Vec<NamedMask>,
+    /// The base's own tensors that train, and the head, by name.
+    pub(super) tensors: BTreeMap<String, Vec<f32>>,
+}
+
+/// The best state so far.
+#[derive(Debug, Clone)]
+pub(super) struct Best {
+    /// Score on the dev split.
+    pub(super) score: f64,
+    pub(super) loss: f64,
+    pub(super) kept: Kept,
+}
+
+/// What a run comes to.
+pub(super) struct Learnt {
+    pub(super) best: Kept,
+    pub(super) curve: Vec<Epoch>,
+    pub(super) steps: u64,
+    pub(super) stopped: bool,
+    pub(super) time: Duration,
+}
+
+pub(super) struct Learner<'a> {
+    base: &'a Arc<Base>,
+    options: &'a TrainOptions,
+    tokenizer: Tokenizer,
+    labels: &'a LabelSet,
+    pub(super) train: Examples,
+    pub(super) dev: Examples,
+    graph: Graph,
+    step: StepSession,
+    forward: ForwardSession,
+    threshold: f32,
+}
+
+/// What the graph of a run is built from.
+pub(super) fn spec(base: &Base, labels: usize, o: &TrainOptions) -> Result<Spec, TrainError> {
+    let mut dense = match o.method {
+        Method::Head | Method::Mask => Vec::new(),
+        Method::Layers => o.selection().tensors(base)?.into_iter().map(|tensor| tensor.name).collect(),
+        Method::Full => select::all_tensors(base)?,
+    };
+    let small = select::small_tensors(base, o.tune)?;
+    dense.extend(small.into_iter().filter(|name| !dense.contains(name)).collect::<Vec<_>>());
+    let masked = if o.method == Method::Mask { o.selection().tensors(base)? } else { Vec::new() };
+    let noisy = o.sampling == Sampling::Bernoulli;
+    let encoder = match o.is_live() {
+        true => Encoder::Live { masked, granularity: o.granularity, noisy, dense },
+        false => Encoder::Frozen,
+    };
+    let teacher = o.teacher.as_ref().map(|TeacherOptions { weight, temperature, features, .. }| Distillation {
+        weight: *weight as f32,
+        temperature: *temperature as f32,
+        features: *features as f32,
+    });
+    Ok(Spec { encoder, kind: o.form.kind, pooling: o.pooling, labels, clip_norm: o.clip_norm as f32, teacher })
+}
+
+impl<'a> Learner<'a> {
+    pub(super) fn new(
+        base: &'a Arc<Base>,
+        train: &Dataset,
+        dev: &Dataset,
+        labels: &'a LabelSet,
+        teacher: Option<&Pack>,
+        options: &'a TrainOptions,
+        stop: &AtomicBool,
+    ) -> Result<Self, TrainError> {
+        let tokenizer = Tokenizer::open(base)?;
+        let tokenize =
+            |data, scale| Examples::tokenize(data, options.form.kind, labels, &tokenizer, options.max_tokens, scale);
+        let mut train = tokenize(train, None)?;
+        let mut dev = tokenize(dev, Some(train.scale))?;
+        if train.len() == 0 || dev.len() == 0 {
+            let reason = format!("leaves {} examples to train on, {} to choose by", train.len(), dev.len());
+            return Err(TrainError::Option { option: "--dev-fraction", reason });
+        }
+        if let Some(pack) = teacher {
+            teacher::teach(base, pack, &mut train, &tokenizer, options, stop)?;
+        }
+        let spec = spec(base, labels.len(), options)?;
+        if spec.encoder == Encoder::Frozen {
+            let encoder = FrozenEncoder::start(base, &[], &[], options)?;
+            encoder.replace_tokens(&mut train, &tokenizer, stop)?;
+            encoder.replace_tokens(&mut dev, &tokenizer, stop)?;
+        }
+        let graph = graph::step(base, &spec)?;
+        let forward = graph::forward(base, &spec)?;
+        let profile = options.check_placement.then(|| std::env::temp_dir().join("overmask-step"));
+        let placement = Placement { device: options.device, threads: options.threads, profile };
+        // The forward pass of the dev split reads the same weights.
+        let frozen = session::frozen(base, &graph.frozen)?;
+        let state = session::fresh(initial(base, &graph, options)?);
+        let step = StepSession::new(&graph, state, &frozen, &placement)?;
+        let forward = ForwardSession::new(&forward, &frozen, &placement)?;
+        Ok(Learner { base, options, tokenizer, labels, train, dev, graph, step, forward, threshold: 0.0 })
+    }
+
+    fn width(&self) -> usize {
+        self.base.manifest().architecture.hidden_size
+    }
+
+    /// Trains; `facts` is what a checkpoint must agree with.
+    pub(super) fn learn(
+        &mut self,
+        facts: &BTreeMap<String, Value>,
+        stop: &AtomicBool,
+        progress: &mut dyn FnMut(&Progress),
+    ) -> Result<Learnt, TrainError> {
+        go_on(stop)?;
+        let started = Instant::now();
+        let o = self.options;
+        let epoch_steps = self.train.len().div_ceil(o.batch_size) as u64;
+        let steps = (epoch_steps * u64::from(o.epochs)).min(o.max_steps.unwrap_or(u64::MAX));
+        let parts = Parts::new(steps, o);
+        let mut now = Progress { step: 0, steps, epoch: 0, loss: 0.0, dev: None };
+        let (mut best, mut curve): (Option<Best>, Vec<Epoch>) = (None, Vec::new());
+        if let Some(saved) = self.saved(facts)? {
+            (now.step, now.loss, best, curve) =
+                (saved.document.step, saved.document.loss, saved.best, saved.document.curve);
+            log::info!("going on after step {} of {steps}", now.step);
+        }
+        now.epoch = curve.len() as u32;
+        now.dev = best.as_ref().map(|best| best.score);
+        let first = now.step;
+        let mut losses = Losses::open(o.log_losses.as_deref(), first)?;
+        let mut stopped = false;
+        while now.step < steps && !stopped {
+            let batches =
+                data::epoch_batches(&self.train.lengths, o.batch_size, o.seed ^ salt::ORDER, u64::from(now.epoch));
+            let done = now.step - u64::from(now.epoch) * epoch_steps;
+            for indices in batches.iter().skip(done as usize) {
+                // The first step is done in any case, so that there is something to keep.
+                stopped = now.step > 0 && stop.load(Ordering::Relaxed);
+                if stopped || now.step == steps {
+                    break;
+                }
+                let loss = self.one_step(indices, &parts, &mut now, &mut losses)?;
+                now.loss = if now.step == 1 { loss } else { 0.95 * now.loss + 0.05 * loss };
+                if now.step == first + 1 && o.check_placement {
+                    placement::check(&self.step.end_profiling()?, o.device)?;
+                }
+                progress(&now);
+                self.save(facts, &now, best.as_ref(), &curve, false)?;
+            }
+            if stopped {
+                self.save(facts, &now, best.as_ref(), &curve, true)?;
+            }
+            now.epoch += 1;
+            let kept = self.kept(now.step >= parts.ramp_end)?;
+            let (score, loss) = self.evaluate_dev()?;
+            let sparsity = sparsity_of(&kept);
+            // A head alone has a hundred epochs, of a blink each.
+            let level = if o.is_live() { log::Level::Info } else { log::Level::Debug };
+            let metric = score::main_metric(o.form.kind);
+            log::log!(
+                level,
+                "epoch {}: dev {metric} {score:.4}, dev loss {loss:.4}, {:.1} % zeros",
+                now.epoch,
+                100.0 * sparsity
+            );
+            curve.push(Epoch {
+                epoch: now.epoch,
+                step: now.step,
+                loss: now.loss,
+                dev: score,
+                dev_loss: loss,
+                sparsity,
+            });
+            // Equal scores are common on small dev splits; then the lower loss is better. A state that
+            // has not the sparsity asked for only counts when there is no other.
+            let counts = parts.reached(now.step) || stopped && best.is_none();
+            if counts && best.as_ref().is_none_or(|best| (score, -loss) > (best.score, -best.loss)) {
+                best = Some(Best { score, loss, kept });
+            }
+            now.dev = best.as_ref().map(|best| best.score);
+            progress(&now);
+        }
+        losses.finish()?;
+        let best = best.ok_or(TrainError::Stopped)?.kept;
+        Ok(Learnt { best, curve, steps: now.step, stopped, time: started.elapsed() })
+    }
+
+    fn one_step(
+        &mut self,
+        indices: &[usize],
+        parts: &Parts,
+        now: &mut Progress,
+        losses: &mut Losses,
+    ) -> Result<f32, TrainError> {
+        let o = self.options;
+        if now.step < parts.ramp_end && now.step.is_multiple_of(sparsity::EVERY) || now.step == parts.ramp_end {
+            self.move_threshold(parts, now.step)?;
+        }
+        let factor = schedule::factor(now.step, now.steps, o.warmup);
+        let of_scores = match now.step < parts.polish {
+            true => schedule::factor(now.step, parts.polish, o.warmup),
+            false => 0.0,
+        };
+        let rows = self.train.rows(indices);
+        let mask = dropout(o.dropout, o.seed, now.step, rows * self.width());
+        let mut inputs = self.train.batch(&self.tokenizer, indices, mask)?;
+        inputs.extend(self.train.targets(indices)?);
+        let rates = Rates {
+            scores: o.learning_rate * of_scores,
+            dense: o.dense_learning_rate * factor,
+            head: o.head_learning_rate * factor,
+        };
+        inputs.extend(rates.feed(&self.graph, now.step)?);
+        inputs.extend(self.thresholds(Some(now.step))?);
+        let (loss, norm) = self.step.run(inputs)?;
+        now.step += 1;
+        if !loss.is_finite() || !norm.is_finite() {
+            return Err(TrainError::Diverged { step: now.step, loss });
+        }
+        losses.write(now.step, loss, norm)?;
+        Ok(loss)
+    }
+
+    /// Puts the threshold where the schedule wants it, if there is one.
+    fn move_threshold(&mut self, parts: &Parts, step: u64) -> Result<(), TrainError> {
+        if let Some(sparsity) = sparsity::scheduled(self.options, parts, step) {
+            self.threshold = sparsity::threshold(self.scores()?, sparsity);
+        }
+        Ok(())
+    }
+
+    /// The scores of each masked tensor.
+    fn scores(&self) -> Result<Vec<Vec<f32>>, TrainError> {
+        let scores = self.graph.trained.iter().filter(|t| t.scores_of().is_some());
+        scores.map(|t| self.step.download(&t.name)).collect()
+    }
+
+    /// What scores are compared with; at a step with noise, if there is any.
+    fn thresholds(&self, step: Option<u64>) -> Result<Feed, TrainError> {
+        let o = self.options;
+        let masked = || self.graph.trained.iter().filter_map(|t| t.scores_of());
+        if masked().next().is_none() || o.granularity == overmask::mask::Granularity::TwoOfFour {
+            return Ok(Vec::new());
+        }
+        match step.filter(|_| o.sampling == Sampling::Bernoulli) {
+            None => Ok(vec![(name::THRESHOLD.to_owned(), f32_value(&[], vec![self.threshold])?)]),
+            Some(step) => masked()
+                .enumerate()
+                .map(|(i, tensor)| {
+                    let (dims, values) = sparsity::noise(tensor, i, step, self.threshold, o)?;
+                    Ok((graph::noise(&tensor.name), f32_value(&dims, values)?))
+                })
+                .collect(),
+        }
+    }
+
+    /// Score and mean loss on the dev split.
+    fn evaluate_dev(&mut self) -> Result<(f64, f64), TrainError> {
+        let mut order: Vec<usize> = (0..self.dev.len()).collect();
+        order.sort_by_key(|i| self.dev.lengths[*i]);
+        let kind = self.options.form.kind;
+        let labels = self.labels.len();
+        let mut said: Vec<Option<Said>> = vec![None; self.dev.len()];
+        let (mut loss, mut rows) = (0f64, 0usize);
+        for indices in order.chunks(self.options.batch_size) {
+            let ones = vec![1.0; self.dev.rows(indices) * self.width()];
+            let mut inputs = self.dev.batch(&self.tokenizer, indices, ones)?;
+            inputs.extend(self.thresholds(None)?);
+            let mut logits = self.forward.logits(&self.step, inputs)?;
+            if let Some(value) = logits.iter().find(|l| !l.is_finite()) {
+                return Err(TrainError::Diverged { step: 0, loss: *value });
+            }
+            let mut each = logits.chunks_exact_mut(labels);
+            for index in indices {
+                let counted = self.dev.counted(*index);
+                let mut these: Vec<Option<&[f32]>> = Vec::with_capacity(counted.len());
+                for counts in counted {
+                    these.push(if counts { each.next().map(|row| &*row) } else { None });
+                }
+                let gold = &self.dev.gold[*index];
+                loss += loss_of(gold, &these, |value| self.dev.scale.apply(value));
+                rows += these.iter().flatten().count();
+                said[*index] = Some(match Said::of_logits(kind, &these) {
+                    Said::Value(value) => Said::Value(f64::from(self.dev.scale.undo(value as f32))),
+                    other => other,
+                });
+            }
+        }
+        let said: Vec<Said> = said.into_iter().flatten().collect();
+        let score = score::main_score(kind, self.labels.names(), &self.dev.gold, &said);
+        Ok((score, loss / rows.max(1) as f64))
+    }
+
+    /// What a pack would keep of the current state.
+    fn kept(&self, exact: bool) -> Result<Kept, TrainError> {
+        let mut kept = Kept { masks: Vec::new(), tensors: BTreeMap::new() };
+        let threshold = match self.options.target_sparsity.filter(|_| exact) {
+            // Scores have moved since the threshold was set: now it is what was asked for, exactly.
+            Some(target) => sparsity::threshold(self.scores()?, target),
+            None => self.threshold,
+        };
+        for parameter in &self.graph.trained {
+            let values = self.step.download(&parameter.name)?;
+            match &parameter.role {
+                Role::Scores(tensor) => {
+                    let mask: Mask = scores::to_mask(tensor, &values, self.options.granularity, threshold)?;
+                    kept.masks.push(NamedMask { tensor: tensor.name.clone(), mask });
+                }
+                Role::Dense | Role::Head => drop(kept.tensors.insert(parameter.name.clone(), values)),
+            }
+        }
+        let scale = self.train.scale;
+        if self.options.form.kind == overmask::pack::TaskKind::Regress {
+            // The device's head gives the number itself.
+            let deviation = scale.deviation as f32;
+            if let Some(weight) = kept.tensors.get_mut(name::HEAD_WEIGHT) {
+                weight.iter_mut().for_each(|w| *w *= deviation);
+            }
+            if let Some(bias) = kept.tensors.get_mut(name::HEAD_BIAS) {
+                bias.iter_mut().for_each(|b| *b = scale.undo(*b));
+            }
+        }
+        Ok(kept)
+    }
+
+    /// The run on disk, if it is to go on from there; puts its state in place.
+    fn saved(&mut self, facts: &BTreeMap<String, Value>) -> Result<Option<checkpoint::Saved>, TrainError> {
+        let Some(file) = self.options.checkpoint.as_ref().filter(|c| c.resume).map(|c| &c.file) else {
+            return Ok(None);
+        };
+        let mask = |tensor: &str, bytes: &[u8]| {
+            let tensor = self.base.maskable(tensor)?;
+            Mask::from_bytes(self.options.granularity, tensor.outputs, tensor.inputs, bytes).ok()
+        };
+        let Some(mut saved) = checkpoint::read(file, &self.graph, facts, mask)? else { return Ok(None) };
+        self.step.restore(std::mem::take(&mut saved.state))?;
+        self.threshold = saved.document.threshold.unwrap_or(f32::NEG_INFINITY);
+        Ok(Some(saved))
+    }
+
+    /// Writes the run to disk, if it is time or `must` be.
+    fn save(
+        &self,
+        facts: &BTreeMap<String, Value>,
+        now: &Progress,
+        best: Option<&Best>,
+        curve: &[Epoch],
+        must: bool,
+    ) -> Result<(), TrainError> {
+        let Some(checkpoint) = &self.options.checkpoint else { return Ok(()) };
+        if !must && !now.step.is_multiple_of(checkpoint.every) {
+            return Ok(());
+        }
+        let (step, loss, threshold) = (now.step, now.loss, self.threshold);
+        let run = checkpoint::Run { facts, step, loss, threshold, curve, state: self.step.state()?, best };
+        checkpoint::write(&checkpoint.file, &self.graph, run)
+    }
+}
+
+/// The fraction of the masked tensors' weights that are zero; 0 without masks.
+fn sparsity_of(kept: &Kept) -> f64 {
+    let zeros: u64 = kept.masks.iter().map(|m| m.mask.zero_weights()).sum();
+    let weights: u64 = kept.masks.iter().map(|m| (m.mask.outputs() * m.mask.inputs()) as u64).sum();
+    if weights == 0 { 0.0 } else { zeros as f64 / weights as f64 }
+}
+
+/// The summed loss of an example's rows; `scale` is what numbers go through.
+fn loss_of(gold: &Gold, rows: &[Option<&[f32]>], scale: impl Fn(f64) -> f32) -> f64 {
+    let cross_entropy = |row: &[f32], class: usize| -f64::from(task::softmax(row)[class].max(f32::MIN_POSITIVE)).ln();
+    let first = rows.first().copied().flatten().unwrap_or_default();
+    match gold {
+        Gold::Class(class) => cross_entropy(first, *class),
+        Gold::Tags(tags) => {
+            tags.iter().zip(rows).filter_map(|(tag, row)| row.map(|row| cross_entropy(row, *tag))).sum()
+        }
+        Gold::Set(set) => {
+            let of = |(has, logit): (&bool, &f32)| {
+                let x = f64::from(if *has { -*logit } else { *logit });
+                x.max(0.0) + (-x.abs()).exp().ln_1p()
+            };
+            set.iter().zip(first).map(of).sum::<f64>() / set.len().max(1) as f64
+        }
+        Gold::Value(value) => f64::from(first.first().copied().unwrap_or(0.0) - scale(*value)).powi(2),
+    }
+}
+
+/// Where each parameter starts.
+pub(super) fn initial(base: &Base, graph: &Graph, o: &TrainOptions) -> Result<Vec<Vec<f32>>, TrainError> {
+    let start = |(index, parameter): (usize, &graph::Trained)| match &parameter.role {
+        Role::Scores(tensor) if o.init == Init::Uniform => {
+            scores::uniform(tensor, index, o.granularity, o.initial_sparsity, o.seed)
+        }
+        Role::Scores(tensor) => {
+            let (_, weights) = base.tensor_f32(&tensor.name)?;
+            scores::magnitude_ranks(tensor, weights, o.granularity, o.initial_sparsity)
+        }
+        Role::Dense => Ok(base.tensor_f32(&parameter.name)?.1.to_vec()),
+        Role::Head => {
+            let count = parameter.dims.iter().product();
+            let weight = parameter.name == name::HEAD_WEIGHT;
+            // BERT's own initialisation of new layers.
+            let normal = rng::normal(o.seed, stream::HEAD, 0, count).into_iter().map(|n| 0.02 * n);
+            Ok(if weight { normal.collect() } else { vec![0.0; count] })
+        }
+    };
+    graph.trained.iter().enumerate().map(start).collect()
+}
+
+/// Learning rates of a step.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rates {
+    pub(super) scores: f64,
+    pub(super) dense: f64,
+    pub(super) head: f64,
+}
+
+impl Rates {
+    /// As inputs of a graph: those of the roles that it has.
+    pub(super) fn feed(self, graph: &Graph, step: u64) -> Result<Feed, TrainError> {
+        let has = |role: fn(&Role) -> bool| graph.trained.iter().any(|t| role(&t.role));
+        let mut feed = Vec::new();
+        for (name, rate, used) in [
+            (name::SCORE_RATE, self.scores, has(|role| matches!(role, Role::Scores(_)))),
+            (name::DENSE_RATE, self.dense, has(|role| *role == Role::Dense)),
+            (name::HEAD_RATE, self.head, has(|role| *role == Role::Head)),
+        ] {
+            if used {
+                feed.push((name.to_owned(), f32_value(&[], vec![schedule::adamw(rate, step).0])?));
+            }
+        }
+        feed.push((name::EPSILON.to_owned(), f32_value(&[], vec![schedule::adamw(self.head, step).1])?));
+        Ok(feed)
+    }
+}

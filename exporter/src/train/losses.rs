@@ -1,0 +1,35 @@
+//! The log of losses that `--log-losses` asks for, one JSON object a step.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use super::TrainError;
+
+/// A log that is being written, or none.
+pub(super) struct Losses(Option<(PathBuf, BufWriter<File>)>);
+
+impl Losses {
+    /// Starts a log; one of a run that goes on keeps the lines of the steps that were done.
+    pub(super) fn open(path: Option<&Path>, done: u64) -> Result<Self, TrainError> {
+        let Some(path) = path else { return Ok(Losses(None)) };
+        let failed = |source| TrainError::Write { path: path.to_owned(), source };
+        let before = if done > 0 { std::fs::read_to_string(path).unwrap_or_default() } else { String::new() };
+        let mut file = BufWriter::new(File::create(path).map_err(failed)?);
+        for line in before.lines().take(done as usize) {
+            writeln!(file, "{line}").map_err(failed)?;
+        }
+        Ok(Losses(Some((path.to_owned(), file))))
+    }
+
+    pub(super) fn write(&mut self, step: u64, loss: f32, norm: f32) -> Result<(), TrainError> {
+        let Some((path, file)) = &mut self.0 else { return Ok(()) };
+        writeln!(file, r#"{{"step":{step},"gradient_norm":{norm},"loss":{loss}}}"#)
+            .map_err(|source| TrainError::Write { path: path.clone(), source })
+    }
+
+    pub(super) fn finish(self) -> Result<(), TrainError> {
+        let Some((path, mut file)) = self.0 else { return Ok(()) };
+        file.flush().map_err(|source| TrainError::Write { path, source })
+    }
+}

@@ -1,0 +1,290 @@
+//! What decides a training run.
+
+use std::path::PathBuf;
+
+use overmask::base::Base;
+use overmask::engine::Device;
+use overmask::mask::Granularity;
+use overmask::pack::{FloatType, Pooling, TaskKind, check_name};
+use serde::{Deserialize, Serialize};
+
+use super::TrainError;
+use super::select::{Layers, Selection, Tune};
+use crate::data::Form;
+
+/// How a task is learnt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Method {
+    /// The encoder stays as it is; only the head trains: the baseline.
+    Head,
+    /// Scores decide which weights are zero; they and the head train together.
+    Mask,
+    /// The weights of chosen layers train (the L0-close fine-tuning of Radiya-Dixit & Wang 2020).
+    Layers,
+    /// All of the encoder trains: the yardstick.
+    Full,
+}
+
+/// Where scores start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Init {
+    /// At the rank of the unit's magnitude: small weights are zeroed first.
+    Magnitude,
+    /// At random, whatever the weights are.
+    Uniform,
+}
+
+/// How scores become a mask while training.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Sampling {
+    /// What is above the threshold is kept.
+    Threshold,
+    /// Each unit is kept with a probability that grows with its score (Zhou et al. 2019).
+    Bernoulli,
+}
+
+/// What learns from a teacher.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TeacherOptions {
+    /// The teacher's pack, for the same base and labels.
+    pub pack: PathBuf,
+    /// The teacher's part of the loss, 0 to 1.
+    pub weight: f64,
+    /// What logits are divided by before they become probabilities.
+    pub temperature: f64,
+    /// Weight of the mean square difference of what the heads see; 0 for none.
+    pub features: f64,
+}
+
+/// Where a run is kept, so that it can go on.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CheckpointOptions {
+    /// The file.
+    pub file: PathBuf,
+    /// Steps between two writes.
+    pub every: u64,
+    /// Go on from the file if it is there.
+    pub resume: bool,
+}
+
+/// Everything that decides a training run.
+#[derive(Debug, Clone)]
+pub struct TrainOptions {
+    /// Name of the task.
+    pub name: String,
+    /// What the examples are.
+    pub form: Form,
+    /// Method.
+    pub method: Method,
+    /// Unit of the masks.
+    pub granularity: Granularity,
+    /// Where scores start.
+    pub init: Init,
+    /// How scores become masks.
+    pub sampling: Sampling,
+    /// Fraction of units that start as zeros.
+    pub initial_sparsity: f64,
+    /// Fraction of the masked tensors' units that are zeros at the end; without it training decides.
+    pub target_sparsity: Option<f64>,
+    /// Part of all steps after which the target is reached.
+    pub ramp: f64,
+    /// Part of all steps, at the end, in which masks stay as they are and the rest goes on.
+    pub polish: f64,
+    /// Layers that are masked or trained.
+    pub layers: Layers,
+    /// Modules that are masked or trained; all if empty.
+    pub modules: Vec<String>,
+    /// Small tensors that train besides.
+    pub tune: Tune,
+    /// Passes over the training examples.
+    pub epochs: u32,
+    /// Examples a step.
+    pub batch_size: usize,
+    /// Learning rate of the scores.
+    pub learning_rate: f64,
+    /// Learning rate of the base's own tensors.
+    pub dense_learning_rate: f64,
+    /// Learning rate of the head.
+    pub head_learning_rate: f64,
+    /// Part of all steps in which the rates rise from zero.
+    pub warmup: f64,
+    /// Part of the pooled outputs that dropout zeroes.
+    pub dropout: f64,
+    /// Largest norm of all gradients together.
+    pub clip_norm: f64,
+    /// Who teaches, if anybody does.
+    pub teacher: Option<TeacherOptions>,
+    /// Decides splits, order, dropout, noise and start values.
+    pub seed: u64,
+    /// Longest input, in tokens with the special ones; longer ones are cut.
+    pub max_tokens: usize,
+    /// How token outputs become vectors.
+    pub pooling: Pooling,
+    /// Part of the training examples that chooses the checkpoint, unless they are given.
+    pub dev_fraction: f64,
+    /// Where the step graph runs.
+    pub device: Device,
+    /// Threads of a CPU run.
+    pub threads: usize,
+    /// End after so many steps.
+    pub max_steps: Option<u64>,
+    /// Where the run is kept.
+    pub checkpoint: Option<CheckpointOptions>,
+    /// File for the loss of every step, one JSON object a line.
+    pub log_losses: Option<PathBuf>,
+    /// Check that the device runs every node of the step graph, and fail if not.
+    pub check_placement: bool,
+    /// The pack's revision.
+    pub revision: u64,
+    /// How the pack stores the head.
+    pub head_dtype: FloatType,
+    /// How the pack stores replaced tensors.
+    pub delta_dtype: FloatType,
+}
+
+impl TrainOptions {
+    /// The settings that serve most tasks, for one text with one label.
+    pub fn new(name: impl Into<String>, method: Method) -> Self {
+        let alone = method == Method::Head;
+        TrainOptions {
+            name: name.into(),
+            form: Form::CLASSIFY,
+            method,
+            granularity: Granularity::Block { rows: 32, cols: 1 },
+            init: Init::Magnitude,
+            sampling: Sampling::Threshold,
+            initial_sparsity: 0.05,
+            target_sparsity: None,
+            ramp: 0.6,
+            polish: 0.0,
+            layers: Layers::all(),
+            modules: Vec::new(),
+            tune: Tune::default(),
+            epochs: Self::default_epochs(method),
+            batch_size: 32,
+            learning_rate: 4e-3,
+            dense_learning_rate: Self::default_dense_rate(method),
+            head_learning_rate: if alone { 1e-2 } else { 1e-3 },
+            warmup: 0.06,
+            dropout: 0.1,
+            clip_norm: 1.0,
+            teacher: None,
+            seed: 1,
+            max_tokens: 64,
+            pooling: Pooling::Mean,
+            dev_fraction: 0.1,
+            device: Device::Cpu,
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
+            max_steps: None,
+            checkpoint: None,
+            log_losses: None,
+            check_placement: false,
+            revision: 1,
+            head_dtype: FloatType::F16,
+            delta_dtype: FloatType::F16,
+        }
+    }
+
+    /// Passes of a head alone cost next to nothing.
+    fn default_epochs(method: Method) -> u32 {
+        if method == Method::Head { 100 } else { 3 }
+    }
+
+    /// Norms and biases beside a mask move further than whole weights do.
+    fn default_dense_rate(method: Method) -> f64 {
+        if matches!(method, Method::Head | Method::Mask) { 1e-3 } else { 2e-4 }
+    }
+
+    /// The tensors of the base that it masks or trains.
+    pub(super) fn selection(&self) -> Selection<'_> {
+        Selection { layers: &self.layers, modules: &self.modules }
+    }
+
+    /// Whether anything below the head trains.
+    pub(super) fn is_live(&self) -> bool {
+        self.method != Method::Head || self.tune != Tune::default()
+    }
+
+    /// Refuses what cannot be, before any work.
+    pub(super) fn check(&self, base: &Base) -> Result<(), TrainError> {
+        let wrong = |option, reason: String| Err(TrainError::Option { option, reason });
+        let a = &base.manifest().architecture;
+        check_name(&self.name).or_else(|reason| wrong("--name", reason))?;
+        for (option, value) in [
+            ("--initial-sparsity", self.initial_sparsity),
+            ("--polish", self.polish),
+            ("--dropout", self.dropout),
+            ("--warmup", self.warmup),
+            ("--dev-fraction", self.dev_fraction),
+        ] {
+            if !(0.0..1.0).contains(&value) {
+                return wrong(option, format!("{value} is not from 0 to below 1"));
+            }
+        }
+        for (option, value) in [
+            ("--learning-rate", self.learning_rate),
+            ("--dense-learning-rate", self.dense_learning_rate),
+            ("--head-learning-rate", self.head_learning_rate),
+            ("--clip-norm", self.clip_norm),
+        ] {
+            if !(value.is_finite() && value > 0.0) {
+                return wrong(option, format!("{value} is not above 0"));
+            }
+        }
+        if let Some(target) = self.target_sparsity {
+            if !(target > 0.0 && target < 1.0) {
+                return wrong("--target-sparsity", format!("{target} is not between 0 and 1"));
+            }
+            if !(self.ramp > 0.0 && self.ramp <= 1.0 - self.polish) {
+                return wrong("--ramp", format!("{} is not above 0 and at most 1 - polish", self.ramp));
+            }
+            if self.method != Method::Mask || self.granularity == Granularity::TwoOfFour {
+                return wrong("--target-sparsity", "is for masks of `weight` or `block:RxC`".to_owned());
+            }
+            if self.sampling == Sampling::Bernoulli {
+                return wrong("--target-sparsity", "is not for --sampling bernoulli".to_owned());
+            }
+        }
+        if self.sampling == Sampling::Bernoulli && self.granularity == Granularity::TwoOfFour {
+            return wrong("--sampling", "bernoulli is not for `2:4`, which keeps the best two of four".to_owned());
+        }
+        if let Some(teacher) = &self.teacher {
+            if !(0.0..=1.0).contains(&teacher.weight) {
+                return wrong("--teacher-weight", format!("{} is not from 0 to 1", teacher.weight));
+            }
+            if !(teacher.temperature.is_finite() && teacher.temperature > 0.0) {
+                return wrong("--teacher-temperature", format!("{} is not above 0", teacher.temperature));
+            }
+            if !(teacher.features.is_finite() && teacher.features >= 0.0) {
+                return wrong("--teacher-features", format!("{} is below 0", teacher.features));
+            }
+        }
+        if matches!(self.method, Method::Mask | Method::Layers) {
+            self.selection().tensors(base)?;
+        }
+        if (self.form.kind == TaskKind::Tag) != (self.pooling == Pooling::First) {
+            return wrong("--pooling", "is `first` for --task tag, and for no other".to_owned());
+        }
+        if self.max_tokens < 3 || self.max_tokens > a.max_positions {
+            return wrong("--max-tokens", format!("{} is not from 3 to {}", self.max_tokens, a.max_positions));
+        }
+        let every = self.checkpoint.as_ref().map_or(1, |checkpoint| checkpoint.every as usize);
+        for (option, value) in [
+            ("--epochs", self.epochs as usize),
+            ("--batch-size", self.batch_size),
+            ("--threads", self.threads),
+            ("--checkpoint-every", every),
+        ] {
+            if value == 0 {
+                return wrong(option, "is 0".to_owned());
+            }
+        }
+        if self.max_steps == Some(0) {
+            return wrong("--max-steps", "is 0".to_owned());
+        }
+        Ok(())
+    }
+}

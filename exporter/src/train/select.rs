@@ -1,0 +1,192 @@
+//! Which tensors of the base a run masks or trains.
+
+use std::fmt;
+use std::str::FromStr;
+
+use overmask::base::{Base, MaskableTensor};
+use overmask::onnx;
+
+use super::{TrainError, graph};
+
+/// Layers of an encoder: `all`, or numbers and ranges such as `0-2,5` or `3-` (from 3 up).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layers(Vec<(usize, Option<usize>)>);
+
+impl Layers {
+    /// Every layer.
+    pub fn all() -> Self {
+        Layers(vec![(0, None)])
+    }
+
+    fn contains(&self, layer: usize) -> bool {
+        self.0.iter().any(|(first, last)| *first <= layer && last.is_none_or(|last| layer <= last))
+    }
+
+    /// The first layer that a base does not have.
+    fn beyond(&self, layers: usize) -> Option<usize> {
+        self.0.iter().map(|(first, last)| last.unwrap_or(*first)).find(|layer| *layer >= layers)
+    }
+}
+
+impl FromStr for Layers {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || format!("`{text}` is not `all`, or numbers and ranges such as `0-2,5` or `3-`");
+        if text == "all" {
+            return Ok(Self::all());
+        }
+        let number = |digits: &str| digits.trim().parse::<usize>().map_err(|_| wrong());
+        let part = |part: &str| match part.split_once('-') {
+            None => number(part).map(|layer| (layer, Some(layer))),
+            Some((first, "")) => Ok((number(first)?, None)),
+            Some((first, last)) => match (number(first)?, number(last)?) {
+                (first, last) if first <= last => Ok((first, Some(last))),
+                _ => Err(wrong()),
+            },
+        };
+        text.split(',').map(part).collect::<Result<_, _>>().map(Layers)
+    }
+}
+
+impl fmt::Display for Layers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if *self == Self::all() {
+            return f.write_str("all");
+        }
+        for (i, (first, last)) in self.0.iter().enumerate() {
+            let comma = if i > 0 { "," } else { "" };
+            match last {
+                Some(last) if last == first => write!(f, "{comma}{first}")?,
+                Some(last) => write!(f, "{comma}{first}-{last}")?,
+                None => write!(f, "{comma}{first}-")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Small tensors that train beside what the method trains.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Tune {
+    /// Scales and biases of layer norms.
+    pub norms: bool,
+    /// Biases of linear layers.
+    pub biases: bool,
+}
+
+/// Names of modules, and what the names of their tensors have before `.weight`.
+const MODULES: [(&str, &[&str]); 6] = [
+    ("query", &["attention.self.query", "attention.q_lin", "self_attn.q_proj"]),
+    ("key", &["attention.self.key", "attention.k_lin", "self_attn.k_proj"]),
+    ("value", &["attention.self.value", "attention.v_lin", "self_attn.v_proj"]),
+    ("attention-output", &["attention.output.dense", "attention.out_lin", "self_attn.out_proj"]),
+    ("intermediate", &["intermediate.dense", "ffn.lin1", "fc1"]),
+    ("output", &["output.dense", "ffn.lin2", "fc2"]),
+];
+
+/// The module of a maskable tensor: one of those that are known, or its name without layer and
+/// `.weight`.
+pub fn module(tensor: &MaskableTensor) -> String {
+    let name = tensor.name.strip_suffix(".weight").unwrap_or(&tensor.name);
+    // `output.dense` ends `attention.output.dense`, too, which comes first.
+    let known = MODULES.iter().find(|(_, ends)| ends.iter().any(|end| name.ends_with(end)));
+    match known {
+        Some((module, _)) => (*module).to_owned(),
+        None => name.rsplit_once(&format!(".{}.", tensor.layer)).map_or(name, |(_, rest)| rest).to_owned(),
+    }
+}
+
+/// Maskable tensors, by layer and module.
+#[derive(Debug, Clone, Copy)]
+pub struct Selection<'a> {
+    /// Their layers.
+    pub layers: &'a Layers,
+    /// Their modules; all if empty.
+    pub modules: &'a [String],
+}
+
+impl Selection<'_> {
+    /// The tensors of a base, in the order of its manifest.
+    ///
+    /// # Errors
+    /// When a layer or module is not the base's, or nothing is left.
+    pub fn tensors(&self, base: &Base) -> Result<Vec<MaskableTensor>, TrainError> {
+        let wrong = |option, reason| Err(TrainError::Option { option, reason });
+        let (all, layers) = (&base.manifest().maskable, base.manifest().architecture.layers);
+        if let Some(layer) = self.layers.beyond(layers) {
+            return wrong("--layers", format!("{layer} of a base with layers 0 to {}", layers - 1));
+        }
+        if let Some(unknown) = self.modules.iter().find(|m| all.iter().all(|tensor| module(tensor) != **m)) {
+            let mut known: Vec<String> = all.iter().map(module).collect();
+            known.sort();
+            known.dedup();
+            return wrong("--modules", format!("the base has no `{unknown}`, only {}", known.join(", ")));
+        }
+        let chosen = |tensor: &&MaskableTensor| {
+            self.layers.contains(tensor.layer) && (self.modules.is_empty() || self.modules.contains(&module(tensor)))
+        };
+        let tensors: Vec<MaskableTensor> = all.iter().filter(chosen).cloned().collect();
+        if tensors.is_empty() {
+            return wrong("--layers", "and --modules leave nothing".to_owned());
+        }
+        Ok(tensors)
+    }
+}
+
+/// The norms and biases of a base's graph that are to train.
+pub(super) fn small_tensors(base: &Base, tune: Tune) -> Result<Vec<String>, TrainError> {
+    let model = onnx::read_model(&base.model_path())?;
+    let external = graph::external_names(&model)?;
+    let nodes = model.graph.iter().flat_map(|g| &g.node);
+    let of_norms: Vec<&String> =
+        nodes.filter(|n| n.op_type == "LayerNormalization").flat_map(|n| n.input.iter().skip(1)).collect();
+    let mut chosen = Vec::new();
+    for name in external {
+        let is_norm = of_norms.contains(&&name);
+        let is_vector = base.tensor_f32(&name)?.0.len() == 1;
+        if is_vector && (if is_norm { tune.norms } else { tune.biases }) {
+            chosen.push(name);
+        }
+    }
+    Ok(chosen)
+}
+
+/// Every tensor of a base's graph.
+pub(super) fn all_tensors(base: &Base) -> Result<Vec<String>, TrainError> {
+    graph::external_names(&onnx::read_model(&base.model_path())?)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+    use super::*;
+
+    #[test]
+    fn layers_are_numbers_and_ranges() {
+        for (text, inside) in
+            [("all", vec![0, 1, 2, 3, 4, 5]), ("0-2,5", vec![0, 1, 2, 5]), ("3-", vec![3, 4, 5]), ("4", vec![4])]
+        {
+            let layers: Layers = text.parse().unwrap();
+            assert_eq!((0..6).filter(|l| layers.contains(*l)).collect::<Vec<_>>(), inside, "{text}");
+            assert_eq!(layers.to_string(), text);
+        }
+        for wrong in ["", "a", "3-1", "-2", "1,,2", "all,1"] {
+            assert!(wrong.parse::<Layers>().is_err(), "{wrong}");
+        }
+        assert_eq!("2-7".parse::<Layers>().unwrap().beyond(6), Some(7));
+        assert_eq!("6-".parse::<Layers>().unwrap().beyond(6), Some(6));
+        assert_eq!("3-".parse::<Layers>().unwrap().beyond(6), None);
+    }
+
+    #[test]
+    fn tensors_have_modules() {
+        let of = |name: &str| module(&MaskableTensor { name: name.into(), outputs: 1, inputs: 1, layer: 3 });
+        assert_eq!(of("encoder.layer.3.attention.self.query.weight"), "query");
+        assert_eq!(of("bert.encoder.layer.3.attention.output.dense.weight"), "attention-output");
+        assert_eq!(of("encoder.layer.3.output.dense.weight"), "output");
+        assert_eq!(of("transformer.layer.3.ffn.lin1.weight"), "intermediate");
+        assert_eq!(of("blocks.3.mixer.inner.weight"), "mixer.inner");
+    }
+}

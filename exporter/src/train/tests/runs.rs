@@ -1,0 +1,361 @@
+//! Whole runs on a tiny encoder: every method and kind, stopping, going on, teachers.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use overmask::base::Base;
+use overmask::mask::Granularity;
+use overmask::pack::{Input, NamedMask, Pooling, TaskKind};
+
+use super::super::learner::Progress;
+use super::super::{
+    CheckpointOptions, Data, Init, Method, Outcome, Sampling, TeacherOptions, TrainError, TrainOptions, Tune,
+};
+use super::{BLOCK, base};
+use crate::data::tests::dataset;
+use crate::data::{self, Dataset, Form, Target};
+use crate::train;
+
+/// Texts of two labels.
+fn texts(count: usize) -> Dataset {
+    let texts = ["good film", "bad film", "fine plot", "dull plot"];
+    let examples = (0..count).map(|i| (format!("{} {i}", texts[i % 4]), if i % 2 == 0 { "yes" } else { "no" }));
+    let examples: Vec<_> = examples.collect();
+    let examples: Vec<_> = examples.iter().map(|(text, label)| (text.as_str(), *label)).collect();
+    dataset(&examples)
+}
+
+#[test]
+fn a_run_repeats_bit_for_bit_and_a_seed_matters() {
+    let (_dir, base) = base();
+    let data = texts(40);
+    for method in [Method::Head, Method::Mask, Method::Layers, Method::Full] {
+        let pack = |seed| {
+            let options = options(method, seed);
+            let outcome = train::run(&base, only(&data), &options, &AtomicBool::new(false), &mut |_| ()).unwrap();
+            outcome.pack.to_bytes(Some(&base)).unwrap()
+        };
+        let first = pack(1);
+        assert_eq!(first, pack(1), "{method:?}");
+        assert_ne!(first, pack(2), "{method:?}");
+    }
+}
+
+fn only(train: &Dataset) -> Data<'_> {
+    Data { train, dev: None, eval: None }
+}
+
+fn options(method: Method, seed: u64) -> TrainOptions {
+    TrainOptions {
+        epochs: 2,
+        batch_size: 8,
+        learning_rate: 1e-2,
+        head_learning_rate: 1e-3,
+        warmup: 0.1,
+        seed,
+        max_tokens: 16,
+        dev_fraction: 0.2,
+        threads: 2,
+        ..TrainOptions::new("tiny", method)
+    }
+}
+
+#[test]
+fn a_run_that_is_stopped_keeps_what_it_has() {
+    let (_dir, base) = base();
+    let data = texts(40);
+    for method in [Method::Head, Method::Mask, Method::Layers, Method::Full] {
+        let run = |options: &TrainOptions, stop_after: u64| -> Result<Outcome, TrainError> {
+            let stop = AtomicBool::new(stop_after == 0);
+            train::run(&base, Data { eval: Some(&data), ..only(&data) }, options, &stop, &mut |now: &Progress| {
+                if now.step == stop_after {
+                    stop.store(true, Ordering::Relaxed);
+                }
+            })
+        };
+        let options = options(method, 1);
+        assert!(matches!(run(&options, 0), Err(TrainError::Stopped)), "{method:?}");
+        let outcome = run(&options, 3).unwrap();
+        assert_eq!((outcome.steps, outcome.stopped), (3, true), "{method:?}");
+        assert_eq!(outcome.pack.document.provenance["stopped"], true);
+        let outcome = run(&options, u64::MAX).unwrap();
+        assert_eq!((outcome.steps, outcome.stopped), (8, false), "{method:?}");
+        let provenance = outcome.pack.document.provenance;
+        assert_eq!(provenance["eval_sha256"], data::digest(&data).as_str());
+        assert_eq!((&provenance["threads"], &provenance["warmup"]), (&2.into(), &0.1.into()));
+        assert!(!provenance.contains_key("stopped") && !provenance.contains_key("max_steps"));
+        let outcome = run(&TrainOptions { max_steps: Some(5), ..options }, u64::MAX).unwrap();
+        assert_eq!((outcome.steps, outcome.stopped), (5, false), "{method:?}");
+        assert_eq!(outcome.pack.document.provenance["max_steps"], 5);
+    }
+}
+
+#[test]
+fn a_small_dev_split_is_filled_up_with_training_texts() {
+    let (_dir, base) = base();
+    for (count, golden) in [(6, 6), (20, 8), (60, 8)] {
+        let data = texts(count);
+        let options = options(Method::Head, 1);
+        let outcome = train::run(&base, only(&data), &options, &AtomicBool::new(false), &mut |_| ()).unwrap();
+        let mut seen: Vec<&str> = outcome.pack.golden.iter().map(|g| g.input.texts()[0]).collect();
+        assert_eq!(seen.len(), golden);
+        seen.sort_unstable();
+        seen.dedup();
+        assert_eq!(seen.len(), golden, "no text comes twice");
+    }
+}
+
+#[test]
+fn options_that_cannot_be_are_refused_before_the_work() {
+    let (_dir, base) = base();
+    let change = |change: fn(&mut TrainOptions)| {
+        let mut options = options(Method::Mask, 1);
+        change(&mut options);
+        let work = &mut |_: &Progress| panic!("a step was done");
+        let error = train::run(&base, only(&texts(40)), &options, &AtomicBool::new(false), work).unwrap_err();
+        assert!(matches!(&error, TrainError::Option { .. }), "{error}");
+        error.to_string()
+    };
+    assert!(change(|o| o.name = "a\nb".into()).starts_with("--name: "));
+    assert!(change(|o| o.name = "x".repeat(257)).starts_with("--name: "));
+    assert!(change(|o| o.max_steps = Some(0)).starts_with("--max-steps: "));
+    assert!(change(|o| o.layers = "2".parse().unwrap()).starts_with("--layers: "));
+    assert!(change(|o| o.modules = vec!["heads".into()]).starts_with("--modules: "));
+    assert!(change(|o| o.target_sparsity = Some(1.5)).starts_with("--target-sparsity: "));
+    assert!(change(|o| (o.target_sparsity, o.ramp) = (Some(0.5), 0.0)).starts_with("--ramp: "));
+    assert!(change(|o| o.pooling = Pooling::First).starts_with("--pooling: "));
+    assert!(change(|o| o.max_tokens = 33).starts_with("--max-tokens: "));
+    assert!(change(|o| o.dropout = 1.0).starts_with("--dropout: "));
+    assert!(change(|o| o.dev_fraction = 0.01).starts_with("--dev-fraction: "));
+    assert!(change(|o| o.clip_norm = f64::NAN).starts_with("--clip-norm: "));
+}
+
+fn learn(base: &Arc<Base>, data: &Dataset, options: &TrainOptions) -> Result<Outcome, TrainError> {
+    train::run(base, only(data), options, &AtomicBool::new(false), &mut |_| ())
+}
+
+#[test]
+fn each_method_changes_what_it_says_and_nothing_else() {
+    let (_dir, base) = base();
+    let run = |change: fn(&mut TrainOptions), method| {
+        let mut options = options(method, 1);
+        change(&mut options);
+        let outcome = learn(&base, &texts(40), &options).unwrap();
+        let names = |names: Vec<String>| {
+            let mut names: Vec<String> = names.iter().map(|n| n.replace("encoder.layer.", "")).collect();
+            names.sort();
+            names
+        };
+        let masks = names(outcome.pack.masks.iter().map(|m| m.tensor.clone()).collect());
+        (masks, names(outcome.pack.deltas.iter().map(|d| d.tensor.clone()).collect()))
+    };
+    let (masks, deltas) = run(|o| (o.layers, o.modules) = ("1".parse().unwrap(), vec!["query".into()]), Method::Mask);
+    assert_eq!((masks.join(" "), deltas.len()), ("1.attention.self.query.weight".to_owned(), 0));
+    let (masks, deltas) =
+        run(|o| (o.layers, o.modules) = ("0".parse().unwrap(), vec!["output".into()]), Method::Layers);
+    assert_eq!((masks.len(), deltas.join(" ")), (0, "0.output.dense.weight".to_owned()));
+    let (masks, deltas) = run(|o| o.tune = Tune { norms: true, biases: false }, Method::Mask);
+    assert_eq!((masks.len(), deltas.len()), (12, 10));
+    assert!(deltas.iter().all(|name| name.contains("LayerNorm")));
+    let (_, deltas) = run(|o| o.tune = Tune { norms: false, biases: true }, Method::Head);
+    assert!(deltas.len() == 12 && deltas.iter().all(|name| name.ends_with(".bias") && !name.contains("Norm")));
+    let (masks, deltas) = run(|_| (), Method::Full);
+    // Three tables, and in each of two layers six linears and two norms of two tensors, and a norm.
+    assert_eq!((masks.len(), deltas.len()), (0, 3 + 2 + 2 * 16));
+}
+
+/// Dense gradients of every tensor, tables included, against PyTorch are in
+/// `gradients_of_the_whole_encoder_agree_with_pytorch`; here they must lower the loss.
+#[test]
+fn every_method_learns() {
+    let (_dir, base) = base();
+    for (method, change) in [
+        (Method::Head, (|_| ()) as fn(&mut TrainOptions)),
+        (Method::Mask, |_| ()),
+        (Method::Mask, |o| o.granularity = Granularity::TwoOfFour),
+        (Method::Mask, |o| o.init = Init::Uniform),
+        (Method::Mask, |o| o.sampling = Sampling::Bernoulli),
+        (Method::Mask, |o| o.tune = Tune { norms: true, biases: true }),
+        (Method::Layers, |o| o.dense_learning_rate = 1e-2),
+        (Method::Full, |o| o.dense_learning_rate = 1e-2),
+    ] {
+        let mut options = TrainOptions { epochs: 20, head_learning_rate: 1e-2, ..options(method, 1) };
+        change(&mut options);
+        let outcome = learn(&base, &texts(60), &options).unwrap();
+        let [first, .., last] = outcome.curve.as_slice() else { panic!("two epochs or more") };
+        assert!(last.dev_loss < first.dev_loss, "{method:?}: {} to {}", first.dev_loss, last.dev_loss);
+        assert!(outcome.dev.main() > 0.6, "{method:?}: {:?}", outcome.dev.metrics);
+        assert_eq!(outcome.curve.len(), 20);
+    }
+}
+
+#[test]
+fn a_sparsity_that_is_asked_for_is_hit() {
+    let (_dir, base) = base();
+    for granularity in [BLOCK, Granularity::Weight] {
+        for target in [0.01, 0.3, 0.6] {
+            let options =
+                TrainOptions { granularity, target_sparsity: Some(target), epochs: 4, ..options(Method::Mask, 1) };
+            let outcome = learn(&base, &texts(40), &options).unwrap();
+            // A unit of the tiny encoder's blocks is a thousandth of all.
+            let found = outcome.pack.document.sparsity;
+            assert!((found - target).abs() < 0.005, "{granularity}: {found} for {target}");
+            let curve: Vec<f64> = outcome.curve.iter().map(|epoch| epoch.sparsity).collect();
+            assert!((curve[3] - target).abs() < 0.005 && (curve[0] - target).abs() > 0.001, "{curve:?}");
+        }
+    }
+    let options = TrainOptions { granularity: Granularity::TwoOfFour, ..options(Method::Mask, 1) };
+    let outcome = learn(&base, &texts(40), &options).unwrap();
+    assert_eq!(outcome.pack.document.sparsity, 0.5);
+}
+
+#[test]
+fn polished_masks_stay_as_they_are() {
+    let (_dir, base) = base();
+    let run = |epochs: u32, polish: f64, max_steps: Option<u64>| {
+        let options = TrainOptions { epochs, polish, max_steps, ..options(Method::Mask, 1) };
+        learn(&base, &texts(40), &options).unwrap().pack
+    };
+    // 4 steps an epoch. With no step but the first left to the scores, masks hardly move.
+    let start = run(1, 0.0, Some(1)).masks;
+    let polished = run(4, 0.93, None).masks;
+    let free = run(4, 0.0, None).masks;
+    let moved = |masks: &[NamedMask]| -> usize {
+        masks.iter().zip(&start).map(|(a, b)| a.mask.xor(&b.mask).unwrap().unit_bits().count_ones()).sum()
+    };
+    assert!(moved(&polished) < moved(&free), "{} and {}", moved(&polished), moved(&free));
+}
+
+#[test]
+fn a_resumed_run_equals_an_unbroken_one() {
+    let (dir, base) = base();
+    let data = texts(40);
+    for (i, change) in [
+        (|_| ()) as fn(&mut TrainOptions),
+        |o| o.sampling = Sampling::Bernoulli,
+        |o| o.target_sparsity = Some(0.3),
+        |o| (o.method, o.tune) = (Method::Layers, Tune { norms: true, biases: true }),
+        |o| o.method = Method::Head,
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let file = dir.path().join(format!("run{i}.checkpoint"));
+        let mut whole = TrainOptions { epochs: 3, ..options(Method::Mask, 1) };
+        change(&mut whole);
+        let unbroken = learn(&base, &data, &whole).unwrap();
+        let checkpoint = |resume| Some(CheckpointOptions { file: file.clone(), every: 1000, resume });
+        // Cut off in the middle of the second epoch: what is on disk goes on from there.
+        let stop = AtomicBool::new(false);
+        let first = TrainOptions { checkpoint: checkpoint(false), ..whole.clone() };
+        let outcome = train::run(&base, only(&data), &first, &stop, &mut |now| {
+            if now.step == 6 {
+                stop.store(true, Ordering::Relaxed);
+            }
+        });
+        assert!(outcome.unwrap().stopped);
+        let resumed = learn(&base, &data, &TrainOptions { checkpoint: checkpoint(true), ..whole.clone() }).unwrap();
+        assert_eq!(resumed.steps, 12);
+        assert_eq!(resumed.curve, unbroken.curve, "case {i}");
+        assert_eq!(
+            resumed.pack.to_bytes(Some(&base)).unwrap(),
+            unbroken.pack.to_bytes(Some(&base)).unwrap(),
+            "case {i}"
+        );
+
+        // Of another run it is refused, and a damaged one, too.
+        let other = TrainOptions { seed: 2, checkpoint: checkpoint(true), ..whole.clone() };
+        let message = learn(&base, &data, &other).unwrap_err().to_string();
+        assert!(message.contains("`seed` was 1, not 2"), "{message}");
+        let mut bytes = std::fs::read(&file).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        std::fs::write(&file, bytes).unwrap();
+        let message =
+            learn(&base, &data, &TrainOptions { checkpoint: checkpoint(true), ..whole }).unwrap_err().to_string();
+        assert!(message.contains("damaged"), "{message}");
+    }
+}
+
+/// The same texts for every kind of task.
+fn of_kind(kind: TaskKind, pair: bool) -> Dataset {
+    let mut data = texts(60);
+    for (i, example) in data.examples.iter_mut().enumerate() {
+        let text = example.input.texts()[0].to_owned();
+        let good = i % 2 == 0;
+        example.input = match (kind, pair) {
+            (TaskKind::Tag, _) => Input::Words { words: text.split(' ').map(str::to_owned).collect() },
+            (_, true) => Input::Pair(text, "good film".into()),
+            (_, false) => Input::Text(text),
+        };
+        example.target = match kind {
+            TaskKind::Classify => example.target.clone(),
+            TaskKind::Multilabel if good => Target::Labels(vec!["good".into(), "any".into()]),
+            TaskKind::Multilabel => Target::Labels(vec!["any".into()]),
+            TaskKind::Regress => Target::Value(if good { 30.0 } else { 10.0 } + (i % 3) as f64),
+            TaskKind::Tag => {
+                let first = if good { "B-good" } else { "B-bad" };
+                Target::Tags(vec![first.into(), "O".into(), "O".into()])
+            }
+        };
+    }
+    data
+}
+
+#[test]
+fn every_kind_of_task_is_learnt_and_runs_as_it_was_measured() {
+    let (_dir, base) = base();
+    for (kind, pair, enough) in [
+        (TaskKind::Classify, true, 0.8),
+        (TaskKind::Multilabel, false, 0.85),
+        (TaskKind::Regress, false, 0.6),
+        (TaskKind::Tag, false, 0.8),
+    ] {
+        let pooling = if kind == TaskKind::Tag { Pooling::First } else { Pooling::Mean };
+        let data = of_kind(kind, pair);
+        for method in [Method::Mask, Method::Full, Method::Head] {
+            let options = TrainOptions {
+                form: Form { kind, pair },
+                pooling,
+                epochs: 40,
+                head_learning_rate: 2e-2,
+                dense_learning_rate: 2e-3,
+                ..options(method, 1)
+            };
+            let outcome = learn(&base, &data, &options).unwrap();
+            let reached = outcome.dev.main();
+            assert!(reached > enough, "{kind}, {method:?}: {:?}", outcome.dev.metrics);
+            assert_eq!((outcome.dev.task, outcome.pack.document.kind), (kind, kind));
+            // The loop's own score is that of the pack, but for what rounding moves.
+            let best = outcome.curve.iter().map(|epoch| epoch.dev).fold(f64::MIN, f64::max);
+            assert!((best - reached).abs() < 0.1, "{kind}, {method:?}: {best} and {reached}");
+            assert!(!outcome.pack.golden.is_empty());
+        }
+    }
+}
+
+#[test]
+fn a_teacher_is_followed_and_must_fit() {
+    let (dir, base) = base();
+    let data = texts(60);
+    let full =
+        TrainOptions { epochs: 20, dense_learning_rate: 5e-3, head_learning_rate: 1e-2, ..options(Method::Full, 1) };
+    let outcome = learn(&base, &data, &full).unwrap();
+    let path = dir.path().join("teacher.pack");
+    outcome.pack.write(&path, Some(&base)).unwrap();
+    let teacher = |weight, features| Some(TeacherOptions { pack: path.clone(), weight, temperature: 2.0, features });
+    for kind in ["logits", "features"] {
+        // With all of the loss its own, the labels say nothing: what is learnt is the teacher.
+        let teacher = if kind == "logits" { teacher(1.0, 0.0) } else { teacher(1.0, 1.0) };
+        let student = TrainOptions { teacher, epochs: 20, ..options(Method::Mask, 1) };
+        let outcome = learn(&base, &data, &student).unwrap();
+        assert!(outcome.dev.main() > 0.7, "{kind}: {:?}", outcome.dev.metrics);
+        assert!(outcome.pack.document.provenance.contains_key("teacher_sha256"));
+    }
+    let other = TrainOptions {
+        teacher: teacher(0.5, 0.0),
+        form: Form { kind: TaskKind::Regress, pair: false },
+        ..options(Method::Mask, 1)
+    };
+    let error = learn(&base, &of_kind(TaskKind::Regress, false), &other).unwrap_err();
+    assert!(matches!(error, TrainError::Teacher { .. }), "{error}");
+}
