@@ -114,7 +114,7 @@ pub struct Class {
 pub struct Confusion {
     /// The labels.
     pub labels: Vec<String>,
-    /// [true][said].
+    /// A row for each true label, with a count for each that was said.
     pub counts: Vec<Vec<u64>>,
 }
 

@@ -38,7 +38,7 @@ fn the_base_passes() {
 /// A step for one text with one label of six, whose encoder does not train.
 fn spec() -> Spec {
     let (encoder, kind, pooling) = (Encoder::Frozen, TaskKind::Classify, Pooling::Mean);
-    Spec { encoder, kind, pooling, labels: 6, clip_norm: 1.0, teacher: None }
+    Spec { encoder, kind, pooling, labels: 6, clip_norm: 1.0, teacher: None, cut_prefix: true }
 }
 
 #[test]
@@ -67,6 +67,9 @@ fn every_training_graph_passes() {
         Spec { encoder: full, kind: TaskKind::Regress, labels: 1, teacher, ..spec() },
     ] {
         for graph in [graph::step(&base, &spec).unwrap(), graph::forward(&base, &spec).unwrap()] {
+            if let Some(prefix) = &graph.prefix {
+                assert_eq!(complaint_of(&prefix.model), None);
+            }
             assert_eq!(complaint_of(&graph.model), None, "{:?} {:?} {:?}", spec.kind, spec.pooling, spec.teacher);
         }
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -62,6 +63,9 @@ pub struct Results {
     file: File,
 }
 
+/// How often a lock is tried again, every 50 ms.
+const PATIENCE: usize = 20;
+
 impl Results {
     /// Opens or begins a file of results, and mends what a power cut left of its last line.
     ///
@@ -70,7 +74,17 @@ impl Results {
     pub fn open(path: &Path) -> Result<Self, SweepError> {
         let options = OpenOptions::new().read(true).append(true).create(true).clone();
         let file = options.open(path).map_err(unwritable(path))?;
-        match file.try_lock() {
+        // A process that is being started holds a copy of all open files for a moment, locks included:
+        // one that was let go just now may still seem taken.
+        let mut locked = file.try_lock();
+        for _ in 0..PATIENCE {
+            if !matches!(locked, Err(TryLockError::WouldBlock)) {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+            locked = file.try_lock();
+        }
+        match locked {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(SweepError::Locked { path: path.to_owned() }),
             // Some network file systems have no locks; two sweeps on one file are rarer than these.

@@ -93,6 +93,8 @@ pub(super) struct Examples {
     pub(super) scale: Scale,
     /// What a teacher says of each, if there is one.
     pub(super) lessons: Vec<Lesson>,
+    /// The output of the prefix for the tokens of each, [tokens, width], if steps begin above it.
+    pub(super) prefixes: Vec<Vec<f32>>,
 }
 
 impl Examples {
@@ -116,6 +118,7 @@ impl Examples {
             gold: Vec::new(),
             lengths: Vec::new(),
             lessons: Vec::new(),
+            prefixes: Vec::new(),
         };
         let mut tokenized = Vec::with_capacity(data.len());
         for (example, gold) in data.examples.iter().zip(gold) {
@@ -166,6 +169,14 @@ impl Examples {
                 let these: Vec<&Tokens> = indices.iter().map(|i| &tokens[*i]).collect();
                 let batch = tokenizer.pad(&these);
                 let shape = [batch.batch, batch.sequence];
+                if !self.prefixes.is_empty() {
+                    let mut values = Vec::with_capacity(batch.input_ids.len() * width);
+                    for (row, index) in indices.iter().enumerate() {
+                        values.extend_from_slice(&self.prefixes[*index]);
+                        values.resize((row + 1) * batch.sequence * width, 0.0);
+                    }
+                    all.push((name::PREFIX.to_owned(), f32_value(&[shape[0], shape[1], width], values)?));
+                }
                 if self.kind == TaskKind::Tag {
                     let start = |(i, tokens): (usize, &&Tokens)| {
                         let offset = i * batch.sequence;

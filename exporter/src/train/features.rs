@@ -10,6 +10,7 @@ use overmask::pack::{Delta, NamedMask, Pooling};
 use overmask::task::{self, Tokenizer, Tokens};
 
 use super::batch::{Examples, Inputs};
+use super::session::PrefixSession;
 use super::{TrainError, TrainOptions, go_on};
 
 /// Examples that run through the encoder at once.
@@ -70,4 +71,29 @@ impl FrozenEncoder {
         examples.inputs = Inputs::Features(pooled.into_iter().map(rows).collect());
         Ok(())
     }
+}
+
+/// Runs the prefix once for every example and keeps what it gives.
+pub(super) fn keep_prefixes(
+    session: &mut PrefixSession,
+    examples: &mut Examples,
+    tokenizer: &Tokenizer,
+    width: usize,
+    stop: &AtomicBool,
+) -> Result<(), TrainError> {
+    let Inputs::Tokens(tokens) = &examples.inputs else { return Ok(()) };
+    let mut order: Vec<usize> = (0..tokens.len()).collect();
+    order.sort_by_key(|i| tokens[*i].len());
+    let mut prefixes = vec![Vec::new(); tokens.len()];
+    for indices in order.chunks(BATCH) {
+        go_on(stop)?;
+        let these: Vec<&Tokens> = indices.iter().map(|i| &tokens[*i]).collect();
+        let batch = tokenizer.pad(&these);
+        let values = session.run(&batch, width)?;
+        for (index, row) in indices.iter().zip(values.chunks_exact(batch.sequence * width)) {
+            prefixes[*index] = row[..tokens[*index].len() * width].to_vec();
+        }
+    }
+    examples.prefixes = prefixes;
+    Ok(())
 }

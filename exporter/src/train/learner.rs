@@ -13,11 +13,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::batch::{Examples, Feed, dropout, salt, stream};
-use super::features::FrozenEncoder;
+use super::features::{self, FrozenEncoder};
 use super::graph::{self, Distillation, Encoder, Graph, Role, Spec, name};
 use super::losses::Losses;
 use super::options::{Init, Sampling, TeacherOptions};
-use super::session::{self, ForwardSession, Placement, StepSession, f32_value};
+use super::session::{self, ForwardSession, Placement, PrefixSession, StepSession, f32_value};
 use super::sparsity::{self, Parts};
 use super::{Method, TrainError, TrainOptions, checkpoint, go_on, placement, schedule, scores, select, teacher};
 use crate::data::{self, Dataset, Gold, LabelSet, rng};
@@ -114,7 +114,8 @@ pub(super) fn spec(base: &Base, labels: usize, o: &TrainOptions) -> Result<Spec,
         temperature: *temperature as f32,
         features: *features as f32,
     });
-    Ok(Spec { encoder, kind: o.form.kind, pooling: o.pooling, labels, clip_norm: o.clip_norm as f32, teacher })
+    let (kind, pooling, clip_norm, cut_prefix) = (o.form.kind, o.pooling, o.clip_norm as f32, o.cache_prefix);
+    Ok(Spec { encoder, kind, pooling, labels, clip_norm, teacher, cut_prefix })
 }
 
 impl<'a> Learner<'a> {
@@ -147,6 +148,14 @@ impl<'a> Learner<'a> {
         }
         let graph = graph::step(base, &spec)?;
         let forward = graph::forward(base, &spec)?;
+        if let Some(prefix) = &graph.prefix {
+            let placement = Placement { device: options.device, threads: options.threads, profile: None };
+            let mut session = PrefixSession::new(prefix, base, &placement)?;
+            let width = base.manifest().architecture.hidden_size;
+            for examples in [&mut train, &mut dev] {
+                features::keep_prefixes(&mut session, examples, &tokenizer, width, stop)?;
+            }
+        }
         let profile = options.check_placement.then(|| std::env::temp_dir().join("overmask-step"));
         let placement = Placement { device: options.device, threads: options.threads, profile };
         // The forward pass of the dev split reads the same weights.

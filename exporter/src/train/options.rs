@@ -129,6 +129,8 @@ pub struct TrainOptions {
     pub device: Device,
     /// Threads of a CPU run.
     pub threads: usize,
+    /// Run what lies below everything that trains once for each example, and keep its output in memory.
+    pub cache_prefix: bool,
     /// End after so many steps.
     pub max_steps: Option<u64>,
     /// Where the run is kept.
@@ -178,6 +180,7 @@ impl TrainOptions {
             dev_fraction: 0.1,
             device: Device::Cpu,
             threads: std::thread::available_parallelism().map_or(1, usize::from),
+            cache_prefix: true,
             max_steps: None,
             checkpoint: None,
             log_losses: None,

@@ -217,6 +217,7 @@ fn facts(base: &Base, data: &Data<'_>, train: usize, o: &TrainOptions) -> BTreeM
             facts.push(("teacher_sha256", json!(digest)));
         }
     }
+    facts.extend((!o.cache_prefix).then_some(("cache_prefix", json!(false))));
     facts.extend(o.max_steps.map(|steps| ("max_steps", json!(steps))));
     facts.extend(data.eval.map(|eval| ("eval_sha256", json!(data::digest(eval)))));
     facts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()

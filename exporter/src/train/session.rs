@@ -8,13 +8,13 @@ use ort::session::Session;
 use ort::session::builder::GraphOptimizationLevel;
 use ort::value::{DynValue, Tensor};
 use overmask::base::Base;
-use overmask::engine::Device;
 use overmask::engine::ort::{Binding, Bound, allocator, environment, on_device};
-use overmask::onnx;
+use overmask::engine::{Device, TokenBatch};
+use overmask::onnx::{self, proto::ModelProto};
 
 use super::TrainError;
 use super::batch::Feed;
-use super::graph::{Graph, Trained, name, next};
+use super::graph::{Graph, Prefix, Trained, name, next};
 
 /// Where and with how many threads sessions run.
 #[derive(Debug, Clone)]
@@ -45,7 +45,7 @@ pub(super) fn i64_value(shape: &[usize], values: Vec<i64>) -> Result<DynValue, T
 }
 
 /// A session for a graph.
-fn open(graph: &Graph, placement: &Placement) -> Result<Session, TrainError> {
+fn open(model: &ModelProto, placement: &Placement) -> Result<Session, TrainError> {
     let mut builder = Session::builder(environment()?)?
         .with_optimization_level(GraphOptimizationLevel::All)?
         .with_intra_threads(placement.threads)?
@@ -55,7 +55,7 @@ fn open(graph: &Graph, placement: &Placement) -> Result<Session, TrainError> {
         builder = builder.with_profiling(path)?;
     }
     let mut builder = on_device(builder, placement.device)?;
-    Ok(builder.commit_from_memory(&onnx::encode(&graph.model))?)
+    Ok(builder.commit_from_memory(&onnx::encode(model))?)
 }
 
 /// A training step with its state.
@@ -83,7 +83,7 @@ impl StepSession {
         frozen: &Frozen,
         placement: &Placement,
     ) -> Result<Self, TrainError> {
-        let session = open(graph, placement)?;
+        let session = open(&graph.model, placement)?;
         let names: Vec<String> = graph.trained.iter().flat_map(Trained::state).collect();
         let mut start = Vec::with_capacity(names.len());
         for (i, values) in state.into_iter().enumerate() {
@@ -203,6 +203,36 @@ fn scalar(value: &Bound) -> Result<f32, TrainError> {
     value.download()?.first().copied().ok_or_else(|| TrainError::Runtime("an empty scalar".to_owned()))
 }
 
+/// What runs once for each example: what lies below everything that trains.
+pub(super) struct PrefixSession {
+    session: Session,
+    binding: Binding,
+}
+
+impl PrefixSession {
+    pub(super) fn new(prefix: &Prefix, base: &Arc<Base>, placement: &Placement) -> Result<Self, TrainError> {
+        let session = open(&prefix.model, &Placement { profile: None, ..placement.clone() })?;
+        let mut binding = Binding::new(&session)?;
+        for (name, value) in frozen(base, &prefix.frozen)? {
+            binding.input(&name, &value)?;
+        }
+        Ok(PrefixSession { session, binding })
+    }
+
+    /// The output for a batch, [batch, sequence, width].
+    pub(super) fn run(&mut self, batch: &TokenBatch, width: usize) -> Result<Vec<f32>, TrainError> {
+        let shape = [batch.batch, batch.sequence];
+        for name in ["input_ids", "attention_mask", "token_type_ids"].into_iter().filter(|n| reads(&self.session, n)) {
+            let values = batch.input(name).cloned().unwrap_or_default();
+            self.binding.input(name, &owned(i64_value(&shape, values)?))?;
+        }
+        let output = owned(f32_value(&[batch.batch, batch.sequence, width], vec![0.0; shape[0] * shape[1] * width])?);
+        self.binding.output(name::PREFIX, &output)?;
+        self.binding.run(&mut self.session)?;
+        Ok(output.download()?)
+    }
+}
+
 /// The forward pass over the parameters of a step session, for choosing checkpoints.
 pub(super) struct ForwardSession {
     session: Session,
@@ -213,7 +243,7 @@ pub(super) struct ForwardSession {
 
 impl ForwardSession {
     pub(super) fn new(graph: &Graph, frozen: &Frozen, placement: &Placement) -> Result<Self, TrainError> {
-        let session = open(graph, &Placement { profile: None, ..placement.clone() })?;
+        let session = open(&graph.model, &Placement { profile: None, ..placement.clone() })?;
         let mut binding = Binding::new(&session)?;
         for (name, value) in frozen {
             binding.input(name, value)?;

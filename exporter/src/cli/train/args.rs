@@ -225,6 +225,10 @@ struct Machine {
     /// number of threads.
     #[arg(long, value_name = "N", value_parser = crate::cli::threads())]
     threads: Option<u16>,
+    /// Run the layers below everything that trains at every step, rather than once for each example
+    /// with their output kept in memory (1.5 kB a token at a width of 384).
+    #[arg(long)]
+    no_prefix_cache: bool,
     /// Write the state of the run to this file, now and then; it is removed at the end.
     #[arg(long, value_name = "FILE")]
     checkpoint: Option<PathBuf>,
@@ -380,6 +384,7 @@ impl TrainArgs {
             device: self.machine.device,
             threads: self.machine.threads.map_or(usual.threads, usize::from),
             max_steps: self.tuning.max_steps,
+            cache_prefix: !self.machine.no_prefix_cache,
             checkpoint,
             log_losses: self.machine.log_losses.clone(),
             check_placement: self.machine.check_placement,

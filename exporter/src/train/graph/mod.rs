@@ -8,6 +8,7 @@
 mod loss;
 mod mask;
 mod optimizer;
+mod prefix;
 
 use overmask::base::{Base, MaskableTensor};
 use overmask::mask::Granularity;
@@ -17,6 +18,7 @@ use overmask::pack::{Pooling, TaskKind};
 
 pub use self::mask::units;
 pub use self::optimizer::{BETA1, BETA2};
+pub use self::prefix::Prefix;
 
 use self::mask::Masked;
 use super::{TrainError, gelu};
@@ -31,6 +33,8 @@ pub mod name {
     pub const DROPOUT: &str = "dropout";
     /// Pooled outputs of the frozen encoder, f32 [rows, width] ([`super::Encoder::Frozen`]).
     pub const FEATURES: &str = "features";
+    /// The output of what lies below everything that trains, f32 [batch, sequence, width].
+    pub const PREFIX: &str = "prefix";
     /// For tags, the place of each word's first token among the tokens of the batch, int64 `[rows]`.
     pub const FIRSTS: &str = "firsts";
     /// What the teacher says of each row, f32 [rows, labels]: probabilities, or the number.
@@ -151,6 +155,8 @@ pub struct Spec {
     pub clip_norm: f32,
     /// Whether there is a teacher.
     pub teacher: Option<Distillation>,
+    /// Whether what lies below everything that trains is taken off, if it can be.
+    pub cut_prefix: bool,
 }
 
 impl Spec {
@@ -172,6 +178,8 @@ pub struct Graph {
     pub trained: Vec<Trained>,
     /// Tensors of the base that are inputs and do not train.
     pub frozen: Vec<String>,
+    /// What was taken off below.
+    pub prefix: Option<Prefix>,
 }
 
 /// The forward graph up to the logits, with parameters and weights as inputs.
@@ -179,8 +187,8 @@ pub struct Graph {
 /// # Errors
 /// When the base's graph cannot be read or a tensor does not divide into blocks.
 pub fn forward(base: &Base, spec: &Spec) -> Result<Graph, TrainError> {
-    let Forward { b, trained, frozen, logits, .. } = Forward::new(base, spec, false)?;
-    Ok(finish(b, trained, frozen, &[(&logits, name::LOGITS, &[spec.rows(), "labels"])]))
+    let Forward { b, trained, frozen, prefix, logits, .. } = Forward::new(base, spec, false)?;
+    Ok(finish(b, trained, frozen, prefix, &[(&logits, name::LOGITS, &[spec.rows(), "labels"])]))
 }
 
 /// The whole training step.
@@ -188,7 +196,7 @@ pub fn forward(base: &Base, spec: &Spec) -> Result<Graph, TrainError> {
 /// # Errors
 /// As [`forward`], and when the graph has an operator that cannot be differentiated.
 pub fn step(base: &Base, spec: &Spec) -> Result<Graph, TrainError> {
-    let Forward { mut b, trained, frozen, pooled, logits, masked } = Forward::new(base, spec, true)?;
+    let Forward { mut b, trained, frozen, prefix, pooled, logits, masked } = Forward::new(base, spec, true)?;
     let loss = loss::loss(&mut b, spec, &logits, &pooled, base.manifest().architecture.hidden_size);
     // The straight-through estimator (Bengio et al. 2013): the gradient of the score is that of
     // the mask bit, so the masked weight is where differentiation stops.
@@ -205,14 +213,20 @@ pub fn step(base: &Base, spec: &Spec) -> Result<Graph, TrainError> {
         });
     }
     let norm = optimizer::update(&mut b, &trained, &of_scores, spec.clip_norm);
-    Ok(finish(b, trained, frozen, &[(&loss, name::LOSS, &[]), (&norm, name::NORM, &[])]))
+    Ok(finish(b, trained, frozen, prefix, &[(&loss, name::LOSS, &[]), (&norm, name::NORM, &[])]))
 }
 
-fn finish(mut b: GraphBuilder, trained: Vec<Trained>, frozen: Vec<String>, outputs: &[(&str, &str, &[&str])]) -> Graph {
+fn finish(
+    mut b: GraphBuilder,
+    trained: Vec<Trained>,
+    frozen: Vec<String>,
+    prefix: Option<Prefix>,
+    outputs: &[(&str, &str, &[&str])],
+) -> Graph {
     for (value, name, shape) in outputs {
         b.output_as(value, name, data_type::FLOAT, shape);
     }
-    Graph { model: b.finish(), trained, frozen }
+    Graph { model: b.finish(), trained, frozen, prefix }
 }
 
 /// A forward pass.
@@ -220,6 +234,7 @@ struct Forward {
     b: GraphBuilder,
     trained: Vec<Trained>,
     frozen: Vec<String>,
+    prefix: Option<Prefix>,
     /// What the head sees, before dropout: [rows, width].
     pooled: String,
     logits: String,
@@ -230,6 +245,7 @@ impl Forward {
     fn new(base: &Base, spec: &Spec, training: bool) -> Result<Self, TrainError> {
         let width = base.manifest().architecture.hidden_size;
         let (mut trained, mut frozen, mut masked) = (Vec::new(), Vec::new(), Vec::new());
+        let mut prefix = None;
         let (mut b, pooled) = match &spec.encoder {
             Encoder::Frozen => {
                 let mut b = GraphBuilder::new("head");
@@ -245,13 +261,21 @@ impl Forward {
                 // The encoder's own outputs are inner values here.
                 graph.output.clear();
                 gelu::fold_constants(&mut graph);
+                let live = || tensors.iter().map(|tensor| &tensor.name).chain(dense);
+                frozen.retain(|name| live().all(|l| l != name));
+                if spec.cut_prefix {
+                    let live: Vec<&str> = live().map(String::as_str).collect();
+                    prefix = prefix::cut(&mut graph, &live, &frozen, width);
+                }
+                // A masked tensor is read, too.
+                frozen.extend(tensors.iter().map(|tensor| tensor.name.clone()));
+                frozen.retain(|name| graph.input.iter().any(|input| input.name == *name));
                 let mut b = GraphBuilder::extend(graph);
                 masked = mask::insert(&mut b, tensors, *granularity, *noisy && training, &mut trained)?;
                 for name in dense {
                     let dims = base.tensor_f32(name)?.0.to_vec();
                     trained.push(Trained { name: name.clone(), dims, role: Role::Dense });
                 }
-                frozen.retain(|name| !dense.contains(name));
                 let pooled = pool(&mut b, spec.pooling, width);
                 (b, pooled)
             }
@@ -266,7 +290,7 @@ impl Forward {
         let dropped = b.input(name::DROPOUT, data_type::FLOAT, &[spec.rows(), &width.to_string()]);
         let seen = b.op("Mul", &[&pooled, &dropped], &[]);
         let logits = b.op("Gemm", &[&seen, name::HEAD_WEIGHT, name::HEAD_BIAS], &[("transB", 1i64.into())]);
-        Ok(Forward { b, trained, frozen, pooled, logits, masked })
+        Ok(Forward { b, trained, frozen, prefix, pooled, logits, masked })
     }
 }
 

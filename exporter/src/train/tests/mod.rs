@@ -84,7 +84,7 @@ fn spec(base: &Base, granularity: Granularity) -> Spec {
     let masked = base.manifest().maskable.clone();
     let encoder = Encoder::Live { masked, granularity, noisy: false, dense: Vec::new() };
     let (kind, pooling) = (TaskKind::Classify, Pooling::Mean);
-    Spec { encoder, kind, pooling, labels: 3, clip_norm: 1.0, teacher: None }
+    Spec { encoder, kind, pooling, labels: 3, clip_norm: 1.0, teacher: None, cut_prefix: true }
 }
 
 fn rates(graph: &Graph, scores: f64, head: f64, step: u64) -> Feed {

@@ -359,3 +359,33 @@ fn a_teacher_is_followed_and_must_fit() {
     let error = learn(&base, &of_kind(TaskKind::Regress, false), &other).unwrap_err();
     assert!(matches!(error, TrainError::Teacher { .. }), "{error}");
 }
+
+#[test]
+fn what_does_not_train_runs_once_and_changes_nothing() {
+    let (_dir, base) = base();
+    for (method, change) in [
+        (Method::Mask, (|o| o.layers = "1".parse().unwrap()) as fn(&mut TrainOptions)),
+        (Method::Layers, |o| (o.layers, o.modules) = ("1".parse().unwrap(), vec!["output".into()])),
+    ] {
+        let run = |cache_prefix| {
+            let mut options = TrainOptions { cache_prefix, epochs: 3, ..options(method, 1) };
+            change(&mut options);
+            learn(&base, &texts(40), &options).unwrap()
+        };
+        let (cached, plain) = (run(true), run(false));
+        for (cached, plain) in cached.curve.iter().zip(&plain.curve) {
+            assert!((cached.loss - plain.loss).abs() < 1e-3, "{method:?}: {} and {}", cached.loss, plain.loss);
+            assert!((cached.dev_loss - plain.dev_loss).abs() < 1e-3);
+        }
+    }
+    let spec = |change: fn(&mut TrainOptions)| {
+        let mut options = options(Method::Mask, 1);
+        change(&mut options);
+        super::super::learner::spec(&base, 2, &options).unwrap()
+    };
+    let step = |spec| crate::train::graph::step(&base, &spec).unwrap();
+    let (upper, all) = (step(spec(|o| o.layers = "1".parse().unwrap())), step(spec(|_| ())));
+    assert!(upper.prefix.is_some() && all.prefix.is_none());
+    assert!(upper.frozen.len() < all.frozen.len(), "the weights below are not the step's");
+    assert!(step(spec(|o| o.tune = Tune { norms: true, biases: false })).prefix.is_none());
+}

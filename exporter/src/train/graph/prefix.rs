@@ -1,0 +1,110 @@
+//! The prefix: what of an encoder lies below everything that trains. Its output for an example never
+//! changes, so it runs once, and steps begin where it ends.
+
+use std::collections::HashSet;
+
+use overmask::onnx::proto::{GraphProto, ModelProto, NodeProto, data_type};
+use overmask::onnx::{GraphBuilder, inputs};
+
+use super::name;
+use crate::autodiff::shape::{Dim, Shapes};
+
+/// The graph of a prefix.
+#[derive(Debug)]
+pub struct Prefix {
+    /// From tokens to [`name::PREFIX`], f32 [batch, sequence, width].
+    pub model: ModelProto,
+    /// Tensors of the base that are its inputs.
+    pub frozen: Vec<String>,
+}
+
+/// Takes the prefix off a graph, whose weights are inputs: `live` are those that train, `frozen` the
+/// others. [`name::PREFIX`] becomes an input in its place.
+///
+/// None when it is not worth it, or more than one value would have to be kept: then the graph stays as
+/// it is.
+pub(super) fn cut(graph: &mut GraphProto, live: &[&str], frozen: &[String], width: usize) -> Option<Prefix> {
+    let live = reached(&graph.node, live.iter().copied().map(str::to_owned).collect());
+    let weighty = reached(&graph.node, frozen.iter().cloned().collect());
+    // What is made of weights that do not train and read by what does; shapes and masks of padding are
+    // made anew, they cost nothing.
+    let is_kept = |value: &&String| weighty.contains(*value) && !live.contains(*value) && !frozen.contains(value);
+    let readers = graph.node.iter().filter(|node| node.output.iter().any(|o| live.contains(o)));
+    let ends: HashSet<&String> = readers.flat_map(|node| &node.input).filter(is_kept).collect();
+    let [value] = ends.into_iter().collect::<Vec<_>>()[..] else { return None };
+    let value = value.clone();
+    let nodes = needed(&graph.node, &[value.clone()], None);
+    // Embeddings alone are cheaper than what it takes to keep them.
+    if !nodes.iter().any(|node| matches!(node.op_type.as_str(), "Gemm" | "MatMul")) {
+        return None;
+    }
+    let shape = Shapes::infer(graph).ok()?.get(&value)?.to_vec();
+    if shape.last() != Some(&Dim::known(width as i64)) {
+        return None;
+    }
+    let mut below = GraphProto { node: nodes, output: Vec::new(), ..graph.clone() };
+    drop_unread(&mut below, std::slice::from_ref(&value));
+    let tokens: Vec<String> = inputs(&wrap(&below)).into_iter().map(str::to_owned).collect();
+    let weights: Vec<String> = tokens.into_iter().filter(|name| frozen.contains(name)).collect();
+    let mut b = GraphBuilder::extend(below);
+    let open = ["batch", "sequence", &width.to_string()];
+    let like = b.op("Shape", &["input_ids"], &[]);
+    let last = b.shape(&[width as i64]);
+    let whole = b.op("Concat", &[&like, &last], &[("axis", 0i64.into())]);
+    b.node("Reshape", &[&value, &whole], &[name::PREFIX], &[]);
+    b.output(name::PREFIX, data_type::FLOAT, &open);
+    let model = b.finish();
+
+    let ends: Vec<String> =
+        graph.node.iter().flat_map(|node| &node.output).filter(|o| live.contains(*o)).cloned().collect();
+    graph.node = needed(&graph.node, &ends, Some(&value));
+    drop_unread(graph, &[]);
+    let mut b = GraphBuilder::extend(std::mem::take(graph));
+    let nodes = b.take_nodes();
+    let prefix = b.input(name::PREFIX, data_type::FLOAT, &open);
+    match shape.len() {
+        2 => {
+            let flat = b.shape(&[-1, width as i64]);
+            b.node("Reshape", &[&prefix, &flat], &[&value], &[]);
+        }
+        _ => b.node("Identity", &[&prefix], &[&value], &[]),
+    }
+    b.append(nodes);
+    *graph = b.finish().graph.unwrap_or_default();
+    Some(Prefix { model, frozen: weights })
+}
+
+/// Every value that depends on one of some.
+fn reached(nodes: &[NodeProto], mut values: HashSet<String>) -> HashSet<String> {
+    for node in nodes {
+        if node.input.iter().any(|i| values.contains(i)) {
+            values.extend(node.output.iter().filter(|o| !o.is_empty()).cloned());
+        }
+    }
+    values
+}
+
+/// The nodes that make some values, in their order; what makes `given` is not asked for.
+fn needed(nodes: &[NodeProto], values: &[String], given: Option<&String>) -> Vec<NodeProto> {
+    let mut wanted: HashSet<&String> = values.iter().collect();
+    let mut kept: Vec<&NodeProto> = Vec::new();
+    for node in nodes.iter().rev() {
+        if node.output.iter().any(|o| wanted.contains(o) && Some(o) != given) {
+            wanted.extend(&node.input);
+            kept.push(node);
+        }
+    }
+    kept.into_iter().rev().cloned().collect()
+}
+
+/// Drops inputs and initializers that nothing reads.
+fn drop_unread(graph: &mut GraphProto, also: &[String]) {
+    let read: HashSet<&String> = graph.node.iter().flat_map(|node| &node.input).chain(also).collect();
+    // The shape of the tokens is what the others are made of.
+    graph.input.retain(|input| input.name == "input_ids" || read.contains(&input.name));
+    graph.initializer.retain(|tensor| read.contains(&tensor.name));
+}
+
+fn wrap(graph: &GraphProto) -> ModelProto {
+    ModelProto { graph: Some(graph.clone()), ..Default::default() }
+}
