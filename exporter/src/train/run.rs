@@ -112,6 +112,8 @@ fn pack(
     o: &TrainOptions,
 ) -> Result<Pack, TrainError> {
     provenance.insert("steps".to_owned(), json!(learnt.steps));
+    // The document has them elsewhere.
+    provenance.retain(|name, _| name != "base_id" && name != "max_tokens");
     if learnt.stopped {
         provenance.insert("stopped".to_owned(), json!(true));
     }
