@@ -59,10 +59,17 @@ def open_document(data, metadata, tensors, key):
 
 def check_document(doc):
     labels, masks = doc["labels"], doc.get("masks", [])
-    need(doc["kind"] == "classify", f"kind {doc['kind']} is unknown")
+    need(doc["kind"] in ("classify", "multilabel", "regress", "tag"), f"kind {doc['kind']} is unknown")
+    need(doc["kind"] != "regress" or len(labels) == 1, "labels: a regression has one")
     need(doc["codec"] in ("plain", "ranked"), f"codec {doc['codec']} is unknown")
-    need(set(doc["text"]) == {"max_tokens", "pooling"}, "text: a field is missing or unknown")
-    need(doc["text"]["pooling"] in ("mean", "cls"), "text.pooling is unknown")
+    need(set(doc["text"]) | {"pair"} == {"max_tokens", "pooling", "pair"}, "text: a field is missing or unknown")
+    need(doc["text"]["pooling"] in ("mean", "cls", "first"), "text.pooling is unknown")
+    need((doc["kind"] == "tag") == (doc["text"]["pooling"] == "first"), "text.pooling is of another kind")
+    pair = doc["text"].get("pair", False)
+    need(isinstance(pair, bool) and not (pair and doc["kind"] == "tag"), "text.pair")
+    for text in doc.get("golden", []):
+        form = "tag" if isinstance(text, dict) else "pair" if isinstance(text, list) else "text"
+        need(form == ("tag" if doc["kind"] == "tag" else "pair" if pair else "text"), "golden: an input's form")
     need(labels and len(set(labels)) == len(labels), "labels: none, or one twice")
     need(all(min(mask[1:]) > 0 for mask in masks), "masks: a size of nothing")
     need(len({tensor for tensor, _, _, _ in masks}) == len(masks), "masks: a tensor comes twice")
@@ -70,7 +77,8 @@ def check_document(doc):
 
 def check_tensors(doc, tensors):
     kind, shape, _ = tensors["head/weight"]
-    labels, golden, masks = len(doc["labels"]), len(doc.get("golden", [])), doc.get("masks", [])
+    labels, masks = len(doc["labels"]), doc.get("masks", [])
+    golden = sum(len(text["words"]) if isinstance(text, dict) else 1 for text in doc.get("golden", []))
     need(kind in ("F16", "BF16", "F32"), "head/weight: type")
     expected = {"head/weight": (kind, [labels, shape[-1]]), "head/bias": (kind, [labels]),
                 "sha256": ("U8", [32])}
@@ -78,6 +86,12 @@ def check_tensors(doc, tensors):
         expected["golden/logits"] = ("F32", [golden, labels])
     if masks:
         expected["mask"] = ("U8", [sum(mask[3] for mask in masks)])
+    masked = {mask[0] for mask in masks}
+    for name, (kind, shape, _) in tensors.items():
+        if name.startswith("delta/"):
+            need(kind in ("F16", "BF16", "F32"), f"{name}: type")
+            need(name[6:] not in masked, f"{name}: has a mask, too")
+            expected[name] = (kind, shape)
     for name in sorted(expected.keys() | tensors.keys()):
         need(expected.get(name) == tensors.get(name, (None, None))[:2],
              f"{name}: unknown, missing, or not of its type and shape")
@@ -94,7 +108,7 @@ def floats(tensors, name):
 
 
 def block_of(granularity):
-    if granularity == "weight":
+    if granularity in ("weight", "2:4"):
         return 1, 1
     match = re.fullmatch("block:([1-9][0-9]*)x([1-9][0-9]*)", granularity)
     need(match and granularity != "block:1x1", f"granularity {granularity} is unknown")
@@ -128,6 +142,19 @@ def magnitudes(weights, rows, columns):
     sizes = np.outer(np.minimum(rows, outputs - tops), np.minimum(columns, inputs - lefts))
     with np.errstate(over="ignore"):  # to infinity, as f32 rounds
         return (sums / sizes).astype(np.float32)
+
+
+def group_classes_of(weights):
+    """The classes of 2:4: first the place among the four, then the rank in the tensor."""
+    codes = np.abs(int8_codes(weights)[0])
+    classes = np.frombuffer(classes_of(magnitudes(weights, 1, 1)), np.uint8).reshape(codes.shape) // 4
+    for left in range(0, codes.shape[1], 4):
+        group = codes[:, left:left + 4]
+        for i in range(group.shape[1]):
+            this = group[:, i:i + 1]
+            lower = (group[:, :i] <= this).sum(axis=1) + (group[:, i + 1:] < this).sum(axis=1)
+            classes[:, left + i] += 16 * lower.astype(np.uint8)
+    return classes.tobytes()
 
 
 def classes_of(values):
@@ -172,14 +199,16 @@ def decode_stream(stream, classes, shares):
     return np.packbits(np.frombuffer(bits, np.uint8), bitorder="little").tobytes()
 
 
-def decode_mask(coded, codec, weights, block):
+def decode_mask(coded, codec, weights, granularity):
     """The number of units and their bitmap."""
+    block = block_of(granularity)
     units = math.prod(-(-n // size) for n, size in zip(weights.shape, block))
     if codec == "ranked":
         count, coded = coded[0], coded[1:]
         if count > 0:
             need(count <= min(64, len(coded)), "number of knots")
-            classes = classes_of(magnitudes(weights, *block))
+            of_groups = granularity == "2:4"
+            classes = group_classes_of(weights) if of_groups else classes_of(magnitudes(weights, *block))
             return units, decode_stream(coded[count:], classes, shares_of(coded[:count]))
     need(len(coded) == -(-units // 8), "the bitmap has another length")
     need(units % 8 == 0 or coded[-1] >> units % 8 == 0, "a bit after the last unit")
@@ -191,7 +220,10 @@ def read_pack(base, data, metadata, tensors):
     doc = open_document(data, metadata, tensors, "overmask")
     check_document(doc)
     check_tensors(doc, tensors)
-    block = block_of(doc["granularity"])
+    for name in tensors:
+        if name.startswith("delta/"):
+            need(name[6:] in base and base[name[6:]][1] == tensors[name][1], f"{name}: the base has not this tensor")
+            floats(tensors, name)
     if "golden/logits" in tensors:
         floats(tensors, "golden/logits")
     head = floats(tensors, "head/weight") + floats(tensors, "head/bias")
@@ -205,7 +237,7 @@ def read_pack(base, data, metadata, tensors):
         weights = np.frombuffer(weights, "<f4").reshape(shape)
         coded = tensors["mask"][2][start:start + length]
         try:
-            units, bitmap = decode_mask(coded, doc["codec"], weights, block)
+            units, bitmap = decode_mask(coded, doc["codec"], weights, doc["granularity"])
         except ValueError as error:
             raise ValueError(f"{tensor}: {error}") from None
         kept = int(np.unpackbits(np.frombuffer(bitmap, np.uint8)).sum())

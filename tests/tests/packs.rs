@@ -8,7 +8,7 @@ use std::process::Command;
 
 use overmask::codec;
 use overmask::mask::{Granularity, Mask};
-use overmask::pack::{Codec, FloatType, Pack, PackFile};
+use overmask::pack::{Codec, Delta, FloatType, Golden, Input, NamedMask, Pack, PackFile, Pooling, TaskKind};
 use overmask_tests::{Ran, Recipe, asset, base, base_dir, failed, json_lines, program, ran};
 use sha2::{Digest, Sha256};
 
@@ -218,6 +218,34 @@ fn verify_without_a_base_says_what_it_did_not_check() {
     failed(&ran(overmask(&["verify"]).arg(&pack)), 4, &["a.pack", "damaged"]);
 }
 
+/// A pack that keeps the larger two of four weights, but for some, in two layers, tags words, and
+/// replaces a norm.
+fn two_of_four() -> Pack {
+    let base = base();
+    let Pack { mut document, head, .. } = Recipe { seed: 4, from_layer: 4, ..Default::default() }.pack(&base);
+    document.granularity = Granularity::TwoOfFour;
+    (document.kind, document.text.pooling) = (TaskKind::Tag, Pooling::First);
+    let mut masks = Vec::new();
+    for tensor in base.manifest().maskable.iter().filter(|tensor| tensor.layer >= 4) {
+        let (_, weights) = base.tensor_f32(&tensor.name).unwrap();
+        let keep = weights.chunks_exact(4).enumerate().flat_map(|(i, four)| {
+            let larger = |j: usize| four.iter().filter(|w| w.abs() > four[j].abs()).count() < 2;
+            let keep: [bool; 4] = std::array::from_fn(larger);
+            if i % 9 == 0 { keep.map(|keep| !keep) } else { keep }
+        });
+        let mask = Mask::from_units(Granularity::TwoOfFour, tensor.outputs, tensor.inputs, keep).unwrap();
+        masks.push(NamedMask { tensor: tensor.name.clone(), mask });
+    }
+    let deltas = ["weight", "bias"].map(|part| {
+        let tensor = format!("embeddings.LayerNorm.{part}");
+        let (shape, values) = base.tensor_f32(&tensor).unwrap();
+        Delta { shape: shape.to_vec(), values: values.to_vec(), dtype: FloatType::F16, tensor }
+    });
+    let words = vec!["Where".to_owned(), "Lima".to_owned()];
+    let golden = Golden { input: Input::Words { words }, logits: vec![0.5; 2 * head.labels] };
+    Pack::new(document, masks, head, vec![golden]).unwrap().with_deltas(deltas.to_vec()).unwrap()
+}
+
 /// The decoder in Python knows nothing but the specification.
 #[test]
 fn an_independent_decoder_reads_the_same_bits() {
@@ -243,6 +271,10 @@ fn an_independent_decoder_reads_the_same_bits() {
     let path = dir.path().join("plain.pack");
     plain.write(&path, None).unwrap();
     files.push((path, plain));
+    let path = dir.path().join("two-of-four.pack");
+    two_of_four().write(&path, Some(&base())).unwrap();
+    files.push((path.clone(), read(&path)));
+    assert_eq!(files[3].1.deltas.len(), 2);
     for (path, pack) in &files {
         let rows = json_lines(&done(decode(path, None)));
         assert_eq!(rows[0]["name"], pack.document.name.as_str());

@@ -370,3 +370,66 @@ fn a_set_holds_the_files_of_its_packs() {
         assert!(error.contains("comes twice"), "{error}");
     }
 }
+
+fn delta(tensor: &str, values: Vec<f32>) -> Delta {
+    Delta { tensor: tensor.into(), shape: vec![values.len()], values, dtype: FloatType::F16 }
+}
+
+#[test]
+fn replaced_tensors_come_back_as_their_type_stores_them() {
+    let deltas = vec![delta("norm.bias", vec![0.1, -2.0]), delta("a.bias", vec![1.0])];
+    let pack = small().with_deltas(deltas).unwrap();
+    let file = PackFile::from_bytes(&pack.to_bytes(None).unwrap()).unwrap();
+    let names: Vec<&str> = file.deltas().iter().map(|delta| delta.tensor.as_str()).collect();
+    assert_eq!((names, file.sizes().deltas), (vec!["a.bias", "norm.bias"], 6));
+    assert_eq!(file.deltas()[1].values, [FloatType::F16.round(0.1), -2.0]);
+    assert_eq!(file.decode(None).unwrap(), pack);
+}
+
+#[test]
+fn replaced_tensors_that_cannot_be_are_named() {
+    let masked = small().masks[0].tensor.clone();
+    let shape = Delta { shape: vec![3], ..delta("b", vec![1.0]) };
+    for (deltas, said) in [
+        (vec![delta("b", vec![1.0]), delta("b", vec![1.0])], "`delta/b`: comes twice"),
+        (vec![delta(&masked, vec![1.0])], "has a mask, too"),
+        (vec![delta("b", vec![f32::NAN])], "value 0 is NaN"),
+        (vec![delta("b", vec![1e6])], "more than f16 can hold"),
+        (vec![delta("", vec![1.0])], "the name has 0 bytes"),
+        (vec![shape], "has 1 values for the shape [3]"),
+    ] {
+        let message = small().with_deltas(deltas).unwrap_err().to_string();
+        assert!(message.contains(said), "{message}");
+    }
+}
+
+#[test]
+fn kinds_and_what_they_read_belong_together() {
+    let of = |change: fn(&mut PackDocument), input: Input| {
+        let Pack { mut document, masks, mut head, .. } = small();
+        change(&mut document);
+        head.labels = document.labels.len();
+        head.weight.truncate(head.labels * head.hidden);
+        head.bias.truncate(head.labels);
+        let logits = vec![0.5; input.rows() * head.labels];
+        Pack::new(document, masks, head, vec![Golden { input, logits }])
+    };
+    let tag: fn(&mut PackDocument) = |d| (d.kind, d.text.pooling) = (TaskKind::Tag, Pooling::First);
+    let pair = || Input::Pair("a".into(), "b".into());
+    let words = || Input::Words { words: vec!["a".into(), "b".into()] };
+    let pack = of(tag, words()).unwrap();
+    assert_eq!(PackFile::from_bytes(&pack.to_bytes(None).unwrap()).unwrap().decode(None).unwrap(), pack);
+    of(|d| (d.kind, d.text.pair) = (TaskKind::Multilabel, true), pair()).unwrap();
+    of(|d| (d.kind, d.labels) = (TaskKind::Regress, vec!["value".into()]), "a".into()).unwrap();
+    for (wrong, said) in [
+        (of(tag, pair()), "golden/0"),
+        (of(|_| (), words()), "golden/0"),
+        (of(|d| d.text.pair = true, "a".into()), "golden/0"),
+        (of(|d| d.kind = TaskKind::Tag, words()), "text/pooling"),
+        (of(|d| d.text.pooling = Pooling::First, "a".into()), "text/pooling"),
+        (of(|d| d.kind = TaskKind::Regress, "a".into()), "`labels`: are 3"),
+    ] {
+        let message = wrong.unwrap_err().to_string();
+        assert!(message.contains(said), "{message}");
+    }
+}

@@ -7,7 +7,8 @@ use overmask::mask::{Granularity, Mask, resident};
 use overmask::onnx::proto::data_type;
 use overmask::onnx::{self, GraphBuilder};
 use overmask::pack::{
-    Codec, FloatType, Golden, Head, NamedMask, Pack, PackDocument, PackSet, Pooling, SCHEMA, TaskKind, TextSettings,
+    Codec, Delta, FloatType, Golden, Head, Input, NamedMask, Pack, PackDocument, PackSet, Pooling, SCHEMA, TaskKind,
+    TextSettings,
 };
 
 /// A text, and its signature by minisign 0.11 with a key of which this is the public part.
@@ -54,6 +55,7 @@ fn packs() -> Vec<Vec<u8>> {
         let pack = pack(&base, codec, granularity, dtype);
         all.push(pack.to_bytes(Some(&base)).unwrap());
     }
+    all.push(tagger(&base).to_bytes(Some(&base)).unwrap());
     let set = PackSet::new(&[("a".into(), all[1].clone())]).unwrap();
     all.push(set.to_bytes().unwrap());
     all
@@ -84,6 +86,21 @@ fn pack(base: &Base, codec: Codec, granularity: Granularity, dtype: FloatType) -
     let head = Head { weight: vec![0.5; 8], bias: vec![0.0, 1.0], labels: 2, hidden: 4, dtype };
     let golden = vec![Golden { input: "x".into(), logits: vec![0.25, -1.0] }];
     Pack::new(document, vec![NamedMask { tensor: "w".into(), mask }], head, golden).unwrap()
+}
+
+/// A pack of another kind: it tags words, keeps two of four, and replaces a tensor.
+fn tagger(base: &Base) -> Pack {
+    let Pack { mut document, head, .. } = pack(base, Codec::Ranked, Granularity::Weight, FloatType::F16);
+    document.granularity = Granularity::TwoOfFour;
+    (document.kind, document.text.pooling) = (TaskKind::Tag, Pooling::First);
+    let mask = Mask::from_units(Granularity::TwoOfFour, 3, 4, (0..12).map(|i| i % 4 < 2)).unwrap();
+    let tensor = "bert.embeddings.position_embeddings.weight".to_owned();
+    let (shape, values) = base.tensor_f32(&tensor).unwrap();
+    let delta = Delta { shape: shape.to_vec(), values: values.to_vec(), dtype: FloatType::Bf16, tensor };
+    let words = vec!["x".to_owned(), "y".to_owned()];
+    let golden = vec![Golden { input: Input::Words { words }, logits: vec![0.25; 4] }];
+    let masks = vec![NamedMask { tensor: "w".into(), mask }];
+    Pack::new(document, masks, head, golden).unwrap().with_deltas(vec![delta]).unwrap()
 }
 
 fn masks() -> Vec<Vec<u8>> {

@@ -33,7 +33,7 @@ pub(super) fn cut(graph: &mut GraphProto, live: &[&str], frozen: &[String], widt
     let ends: HashSet<&String> = readers.flat_map(|node| &node.input).filter(is_kept).collect();
     let [value] = ends.into_iter().collect::<Vec<_>>()[..] else { return None };
     let value = value.clone();
-    let nodes = needed(&graph.node, &[value.clone()], None);
+    let nodes = needed(&graph.node, std::slice::from_ref(&value), None);
     // Embeddings alone are cheaper than what it takes to keep them.
     if !nodes.iter().any(|node| matches!(node.op_type.as_str(), "Gemm" | "MatMul")) {
         return None;
