@@ -218,7 +218,7 @@ impl<'a> Learner<'a> {
             }
             now.epoch += 1;
             let kept = self.kept(now.step >= parts.ramp_end)?;
-            let (score, loss) = self.evaluate_dev()?;
+            let (score, loss) = self.evaluate_dev(now.step)?;
             let sparsity = sparsity_of(&kept);
             // A head alone has a hundred epochs, of a blink each.
             let level = if o.is_live() { log::Level::Info } else { log::Level::Debug };
@@ -321,7 +321,7 @@ impl<'a> Learner<'a> {
     }
 
     /// Score and mean loss on the dev split.
-    fn evaluate_dev(&mut self) -> Result<(f64, f64), TrainError> {
+    fn evaluate_dev(&mut self, step: u64) -> Result<(f64, f64), TrainError> {
         let mut order: Vec<usize> = (0..self.dev.len()).collect();
         order.sort_by_key(|i| self.dev.lengths[*i]);
         let kind = self.options.form.kind;
@@ -334,7 +334,7 @@ impl<'a> Learner<'a> {
             inputs.extend(self.thresholds(None)?);
             let mut logits = self.forward.logits(&self.step, inputs)?;
             if let Some(value) = logits.iter().find(|l| !l.is_finite()) {
-                return Err(TrainError::Diverged { step: 0, loss: *value });
+                return Err(TrainError::Diverged { step, loss: *value });
             }
             let mut each = logits.chunks_exact_mut(labels);
             for index in indices {
