@@ -41,6 +41,9 @@ impl Given {
         if given.text.is_some() == given.tokens.is_some() {
             return Err("must have either `text` or `tokens`".to_owned());
         }
+        if given.tokens.is_some() && given.text_pair.is_some() {
+            return Err("`text_pair` goes with `text`, not with `tokens`".to_owned());
+        }
         Ok(given)
     }
 
@@ -54,7 +57,7 @@ impl Given {
                 _ => Err(format!("`tokens` are for tasks that tag words; give `{}` a `text`", task.name)),
             };
         };
-        if task.kind == TaskKind::Tag {
+        if task.kind == TaskKind::Tag && self.text_pair.is_none() {
             let ranges = runner.tokenizer().words(text).map_err(|e| e.to_string())?;
             let words = ranges.iter().map(|range| text[range.clone()].to_owned()).collect();
             return Ok(Asked { input: Input::Words { words }, words: ranges });

@@ -1,0 +1,301 @@
+//! `overmask run` with every kind of task: what it takes, what it answers, what it refuses.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use overmask::pack::{Input, Pack, Pooling, TaskKind};
+use overmask::task::{Answer, Runner};
+use overmask_tests::{Recipe, base, base_dir, engine, failed, json_lines, program, ran, ran_with};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// A made-up pack of a kind.
+fn pack(name: &'static str, kind: TaskKind, pair: bool, labels: &[&str]) -> Pack {
+    let pooling = if kind == TaskKind::Tag { Pooling::First } else { Pooling::Mean };
+    let recipe = Recipe { name, labels: labels.len(), pooling, seed: 3, ..Default::default() };
+    let Pack { mut document, masks, head, .. } = {
+        // The recipe's own packs classify.
+        let usual = Recipe { pooling: Pooling::Mean, ..recipe };
+        usual.pack(&base())
+    };
+    (document.kind, document.text.pooling, document.text.pair) = (kind, pooling, pair);
+    document.labels = labels.iter().map(|label| (*label).to_owned()).collect();
+    Pack::new(document, masks, head, Vec::new()).unwrap()
+}
+
+fn classify_pairs() -> Pack {
+    pack("pairs", TaskKind::Classify, true, &["no", "perhaps", "yes"])
+}
+
+fn multilabel() -> Pack {
+    pack("topics", TaskKind::Multilabel, false, &["a", "b", "c", "d", "e", "f", "g", "h"])
+}
+
+fn regress() -> Pack {
+    pack("stars", TaskKind::Regress, false, &["value"])
+}
+
+fn tag() -> Pack {
+    pack("names", TaskKind::Tag, false, &["B-LOC", "B-PER", "I-LOC", "I-PER", "O"])
+}
+
+/// A folder with a pack in it.
+fn folder(pack: &Pack) -> (TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(format!("{}.pack", pack.document.name));
+    pack.write(&path, Some(&base())).unwrap();
+    (dir, path)
+}
+
+/// `overmask run` with the real base.
+fn run(pack: &Path, arguments: &[&str]) -> Command {
+    let mut command = program("overmask");
+    command.args(["run", "--base"]).arg(base_dir()).arg("--pack").arg(pack).args(arguments);
+    command
+}
+
+/// What the library answers.
+fn answers(pack: &Pack, inputs: &[Input]) -> Vec<Answer> {
+    let mut runner = Runner::new(engine("native", &base()), base()).unwrap();
+    let task = runner.add_pack(pack.clone()).unwrap();
+    runner.predict(task, inputs).unwrap()
+}
+
+fn near(value: &Value, expected: f32) {
+    let value = value.as_f64().unwrap();
+    assert!((value - f64::from(expected)).abs() < 1e-5, "{value} is not {expected}");
+}
+
+fn words(text: &str) -> Input {
+    Input::Words { words: text.split(' ').map(str::to_owned).collect() }
+}
+
+const PAIRS: [(&str, &str); 3] = [("Where is Lima?", "In Peru."), ("In Peru.", "Where is Lima?"), ("one", "")];
+
+#[test]
+fn pairs_are_two_texts_with_a_tab_or_two_fields() {
+    let pack = classify_pairs();
+    let (_dir, path) = folder(&pack);
+    let expected = answers(&pack, &PAIRS.map(|(a, b)| Input::Pair(a.into(), b.into())));
+    let lines: Vec<String> = PAIRS.iter().map(|(a, b)| format!("{a}\t{b}")).collect();
+    let objects: Vec<String> = PAIRS.iter().map(|(a, b)| json!({"text": a, "text_pair": b}).to_string()).collect();
+    let arguments: Vec<&str> = lines.iter().map(String::as_str).collect();
+    for got in [
+        ran(run(&path, &["--json"]).args(arguments)),
+        ran_with(&mut run(&path, &["--json"]), lines.join("\n").as_bytes()),
+        ran_with(&mut run(&path, &["--json", "--jsonl"]), objects.join("\n").as_bytes()),
+    ] {
+        assert_eq!((got.code, got.stderr.as_str()), (0, ""));
+        let rows = json_lines(&got);
+        assert_eq!(rows.len(), 3);
+        for ((i, row), answer) in rows.iter().enumerate().zip(&expected) {
+            let Answer::Label(prediction) = answer else { panic!("{answer:?}") };
+            assert_eq!((&row["line"], &row["task"]), (&(i + 1).into(), &"pairs".into()));
+            assert_eq!(row["label"], prediction.label.as_str());
+            near(&row["score"], prediction.score);
+            near(&row["scores"]["perhaps"], prediction.scores[1]);
+        }
+        // The order of the texts matters.
+        assert_ne!(rows[0]["scores"], rows[1]["scores"]);
+    }
+    let got = ran_with(&mut run(&path, &["--jsonl"]), objects.join("\n").as_bytes());
+    let columns: Vec<Vec<&str>> = got.stdout.lines().map(|line| line.split('\t').collect()).collect();
+    assert_eq!((got.code, columns.len()), (0, 3));
+    assert!(["no", "perhaps", "yes"].contains(&columns[0][0]) && columns[0][1].parse::<f32>().is_ok());
+    // A tab within a text would be one more column: it is printed as a space.
+    assert_eq!(columns[0][2..], ["Where is Lima? In Peru."]);
+}
+
+#[test]
+fn a_pair_that_is_none_is_named_by_its_line() {
+    let (_dir, path) = folder(&classify_pairs());
+    let got = ran_with(&mut run(&path, &[]), b"one\ttwo\nonly one\n");
+    failed(&got, 3, &["stdin, line 2", "`pairs` reads two texts", "tab"]);
+    failed(&ran(&mut run(&path, &["a\tb", "c"])), 3, &["text 2", "two texts"]);
+    let got = ran_with(&mut run(&path, &["--jsonl"]), br#"{"text": "one"}"#);
+    failed(&got, 3, &["stdin, line 1", "two texts"]);
+    let got = ran_with(&mut run(&path, &["--jsonl"]), br#"{"tokens": ["one", "two"]}"#);
+    failed(&got, 3, &["stdin, line 1", "`tokens`", "`pairs`"]);
+}
+
+#[test]
+fn any_number_of_labels_may_apply() {
+    let pack = multilabel();
+    let (_dir, path) = folder(&pack);
+    let texts = ["Where is Lima?", "Who wrote Hamlet?", "a film"];
+    let expected = answers(&pack, &texts.map(Input::from));
+    let got = ran(run(&path, &["--json"]).args(texts));
+    assert_eq!((got.code, got.stderr.as_str()), (0, ""));
+    let rows = json_lines(&got);
+    let plain = ran(run(&path, &[]).args(texts));
+    for (((row, line), answer), text) in rows.iter().zip(plain.stdout.lines()).zip(&expected).zip(texts) {
+        let Answer::Labels { chosen, scores } = answer else { panic!("{answer:?}") };
+        let names: Vec<&str> = chosen.iter().map(|i| pack.document.labels[*i].as_str()).collect();
+        assert_eq!((&row["labels"], &row["text"]), (&json!(names), &text.into()));
+        assert!(row["label"].is_null() && row["score"].is_null());
+        for (label, score) in pack.document.labels.iter().zip(scores) {
+            near(&row["scores"][label], *score);
+            assert_eq!(names.contains(&label.as_str()), *score > 0.5);
+        }
+        let columns: Vec<&str> = line.split('\t').collect();
+        assert_eq!((columns[0], columns[2]), (names.join(",").as_str(), text));
+        assert_eq!(columns[1].split(',').filter(|score| !score.is_empty()).count(), names.len());
+    }
+    assert_eq!((rows.len(), plain.stdout.lines().count()), (3, 3));
+    let chosen = |row: &Value| row["labels"].as_array().unwrap().len();
+    assert!(rows.iter().any(|row| chosen(row) > 1), "one label each tells nothing: {rows:?}");
+}
+
+#[test]
+fn a_regression_answers_with_a_number() {
+    let pack = regress();
+    let (_dir, path) = folder(&pack);
+    let texts = ["a film", "not a good film"];
+    let expected = answers(&pack, &texts.map(Input::from));
+    let got = ran(run(&path, &["--json"]).args(texts));
+    assert_eq!((got.code, got.stderr.as_str()), (0, ""));
+    let plain = ran(run(&path, &[]).args(texts));
+    for ((row, line), answer) in json_lines(&got).iter().zip(plain.stdout.lines()).zip(&expected) {
+        let Answer::Value(value) = answer else { panic!("{answer:?}") };
+        near(&row["value"], *value);
+        assert!(row["label"].is_null() && row["scores"].is_null());
+        assert_eq!(line, format!("{value:.4}\t{}", row["text"].as_str().unwrap()));
+    }
+    assert_eq!((json_lines(&got).len(), plain.stdout.lines().count()), (2, 2));
+    for engine in ["ort", "tract"] {
+        let other = json_lines(&ran(run(&path, &["--json", "--engine", engine]).args(texts)));
+        let values = |rows: &[Value]| -> Vec<f64> { rows.iter().map(|row| row["value"].as_f64().unwrap()).collect() };
+        for (a, b) in values(&other).iter().zip(values(&json_lines(&got))) {
+            assert!((a - b).abs() < 1e-4, "{engine}: {a} {b}");
+        }
+    }
+}
+
+/// Text of a span by characters, as the offsets count.
+fn cut(text: &str, span: &Value) -> String {
+    let [start, end] = ["start", "end"].map(|field| span[field].as_u64().unwrap() as usize);
+    text.chars().skip(start).take(end - start).collect()
+}
+
+#[test]
+fn spans_of_a_text_are_at_their_characters() {
+    let pack = tag();
+    let (_dir, path) = folder(&pack);
+    // Characters of more than one byte, and more than one space.
+    let texts = ["José flew  to Zürich, not to Łódź.", "東京 is in Japan", ""];
+    let got = ran_with(&mut run(&path, &["--json"]), texts.join("\n").as_bytes());
+    assert_eq!((got.code, got.stderr.as_str()), (0, ""));
+    let rows = json_lines(&got);
+    let plain = ran_with(&mut run(&path, &[]), texts.join("\n").as_bytes());
+    let mut lines = plain.stdout.lines();
+    let mut found = 0;
+    for (number, (row, text)) in rows.iter().zip(texts).enumerate() {
+        assert_eq!(row["text"], text);
+        for span in row["spans"].as_array().unwrap() {
+            found += 1;
+            let words = span["text"].as_str().unwrap();
+            assert_eq!(cut(text, span), words, "{span}");
+            assert!(["LOC", "PER"].contains(&span["label"].as_str().unwrap()), "{span}");
+            assert!((0.0..=1.0).contains(&span["score"].as_f64().unwrap()));
+            let columns: Vec<&str> = lines.next().unwrap().split('\t').collect();
+            let [start, end] = ["start", "end"].map(|field| span[field].to_string());
+            let shown = [span["label"].as_str().unwrap(), columns[2], &start, &end, words];
+            assert_eq!((columns[0], &columns[1..]), ((number + 1).to_string().as_str(), &shown[..]));
+        }
+    }
+    assert_eq!((rows.len(), lines.next()), (3, None));
+    assert!(found > 1, "too few spans to tell anything: {rows:?}");
+    // Words and punctuation marks are tagged one by one.
+    assert_eq!(rows[0]["tags"].as_array().unwrap().len(), 9);
+    assert_eq!((&rows[2]["tags"], &rows[2]["spans"]), (&json!([]), &json!([])));
+}
+
+#[test]
+fn given_tokens_keep_their_places() {
+    let pack = tag();
+    let (_dir, path) = folder(&pack);
+    let given = ["José flew to Zürich", "Lima"];
+    let expected = answers(&pack, &given.map(words));
+    let lines = given.map(|text| json!({"tokens": text.split(' ').collect::<Vec<_>>()}).to_string());
+    let got = ran_with(&mut run(&path, &["--json", "--jsonl"]), lines.join("\n").as_bytes());
+    assert_eq!((got.code, got.stderr.as_str()), (0, ""));
+    let rows = json_lines(&got);
+    assert_eq!(rows.len(), 2);
+    for ((row, text), answer) in rows.iter().zip(given).zip(&expected) {
+        let Answer::Tags(tags) = answer else { panic!("{answer:?}") };
+        let tags: Vec<_> = tags.iter().map(|tag| tag.as_ref().map(|tag| tag.label.as_str())).collect();
+        assert_eq!((&row["tags"], &row["text"]), (&json!(tags), &Value::Null));
+        let tokens: Vec<&str> = text.split(' ').collect();
+        assert_eq!(row["tokens"], json!(tokens));
+        for span in row["spans"].as_array().unwrap() {
+            let [start, end] = ["start", "end"].map(|field| span[field].as_u64().unwrap() as usize);
+            assert_eq!(span["text"], tokens[start..end].join(" "));
+        }
+    }
+    // More words than the task reads: those behind have no tag.
+    let many = json!({"tokens": vec!["word"; 80]}).to_string();
+    let row = &json_lines(&ran_with(&mut run(&path, &["--json", "--jsonl"]), many.as_bytes()))[0];
+    let tags = row["tags"].as_array().unwrap();
+    assert_eq!((tags.len(), tags.iter().filter(|tag| tag.is_string()).count()), (80, 62));
+}
+
+#[test]
+fn lines_that_are_no_input_are_named() {
+    let (_dir, path) = folder(&multilabel());
+    let jsonl = |line: &str| {
+        ran_with(&mut run(&path, &["--json", "--jsonl"]), format!("{{\"text\":\"a\"}}\n{line}\n").as_bytes())
+    };
+    assert_eq!(jsonl(r#"{"text": "b"}"#).code, 0);
+    for (line, said) in [
+        ("plain text", "--jsonl takes objects"),
+        (r#"["a"]"#, "--jsonl takes objects"),
+        (r#"{"text": 1}"#, "invalid type"),
+        (r#"{"text": "a", "label": "x"}"#, "unknown field `label`"),
+        ("{}", "either `text` or `tokens`"),
+        ("", "--jsonl takes objects"),
+        (r#"{"text": "a", "tokens": ["a"]}"#, "either `text` or `tokens`"),
+        (r#"{"tokens": ["a"]}"#, "give `topics` a `text`"),
+        (r#"{"text": "a", "text_pair": "b"}"#, "`topics` reads one text, without `text_pair`"),
+    ] {
+        let got = jsonl(line);
+        failed(&got, 3, &["stdin, line 2", said]);
+    }
+    // Without --jsonl an object is a text like others.
+    let got = ran(&mut run(&path, &["--json", r#"{"tokens": ["a"]}"#]));
+    assert_eq!((got.code, &json_lines(&got)[0]["text"]), (0, &r#"{"tokens": ["a"]}"#.into()));
+
+    let (_dir, path) = folder(&tag());
+    for (line, said) in [
+        (r#"{"text": "a", "text_pair": "b"}"#, "`names` reads one text, without `text_pair`"),
+        (r#"{"tokens": ["a"], "text_pair": "b"}"#, "`text_pair` goes with `text`"),
+    ] {
+        failed(&ran_with(&mut run(&path, &["--jsonl"]), line.as_bytes()), 3, &["stdin, line 1", said]);
+    }
+}
+
+#[test]
+fn tasks_of_several_kinds_answer_the_same_text() {
+    let dir = tempfile::tempdir().unwrap();
+    let paths = [multilabel(), regress(), tag()].map(|pack| {
+        let path = dir.path().join(format!("{}.pack", pack.document.name));
+        pack.write(&path, Some(&base())).unwrap();
+        path
+    });
+    let mut command = run(&paths[0], &["--json", "José is in Lima", "one"]);
+    let got = ran(command.arg("--pack").arg(&paths[1]).arg("--pack").arg(&paths[2]));
+    assert_eq!((got.code, got.stderr.as_str()), (0, ""));
+    let rows = json_lines(&got);
+    let fields = ["labels", "value", "spans"];
+    for (i, row) in rows.iter().enumerate() {
+        assert_eq!((&row["line"], &row["task"]), (&(i / 3 + 1).into(), &["topics", "stars", "names"][i % 3].into()));
+        for (j, field) in fields.iter().enumerate() {
+            assert_eq!(row[*field].is_null(), i % 3 != j, "{row}");
+        }
+    }
+    assert_eq!(rows.len(), 6);
+    let mut command = run(&paths[1], &["one"]);
+    let got = ran(command.arg("--pack").arg(&paths[2]));
+    assert!(got.stdout.starts_with("stars\t"), "with several tasks each line names its own: {}", got.stdout);
+}
