@@ -11,6 +11,7 @@
 //! | [`metrics`] | how good predictions are |
 //! | [`score`] | all metrics of a task's kind, and where its mistakes are |
 //! | [`evaluate`](mod@evaluate) | a pack measured through the code that devices run |
+//! | [`export`](mod@export) | base and pack become one plain ONNX model |
 //! | [`analyze`] | packs compared |
 //! | [`sweep`] | tasks x methods x seeds, trained by many processes |
 //! | [`report`] | results and analyses as a page of figures and tables |
@@ -23,10 +24,12 @@ pub mod autodiff;
 pub mod cli;
 pub mod data;
 pub mod evaluate;
+pub mod export;
 pub mod fetch;
 pub mod import;
 pub mod metrics;
 pub mod report;
 pub mod score;
 pub mod sweep;
+pub mod staged;
 pub mod train;

@@ -8,9 +8,10 @@ use std::process::Command;
 
 use overmask::mask::Granularity;
 use overmask::onnx::{encode, proto::ModelProto};
-use overmask::pack::{Pooling, TaskKind};
+use overmask::pack::{Pack, Pooling, TaskKind};
+use overmask_exporter::export::{Part, export};
 use overmask_exporter::train::graph::{self, Distillation, Encoder, Spec};
-use overmask_tests::{asset, base, base_dir};
+use overmask_tests::{Recipe, asset, base, base_dir};
 
 const CHECK: &str = "import onnx, sys; onnx.checker.check_model(sys.argv[1], full_check=True)";
 
@@ -81,4 +82,24 @@ fn the_checker_does_check() {
     model.graph.as_mut().unwrap().node[0].op_type = "Multiply".to_owned();
     let complaint = complaint_of(&model).unwrap();
     assert!(complaint.contains("Multiply"), "{complaint}");
+}
+
+#[test]
+fn exported_models_pass() {
+    let base = base();
+    let dir = tempfile::tempdir().unwrap();
+    for (name, pooling, kind) in [
+        ("mean", Pooling::Mean, TaskKind::Classify),
+        ("cls", Pooling::Cls, TaskKind::Multilabel),
+        ("first", Pooling::First, TaskKind::Tag),
+    ] {
+        let Pack { mut document, masks, head, .. } = Recipe::default().pack(&base);
+        (document.text.pooling, document.kind) = (pooling, kind);
+        let pack = Pack::new(document, masks, head, Vec::new()).unwrap();
+        for (part, end) in [(Part::Whole, ""), (Part::Encoder, "-encoder")] {
+            let out = dir.path().join(format!("{name}{end}"));
+            export(&base, &pack, &out, part).unwrap();
+            assert_eq!(complaint(&out.join("model.onnx")), None, "{name}{end}");
+        }
+    }
 }

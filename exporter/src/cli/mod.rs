@@ -4,6 +4,7 @@
 mod bench_step;
 mod diff;
 mod evaluate;
+mod export;
 mod fetch;
 mod import;
 mod keygen;
@@ -27,6 +28,7 @@ use overmask::error::ExitCode;
 use crate::analyze::AnalyzeError;
 use crate::data::DataError;
 use crate::evaluate::EvaluateError;
+use crate::export::ExportError;
 use crate::fetch::FetchError;
 use crate::import::ImportError;
 use crate::report::ReportError;
@@ -74,6 +76,7 @@ enum Command {
     Evaluate(evaluate::EvaluateArgs),
     Sweep(sweep::SweepArgs),
     Report(report::ReportArgs),
+    Export(export::ExportArgs),
     Diff(diff::DiffArgs),
     Repack(repack::RepackArgs),
     Merge(merge::MergeArgs),
@@ -103,6 +106,7 @@ pub fn main() -> process::ExitCode {
         Command::Evaluate(args) => evaluate::run(args, cli.verbosity),
         Command::Sweep(args) => sweep::run(args, cli.verbosity),
         Command::Report(args) => report::run(args),
+        Command::Export(args) => export::run(args),
         Command::Diff(args) => diff::run(args),
         Command::Repack(args) => repack::run(args),
         Command::Merge(args) => merge::run(args),
@@ -149,12 +153,13 @@ fn own_code(error: &(dyn std::error::Error + 'static)) -> Option<ExitCode> {
     let evaluate = || error.downcast_ref().map(EvaluateError::exit_code);
     let fetch = || error.downcast_ref().map(FetchError::exit_code);
     let import = || error.downcast_ref().map(ImportError::exit_code);
+    let export = || error.downcast_ref().map(ExportError::exit_code);
     let data = || error.downcast_ref().map(DataError::exit_code);
     let analyze = || error.downcast_ref().map(AnalyzeError::exit_code);
     let sweep = || error.downcast_ref().map(SweepError::exit_code);
     let report = || error.downcast_ref().map(ReportError::exit_code);
     let measuring = train.or_else(evaluate).or_else(sweep).or_else(report);
-    measuring.or_else(fetch).or_else(import).or_else(data).or_else(analyze)
+    measuring.or_else(fetch).or_else(import).or_else(export).or_else(data).or_else(analyze)
 }
 
 #[cfg(test)]

@@ -181,7 +181,7 @@ mod tests {
         assert_eq!(bert::count(2), bert::tensors(&base.manifest().architecture, "", 2).len());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
         let error = import(&fixture(), &out, &Origin::default()).unwrap_err();
-        assert!(matches!(error, ImportError::Exists { .. }));
+        assert!(matches!(error, ImportError::Staged(crate::staged::StagedError::Exists { .. })));
     }
 
     #[test]

@@ -9,6 +9,8 @@ use std::path::PathBuf;
 
 use overmask::error::ExitCode;
 
+use crate::staged::StagedError;
+
 /// What the manifest says of the weights' origin.
 #[derive(Debug, Clone, Default)]
 pub struct Origin {
@@ -29,14 +31,9 @@ pub enum ImportError {
         /// Why.
         source: std::io::Error,
     },
-    /// The bundle, or something in it, cannot be written.
-    #[error("cannot write {path}: {source}")]
-    Write {
-        /// The file or directory.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
+    /// The bundle cannot be written.
+    #[error(transparent)]
+    Staged(#[from] StagedError),
     /// `config.json` cannot be understood.
     #[error("{path}: {source}")]
     Config {
@@ -99,20 +96,14 @@ pub enum ImportError {
     /// The bundle that was written does not open.
     #[error(transparent)]
     Base(#[from] overmask::base::BaseError),
-    /// Something is already where the bundle should go.
-    #[error("{path} exists and is not an empty directory; name another place or remove it")]
-    Exists {
-        /// The place.
-        path: PathBuf,
-    },
 }
 
 impl ImportError {
     /// The program's exit code for this error.
     pub fn exit_code(&self) -> ExitCode {
         match self {
-            Self::Read { .. } | Self::Exists { .. } => ExitCode::InputData,
-            Self::Write { .. } => ExitCode::DeviceOrStore,
+            Self::Read { .. } => ExitCode::InputData,
+            Self::Staged(e) => e.exit_code(),
             Self::Base(e) => e.exit_code(),
             Self::Onnx(e) => e.exit_code(),
             _ => ExitCode::CorruptFile,

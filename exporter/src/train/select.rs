@@ -154,7 +154,7 @@ pub(super) fn small_tensors(base: &Base, tune: Tune) -> Result<Vec<String>, Trai
 
 /// Every tensor of a base's graph.
 pub(super) fn all_tensors(base: &Base) -> Result<Vec<String>, TrainError> {
-    graph::external_names(&onnx::read_model(&base.model_path())?)
+    Ok(graph::external_names(&onnx::read_model(&base.model_path())?)?)
 }
 
 #[cfg(test)]

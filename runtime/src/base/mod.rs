@@ -233,6 +233,15 @@ impl Base {
     pub fn tensor_f32(&self, name: &str) -> Result<(&[usize], &[f32]), BaseError> {
         self.weights.tensor_f32(name)
     }
+
+    /// A tensor's shape and its values as the file has them, little-endian: what a copy of the tensor
+    /// is written from.
+    ///
+    /// # Errors
+    /// When there is no f32 tensor of that name.
+    pub fn tensor_bytes(&self, name: &str) -> Result<(&[usize], &[u8]), BaseError> {
+        self.weights.tensor_bytes(name)
+    }
 }
 
 #[cfg(test)]

@@ -38,15 +38,24 @@ impl Weights {
         &self.map[self.data_start + from..self.data_start + to]
     }
 
-    pub(super) fn tensor_f32(&self, name: &str) -> Result<(&[usize], &[f32]), BaseError> {
+    fn wrong(&self, name: &str, reason: String) -> BaseError {
+        BaseError::Field { path: self.path.clone(), field: name.to_owned(), reason }
+    }
+
+    /// Shape and little-endian bytes of an f32 tensor.
+    pub(super) fn tensor_bytes(&self, name: &str) -> Result<(&[usize], &[u8]), BaseError> {
         let no_tensor = || BaseError::NoTensor { path: self.path.clone(), name: name.to_owned() };
         let info = self.metadata.info(name).ok_or_else(no_tensor)?;
-        let wrong = |reason: String| BaseError::Field { path: self.path.clone(), field: name.to_owned(), reason };
-        if info.dtype != Dtype::F32 {
-            return Err(wrong(format!("is {:?}, not F32", info.dtype)));
+        match info.dtype {
+            Dtype::F32 => Ok((&info.shape, self.bytes(info))),
+            other => Err(self.wrong(name, format!("is {other:?}, not F32"))),
         }
-        let values = mmap::as_f32(self.bytes(info)).ok_or_else(|| wrong("is not aligned to 4 bytes".to_owned()))?;
-        Ok((&info.shape, values))
+    }
+
+    pub(super) fn tensor_f32(&self, name: &str) -> Result<(&[usize], &[f32]), BaseError> {
+        let (shape, bytes) = self.tensor_bytes(name)?;
+        let values = mmap::as_f32(bytes).ok_or_else(|| self.wrong(name, "is not aligned to 4 bytes".to_owned()))?;
+        Ok((shape, values))
     }
 
     /// Name and shape of the one tensor whose name ends so: a checkpoint may put a prefix before

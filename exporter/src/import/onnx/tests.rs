@@ -279,7 +279,7 @@ fn the_same_import_has_the_same_identity_and_leaves_nothing_else() {
     let (_c, other) = imported(&export("bert-torchscript.onnx"));
     assert_ne!(first.base.base_id(), other.base.base_id());
     let error = import(&export("bert-torchscript.onnx"), first.base.dir(), &options()).unwrap_err();
-    assert!(matches!(error, ImportError::Exists { .. }));
+    assert!(matches!(error, ImportError::Staged(crate::staged::StagedError::Exists { .. })));
 }
 
 /// An export that was changed, in a folder of its own.

@@ -13,7 +13,7 @@ mod prefix;
 use overmask::base::{Base, MaskableTensor};
 use overmask::mask::Granularity;
 use overmask::onnx::proto::{ModelProto, data_type};
-use overmask::onnx::{self, GraphBuilder};
+use overmask::onnx::{self, GraphBuilder, OnnxError};
 use overmask::pack::{Pooling, TaskKind};
 
 pub use self::mask::units;
@@ -295,7 +295,7 @@ impl Forward {
 }
 
 /// What the head sees: one vector a text, or one a word, [rows, width].
-fn pool(b: &mut GraphBuilder, pooling: Pooling, width: usize) -> String {
+pub(crate) fn pool(b: &mut GraphBuilder, pooling: Pooling, width: usize) -> String {
     let states = "last_hidden_state";
     match pooling {
         Pooling::Mean => {
@@ -336,7 +336,7 @@ pub(super) fn declare(dims: &[usize], how: impl FnOnce(&[&str])) {
 }
 
 /// The tensors of a model that its weights' file holds.
-pub(super) fn external_names(model: &ModelProto) -> Result<Vec<String>, TrainError> {
+pub(crate) fn external_names(model: &ModelProto) -> Result<Vec<String>, OnnxError> {
     let mut names = Vec::new();
     for tensor in model.graph.iter().flat_map(|g| &g.initializer) {
         if onnx::external_data(tensor)?.is_some() {
