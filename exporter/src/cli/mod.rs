@@ -2,6 +2,7 @@
 //! lacks.
 
 mod bench_step;
+mod convert;
 mod diff;
 mod evaluate;
 mod export;
@@ -27,6 +28,7 @@ use overmask::error::ExitCode;
 
 use crate::analyze::AnalyzeError;
 use crate::data::DataError;
+use crate::data::glue::GlueError;
 use crate::evaluate::EvaluateError;
 use crate::export::ExportError;
 use crate::fetch::FetchError;
@@ -72,6 +74,7 @@ struct Cli {
 enum Command {
     Fetch(fetch::FetchArgs),
     Import(import::ImportArgs),
+    Convert(convert::ConvertArgs),
     Train(Box<train::TrainArgs>),
     Evaluate(evaluate::EvaluateArgs),
     Sweep(sweep::SweepArgs),
@@ -102,6 +105,7 @@ pub fn main() -> process::ExitCode {
     let done = match &cli.command {
         Command::Fetch(args) => fetch::run(args),
         Command::Import(args) => import::run(args),
+        Command::Convert(args) => convert::run(args),
         Command::Train(args) => train::run(args, cli.verbosity),
         Command::Evaluate(args) => evaluate::run(args, cli.verbosity),
         Command::Sweep(args) => sweep::run(args, cli.verbosity),
@@ -154,12 +158,13 @@ fn own_code(error: &(dyn std::error::Error + 'static)) -> Option<ExitCode> {
     let fetch = || error.downcast_ref().map(FetchError::exit_code);
     let import = || error.downcast_ref().map(ImportError::exit_code);
     let export = || error.downcast_ref().map(ExportError::exit_code);
+    let glue = || error.downcast_ref().map(GlueError::exit_code);
     let data = || error.downcast_ref().map(DataError::exit_code);
     let analyze = || error.downcast_ref().map(AnalyzeError::exit_code);
     let sweep = || error.downcast_ref().map(SweepError::exit_code);
     let report = || error.downcast_ref().map(ReportError::exit_code);
     let measuring = train.or_else(evaluate).or_else(sweep).or_else(report);
-    measuring.or_else(fetch).or_else(import).or_else(export).or_else(data).or_else(analyze)
+    measuring.or_else(fetch).or_else(import).or_else(export).or_else(glue).or_else(data).or_else(analyze)
 }
 
 #[cfg(test)]

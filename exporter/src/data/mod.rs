@@ -7,6 +7,7 @@
 mod batches;
 mod conll;
 mod error;
+pub mod glue;
 mod labels;
 mod read;
 mod record;

@@ -48,7 +48,7 @@ pub fn read(path: &Path, form: Form) -> Result<Dataset, DataError> {
 }
 
 /// The bytes as text, without a byte order mark.
-fn text<'a>(path: &Path, bytes: &'a [u8]) -> Result<&'a str, DataError> {
+pub(super) fn text<'a>(path: &Path, bytes: &'a [u8]) -> Result<&'a str, DataError> {
     let text = std::str::from_utf8(bytes).map_err(|e| {
         let offset = e.valid_up_to();
         DataError::Encoding {
