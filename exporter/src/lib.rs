@@ -15,6 +15,7 @@
 //! | [`analyze`] | packs compared |
 //! | [`sweep`] | tasks x methods x seeds, trained by many processes |
 //! | [`report`] | results and analyses as a page of figures and tables |
+//! | [`staged`] | directories that appear whole or not at all |
 //! | [`cli`] | the `overmask-export` program |
 
 #![forbid(unsafe_code)]
@@ -30,6 +31,6 @@ pub mod import;
 pub mod metrics;
 pub mod report;
 pub mod score;
-pub mod sweep;
 pub mod staged;
+pub mod sweep;
 pub mod train;

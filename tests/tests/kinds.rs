@@ -13,13 +13,10 @@ use tempfile::TempDir;
 
 /// A made-up pack of a kind.
 fn pack(name: &'static str, kind: TaskKind, pair: bool, labels: &[&str]) -> Pack {
+    // The recipe's own packs classify texts.
+    let recipe = Recipe { name, labels: labels.len(), seed: 3, ..Default::default() };
+    let Pack { mut document, masks, head, .. } = recipe.pack(&base());
     let pooling = if kind == TaskKind::Tag { Pooling::First } else { Pooling::Mean };
-    let recipe = Recipe { name, labels: labels.len(), pooling, seed: 3, ..Default::default() };
-    let Pack { mut document, masks, head, .. } = {
-        // The recipe's own packs classify.
-        let usual = Recipe { pooling: Pooling::Mean, ..recipe };
-        usual.pack(&base())
-    };
     (document.kind, document.text.pooling, document.text.pair) = (kind, pooling, pair);
     document.labels = labels.iter().map(|label| (*label).to_owned()).collect();
     Pack::new(document, masks, head, Vec::new()).unwrap()
@@ -185,10 +182,11 @@ fn spans_of_a_text_are_at_their_characters() {
     let (_dir, path) = folder(&pack);
     // Characters of more than one byte, and more than one space.
     let texts = ["José flew  to Zürich, not to Łódź.", "東京 is in Japan", ""];
-    let got = ran_with(&mut run(&path, &["--json"]), texts.join("\n").as_bytes());
+    let input = texts.map(|text| format!("{text}\n")).concat();
+    let got = ran_with(&mut run(&path, &["--json"]), input.as_bytes());
     assert_eq!((got.code, got.stderr.as_str()), (0, ""));
     let rows = json_lines(&got);
-    let plain = ran_with(&mut run(&path, &[]), texts.join("\n").as_bytes());
+    let plain = ran_with(&mut run(&path, &[]), input.as_bytes());
     let mut lines = plain.stdout.lines();
     let mut found = 0;
     for (number, (row, text)) in rows.iter().zip(texts).enumerate() {

@@ -14,15 +14,18 @@ use overmask::task::{Runner, Tokenizer};
 use tempfile::TempDir;
 
 use super::*;
-use crate::import::hf;
+use crate::import::{hf, onnx as imported};
 
 /// Logits of two programs may be so far apart.
 const TOLERANCE: f32 = 1e-5;
 
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures").join(name)
+}
+
 fn base() -> (TempDir, Arc<Base>) {
-    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/tiny-bert");
     let dir = tempfile::tempdir().unwrap();
-    let base = hf::import(&fixture, &dir.path().join("base"), &hf::Origin::default()).unwrap();
+    let base = hf::import(&fixture("tiny-bert"), &dir.path().join("base"), &hf::Origin::default()).unwrap();
     (dir, Arc::new(base))
 }
 
@@ -63,13 +66,16 @@ fn pack(base: &Base, kind: TaskKind, pooling: Pooling, pair: bool, masks: bool, 
     let masks = manifest.maskable.iter().enumerate().skip(1).filter(|_| masks).map(mask).collect();
     let weight = values(labels * hidden, 7);
     let head = Head { weight, bias: values(labels, 8), labels, hidden, dtype: FloatType::F16 };
-    let replaced = [manifest.maskable[0].name.as_str(), "embeddings.LayerNorm.weight"];
+    let norm = "embeddings.LayerNorm.weight";
+    // Encoders of other families have other norms.
+    let norm = Some(norm).filter(|name| base.tensor_f32(name).is_ok());
+    let replaced = [manifest.maskable[0].name.as_str()].into_iter().chain(norm);
     let delta = |name: &str| {
         let (shape, old) = base.tensor_f32(name).unwrap();
         let values = old.iter().map(|v| 0.5 * v + 0.25).collect();
         Delta { tensor: name.to_owned(), shape: shape.to_vec(), values, dtype: FloatType::F32 }
     };
-    let deltas = replaced.into_iter().filter(|_| deltas).map(delta).collect();
+    let deltas = replaced.filter(|_| deltas).map(delta).collect();
     Pack::new(document, masks, head, Vec::new()).unwrap().with_deltas(deltas).unwrap()
 }
 
@@ -82,12 +88,11 @@ fn run(model: &Path, base: &Base, pack: &Pack, inputs: &[Input], output: &str) -
         Session::builder(environment().unwrap()).unwrap().commit_from_file(model.join(file::MODEL)).unwrap();
     let names: Vec<String> = session.outputs().iter().map(|output| output.name().to_owned()).collect();
     assert_eq!(names, [output]);
-    let fed: Vec<(String, _)> = ["input_ids", "attention_mask", "token_type_ids"]
-        .map(|name| {
-            let values = batch.input(name).unwrap().clone();
-            (name.to_owned(), Tensor::from_array(([batch.batch, batch.sequence], values)).unwrap())
-        })
-        .into();
+    let fed = session.inputs().iter().map(|input| {
+        let values = batch.input(input.name()).unwrap().clone();
+        (input.name().to_owned(), Tensor::from_array(([batch.batch, batch.sequence], values)).unwrap())
+    });
+    let fed: Vec<(String, _)> = fed.collect();
     let outputs = session.run(fed).unwrap();
     let (shape, values) = outputs[output].try_extract_tensor::<f32>().unwrap();
     (shape.iter().map(|d| *d as usize).collect(), values.to_vec())
@@ -164,6 +169,32 @@ fn a_model_says_what_its_pack_does() {
 }
 
 #[test]
+fn an_imported_encoder_is_exported_too() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["roberta-dynamo.onnx", "prenorm-dynamo.onnx", "bert-torchscript.onnx"] {
+        let options = imported::Options {
+            tokenizer: fixture("tiny-bert/tokenizer.json"),
+            output: None,
+            max_positions: None,
+            origin: hf::Origin::default(),
+        };
+        let at = |end: &str| dir.path().join(format!("{name}{end}"));
+        let base = imported::import(&fixture("onnx").join(name), &at("-base"), &options).unwrap().base;
+        let base = Arc::new(base);
+        for pooling in [Pooling::Mean, Pooling::Cls] {
+            let pack = pack(&base, TaskKind::Classify, pooling, false, true, true);
+            let inputs = inputs(TaskKind::Classify, false);
+            let out = at(&format!("-{pooling:?}"));
+            export(&base, &pack, &out, Part::Whole).unwrap();
+            let (_, found) = run(&out, &base, &pack, &inputs, "logits");
+            let expected = said(&base, &pack, &inputs).concat().into_iter().flatten().flatten().collect::<Vec<_>>();
+            let apart = difference(&found, &expected);
+            assert!(apart <= TOLERANCE, "{name} {pooling:?}: {apart}");
+        }
+    }
+}
+
+#[test]
 fn an_encoder_alone_gives_its_states() {
     let (dir, base) = base();
     let pack = pack(&base, TaskKind::Tag, Pooling::First, false, true, true);
@@ -225,8 +256,15 @@ fn what_does_not_fit_is_refused_and_leaves_nothing() {
     assert_eq!(error.exit_code(), ExitCode::InputData);
     assert!(error.to_string().contains("not an empty directory"), "{error}");
     assert!(!out.exists());
+    // A graph with a value of a name that is ours.
+    let model = onnx::read_model(&base.model_path()).unwrap();
+    let mut b = GraphBuilder::extend(model.graph.clone().unwrap());
+    b.node("Identity", &[STATES], &[name::LOGITS], &[]);
+    std::fs::write(base.model_path(), onnx::encode(&b.finish())).unwrap();
+    let error = export(&base, &good, &out, Part::Whole).unwrap_err();
+    assert!(error.to_string().contains("`logits`"), "{error}");
     // A graph without the tensor that is masked.
-    let mut model = onnx::read_model(&base.model_path()).unwrap();
+    let mut model = model;
     let graph = model.graph.as_mut().unwrap();
     graph.initializer.retain(|tensor| tensor.name != good.masks[0].tensor);
     std::fs::write(base.model_path(), onnx::encode(&model)).unwrap();
