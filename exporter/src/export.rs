@@ -54,7 +54,11 @@ pub enum ExportError {
         source: MaskError,
     },
     /// The graph has a value of a name that the export gives to one of its own.
-    #[error("{}: the graph has a value `{value}`, which is the name of an output or of the head; rename it and import the base again", path.display())]
+    #[error(
+        "{}: the graph has a value `{value}`, which is the name of an output or of the head; rename it and import \
+         the base again",
+        path.display()
+    )]
     Taken {
         /// The graph's file.
         path: PathBuf,
