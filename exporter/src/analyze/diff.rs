@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use overmask::base::Base;
+use overmask::base::{Base, BaseError};
 use overmask::error::ExitCode;
 use overmask::mask::{Granularity, Mask, MaskError};
 use overmask::pack::{Pack, PackDocument, PackError, PackFile, Sizes};
@@ -12,6 +12,9 @@ use serde_json::Value;
 /// What can go wrong when packs are compared.
 #[derive(Debug, thiserror::Error)]
 pub enum AnalyzeError {
+    /// The base cannot be read.
+    #[error(transparent)]
+    Base(#[from] BaseError),
     /// A pack cannot be decoded.
     #[error(transparent)]
     Pack(#[from] PackError),
@@ -32,6 +35,7 @@ impl AnalyzeError {
     /// The program's exit code for this error.
     pub fn exit_code(&self) -> ExitCode {
         match self {
+            Self::Base(error) => error.exit_code(),
             Self::Pack(error) => error.exit_code(),
             Self::Document(_) => ExitCode::Other,
             Self::Mask { source, .. } => source.exit_code(),

@@ -1,5 +1,9 @@
-//! What packs have in common and where they differ.
+//! What packs have in common, where they differ, and how far they are from their base.
 
+mod closeness;
 mod diff;
+mod overlap;
 
+pub use closeness::{Closeness, TensorDistance, Total, closeness};
 pub use diff::{AnalyzeError, Difference, Overlap, Side, diff};
+pub use overlap::{Overlaps, overlaps};

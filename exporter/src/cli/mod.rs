@@ -1,6 +1,7 @@
 //! The command line of `overmask-export`: one file a subcommand, no logic that the library
 //! lacks.
 
+mod analyze;
 mod bench_step;
 mod convert;
 mod diff;
@@ -81,6 +82,7 @@ enum Command {
     Report(report::ReportArgs),
     Export(export::ExportArgs),
     Diff(diff::DiffArgs),
+    Analyze(analyze::AnalyzeArgs),
     Repack(repack::RepackArgs),
     Merge(merge::MergeArgs),
     Keygen(keygen::KeygenArgs),
@@ -112,6 +114,7 @@ pub fn main() -> process::ExitCode {
         Command::Report(args) => report::run(args),
         Command::Export(args) => export::run(args),
         Command::Diff(args) => diff::run(args),
+        Command::Analyze(args) => analyze::run(args),
         Command::Repack(args) => repack::run(args),
         Command::Merge(args) => merge::run(args),
         Command::Keygen(args) => keygen::run(args),
