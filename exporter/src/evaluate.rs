@@ -93,11 +93,25 @@ pub fn evaluate(
     options: &EngineOptions,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Report, EvaluateError> {
+    // A wrong label is told before an engine starts.
+    LabelSet::new(pack.document.labels.clone()).gold(dataset)?;
+    let engine = engine::start(kind, Arc::clone(base), options)?;
+    measure(&mut Runner::new(engine, Arc::clone(base))?, pack, dataset, progress)
+}
+
+/// The same on an engine that runs already, which keeps the task.
+///
+/// # Errors
+/// As [`evaluate`].
+pub fn measure(
+    runner: &mut Runner,
+    pack: Pack,
+    dataset: &Dataset,
+    progress: &mut dyn FnMut(usize),
+) -> Result<Report, EvaluateError> {
     let (task_kind, labels) = (pack.document.kind, LabelSet::new(pack.document.labels.clone()));
     let gold = labels.gold(dataset)?;
-    let engine = engine::start(kind, Arc::clone(base), options)?;
-    let info = engine.describe();
-    let mut runner = Runner::new(engine, Arc::clone(base))?;
+    let info = runner.describe();
     let task = runner.add_pack(pack)?;
     let mut said = Vec::with_capacity(dataset.len());
     for chunk in dataset.inputs().chunks(CHUNK) {

@@ -12,7 +12,7 @@
 //! | [`score`] | all metrics of a task's kind, and where its mistakes are |
 //! | [`evaluate`](mod@evaluate) | a pack measured through the code that devices run |
 //! | [`export`](mod@export) | base and pack become one plain ONNX model |
-//! | [`analyze`] | packs compared |
+//! | [`analyze`] | packs compared: with each other, with their base, part by part |
 //! | [`sweep`] | tasks x methods x seeds, trained by many processes |
 //! | [`report`] | results and analyses as a page of figures and tables |
 //! | [`staged`] | directories that appear whole or not at all |

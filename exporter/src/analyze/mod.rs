@@ -3,7 +3,9 @@
 mod closeness;
 mod diff;
 mod overlap;
+mod sensitivity;
 
 pub use closeness::{Closeness, TensorDistance, Total, closeness};
 pub use diff::{AnalyzeError, Difference, Overlap, Side, diff};
 pub use overlap::{Overlaps, overlaps};
+pub use sensitivity::{By, Group, Sensitivity, sensitivity};

@@ -1,15 +1,19 @@
 //! `overmask-export analyze`: what masks and fine-tuning did to a base.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::Error;
 use clap::{Args, Subcommand};
 use overmask::base::Base;
+use overmask::cli::Verbosity;
+use overmask::engine::{self, EngineKind, EngineOptions};
 use overmask::error::{ExitCode, printable};
 use overmask::pack::Pack;
 
 use super::output;
-use crate::analyze::{self, TensorDistance, Total};
+use crate::analyze::{self, By, TensorDistance, Total};
+use crate::data::{self, Form};
 
 /// Analyse packs: how close they are to the base, and how many zeros they share.
 #[derive(Debug, Args)]
@@ -26,6 +30,7 @@ pub(super) struct AnalyzeArgs {
 enum What {
     Closeness(ClosenessArgs),
     Overlap(OverlapArgs),
+    Sensitivity(SensitivityArgs),
 }
 
 /// How far a pack's weights are from the base's, beside a random initialisation.
@@ -67,10 +72,44 @@ struct OverlapArgs {
     json: bool,
 }
 
-pub(super) fn run(args: &AnalyzeArgs) -> Result<(), Error> {
+/// Which layers or modules of a pack matter: the metric without each.
+#[derive(Debug, Args)]
+#[command(
+    before_help = "Example:\n  overmask-export analyze sensitivity trec.pack --base base/ --data trec/test.jsonl",
+    after_help = ExitCode::HELP
+)]
+struct SensitivityArgs {
+    /// The pack; one of a set as SET#NAME.
+    #[arg(value_name = "PACK")]
+    pack: PathBuf,
+    /// The base bundle.
+    #[arg(long, value_name = "DIR")]
+    base: PathBuf,
+    /// Labelled examples, as `evaluate` takes them.
+    #[arg(long, value_name = "FILE")]
+    data: PathBuf,
+    /// What is taken away together: layer, module or both (a module of a layer).
+    #[arg(long, default_value = "layer")]
+    by: By,
+    /// Keep only the group instead of taking it away.
+    #[arg(long)]
+    only: bool,
+    /// What computes: see `evaluate --help`.
+    #[arg(long)]
+    engine: Option<EngineKind>,
+    /// Threads to compute with; default: the engine decides.
+    #[arg(long, value_name = "N", value_parser = super::threads())]
+    threads: Option<u16>,
+    /// Print the result as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(args: &AnalyzeArgs, verbosity: Verbosity) -> Result<(), Error> {
     match &args.what {
         What::Closeness(args) => closeness(args),
         What::Overlap(args) => overlap(args),
+        What::Sensitivity(args) => sensitivity(args, verbosity),
     }
 }
 
@@ -110,4 +149,28 @@ fn overlap(args: &OverlapArgs) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+fn sensitivity(args: &SensitivityArgs, verbosity: Verbosity) -> Result<(), Error> {
+    let base = Arc::new(Base::open(&args.base)?);
+    let pack = Pack::open(&args.pack, &base)?;
+    let data = data::read(&args.data, Form { kind: pack.document.kind, pair: pack.document.text.pair })?;
+    let options = EngineOptions { threads: args.threads.map(usize::from) };
+    let engine = args.engine.unwrap_or_else(|| engine::default_for(&base));
+    let bar = output::bar(verbosity, 0, "{wide_bar} {pos}/{len} groups, {eta} left")?;
+    let found = analyze::sensitivity(&base, &pack, &data, (args.by, args.only), (engine, &options), &mut |done, of| {
+        bar.set_length(of as u64);
+        bar.set_position(done as u64);
+    });
+    bar.finish_and_clear();
+    let found = found?;
+    if args.json {
+        return output::json(&found);
+    }
+    output::line(&format!("{}: {:.4} of the whole pack", found.metric, found.base))?;
+    let how = if args.only { "alone" } else { "without" };
+    found.groups.iter().try_for_each(|group| {
+        let name = printable(&group.group);
+        output::line(&format!("{how} {name:<28} {:.4}, drop {:+.4}", group.metric, group.drop))
+    })
 }

@@ -114,7 +114,7 @@ pub fn main() -> process::ExitCode {
         Command::Report(args) => report::run(args),
         Command::Export(args) => export::run(args),
         Command::Diff(args) => diff::run(args),
-        Command::Analyze(args) => analyze::run(args),
+        Command::Analyze(args) => analyze::run(args, cli.verbosity),
         Command::Repack(args) => repack::run(args),
         Command::Merge(args) => merge::run(args),
         Command::Keygen(args) => keygen::run(args),
