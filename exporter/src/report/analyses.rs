@@ -30,7 +30,7 @@ pub(super) fn sections(page: &mut Page, all: &[Analysis]) -> Result<(), ReportEr
         page.section(
             "Closeness to the base",
             "How far each masked tensor is from the base's, by layer and module: the L1 distance and the \
-             angle. The table has those of a random mask of the same sparsity beside them.",
+             angle. The table has those of a random initialisation beside them.",
         );
         closeness.iter().try_for_each(|one| draw_closeness(page, one))?;
     }
@@ -70,7 +70,7 @@ fn draw_closeness(page: &mut Page, one: &Closeness) -> Result<(), ReportError> {
     }
     page.row(&figures);
     let columns = [("tensor", Words), ("layer", Numbers), ("module", Words), ("L1", Numbers)];
-    let more = [("L1, random mask", Numbers), ("angle", Numbers), ("angle, random mask", Numbers)];
+    let more = [("L1, random init", Numbers), ("angle", Numbers), ("angle, random init", Numbers)];
     let mut table = Table::new(&[columns.as_slice(), more.as_slice()].concat());
     for tensor in &one.tensors {
         table.row(vec![

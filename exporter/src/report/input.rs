@@ -145,7 +145,7 @@ pub struct Closeness {
     pub tensors: Vec<TensorDistance>,
 }
 
-/// How far a tensor is from the base's, and a random mask of the same sparsity beside it.
+/// How far a tensor is from the base's, and a random initialisation beside it.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 pub struct TensorDistance {
     /// The base's tensor.
@@ -158,9 +158,9 @@ pub struct TensorDistance {
     pub l1: Option<f64>,
     /// Angular distance.
     pub angle: Option<f64>,
-    /// L1 distance of a random mask.
+    /// L1 distance of a random initialisation.
     pub l1_random: Option<f64>,
-    /// Angular distance of a random mask.
+    /// Angular distance of a random initialisation, in radians.
     pub angle_random: Option<f64>,
 }
 
