@@ -10,7 +10,7 @@ use overmask::mask::Granularity;
 use overmask::onnx::{encode, proto::ModelProto};
 use overmask::pack::{Pack, Pooling, TaskKind};
 use overmask_exporter::export::{Part, export};
-use overmask_exporter::train::graph::{self, Distillation, Encoder, Spec};
+use overmask_exporter::train::graph::{self, Distillation, Encoder, Precision, Spec};
 use overmask_tests::{Recipe, asset, base, base_dir};
 
 const CHECK: &str = "import onnx, sys; onnx.checker.check_model(sys.argv[1], full_check=True)";
@@ -39,7 +39,16 @@ fn the_base_passes() {
 /// A step for one text with one label of six, whose encoder does not train.
 fn spec() -> Spec {
     let (encoder, kind, pooling) = (Encoder::Frozen, TaskKind::Classify, Pooling::Mean);
-    Spec { encoder, kind, pooling, labels: 6, clip_norm: 1.0, teacher: None, cut_prefix: true }
+    Spec {
+        encoder,
+        kind,
+        pooling,
+        labels: 6,
+        clip_norm: 1.0,
+        teacher: None,
+        cut_prefix: true,
+        precision: Precision::F32,
+    }
 }
 
 #[test]
@@ -65,9 +74,13 @@ fn every_training_graph_passes() {
         Spec { encoder: masked(Granularity::TwoOfFour, 5, false), kind: TaskKind::Multilabel, teacher, ..spec() },
         Spec { encoder: masked(block, 5, false), teacher, ..tag.clone() },
         Spec { encoder: full.clone(), ..tag },
+        Spec { encoder: full.clone(), precision: Precision::F16, ..spec() },
+        Spec { encoder: masked(block, 0, false), precision: Precision::Bf16, ..spec() },
         Spec { encoder: full, kind: TaskKind::Regress, labels: 1, teacher, ..spec() },
     ] {
-        for graph in [graph::step(&base, &spec).unwrap(), graph::forward(&base, &spec).unwrap()] {
+        let graphs = [graph::step, graph::gradients, graph::forward].map(|build| build(&base, &spec).unwrap());
+        assert_eq!(complaint_of(&graph::update(&graphs[0].trained, &spec)), None);
+        for graph in graphs {
             if let Some(prefix) = &graph.prefix {
                 assert_eq!(complaint_of(&prefix.model), None);
             }

@@ -1,6 +1,6 @@
 //! Rules of operators that only move values.
 
-use overmask::onnx::proto::NodeProto;
+use overmask::onnx::proto::{NodeProto, data_type};
 
 use super::{AutodiffError, Backward, Rule, shape, unsupported};
 
@@ -43,10 +43,13 @@ fn expand(back: &mut Backward<'_>, node: &NodeProto, dy: &str) -> Result<(), Aut
 
 /// Only casts that change nothing have a gradient here.
 fn cast(back: &mut Backward<'_>, node: &NodeProto, dy: &str) -> Result<(), AutodiffError> {
-    if node.int("to", 0) != i64::from(overmask::onnx::proto::data_type::FLOAT) {
+    let floats = [data_type::FLOAT, data_type::FLOAT16, data_type::BFLOAT16];
+    if !floats.map(i64::from).contains(&node.int("to", 0)) {
         return Err(unsupported(node, "a cast to another type than float has no gradient"));
     }
-    back.give(&node.input[0], dy.to_owned());
+    // What it was cast from may be of any width.
+    let gradient = back.op("CastLike", &[dy, &node.input[0]]);
+    back.give(&node.input[0], gradient);
     Ok(())
 }
 

@@ -17,6 +17,7 @@ use sha2::{Digest, Sha256};
 use super::TrainError;
 use super::graph::Graph;
 use super::learner::{Best, Epoch, Kept};
+use super::loss_scale::LossScale;
 
 /// The key of the document in the file's metadata.
 const KEY: &str = "overmask-run";
@@ -30,6 +31,8 @@ pub(super) struct Document {
     pub(super) step: u64,
     /// Running mean of the loss.
     pub(super) loss: f32,
+    /// What the loss is multiplied by, if it is scaled.
+    pub(super) loss_scale: Option<LossScale>,
     /// What scores are compared with.
     pub(super) threshold: Option<f32>,
     /// How it went so far.
@@ -53,6 +56,7 @@ pub(super) struct Run<'a> {
     pub(super) facts: &'a BTreeMap<String, Value>,
     pub(super) step: u64,
     pub(super) loss: f32,
+    pub(super) loss_scale: Option<LossScale>,
     pub(super) threshold: f32,
     pub(super) curve: &'a [Epoch],
     pub(super) state: Vec<Vec<f32>>,
@@ -81,6 +85,7 @@ pub(super) fn write(path: &Path, graph: &Graph, run: Run<'_>) -> Result<(), Trai
         facts: run.facts.clone(),
         step: run.step,
         loss: run.loss,
+        loss_scale: run.loss_scale,
         threshold: run.threshold.is_finite().then_some(run.threshold),
         curve: run.curve.to_vec(),
         best: run.best.map(|best| (best.score, best.loss)),

@@ -8,20 +8,22 @@ use std::time::{Duration, Instant};
 use overmask::base::Base;
 use overmask::mask::Mask;
 use overmask::pack::{NamedMask, Pack};
-use overmask::task::{self, Tokenizer};
+use overmask::task::Tokenizer;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::batch::{Examples, Feed, dropout, salt, stream};
+use super::batch::{Examples, Feed, salt};
 use super::features::{self, FrozenEncoder};
-use super::graph::{self, Distillation, Encoder, Graph, Role, Spec, name};
+use super::graph::{self, Encoder, Graph, Role, name};
+use super::loader::{Loader, Source};
 use super::losses::Losses;
-use super::options::{Init, Sampling, TeacherOptions};
-use super::session::{self, ForwardSession, Placement, PrefixSession, StepSession, f32_value};
-use super::sparsity::{self, Parts};
-use super::{Method, TrainError, TrainOptions, checkpoint, go_on, placement, schedule, scores, select, teacher};
-use crate::data::{self, Dataset, Gold, LabelSet, rng};
-use crate::score::{self, Said};
+use super::options::Sampling;
+use super::session::{self, ForwardSession, Part, Placement, PrefixSession, StepSession, f32_value};
+use super::setup::{Rates, initial, spec};
+use super::sparsity::{self, Phases};
+use super::{TrainError, TrainOptions, checkpoint, go_on, placement, schedule, scores, teacher};
+use crate::data::{self, Dataset, LabelSet};
+use crate::score;
 
 /// How far a run is.
 #[derive(Debug, Clone)]
@@ -79,43 +81,21 @@ pub(super) struct Learnt {
     pub(super) steps: u64,
     pub(super) stopped: bool,
     pub(super) time: Duration,
+    /// How much of it was spent in waiting for batches.
+    pub(super) waited: Duration,
 }
 
 pub(super) struct Learner<'a> {
     base: &'a Arc<Base>,
-    options: &'a TrainOptions,
-    tokenizer: Tokenizer,
-    labels: &'a LabelSet,
-    pub(super) train: Examples,
+    pub(super) options: &'a TrainOptions,
+    pub(super) tokenizer: Arc<Tokenizer>,
+    pub(super) labels: &'a LabelSet,
+    pub(super) train: Arc<Examples>,
     pub(super) dev: Examples,
     graph: Graph,
-    step: StepSession,
-    forward: ForwardSession,
+    pub(super) step: StepSession,
+    pub(super) forward: ForwardSession,
     threshold: f32,
-}
-
-/// What the graph of a run is built from.
-pub(super) fn spec(base: &Base, labels: usize, o: &TrainOptions) -> Result<Spec, TrainError> {
-    let mut dense = match o.method {
-        Method::Head | Method::Mask => Vec::new(),
-        Method::Layers => o.selection().tensors(base)?.into_iter().map(|tensor| tensor.name).collect(),
-        Method::Full => select::all_tensors(base)?,
-    };
-    let small = select::small_tensors(base, o.tune)?;
-    dense.extend(small.into_iter().filter(|name| !dense.contains(name)).collect::<Vec<_>>());
-    let masked = if o.method == Method::Mask { o.selection().tensors(base)? } else { Vec::new() };
-    let noisy = o.sampling == Sampling::Bernoulli;
-    let encoder = match o.is_live() {
-        true => Encoder::Live { masked, granularity: o.granularity, noisy, dense },
-        false => Encoder::Frozen,
-    };
-    let teacher = o.teacher.as_ref().map(|TeacherOptions { weight, temperature, features, .. }| Distillation {
-        weight: *weight as f32,
-        temperature: *temperature as f32,
-        features: *features as f32,
-    });
-    let (kind, pooling, clip_norm, cut_prefix) = (o.form.kind, o.pooling, o.clip_norm as f32, o.cache_prefix);
-    Ok(Spec { encoder, kind, pooling, labels, clip_norm, teacher, cut_prefix })
 }
 
 impl<'a> Learner<'a> {
@@ -146,7 +126,8 @@ impl<'a> Learner<'a> {
             encoder.replace_tokens(&mut train, &tokenizer, stop)?;
             encoder.replace_tokens(&mut dev, &tokenizer, stop)?;
         }
-        let graph = graph::step(base, &spec)?;
+        let in_parts = options.in_parts();
+        let graph = if in_parts { graph::gradients(base, &spec)? } else { graph::step(base, &spec)? };
         let forward = graph::forward(base, &spec)?;
         if let Some(prefix) = &graph.prefix {
             let placement = Placement { device: options.device, threads: options.threads, profile: None };
@@ -161,12 +142,16 @@ impl<'a> Learner<'a> {
         // The forward pass of the dev split reads the same weights.
         let frozen = session::frozen(base, &graph.frozen)?;
         let state = session::fresh(initial(base, &graph, options)?);
-        let step = StepSession::new(&graph, state, &frozen, &placement)?;
+        let step = match in_parts {
+            true => StepSession::in_parts(&graph, &spec, state, &frozen, &placement)?,
+            false => StepSession::new(&graph, state, &frozen, &placement)?,
+        };
         let forward = ForwardSession::new(&forward, &frozen, &placement)?;
+        let (train, tokenizer) = (Arc::new(train), Arc::new(tokenizer));
         Ok(Learner { base, options, tokenizer, labels, train, dev, graph, step, forward, threshold: 0.0 })
     }
 
-    fn width(&self) -> usize {
+    pub(super) fn width(&self) -> usize {
         self.base.manifest().architecture.hidden_size
     }
 
@@ -182,7 +167,7 @@ impl<'a> Learner<'a> {
         let o = self.options;
         let epoch_steps = self.train.len().div_ceil(o.batch_size) as u64;
         let steps = (epoch_steps * u64::from(o.epochs)).min(o.max_steps.unwrap_or(u64::MAX));
-        let parts = Parts::new(steps, o);
+        let phases = Phases::new(steps, o);
         let mut now = Progress { step: 0, steps, epoch: 0, loss: 0.0, dev: None };
         let (mut best, mut curve): (Option<Best>, Vec<Epoch>) = (None, Vec::new());
         if let Some(saved) = self.saved(facts)? {
@@ -194,18 +179,27 @@ impl<'a> Learner<'a> {
         now.dev = best.as_ref().map(|best| best.score);
         let first = now.step;
         let mut losses = Losses::open(o.log_losses.as_deref(), first)?;
-        let mut stopped = false;
+        let (mut stopped, mut waited) = (false, Duration::ZERO);
+        let source = Arc::new(Source {
+            examples: Arc::clone(&self.train),
+            tokenizer: Arc::clone(&self.tokenizer),
+            width: self.width(),
+            dropout: o.dropout,
+            seed: o.seed,
+            micro_batch: o.micro_batch.unwrap_or(o.batch_size),
+        });
         while now.step < steps && !stopped {
-            let batches =
+            let mut batches =
                 data::epoch_batches(&self.train.lengths, o.batch_size, o.seed ^ salt::ORDER, u64::from(now.epoch));
             let done = now.step - u64::from(now.epoch) * epoch_steps;
-            for indices in batches.iter().skip(done as usize) {
+            let mut loader = Loader::start(Arc::clone(&source), batches.split_off(done as usize), now.step);
+            for _ in done..epoch_steps {
                 // The first step is done in any case, so that there is something to keep.
                 stopped = now.step > 0 && stop.load(Ordering::Relaxed);
                 if stopped || now.step == steps {
                     break;
                 }
-                let loss = self.one_step(indices, &parts, &mut now, &mut losses)?;
+                let loss = self.one_step(loader.next()?, &phases, &mut now, &mut losses)?;
                 now.loss = if now.step == 1 { loss } else { 0.95 * now.loss + 0.05 * loss };
                 if now.step == first + 1 && o.check_placement {
                     placement::check(&self.step.end_profiling()?, o.device)?;
@@ -216,8 +210,9 @@ impl<'a> Learner<'a> {
             if stopped {
                 self.save(facts, &now, best.as_ref(), &curve, true)?;
             }
+            waited += loader.waited();
             now.epoch += 1;
-            let kept = self.kept(now.step >= parts.ramp_end)?;
+            let kept = self.kept(now.step >= phases.ramp_end)?;
             let (score, loss) = self.evaluate_dev(now.step)?;
             let sparsity = sparsity_of(&kept);
             // A head alone has a hundred epochs, of a blink each.
@@ -239,7 +234,7 @@ impl<'a> Learner<'a> {
             });
             // Equal scores are common on small dev splits; then the lower loss is better. A state that
             // has not the sparsity asked for only counts when there is no other.
-            let counts = parts.reached(now.step) || stopped && best.is_none();
+            let counts = phases.reached(now.step) || stopped && best.is_none();
             if counts && best.as_ref().is_none_or(|best| (score, -loss) > (best.score, -best.loss)) {
                 best = Some(Best { score, loss, kept });
             }
@@ -248,37 +243,33 @@ impl<'a> Learner<'a> {
         }
         losses.finish()?;
         let best = best.ok_or(TrainError::Stopped)?.kept;
-        Ok(Learnt { best, curve, steps: now.step, stopped, time: started.elapsed() })
+        Ok(Learnt { best, curve, steps: now.step, stopped, time: started.elapsed(), waited })
     }
 
     fn one_step(
         &mut self,
-        indices: &[usize],
-        parts: &Parts,
+        batch: Vec<Part>,
+        phases: &Phases,
         now: &mut Progress,
         losses: &mut Losses,
     ) -> Result<f32, TrainError> {
         let o = self.options;
-        if now.step < parts.ramp_end && now.step.is_multiple_of(sparsity::EVERY) || now.step == parts.ramp_end {
-            self.move_threshold(parts, now.step)?;
+        if now.step < phases.ramp_end && now.step.is_multiple_of(sparsity::EVERY) || now.step == phases.ramp_end {
+            self.move_threshold(phases, now.step)?;
         }
         let factor = schedule::factor(now.step, now.steps, o.warmup);
-        let of_scores = match now.step < parts.polish {
-            true => schedule::factor(now.step, parts.polish, o.warmup),
+        let of_scores = match now.step < phases.polish {
+            true => schedule::factor(now.step, phases.polish, o.warmup),
             false => 0.0,
         };
-        let rows = self.train.rows(indices);
-        let mask = dropout(o.dropout, o.seed, now.step, rows * self.width());
-        let mut inputs = self.train.batch(&self.tokenizer, indices, mask)?;
-        inputs.extend(self.train.targets(indices)?);
         let rates = Rates {
             scores: o.learning_rate * of_scores,
             dense: o.dense_learning_rate * factor,
             head: o.head_learning_rate * factor,
         };
-        inputs.extend(rates.feed(&self.graph, now.step)?);
-        inputs.extend(self.thresholds(Some(now.step))?);
-        let (loss, norm) = self.step.run(inputs)?;
+        let mut shared = rates.feed(&self.graph, now.step)?;
+        shared.extend(self.thresholds(Some(now.step))?);
+        let (loss, norm) = self.step.run(batch, shared)?;
         now.step += 1;
         if !loss.is_finite() || !norm.is_finite() {
             return Err(TrainError::Diverged { step: now.step, loss });
@@ -288,8 +279,8 @@ impl<'a> Learner<'a> {
     }
 
     /// Puts the threshold where the schedule wants it, if there is one.
-    fn move_threshold(&mut self, parts: &Parts, step: u64) -> Result<(), TrainError> {
-        if let Some(sparsity) = sparsity::scheduled(self.options, parts, step) {
+    fn move_threshold(&mut self, phases: &Phases, step: u64) -> Result<(), TrainError> {
+        if let Some(sparsity) = sparsity::scheduled(self.options, phases, step) {
             self.threshold = sparsity::threshold(self.scores()?, sparsity);
         }
         Ok(())
@@ -302,7 +293,7 @@ impl<'a> Learner<'a> {
     }
 
     /// What scores are compared with; at a step with noise, if there is any.
-    fn thresholds(&self, step: Option<u64>) -> Result<Feed, TrainError> {
+    pub(super) fn thresholds(&self, step: Option<u64>) -> Result<Feed, TrainError> {
         let o = self.options;
         let masked = || self.graph.trained.iter().filter_map(|t| t.scores_of());
         if masked().next().is_none() || o.granularity == overmask::mask::Granularity::TwoOfFour {
@@ -318,43 +309,6 @@ impl<'a> Learner<'a> {
                 })
                 .collect(),
         }
-    }
-
-    /// Score and mean loss on the dev split.
-    fn evaluate_dev(&mut self, step: u64) -> Result<(f64, f64), TrainError> {
-        let mut order: Vec<usize> = (0..self.dev.len()).collect();
-        order.sort_by_key(|i| self.dev.lengths[*i]);
-        let kind = self.options.form.kind;
-        let labels = self.labels.len();
-        let mut said: Vec<Option<Said>> = vec![None; self.dev.len()];
-        let (mut loss, mut rows) = (0f64, 0usize);
-        for indices in order.chunks(self.options.batch_size) {
-            let ones = vec![1.0; self.dev.rows(indices) * self.width()];
-            let mut inputs = self.dev.batch(&self.tokenizer, indices, ones)?;
-            inputs.extend(self.thresholds(None)?);
-            let mut logits = self.forward.logits(&self.step, inputs)?;
-            if let Some(value) = logits.iter().find(|l| !l.is_finite()) {
-                return Err(TrainError::Diverged { step, loss: *value });
-            }
-            let mut each = logits.chunks_exact_mut(labels);
-            for index in indices {
-                let counted = self.dev.counted(*index);
-                let mut these: Vec<Option<&[f32]>> = Vec::with_capacity(counted.len());
-                for counts in counted {
-                    these.push(if counts { each.next().map(|row| &*row) } else { None });
-                }
-                let gold = &self.dev.gold[*index];
-                loss += loss_of(gold, &these, |value| self.dev.scale.apply(value));
-                rows += these.iter().flatten().count();
-                said[*index] = Some(match Said::of_logits(kind, &these) {
-                    Said::Value(value) => Said::Value(f64::from(self.dev.scale.undo(value as f32))),
-                    other => other,
-                });
-            }
-        }
-        let said: Vec<Said> = said.into_iter().flatten().collect();
-        let score = score::main_score(kind, self.labels.names(), &self.dev.gold, &said);
-        Ok((score, loss / rows.max(1) as f64))
     }
 
     /// What a pack would keep of the current state.
@@ -400,6 +354,7 @@ impl<'a> Learner<'a> {
         };
         let Some(mut saved) = checkpoint::read(file, &self.graph, facts, mask)? else { return Ok(None) };
         self.step.restore(std::mem::take(&mut saved.state))?;
+        self.step.restore_loss_scale(saved.document.loss_scale);
         self.threshold = saved.document.threshold.unwrap_or(f32::NEG_INFINITY);
         Ok(Some(saved))
     }
@@ -418,7 +373,8 @@ impl<'a> Learner<'a> {
             return Ok(());
         }
         let (step, loss, threshold) = (now.step, now.loss, self.threshold);
-        let run = checkpoint::Run { facts, step, loss, threshold, curve, state: self.step.state()?, best };
+        let (loss_scale, state) = (self.step.loss_scale(), self.step.state()?);
+        let run = checkpoint::Run { facts, step, loss, loss_scale, threshold, curve, state, best };
         checkpoint::write(&checkpoint.file, &self.graph, run)
     }
 }
@@ -428,73 +384,4 @@ fn sparsity_of(kept: &Kept) -> f64 {
     let zeros: u64 = kept.masks.iter().map(|m| m.mask.zero_weights()).sum();
     let weights: u64 = kept.masks.iter().map(|m| (m.mask.outputs() * m.mask.inputs()) as u64).sum();
     if weights == 0 { 0.0 } else { zeros as f64 / weights as f64 }
-}
-
-/// The summed loss of an example's rows; `scale` is what numbers go through.
-fn loss_of(gold: &Gold, rows: &[Option<&[f32]>], scale: impl Fn(f64) -> f32) -> f64 {
-    let cross_entropy = |row: &[f32], class: usize| -f64::from(task::softmax(row)[class].max(f32::MIN_POSITIVE)).ln();
-    let first = rows.first().copied().flatten().unwrap_or_default();
-    match gold {
-        Gold::Class(class) => cross_entropy(first, *class),
-        Gold::Tags(tags) => {
-            tags.iter().zip(rows).filter_map(|(tag, row)| row.map(|row| cross_entropy(row, *tag))).sum()
-        }
-        Gold::Set(set) => {
-            let of = |(has, logit): (&bool, &f32)| {
-                let x = f64::from(if *has { -*logit } else { *logit });
-                x.max(0.0) + (-x.abs()).exp().ln_1p()
-            };
-            set.iter().zip(first).map(of).sum::<f64>() / set.len().max(1) as f64
-        }
-        Gold::Value(value) => f64::from(first.first().copied().unwrap_or(0.0) - scale(*value)).powi(2),
-    }
-}
-
-/// Where each parameter starts.
-pub(super) fn initial(base: &Base, graph: &Graph, o: &TrainOptions) -> Result<Vec<Vec<f32>>, TrainError> {
-    let start = |(index, parameter): (usize, &graph::Trained)| match &parameter.role {
-        Role::Scores(tensor) if o.init == Init::Uniform => {
-            scores::uniform(tensor, index, o.granularity, o.initial_sparsity, o.seed)
-        }
-        Role::Scores(tensor) => {
-            let (_, weights) = base.tensor_f32(&tensor.name)?;
-            scores::magnitude_ranks(tensor, weights, o.granularity, o.initial_sparsity)
-        }
-        Role::Dense => Ok(base.tensor_f32(&parameter.name)?.1.to_vec()),
-        Role::Head => {
-            let count = parameter.dims.iter().product();
-            let weight = parameter.name == name::HEAD_WEIGHT;
-            // BERT's own initialisation of new layers.
-            let normal = rng::normal(o.seed, stream::HEAD, 0, count).into_iter().map(|n| 0.02 * n);
-            Ok(if weight { normal.collect() } else { vec![0.0; count] })
-        }
-    };
-    graph.trained.iter().enumerate().map(start).collect()
-}
-
-/// Learning rates of a step.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Rates {
-    pub(super) scores: f64,
-    pub(super) dense: f64,
-    pub(super) head: f64,
-}
-
-impl Rates {
-    /// As inputs of a graph: those of the roles that it has.
-    pub(super) fn feed(self, graph: &Graph, step: u64) -> Result<Feed, TrainError> {
-        let has = |role: fn(&Role) -> bool| graph.trained.iter().any(|t| role(&t.role));
-        let mut feed = Vec::new();
-        for (name, rate, used) in [
-            (name::SCORE_RATE, self.scores, has(|role| matches!(role, Role::Scores(_)))),
-            (name::DENSE_RATE, self.dense, has(|role| *role == Role::Dense)),
-            (name::HEAD_RATE, self.head, has(|role| *role == Role::Head)),
-        ] {
-            if used {
-                feed.push((name.to_owned(), f32_value(&[], vec![schedule::adamw(rate, step).0])?));
-            }
-        }
-        feed.push((name::EPSILON.to_owned(), f32_value(&[], vec![schedule::adamw(self.head, step).1])?));
-        Ok(feed)
-    }
 }

@@ -2,10 +2,13 @@
 
 mod batch;
 mod checkpoint;
+mod dev;
 mod features;
 mod gelu;
 pub mod graph;
 mod learner;
+mod loader;
+mod loss_scale;
 mod losses;
 mod options;
 mod placement;
@@ -14,6 +17,7 @@ pub mod schedule;
 pub mod scores;
 mod select;
 mod session;
+mod setup;
 mod sparsity;
 mod step_bench;
 mod teacher;
@@ -24,6 +28,7 @@ mod tests;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+pub use graph::Precision;
 pub use learner::{Epoch, Progress};
 pub use options::{CheckpointOptions, Init, Method, Sampling, TeacherOptions, TrainOptions};
 pub use run::{Data, Outcome, run};

@@ -9,6 +9,7 @@ use overmask::pack::{FloatType, Pooling, TaskKind, check_name};
 use serde::{Deserialize, Serialize};
 
 use super::TrainError;
+use super::graph::Precision;
 use super::select::{Layers, Selection, Tune};
 use crate::data::Form;
 
@@ -103,6 +104,10 @@ pub struct TrainOptions {
     pub epochs: u32,
     /// Examples a step.
     pub batch_size: usize,
+    /// Examples that run at once, if fewer than a step's: gradients of a batch's parts are added up.
+    pub micro_batch: Option<usize>,
+    /// What the encoder's matrix products compute in.
+    pub precision: Precision,
     /// Learning rate of the scores.
     pub learning_rate: f64,
     /// Learning rate of the base's own tensors.
@@ -167,6 +172,8 @@ impl TrainOptions {
             tune: Tune::default(),
             epochs: Self::default_epochs(method),
             batch_size: 32,
+            micro_batch: None,
+            precision: Precision::F32,
             learning_rate: 4e-3,
             dense_learning_rate: Self::default_dense_rate(method),
             head_learning_rate: if alone { 1e-2 } else { 1e-3 },
@@ -209,6 +216,11 @@ impl TrainOptions {
     /// Whether anything below the head trains.
     pub(super) fn is_live(&self) -> bool {
         self.method != Method::Head || self.tune != Tune::default()
+    }
+
+    /// Whether a batch runs in parts.
+    pub(super) fn in_parts(&self) -> bool {
+        self.micro_batch.is_some_and(|size| size < self.batch_size)
     }
 
     /// Refuses what cannot be, before any work.
@@ -278,12 +290,17 @@ impl TrainOptions {
         for (option, value) in [
             ("--epochs", self.epochs as usize),
             ("--batch-size", self.batch_size),
+            ("--micro-batch", self.micro_batch.unwrap_or(1)),
             ("--threads", self.threads),
             ("--checkpoint-every", every),
         ] {
             if value == 0 {
                 return wrong(option, "is 0".to_owned());
             }
+        }
+        if self.precision == Precision::Bf16 && self.device == Device::Cpu {
+            let reason = "bf16 is for --device cuda: ONNX Runtime has no such products on a CPU".to_owned();
+            return wrong("--precision", reason);
         }
         if self.max_steps == Some(0) {
             return wrong("--max-steps", "is 0".to_owned());

@@ -15,7 +15,7 @@ use super::batch::salt;
 use super::graph::name;
 use super::learner::{Epoch, Learner, Learnt, Progress};
 use super::options::{Init, Sampling};
-use super::{Method, TrainError, TrainOptions, teacher};
+use super::{Method, Precision, TrainError, TrainOptions, teacher};
 use crate::data::{self, Dataset, LabelSet};
 use crate::evaluate::evaluate;
 use crate::score::{self, Card};
@@ -40,6 +40,8 @@ pub struct Outcome {
     pub stopped: bool,
     /// Time spent in steps and dev evaluations.
     pub time: Duration,
+    /// How much of it was spent in waiting for batches.
+    pub waited: Duration,
 }
 
 /// The examples of a run.
@@ -90,7 +92,8 @@ pub fn run(
     let mut learner = Learner::new(base, &rest, &dev, &labels, teacher.as_ref(), options, stop)?;
     let facts = facts(base, &data, learner.train.len(), options);
     let learnt = learner.learn(&facts, stop, progress)?;
-    let (steps, stopped, time, curve) = (learnt.steps, learnt.stopped, learnt.time, learnt.curve.clone());
+    let (steps, stopped, time, waited) = (learnt.steps, learnt.stopped, learnt.time, learnt.waited);
+    let curve = learnt.curve.clone();
     let mut pack = pack(base, &learner, learnt, facts, &labels, options)?;
     // The first inputs of the dev split; a small one has too few. All their words must be answered.
     let whole = [&learner.dev, &learner.train];
@@ -99,7 +102,7 @@ pub fn run(
         (0..examples.len()).filter(whole).map(|i| &examples.source[i]).collect::<Vec<_>>()
     });
     let (dev, eval) = measure(base, &mut pack, golden.take(GOLDEN), &dev, data.eval, options)?;
-    Ok(Outcome { pack, dev, eval, curve, steps, stopped, time })
+    Ok(Outcome { pack, dev, eval, curve, steps, stopped, time, waited })
 }
 
 /// The pack, as yet without golden vectors.
@@ -219,6 +222,9 @@ fn facts(base: &Base, data: &Data<'_>, train: usize, o: &TrainOptions) -> BTreeM
             facts.push(("teacher_sha256", json!(digest)));
         }
     }
+    // A batch in parts rounds differently.
+    facts.extend(o.micro_batch.filter(|_| o.in_parts()).map(|size| ("micro_batch", json!(size))));
+    facts.extend((o.precision != Precision::F32).then_some(("precision", json!(o.precision))));
     facts.extend((!o.cache_prefix).then_some(("cache_prefix", json!(false))));
     facts.extend(o.max_steps.map(|steps| ("max_steps", json!(steps))));
     facts.extend(data.eval.map(|eval| ("eval_sha256", json!(data::digest(eval)))));

@@ -1,5 +1,6 @@
 //! Sessions over a step graph: the state lives in two sets of buffers on the device, and each
-//! step reads one and writes the other.
+//! step reads one and writes the other. A step whose batch comes in parts adds up their gradients
+//! before, likewise in two sets of buffers.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,7 +15,8 @@ use overmask::onnx::{self, proto::ModelProto};
 
 use super::TrainError;
 use super::batch::Feed;
-use super::graph::{Graph, Prefix, Trained, name, next};
+use super::graph::{self, Graph, Prefix, Spec, Trained, name, next};
+use super::loss_scale::LossScale;
 
 /// Where and with how many threads sessions run.
 #[derive(Debug, Clone)]
@@ -58,9 +60,18 @@ fn open(model: &ModelProto, placement: &Placement) -> Result<Session, TrainError
     Ok(builder.commit_from_memory(&onnx::encode(model))?)
 }
 
+/// Examples of a batch that run at once, and the part of its rows that they have.
+pub(super) struct Part {
+    pub(super) inputs: Feed,
+    pub(super) share: f32,
+}
+
 /// A training step with its state.
 pub(super) struct StepSession {
+    /// The whole step, or what comes after the gradients.
     session: Session,
+    /// What makes the gradients, if batches come in parts.
+    gradients: Option<GradientSession>,
     bindings: [Binding; 2],
     /// The state in each set of buffers: per trained tensor the parameter and two moments.
     state: [Vec<Arc<Bound>>; 2],
@@ -73,59 +84,125 @@ pub(super) struct StepSession {
     after_start: Option<Vec<Arc<Bound>>>,
     loss: Arc<Bound>,
     norm: Arc<Bound>,
+    scale: Option<LossScale>,
 }
 
 impl StepSession {
-    /// A session that starts in a state: for each parameter its values and two moments.
+    /// A session for whole batches that starts in a state: for each parameter its values and two
+    /// moments.
     pub(super) fn new(
         graph: &Graph,
         state: Vec<Vec<f32>>,
         frozen: &Frozen,
         placement: &Placement,
     ) -> Result<Self, TrainError> {
-        let session = open(&graph.model, placement)?;
-        let names: Vec<String> = graph.trained.iter().flat_map(Trained::state).collect();
+        let mut step = Self::start(open(&graph.model, placement)?, &graph.trained, state, placement.device)?;
+        for binding in &mut step.bindings {
+            for (name, value) in frozen {
+                binding.input(name, value)?;
+            }
+            binding.output(name::LOSS, &step.loss)?;
+        }
+        Ok(step)
+    }
+
+    /// A session for batches that come in parts; `graph` is of [`graph::gradients`].
+    pub(super) fn in_parts(
+        graph: &Graph,
+        spec: &Spec,
+        state: Vec<Vec<f32>>,
+        frozen: &Frozen,
+        placement: &Placement,
+    ) -> Result<Self, TrainError> {
+        // The update is a few passes over the state; the profile is of where the work is.
+        let update = open(&graph::update(&graph.trained, spec), &Placement { profile: None, ..placement.clone() })?;
+        let mut step = Self::start(update, &graph.trained, state, placement.device)?;
+        step.gradients = Some(GradientSession::new(graph, frozen, placement)?);
+        Ok(step)
+    }
+
+    fn start(session: Session, trained: &[Trained], state: Vec<Vec<f32>>, device: Device) -> Result<Self, TrainError> {
+        let names: Vec<String> = trained.iter().flat_map(Trained::state).collect();
         let mut start = Vec::with_capacity(names.len());
         for (i, values) in state.into_iter().enumerate() {
-            start.push(owned(f32_value(&graph.trained[i / 3].dims, values)?));
+            start.push(owned(f32_value(&trained[i / 3].dims, values)?));
         }
-        let first = device_buffers(&session, &graph.trained, placement.device)?;
-        let second = device_buffers(&session, &graph.trained, placement.device)?;
+        let shapes = || trained.iter().flat_map(|t| [&t.dims; 3]);
+        let first = device_buffers(&session, shapes(), device)?;
+        let second = device_buffers(&session, shapes(), device)?;
         let loss = owned(f32_value(&[], vec![0.0])?);
         let norm = owned(f32_value(&[], vec![0.0])?);
         let mut bindings = [Binding::new(&session)?, Binding::new(&session)?];
         for (turn, binding) in bindings.iter_mut().enumerate() {
-            for (name, value) in frozen {
-                binding.input(name, value)?;
-            }
             let (inputs, outputs) = if turn == 0 { (&start, &second) } else { (&second, &first) };
             for (i, name) in names.iter().enumerate() {
                 binding.input(name, &inputs[i])?;
                 binding.output(&next(name), &outputs[i])?;
             }
-            binding.output(name::LOSS, &loss)?;
             binding.output(name::NORM, &norm)?;
         }
+        let scale = reads(&session, name::LOSS_SCALE).then(LossScale::new);
         Ok(StepSession {
             session,
+            gradients: None,
             bindings,
             state: [start, second],
             names,
-            dims: graph.trained.iter().map(|t| t.dims.clone()).collect(),
+            dims: trained.iter().map(|t| t.dims.clone()).collect(),
             turn: 0,
             after_start: Some(first),
             loss,
             norm,
+            scale,
         })
     }
 
-    /// Runs one step and returns loss and gradient norm.
-    pub(super) fn run(&mut self, inputs: Feed) -> Result<(f32, f32), TrainError> {
+    /// Runs one step on a batch and returns loss and gradient norm; `shared` is what all parts see. A
+    /// step whose gradients are no numbers leaves the state as it is.
+    pub(super) fn run(&mut self, parts: Vec<Part>, shared: Feed) -> Result<(f32, f32), TrainError> {
+        let shared = all_owned(shared);
+        let parts: Vec<_> = parts.into_iter().map(|part| (all_owned(part.inputs), part.share)).collect();
         let binding = &mut self.bindings[self.turn];
-        for (name, value) in inputs.into_iter().filter(|(name, _)| reads(&self.session, name)) {
-            binding.input(&name, &owned(value))?;
+        bind(&self.session, binding, &shared)?;
+        match &mut self.gradients {
+            Some(gradients) => gradients.bind(&shared)?,
+            None => parts.iter().try_for_each(|(inputs, _)| bind(&self.session, binding, inputs))?,
+        }
+        loop {
+            let factor = self.scale.map_or(1.0, LossScale::factor);
+            let (loss, norm) = self.try_step(&parts, factor)?;
+            let fine = loss.is_finite() && norm.is_finite();
+            if fine {
+                self.scale.iter_mut().for_each(LossScale::passed);
+                self.accept()?;
+            } else if self.scale.as_mut().is_some_and(LossScale::overflowed) {
+                continue;
+            }
+            return Ok((loss, norm));
+        }
+    }
+
+    /// Makes the next state, with the loss times a factor; [`StepSession::accept`] makes it the current
+    /// one.
+    fn try_step(&mut self, parts: &[(Inputs, f32)], factor: f32) -> Result<(f32, f32), TrainError> {
+        let binding = &mut self.bindings[self.turn];
+        if self.scale.is_some() {
+            binding.input(name::LOSS_SCALE, &owned(f32_value(&[], vec![factor])?))?;
+        }
+        let mut loss = None;
+        if let Some(gradients) = &mut self.gradients {
+            let parameters = self.state[self.turn].iter().step_by(3);
+            loss = Some(gradients.run(parameters, parts, factor)?);
+            for (name, value) in gradients.sums() {
+                binding.input(name, value)?;
+            }
         }
         binding.run(&mut self.session)?;
+        let loss = loss.map_or_else(|| scalar(&self.loss), Ok)?;
+        Ok((loss, scalar(&self.norm)?))
+    }
+
+    fn accept(&mut self) -> Result<(), TrainError> {
         if let Some(buffers) = self.after_start.take() {
             for (name, value) in self.names.iter().zip(&buffers) {
                 self.bindings[0].input(name, value)?;
@@ -133,7 +210,7 @@ impl StepSession {
             self.state[0] = buffers;
         }
         self.turn = 1 - self.turn;
-        Ok((scalar(&self.loss)?, scalar(&self.norm)?))
+        Ok(())
     }
 
     /// The current value of a parameter, as the graph reads it.
@@ -163,9 +240,107 @@ impl StepSession {
         self.names.iter().map(|name| self.download(name)).collect()
     }
 
+    /// The loss scale, if the loss is scaled.
+    pub(super) fn loss_scale(&self) -> Option<LossScale> {
+        self.scale
+    }
+
+    /// Goes on with a loss scale.
+    pub(super) fn restore_loss_scale(&mut self, scale: Option<LossScale>) {
+        self.scale = self.scale.and(scale);
+    }
+
     /// Ends profiling and returns the file's name.
     pub(super) fn end_profiling(&mut self) -> Result<String, TrainError> {
-        Ok(self.session.end_profiling()?)
+        let session = self.gradients.as_mut().map_or(&mut self.session, |gradients| &mut gradients.session);
+        Ok(session.end_profiling()?)
+    }
+}
+
+/// Inputs that are ready to be bound.
+type Inputs = Vec<(String, Arc<Bound>)>;
+
+fn all_owned(feed: Feed) -> Inputs {
+    feed.into_iter().map(|(name, value)| (name, owned(value))).collect()
+}
+
+/// Binds those inputs that a session reads.
+fn bind(session: &Session, binding: &mut Binding, inputs: &Inputs) -> Result<(), TrainError> {
+    for (name, value) in inputs.iter().filter(|(name, _)| reads(session, name)) {
+        binding.input(name, value)?;
+    }
+    Ok(())
+}
+
+/// Adds up the gradients of the parts of a batch.
+struct GradientSession {
+    session: Session,
+    binding: Binding,
+    parameters: Vec<String>,
+    /// Names of the sums.
+    names: Vec<String>,
+    zeros: Vec<Arc<Bound>>,
+    /// Each part reads the sums from one set of buffers and writes the other.
+    sums: [Vec<Arc<Bound>>; 2],
+    /// Which set was written last.
+    turn: usize,
+    loss: Arc<Bound>,
+}
+
+impl GradientSession {
+    fn new(graph: &Graph, frozen: &Frozen, placement: &Placement) -> Result<Self, TrainError> {
+        let session = open(&graph.model, placement)?;
+        let mut binding = Binding::new(&session)?;
+        for (name, value) in frozen {
+            binding.input(name, value)?;
+        }
+        let loss = owned(f32_value(&[], vec![0.0])?);
+        binding.output(name::LOSS, &loss)?;
+        let shapes = || graph.trained.iter().map(|t| &t.dims);
+        let sums = [
+            device_buffers(&session, shapes(), placement.device)?,
+            device_buffers(&session, shapes(), placement.device)?,
+        ];
+        let zero = |dims: &Vec<usize>| Ok(owned(f32_value(dims, vec![0.0; dims.iter().product()])?));
+        let zeros = shapes().map(zero).collect::<Result<_, TrainError>>()?;
+        let parameters = graph.trained.iter().map(|t| t.name.clone()).collect();
+        let names = graph.trained.iter().map(|t| graph::sum(&t.name)).collect();
+        Ok(GradientSession { session, binding, parameters, names, zeros, sums, turn: 0, loss })
+    }
+
+    fn bind(&mut self, shared: &Inputs) -> Result<(), TrainError> {
+        bind(&self.session, &mut self.binding, shared)
+    }
+
+    /// Adds up the gradients of the loss times a factor, and returns the loss.
+    fn run<'a>(
+        &mut self,
+        parameters: impl Iterator<Item = &'a Arc<Bound>>,
+        parts: &[(Inputs, f32)],
+        factor: f32,
+    ) -> Result<f32, TrainError> {
+        for (name, value) in self.parameters.iter().zip(parameters) {
+            self.binding.input(name, value)?;
+        }
+        let mut loss = 0.0;
+        for (i, (inputs, share)) in parts.iter().enumerate() {
+            bind(&self.session, &mut self.binding, inputs)?;
+            self.binding.input(name::SHARE, &owned(f32_value(&[], vec![share * factor])?))?;
+            let before = if i == 0 { &self.zeros } else { &self.sums[self.turn] };
+            self.turn = 1 - self.turn;
+            for ((name, before), after) in self.names.iter().zip(before).zip(&self.sums[self.turn]) {
+                self.binding.input(name, before)?;
+                self.binding.output(&next(name), after)?;
+            }
+            self.binding.run(&mut self.session)?;
+            loss += share * scalar(&self.loss)?;
+        }
+        Ok(loss)
+    }
+
+    /// The sums by name.
+    fn sums(&self) -> impl Iterator<Item = (&String, &Arc<Bound>)> {
+        self.names.iter().zip(&self.sums[self.turn])
     }
 }
 
@@ -178,16 +353,14 @@ pub(super) fn fresh(initial: Vec<Vec<f32>>) -> Vec<Vec<f32>> {
     initial.into_iter().flat_map(with_moments).collect()
 }
 
-/// Uninitialised buffers for the state, on the device.
-fn device_buffers(session: &Session, trained: &[Trained], device: Device) -> Result<Vec<Arc<Bound>>, TrainError> {
+/// Uninitialised buffers of these shapes, on the device.
+fn device_buffers<'a>(
+    session: &Session,
+    shapes: impl Iterator<Item = &'a Vec<usize>>,
+    device: Device,
+) -> Result<Vec<Arc<Bound>>, TrainError> {
     let allocator = allocator(session, device)?;
-    let mut buffers = Vec::with_capacity(3 * trained.len());
-    for parameter in trained {
-        for _ in parameter.state() {
-            buffers.push(owned(Tensor::<f32>::new(&allocator, parameter.dims.clone())?.into_dyn()));
-        }
-    }
-    Ok(buffers)
+    shapes.map(|dims| Ok(owned(Tensor::<f32>::new(&allocator, dims.clone())?.into_dyn()))).collect()
 }
 
 /// Whether a graph reads an input: not every encoder has token types.

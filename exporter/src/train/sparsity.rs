@@ -15,9 +15,9 @@ pub(super) const EVERY: u64 = 16;
 /// with a probability of σ(1).
 const TEMPERATURE: f64 = 0.02;
 
-/// How many steps the parts of a run take.
+/// Where the phases of a run end, in steps.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Parts {
+pub(super) struct Phases {
     /// Steps in all.
     pub(super) steps: u64,
     /// The first step at which the target is reached.
@@ -26,12 +26,12 @@ pub(super) struct Parts {
     pub(super) polish: u64,
 }
 
-impl Parts {
+impl Phases {
     pub(super) fn new(steps: u64, o: &TrainOptions) -> Self {
         let part = |fraction: f64| ((steps as f64 * fraction).round() as u64).min(steps);
         let polish = part(1.0 - o.polish);
         let ramp_end = if o.target_sparsity.is_some() { part(o.ramp).min(polish) } else { 0 };
-        Parts { steps, ramp_end, polish }
+        Phases { steps, ramp_end, polish }
     }
 
     /// Whether the state after so many steps is of the sparsity that was asked for.
@@ -42,9 +42,9 @@ impl Parts {
 
 /// The sparsity at a step, rising from the initial to the target one along a cubic (Zhu & Gupta,
 /// *To prune, or not to prune*, 2017): fast at first, when there is most to choose from.
-pub(super) fn scheduled(o: &TrainOptions, parts: &Parts, step: u64) -> Option<f64> {
+pub(super) fn scheduled(o: &TrainOptions, phases: &Phases, step: u64) -> Option<f64> {
     let target = o.target_sparsity?;
-    let left = 1.0 - (step as f64 / parts.ramp_end.max(1) as f64).min(1.0);
+    let left = 1.0 - (step as f64 / phases.ramp_end.max(1) as f64).min(1.0);
     Some(target + (o.initial_sparsity - target) * left.powi(3))
 }
 

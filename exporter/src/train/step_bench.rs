@@ -7,10 +7,10 @@ use overmask::base::Base;
 use overmask::mask::Granularity;
 use serde::Serialize;
 
-use super::batch::dropout;
+use super::batch::{Feed, dropout};
 use super::graph::{self, name};
-use super::learner::{Rates, initial, spec};
-use super::session::{Placement, StepSession, f32_value, fresh, frozen, i64_value};
+use super::session::{Part, Placement, StepSession, f32_value, fresh, frozen, i64_value};
+use super::setup::{Rates, initial, spec};
 use super::{Method, TrainError, TrainOptions};
 
 /// What was measured, in milliseconds.
@@ -66,7 +66,7 @@ pub fn bench_step(
         if options.method == Method::Mask && options.granularity != Granularity::TwoOfFour {
             inputs.push((name::THRESHOLD.to_owned(), f32_value(&[], vec![0.0])?));
         }
-        loss = session.run(inputs)?.0;
+        loss = session.run(vec![Part { inputs, share: 1.0 }], Feed::new())?.0;
         if step >= 2 {
             times.push(started.elapsed().as_secs_f64() * 1e3);
         }

@@ -19,6 +19,10 @@ pub mod data_type {
     pub const INT64: i32 = 7;
     /// Boolean, one byte each.
     pub const BOOL: i32 = 9;
+    /// 16-bit IEEE float.
+    pub const FLOAT16: i32 = 10;
+    /// 16-bit float with the exponent of f32.
+    pub const BFLOAT16: i32 = 16;
 }
 
 /// [`TensorProto::data_location`]: the bytes are in a file beside the model.

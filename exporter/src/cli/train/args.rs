@@ -10,7 +10,7 @@ use overmask::mask::Granularity;
 use overmask::pack::{FloatType, Pooling, TaskKind};
 
 use crate::data::Form;
-use crate::train::{CheckpointOptions, Init, Layers, Method, Sampling, TeacherOptions, TrainOptions, Tune};
+use crate::train::{CheckpointOptions, Init, Layers, Method, Precision, Sampling, TeacherOptions, TrainOptions, Tune};
 
 /// Learn a task on a base and write its pack.
 ///
@@ -225,6 +225,14 @@ struct Machine {
     /// number of threads.
     #[arg(long, value_name = "N", value_parser = crate::cli::threads())]
     threads: Option<u16>,
+    /// What the encoder's matrix products compute in; f16 and bf16 are for GPUs. Everything else, and
+    /// what is learnt, stays f32.
+    #[arg(long, value_enum, default_value_t = PrecisionArg::F32)]
+    precision: PrecisionArg,
+    /// Examples that run at once, to save memory: gradients of a batch's parts are added up before the
+    /// step; default: all of --batch-size.
+    #[arg(long, value_name = "N")]
+    micro_batch: Option<usize>,
     /// Run the layers below everything that trains at every step, rather than once for each example
     /// with their output kept in memory (1.5 kB a token at a width of 384).
     #[arg(long)]
@@ -292,6 +300,16 @@ enum SamplingArg {
     Threshold,
     /// Kept with a probability.
     Bernoulli,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum PrecisionArg {
+    /// 32 bits.
+    F32,
+    /// 16 bits, with a scaled loss.
+    F16,
+    /// 16 bits with the range of f32.
+    Bf16,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -364,6 +382,12 @@ impl TrainArgs {
             },
             epochs: self.epochs.unwrap_or(usual.epochs),
             batch_size: self.tuning.batch_size,
+            micro_batch: self.machine.micro_batch,
+            precision: match self.machine.precision {
+                PrecisionArg::F32 => Precision::F32,
+                PrecisionArg::F16 => Precision::F16,
+                PrecisionArg::Bf16 => Precision::Bf16,
+            },
             learning_rate: self.tuning.learning_rate,
             dense_learning_rate: self.tuning.dense_learning_rate.unwrap_or(usual.dense_learning_rate),
             head_learning_rate: self.tuning.head_learning_rate.unwrap_or(usual.head_learning_rate),

@@ -116,6 +116,8 @@ fn report(args: &TrainArgs, options: &TrainOptions, outcome: &Outcome) -> Result
         outcome.steps,
         outcome.time.as_secs_f64(),
     );
+    let waited = outcome.waited.as_secs_f64() / outcome.time.as_secs_f64().max(f64::MIN_POSITIVE);
+    log::debug!("steps waited for data in {:.2} % of the time", 100.0 * waited);
     if !args.json {
         return Ok(());
     }
@@ -141,6 +143,7 @@ fn report(args: &TrainArgs, options: &TrainOptions, outcome: &Outcome) -> Result
         "steps": outcome.steps,
         "stopped": outcome.stopped,
         "train_seconds": outcome.time.as_secs_f64(),
+        "waited_for_data_seconds": outcome.waited.as_secs_f64(),
     }))
 }
 

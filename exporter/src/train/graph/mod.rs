@@ -5,6 +5,7 @@
 //! next values are outputs. The base's weights are inputs too, bound once. Nothing in the graph is
 //! random or remembers anything, so a step is a pure function.
 
+mod half;
 mod loss;
 mod mask;
 mod optimizer;
@@ -16,6 +17,7 @@ use overmask::onnx::proto::{ModelProto, data_type};
 use overmask::onnx::{self, GraphBuilder, OnnxError};
 use overmask::pack::{Pooling, TaskKind};
 
+pub use self::half::Precision;
 pub use self::mask::units;
 pub use self::optimizer::{BETA1, BETA2};
 pub use self::prefix::Prefix;
@@ -51,6 +53,11 @@ pub mod name {
     pub const HEAD_RATE: &str = "head_rate";
     /// AdamW's epsilon, bias correction included.
     pub const EPSILON: &str = "epsilon";
+    /// What the loss is multiplied by before it is differentiated, a scalar; gradients are divided by
+    /// it again.
+    pub const LOSS_SCALE: &str = "loss_scale";
+    /// The part of the batch that these examples are, times the loss scale, a scalar.
+    pub const SHARE: &str = "share";
     /// The loss of the batch, a scalar.
     pub const LOSS: &str = "loss";
     /// Norm of all gradients before clipping, a scalar.
@@ -105,6 +112,11 @@ pub fn next(state: &str) -> String {
     format!("{state}/next")
 }
 
+/// The input that holds the sum of a parameter's gradients over the parts of a batch so far.
+pub fn sum(parameter: &str) -> String {
+    format!("sum/{parameter}")
+}
+
 /// The input that holds what the scores of a tensor are compared with, where each unit has a
 /// threshold of its own.
 pub fn noise(tensor: &str) -> String {
@@ -157,9 +169,16 @@ pub struct Spec {
     pub teacher: Option<Distillation>,
     /// Whether what lies below everything that trains is taken off, if it can be.
     pub cut_prefix: bool,
+    /// What the encoder's matrix products compute in while training.
+    pub precision: Precision,
 }
 
 impl Spec {
+    /// Whether the loss is scaled: small gradients vanish in f16.
+    fn scales_loss(&self) -> bool {
+        self.precision == Precision::F16
+    }
+
     /// The name of the dimension that counts rows of logits: texts are one each, words are not.
     fn rows(&self) -> &'static str {
         match (&self.encoder, self.pooling) {
@@ -187,8 +206,9 @@ pub struct Graph {
 /// # Errors
 /// When the base's graph cannot be read or a tensor does not divide into blocks.
 pub fn forward(base: &Base, spec: &Spec) -> Result<Graph, TrainError> {
-    let Forward { b, trained, frozen, prefix, logits, .. } = Forward::new(base, spec, false)?;
-    Ok(finish(b, trained, frozen, prefix, &[(&logits, name::LOGITS, &[spec.rows(), "labels"])]))
+    let forward = Forward::new(base, spec, false)?;
+    let logits = forward.logits.clone();
+    Ok(forward.finish(&[(&logits, name::LOGITS, &[spec.rows(), "labels"])]))
 }
 
 /// The whole training step.
@@ -196,37 +216,82 @@ pub fn forward(base: &Base, spec: &Spec) -> Result<Graph, TrainError> {
 /// # Errors
 /// As [`forward`], and when the graph has an operator that cannot be differentiated.
 pub fn step(base: &Base, spec: &Spec) -> Result<Graph, TrainError> {
-    let Forward { mut b, trained, frozen, prefix, pooled, logits, masked } = Forward::new(base, spec, true)?;
-    let loss = loss::loss(&mut b, spec, &logits, &pooled, base.manifest().architecture.hidden_size);
-    // The straight-through estimator (Bengio et al. 2013): the gradient of the score is that of
-    // the mask bit, so the masked weight is where differentiation stops.
-    let wrt: Vec<String> = trained
-        .iter()
-        .map(|t| masked.iter().find(|m| m.scores == t.name).map_or_else(|| t.name.clone(), |m| m.masked.clone()))
-        .collect();
-    let gradients = autodiff::differentiate(&mut b, &loss, &wrt)?;
-    let mut of_scores = Vec::with_capacity(gradients.len());
-    for (parameter, gradient) in trained.iter().zip(gradients) {
-        of_scores.push(match masked.iter().find(|m| m.scores == parameter.name) {
-            Some(m) => mask::score_gradient(&mut b, m, &gradient),
-            None => gradient,
-        });
-    }
-    let norm = optimizer::update(&mut b, &trained, &of_scores, spec.clip_norm);
-    Ok(finish(b, trained, frozen, prefix, &[(&loss, name::LOSS, &[]), (&norm, name::NORM, &[])]))
+    let scale = spec.scales_loss().then_some(name::LOSS_SCALE);
+    let Differentiated { mut forward, loss, gradients } = Differentiated::new(base, spec, scale)?;
+    let norm = optimizer::update(&mut forward.b, &forward.trained, &gradients, spec.clip_norm, scale);
+    Ok(forward.finish(&[(&loss, name::LOSS, &[]), (&norm, name::NORM, &[])]))
 }
 
-fn finish(
-    mut b: GraphBuilder,
-    trained: Vec<Trained>,
-    frozen: Vec<String>,
-    prefix: Option<Prefix>,
-    outputs: &[(&str, &str, &[&str])],
-) -> Graph {
-    for (value, name, shape) in outputs {
-        b.output_as(value, name, data_type::FLOAT, shape);
+/// The first half of a step whose batch comes in parts: the gradients of a part are added to those of
+/// the parts before ([`sum`]).
+///
+/// # Errors
+/// As [`step`].
+pub fn gradients(base: &Base, spec: &Spec) -> Result<Graph, TrainError> {
+    let Differentiated { mut forward, loss, gradients } = Differentiated::new(base, spec, Some(name::SHARE))?;
+    let Forward { b, trained, .. } = &mut forward;
+    for (parameter, gradient) in trained.iter().zip(&gradients) {
+        let before = sum(&parameter.name);
+        declare(&parameter.dims, |dims| {
+            b.input(&before, data_type::FLOAT, dims);
+            b.node("Add", &[&before, gradient], &[&next(&before)], &[]);
+            b.output(&next(&before), data_type::FLOAT, dims);
+        });
     }
-    Graph { model: b.finish(), trained, frozen, prefix }
+    Ok(forward.finish(&[(&loss, name::LOSS, &[])]))
+}
+
+/// The second half: the sums change the parameters.
+pub fn update(trained: &[Trained], spec: &Spec) -> ModelProto {
+    let mut b = GraphBuilder::new("update");
+    let mut sums = Vec::with_capacity(trained.len());
+    for parameter in trained {
+        declare(&parameter.dims, |dims| {
+            b.input(&parameter.name, data_type::FLOAT, dims);
+            sums.push(b.input(&sum(&parameter.name), data_type::FLOAT, dims));
+        });
+    }
+    let scale = spec.scales_loss().then(|| b.input(name::LOSS_SCALE, data_type::FLOAT, &[]));
+    let norm = optimizer::update(&mut b, trained, &sums, spec.clip_norm, scale.as_deref());
+    b.output_as(&norm, name::NORM, data_type::FLOAT, &[]);
+    b.finish()
+}
+
+/// A forward pass with its gradients.
+struct Differentiated {
+    forward: Forward,
+    loss: String,
+    /// Of each parameter.
+    gradients: Vec<String>,
+}
+
+impl Differentiated {
+    /// The gradients are those of the loss times the input `scale`, if there is one.
+    fn new(base: &Base, spec: &Spec, scale: Option<&str>) -> Result<Self, TrainError> {
+        let mut forward = Forward::new(base, spec, true)?;
+        let Forward { b, trained, pooled, logits, masked, .. } = &mut forward;
+        let loss = loss::loss(b, spec, logits, pooled, base.manifest().architecture.hidden_size);
+        let scaled = match scale {
+            None => loss.clone(),
+            Some(scale) => {
+                b.input(scale, data_type::FLOAT, &[]);
+                b.op("Mul", &[&loss, scale], &[])
+            }
+        };
+        // The straight-through estimator (Bengio et al. 2013): the gradient of the score is that of
+        // the mask bit, so the masked weight is where differentiation stops.
+        let wrt: Vec<String> = trained
+            .iter()
+            .map(|t| masked.iter().find(|m| m.scores == t.name).map_or_else(|| t.name.clone(), |m| m.masked.clone()))
+            .collect();
+        let mut gradients = autodiff::differentiate(b, &scaled, &wrt)?;
+        for (parameter, gradient) in trained.iter().zip(&mut gradients) {
+            if let Some(m) = masked.iter().find(|m| m.scores == parameter.name) {
+                *gradient = mask::score_gradient(b, m, gradient);
+            }
+        }
+        Ok(Differentiated { forward, loss, gradients })
+    }
 }
 
 /// A forward pass.
@@ -276,6 +341,9 @@ impl Forward {
                     let dims = base.tensor_f32(name)?.0.to_vec();
                     trained.push(Trained { name: name.clone(), dims, role: Role::Dense });
                 }
+                if training {
+                    half::lower(&mut b, spec.precision, ENCODED);
+                }
                 let pooled = pool(&mut b, spec.pooling, width);
                 (b, pooled)
             }
@@ -292,11 +360,22 @@ impl Forward {
         let logits = b.op("Gemm", &[&seen, name::HEAD_WEIGHT, name::HEAD_BIAS], &[("transB", 1i64.into())]);
         Ok(Forward { b, trained, frozen, prefix, pooled, logits, masked })
     }
+
+    /// The graph, with values that become outputs: their name and shape.
+    fn finish(mut self, outputs: &[(&str, &str, &[&str])]) -> Graph {
+        for (value, name, shape) in outputs {
+            self.b.output_as(value, name, data_type::FLOAT, shape);
+        }
+        Graph { model: self.b.finish(), trained: self.trained, frozen: self.frozen, prefix: self.prefix }
+    }
 }
+
+/// The encoder's output, f32 [batch, sequence, width].
+const ENCODED: &str = "last_hidden_state";
 
 /// What the head sees: one vector a text, or one a word, [rows, width].
 pub(crate) fn pool(b: &mut GraphBuilder, pooling: Pooling, width: usize) -> String {
-    let states = "last_hidden_state";
+    let states = ENCODED;
     match pooling {
         Pooling::Mean => {
             let mask = b.op("Cast", &["attention_mask"], &[("to", i64::from(data_type::FLOAT).into())]);

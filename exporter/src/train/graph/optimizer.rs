@@ -16,7 +16,15 @@ pub const BETA2: f64 = 0.999;
 /// The moments are kept without their factors 1 - β, and the caller folds those and the
 /// bias correction into rate and epsilon, which saves three passes over every parameter:
 /// m' = β₁·m + g, v' = β₂·v + g², p' = p - rate · m' / (√v' + ε).
-pub(super) fn update(b: &mut GraphBuilder, trained: &[Trained], gradients: &[String], clip_norm: f32) -> String {
+///
+/// The gradients are those of the loss times `loss_scale`, a scalar value, if there is one.
+pub(super) fn update(
+    b: &mut GraphBuilder,
+    trained: &[Trained],
+    gradients: &[String],
+    clip_norm: f32,
+    loss_scale: Option<&str>,
+) -> String {
     for rate in [name::SCORE_RATE, name::DENSE_RATE, name::HEAD_RATE] {
         if trained.iter().any(|t| rate_of(t) == rate) {
             b.input(rate, data_type::FLOAT, &[]);
@@ -27,11 +35,17 @@ pub(super) fn update(b: &mut GraphBuilder, trained: &[Trained], gradients: &[Str
         gradients.iter().map(|g| b.op("ReduceSumSquare", &[g], &[("keepdims", 0i64.into())])).collect();
     let squares: Vec<&str> = squares.iter().map(String::as_str).collect();
     let total = b.op("Sum", &squares, &[]);
-    let norm = b.op("Sqrt", &[&total], &[]);
+    let mut norm = b.op("Sqrt", &[&total], &[]);
+    if let Some(factor) = loss_scale {
+        norm = b.op("Div", &[&norm, factor], &[]);
+    }
     let (tiny, limit, one) = (b.float(1e-6), b.float(clip_norm), b.float(1.0));
     let above = b.op("Add", &[&norm, &tiny], &[]);
     let ratio = b.op("Div", &[&limit, &above], &[]);
-    let scale = b.op("Min", &[&ratio, &one], &[]);
+    let mut scale = b.op("Min", &[&ratio, &one], &[]);
+    if let Some(factor) = loss_scale {
+        scale = b.op("Div", &[&scale, factor], &[]);
+    }
     let (beta1, beta2) = (b.float(BETA1 as f32), b.float(BETA2 as f32));
     for (parameter, gradient) in trained.iter().zip(gradients) {
         let [p, m, v] = parameter.state();

@@ -17,10 +17,10 @@ use overmask::task::softmax;
 use safetensors::SafeTensors;
 
 use super::batch::Feed;
-use super::graph::{self, Encoder, Graph, Spec, name};
-use super::learner::Rates;
+use super::graph::{self, Encoder, Graph, Precision, Spec, name};
 use super::scores::to_mask;
-use super::session::{ForwardSession, Placement, StepSession, f32_value, fresh, frozen, i64_value};
+use super::session::{ForwardSession, Part, Placement, StepSession, f32_value, fresh, frozen, i64_value};
+use super::setup::Rates;
 use super::{gelu, placement as profile};
 use crate::autodiff;
 use crate::import::hf;
@@ -84,7 +84,16 @@ fn spec(base: &Base, granularity: Granularity) -> Spec {
     let masked = base.manifest().maskable.clone();
     let encoder = Encoder::Live { masked, granularity, noisy: false, dense: Vec::new() };
     let (kind, pooling) = (TaskKind::Classify, Pooling::Mean);
-    Spec { encoder, kind, pooling, labels: 3, clip_norm: 1.0, teacher: None, cut_prefix: true }
+    Spec {
+        encoder,
+        kind,
+        pooling,
+        labels: 3,
+        clip_norm: 1.0,
+        teacher: None,
+        cut_prefix: true,
+        precision: Precision::F32,
+    }
 }
 
 fn rates(graph: &Graph, scores: f64, head: f64, step: u64) -> Feed {
@@ -151,7 +160,7 @@ fn three_training_steps_agree_with_pytorch() {
             let mut inputs = reference.batch();
             inputs.push(reference.targets());
             inputs.extend(rates(&step, 1e-2, 1e-3, index));
-            let (loss, norm) = session.run(inputs).unwrap();
+            let (loss, norm) = session.run(vec![Part { inputs, share: 1.0 }], Feed::new()).unwrap();
             losses.push(loss);
             norms.push(norm);
         }
@@ -184,7 +193,7 @@ fn gradients_of_scores_agree_with_pytorch() {
         let mut inputs = reference.batch();
         inputs.push(reference.targets());
         inputs.extend(rates(&step, 1e-2, 1e-3, 0));
-        let ours = session.run(inputs).unwrap();
+        let ours = session.run(vec![Part { inputs, share: 1.0 }], Feed::new()).unwrap();
         assert_close(loss, &[ours.0], &reference.f32(loss), 1e-5);
         assert_close("norm", &[ours.1], &reference.f32(&format!("grad_norm{suffix}")), 1e-5);
         for parameter in &step.trained {
@@ -195,6 +204,74 @@ fn gradients_of_scores_agree_with_pytorch() {
             let recorded = format!("grad_scores{suffix}/{name}");
             let moment = session.download(&format!("{}/m", parameter.name)).unwrap();
             assert_close(&recorded, &moment, &reference.f32(&recorded), 2e-5);
+        }
+    }
+}
+
+/// A batch in two parts of two texts and one, whose gradients are added up.
+#[test]
+fn a_batch_in_parts_agrees_with_pytorch() {
+    let reference = Reference::read();
+    let (_dir, base) = base();
+    let spec = spec(&base, Granularity::Weight);
+    let graph = graph::gradients(&base, &spec).unwrap();
+    let weights = frozen(&base, &graph.frozen).unwrap();
+    let start = initial(&reference, &graph, Some("scores"));
+    let mut session = StepSession::in_parts(&graph, &spec, fresh(start), &weights, &placement()).unwrap();
+    let part = |texts: std::ops::Range<usize>| {
+        let count = texts.len();
+        let (tokens, rows) = (9 * texts.start..9 * texts.end, texts.clone());
+        let ids = |n: &str| (n.to_owned(), i64_value(&[count, 9], reference.i64(n)[tokens.clone()].to_vec()).unwrap());
+        let mut inputs = vec![(name::DROPOUT.to_owned(), f32_value(&[count, 32], vec![1.0; 32 * count]).unwrap())];
+        inputs.extend(["input_ids", "attention_mask", "token_type_ids"].map(ids));
+        let targets = i64_value(&[count], reference.i64("labels")[rows].to_vec()).unwrap();
+        inputs.push((name::TARGETS.to_owned(), targets));
+        Part { inputs, share: count as f32 / 3.0 }
+    };
+    let (mut losses, mut norms) = (Vec::new(), Vec::new());
+    for index in 0..3 {
+        let mut shared = rates(&graph, 1e-2, 1e-3, index);
+        shared.push(threshold());
+        let (loss, norm) = session.run(vec![part(0..2), part(2..3)], shared).unwrap();
+        losses.push(loss);
+        norms.push(norm);
+    }
+    assert_close("losses", &losses, &reference.f32("step_losses"), 1e-5);
+    assert_close("norms", &norms, &reference.f32("step_grad_norms"), 1e-4);
+    for parameter in &graph.trained {
+        let recorded = match parameter.scores_of() {
+            Some(tensor) => format!("step3/scores/{}", tensor.name),
+            None => format!("step3/{}", parameter.name.replace('/', ".")),
+        };
+        let ours = session.download(&parameter.name).unwrap();
+        assert_close(&recorded, &ours, &reference.f32(&recorded), 1e-4);
+    }
+}
+
+/// In f16 the same to three digits; and every matrix product is one of 16 bits.
+#[test]
+fn gradients_in_f16_are_near_those_of_pytorch() {
+    let reference = Reference::read();
+    let (_dir, base) = base();
+    for granularity in [Granularity::Weight, BLOCK] {
+        let suffix = if granularity == BLOCK { "_block" } else { "_weight" };
+        let scores = if granularity == BLOCK { "scores_block" } else { "scores" };
+        let spec = Spec { clip_norm: 1e9, precision: Precision::F16, ..spec(&base, granularity) };
+        let step = graph::step(&base, &spec).unwrap();
+        let weights = frozen(&base, &step.frozen).unwrap();
+        let start = initial(&reference, &step, Some(scores));
+        let mut session = StepSession::new(&step, fresh(start), &weights, &placement()).unwrap();
+        let mut inputs = reference.batch();
+        inputs.push(reference.targets());
+        let (_, norm) = session.run(vec![Part { inputs, share: 1.0 }], rates(&step, 1e-2, 1e-3, 0)).unwrap();
+        let theirs = reference.f32(&format!("grad_norm{suffix}"));
+        assert_close("norm", &[norm], &theirs, 5e-3);
+        assert!((norm - theirs[0]).abs() > 1e-6 * norm, "nothing was rounded to f16");
+        for parameter in &step.trained {
+            let name = parameter.scores_of().map_or_else(|| parameter.name.replace('/', "."), |t| t.name.clone());
+            let recorded = format!("grad_scores{suffix}/{name}");
+            let moment = session.download(&format!("{}/m", parameter.name)).unwrap();
+            assert_close(&recorded, &moment, &reference.f32(&recorded), 1e-2);
         }
     }
 }
@@ -263,7 +340,7 @@ fn a_profile_tells_shapes_from_the_rest() {
     let mut inputs = reference.batch();
     inputs.push(reference.targets());
     inputs.extend(rates(&step, 1e-2, 1e-3, 0));
-    session.run(inputs).unwrap();
+    session.run(vec![Part { inputs, share: 1.0 }], Feed::new()).unwrap();
     let text = std::fs::read(session.end_profiling().unwrap()).unwrap();
     let here = profile::placed(&text, Device::Cpu).unwrap();
     assert!(here.there > 0 && here.shapes == 0 && here.elsewhere.is_empty(), "{here:?}");

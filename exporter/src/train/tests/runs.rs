@@ -9,7 +9,7 @@ use overmask::pack::{Input, NamedMask, Pooling, TaskKind};
 
 use super::super::learner::Progress;
 use super::super::{
-    CheckpointOptions, Data, Init, Method, Outcome, Sampling, TeacherOptions, TrainError, TrainOptions, Tune,
+    CheckpointOptions, Data, Init, Method, Outcome, Precision, Sampling, TeacherOptions, TrainError, TrainOptions, Tune,
 };
 use super::{BLOCK, base};
 use crate::data::tests::dataset;
@@ -118,6 +118,8 @@ fn options_that_cannot_be_are_refused_before_the_work() {
     };
     assert!(change(|o| o.name = "a\nb".into()).starts_with("--name: "));
     assert!(change(|o| o.name = "x".repeat(257)).starts_with("--name: "));
+    assert!(change(|o| o.micro_batch = Some(0)).starts_with("--micro-batch: "));
+    assert!(change(|o| o.precision = Precision::Bf16).starts_with("--precision: "));
     assert!(change(|o| o.max_steps = Some(0)).starts_with("--max-steps: "));
     assert!(change(|o| o.layers = "2".parse().unwrap()).starts_with("--layers: "));
     assert!(change(|o| o.modules = vec!["heads".into()]).starts_with("--modules: "));
@@ -226,6 +228,32 @@ fn polished_masks_stay_as_they_are() {
     assert!(moved(&polished) < moved(&free), "{} and {}", moved(&polished), moved(&free));
 }
 
+/// Whatever a task's rows are, a batch in parts learns what a whole one does.
+#[test]
+fn a_batch_in_parts_learns_the_same() {
+    let (_dir, base) = base();
+    for (kind, pair) in
+        [(TaskKind::Classify, true), (TaskKind::Multilabel, false), (TaskKind::Regress, false), (TaskKind::Tag, false)]
+    {
+        let data = of_kind(kind, pair);
+        let form = Form { kind, pair };
+        let run = |micro_batch| {
+            let o = options(Method::Full, 1);
+            let pooling = if form.kind == TaskKind::Tag { Pooling::First } else { Pooling::Mean };
+            learn(&base, &data, &TrainOptions { form, pooling, micro_batch, epochs: 1, ..o }).unwrap()
+        };
+        let whole = run(None);
+        for size in [1, 3, 100] {
+            let parts = run(Some(size));
+            let (a, b) = (parts.curve[0].loss, whole.curve[0].loss);
+            assert!((a - b).abs() < 1e-3 * b.abs(), "{form:?}, {size}: {a} and {b}");
+            let (a, b) = (parts.curve[0].dev_loss, whole.curve[0].dev_loss);
+            assert!((a - b).abs() < 1e-2 * b.abs(), "{form:?}, {size}: {a} and {b}");
+            assert_eq!(parts.pack.document.provenance.contains_key("micro_batch"), size < 8);
+        }
+    }
+}
+
 #[test]
 fn a_resumed_run_equals_an_unbroken_one() {
     let (dir, base) = base();
@@ -236,6 +264,8 @@ fn a_resumed_run_equals_an_unbroken_one() {
         |o| o.target_sparsity = Some(0.3),
         |o| (o.method, o.tune) = (Method::Layers, Tune { norms: true, biases: true }),
         |o| o.method = Method::Head,
+        |o| o.micro_batch = Some(3),
+        |o| o.precision = Precision::F16,
     ]
     .into_iter()
     .enumerate()
@@ -381,7 +411,7 @@ fn what_does_not_train_runs_once_and_changes_nothing() {
     let spec = |change: fn(&mut TrainOptions)| {
         let mut options = options(Method::Mask, 1);
         change(&mut options);
-        super::super::learner::spec(&base, 2, &options).unwrap()
+        super::super::setup::spec(&base, 2, &options).unwrap()
     };
     let step = |spec| crate::train::graph::step(&base, &spec).unwrap();
     let (upper, all) = (step(spec(|o| o.layers = "1".parse().unwrap())), step(spec(|_| ())));

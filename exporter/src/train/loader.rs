@@ -1,0 +1,80 @@
+//! Batches, made ahead on a thread of their own, so that a step does not wait for them.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::time::{Duration, Instant};
+
+use overmask::task::Tokenizer;
+
+use super::TrainError;
+use super::batch::{Examples, dropout};
+use super::session::Part;
+
+/// Batches that are ready or being made while a step runs.
+const AHEAD: usize = 2;
+
+/// What batches are made of.
+pub(super) struct Source {
+    pub(super) examples: Arc<Examples>,
+    pub(super) tokenizer: Arc<Tokenizer>,
+    /// Values of a pooled output.
+    pub(super) width: usize,
+    /// Rate of dropout, and the seed of its masks.
+    pub(super) dropout: f64,
+    pub(super) seed: u64,
+    /// Examples that run at once.
+    pub(super) micro_batch: usize,
+}
+
+impl Source {
+    /// A batch for a step: one part, or several if it does not fit into one.
+    fn batch(&self, indices: &[usize], step: u64) -> Result<Vec<Part>, TrainError> {
+        let rows = self.examples.rows(indices);
+        // Of the whole batch, so that how it is divided does not matter.
+        let mut mask = dropout(self.dropout, self.seed, step, rows * self.width);
+        let mut parts = Vec::with_capacity(indices.len().div_ceil(self.micro_batch));
+        for indices in indices.chunks(self.micro_batch) {
+            let own = self.examples.rows(indices);
+            let rest = mask.split_off(own * self.width);
+            let mut inputs = self.examples.batch(&self.tokenizer, indices, std::mem::replace(&mut mask, rest))?;
+            inputs.extend(self.examples.targets(indices)?);
+            parts.push(Part { inputs, share: own as f32 / rows as f32 });
+        }
+        Ok(parts)
+    }
+}
+
+/// The batches of an epoch, in order.
+pub(super) struct Loader {
+    batches: Receiver<Result<Vec<Part>, TrainError>>,
+    waited: Duration,
+}
+
+impl Loader {
+    /// Starts making batches of the examples with these numbers; the first is for the step `first`.
+    pub(super) fn start(source: Arc<Source>, batches: Vec<Vec<usize>>, first: u64) -> Self {
+        let (sender, receiver) = sync_channel(AHEAD - 1);
+        std::thread::spawn(move || {
+            for (step, indices) in (first..).zip(batches) {
+                // Nobody waits any more once the loader is gone.
+                if sender.send(source.batch(&indices, step)).is_err() {
+                    break;
+                }
+            }
+        });
+        Loader { batches: receiver, waited: Duration::ZERO }
+    }
+
+    /// The next batch.
+    pub(super) fn next(&mut self) -> Result<Vec<Part>, TrainError> {
+        let started = Instant::now();
+        let batch = self.batches.recv();
+        self.waited += started.elapsed();
+        batch.map_err(|_| TrainError::Runtime("the thread that makes batches has ended".to_owned()))?
+    }
+
+    /// The time that was spent in waiting for batches.
+    pub(super) fn waited(&self) -> Duration {
+        self.waited
+    }
+}

@@ -1,0 +1,84 @@
+//! What a run starts from: its graph's specification, first values, and the rates of a step.
+
+use overmask::base::Base;
+
+use super::batch::{Feed, stream};
+use super::graph::{self, Distillation, Encoder, Graph, Role, Spec, name};
+use super::options::{Init, Sampling, TeacherOptions};
+use super::session::f32_value;
+use super::{Method, TrainError, TrainOptions, schedule, scores, select};
+use crate::data::rng;
+
+/// What the graph of a run is built from.
+pub(super) fn spec(base: &Base, labels: usize, o: &TrainOptions) -> Result<Spec, TrainError> {
+    let mut dense = match o.method {
+        Method::Head | Method::Mask => Vec::new(),
+        Method::Layers => o.selection().tensors(base)?.into_iter().map(|tensor| tensor.name).collect(),
+        Method::Full => select::all_tensors(base)?,
+    };
+    let small = select::small_tensors(base, o.tune)?;
+    dense.extend(small.into_iter().filter(|name| !dense.contains(name)).collect::<Vec<_>>());
+    let masked = if o.method == Method::Mask { o.selection().tensors(base)? } else { Vec::new() };
+    let noisy = o.sampling == Sampling::Bernoulli;
+    let encoder = match o.is_live() {
+        true => Encoder::Live { masked, granularity: o.granularity, noisy, dense },
+        false => Encoder::Frozen,
+    };
+    let teacher = o.teacher.as_ref().map(|TeacherOptions { weight, temperature, features, .. }| Distillation {
+        weight: *weight as f32,
+        temperature: *temperature as f32,
+        features: *features as f32,
+    });
+    let (kind, pooling, clip_norm, cut_prefix) = (o.form.kind, o.pooling, o.clip_norm as f32, o.cache_prefix);
+    let precision = o.precision;
+    Ok(Spec { encoder, kind, pooling, labels, clip_norm, teacher, cut_prefix, precision })
+}
+
+/// Where each parameter starts.
+pub(super) fn initial(base: &Base, graph: &Graph, o: &TrainOptions) -> Result<Vec<Vec<f32>>, TrainError> {
+    let start = |(index, parameter): (usize, &graph::Trained)| match &parameter.role {
+        Role::Scores(tensor) if o.init == Init::Uniform => {
+            scores::uniform(tensor, index, o.granularity, o.initial_sparsity, o.seed)
+        }
+        Role::Scores(tensor) => {
+            let (_, weights) = base.tensor_f32(&tensor.name)?;
+            scores::magnitude_ranks(tensor, weights, o.granularity, o.initial_sparsity)
+        }
+        Role::Dense => Ok(base.tensor_f32(&parameter.name)?.1.to_vec()),
+        Role::Head => {
+            let count = parameter.dims.iter().product();
+            let weight = parameter.name == name::HEAD_WEIGHT;
+            // BERT's own initialisation of new layers.
+            let normal = rng::normal(o.seed, stream::HEAD, 0, count).into_iter().map(|n| 0.02 * n);
+            Ok(if weight { normal.collect() } else { vec![0.0; count] })
+        }
+    };
+    graph.trained.iter().enumerate().map(start).collect()
+}
+
+/// Learning rates of a step.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rates {
+    pub(super) scores: f64,
+    pub(super) dense: f64,
+    pub(super) head: f64,
+}
+
+impl Rates {
+    /// As inputs of a graph: those of the roles that it has.
+    pub(super) fn feed(self, graph: &Graph, step: u64) -> Result<Feed, TrainError> {
+        let has = |role: fn(&Role) -> bool| graph.trained.iter().any(|t| role(&t.role));
+        let mut feed = Vec::new();
+        for (name, rate, used) in [
+            (name::SCORE_RATE, self.scores, has(|role| matches!(role, Role::Scores(_)))),
+            (name::DENSE_RATE, self.dense, has(|role| *role == Role::Dense)),
+            (name::HEAD_RATE, self.head, has(|role| *role == Role::Head)),
+        ] {
+            if used {
+                feed.push((name.to_owned(), f32_value(&[], vec![schedule::adamw(rate, step).0])?));
+            }
+        }
+        feed.push((name::EPSILON.to_owned(), f32_value(&[], vec![schedule::adamw(self.head, step).1])?));
+        Ok(feed)
+    }
+}
