@@ -3,9 +3,10 @@
 #
 #   benches/gpu.sh                      # everything; prints Markdown for docs/performance.md
 #
-# It trains a task for 300 steps with --device cuda and again on the CPU and compares the losses; checks that
-# ONNX Runtime placed every node of the step graph but shape arithmetic on the GPU; times the step with both
-# granularities, beside PyTorch's where a PyTorch with CUDA can be had.
+# It trains a task for 300 steps with --device cuda and again on the CPU and compares the losses, in f32 and in
+# 16 bits; checks that ONNX Runtime placed every node of the step graph but shape arithmetic on the GPU; times the
+# step with both granularities and of the whole encoder, beside PyTorch's, eager and through torch.compile, where
+# a PyTorch with CUDA can be had.
 #
 # It needs an NVIDIA driver for CUDA 13, cargo, and either pip or the libraries already unpacked. Environment:
 #   ORT_GPU_DIR   directory that holds libonnxruntime.so.* and its CUDA provider library
@@ -152,8 +153,8 @@ check() { # passed? what
 
 # Compares two files of one loss a line (the last number of a line is the loss). The masks are thresholds of
 # scores, so a rounding difference grows: the first losses must agree closely, then the means of 25 steps.
-compare_losses() { # gpu-file cpu-file steps
-    awk -v steps="$3" '
+compare_losses() { # gpu-file cpu-file steps largest-difference-of-the-first
+    awk -v steps="$3" -v apart_first="$4" '
         { gsub(/[^0-9eE+.\-]+/, " "); n = split($0, part, " "); value = part[n] }
         value !~ /^[-+]?[0-9]*\.?[0-9]+([eE][-+]?[0-9]+)?$/ { next }
         FNR == NR { gpu[++g] = value + 0; next }
@@ -173,7 +174,7 @@ compare_losses() { # gpu-file cpu-file steps
                 if (apart > 0.03 + 0.1 * b) wrong = 1
             }
             printf "first 5 losses within %.2e, means of 25 steps within %.3f, last mean %.3f on the GPU and %.3f on the CPU", first, window, a, b
-            exit (first > 1e-2 || wrong) ? 1 : 0
+            exit (first > apart_first || wrong) ? 1 : 0
         }' "$1" "$2"
 }
 
@@ -182,19 +183,27 @@ echo
 for granularity in "${granularities[@]}"; do
     name=${granularity//:/-}
     ok=0
-    train cuda "$granularity" "placement-$name" --max-steps 1 --check-placement || ok=1
-    check "$ok" "$granularity: every node of the step graph but shape arithmetic is on the GPU"
-    ok=0
-    rm -f "$work/$name-cuda.losses" "$work/$name-cpu.losses"
-    train cuda "$granularity" "$name-cuda" --max-steps "$steps" --log-losses "$work/$name-cuda.losses" || ok=1
+    rm -f "$work/$name-cpu.losses"
     train cpu "$granularity" "$name-cpu" --threads "$threads" --max-steps "$steps" \
         --log-losses "$work/$name-cpu.losses" || ok=1
-    if [[ $ok == 0 ]]; then
-        losses=$(compare_losses "$work/$name-cuda.losses" "$work/$name-cpu.losses" "$steps") || ok=1
-    else
-        losses="a run failed, see above"
-    fi
-    check "$ok" "$granularity: the GPU's losses follow the CPU's over $steps steps ($losses)"
+    check "$ok" "$granularity: the CPU's run"
+    for precision in f32 f16 bf16; do
+        ok=0
+        train cuda "$granularity" "placement-$name" --precision "$precision" --max-steps 1 --check-placement || ok=1
+        check "$ok" "$granularity, $precision: every node of the step graph but shape arithmetic is on the GPU"
+        ok=0
+        rm -f "$work/$name-$precision.losses"
+        train cuda "$granularity" "$name-$precision" --precision "$precision" --max-steps "$steps" \
+            --log-losses "$work/$name-$precision.losses" || ok=1
+        if [[ $ok == 0 ]]; then
+            # 16 bits round the first losses by more.
+            first=$([[ $precision == f32 ]] && echo 1e-2 || echo 5e-2)
+            losses=$(compare_losses "$work/$name-$precision.losses" "$work/$name-cpu.losses" "$steps" "$first") || ok=1
+        else
+            losses="a run failed, see above"
+        fi
+        check "$ok" "$granularity, $precision: the GPU's losses follow the CPU's in f32 over $steps steps ($losses)"
+    done
 done
 
 # --- step time, beside PyTorch's ----------------------------------------------------------------------------
@@ -212,13 +221,14 @@ elif ! "$python" -c 'import torch, sys; sys.exit(not torch.cuda.is_available())'
     why="this PyTorch finds no CUDA device"
 fi
 if [[ -n $python ]]; then
-    # PyTorch is timed with full f32 products, as ours are, and once more with its TF32 products.
-    for tf32 in "" --tf32; do
-        [[ -z $tf32 ]] || printf '\nThe same, PyTorch with TF32 products:\n\n'
-        # shellcheck disable=SC2086 # no word at all when empty
+    # Full f32 products on both sides, then PyTorch with TF32 products, then 16 bits on both sides; each eager
+    # and compiled.
+    for way in "" "--tf32" "--compile" "--tf32 --compile" "--precision bf16" "--precision bf16 --compile"; do
+        [[ -z $way ]] || printf '\nWith %s:\n\n' "$way"
+        # shellcheck disable=SC2086 # several words, or none at all
         ORT_DYLIB_PATH=$library "$python" benches/compare_steps.py --exporter "$EXPORTER" --base "$base" \
             --exporter-library-path "$loader_path" --device cuda --threads "$threads" \
-            --steps 50 --rounds 4 --output "$work/step-cuda${tf32#-}.json" $tf32 ||
+            --steps 50 --rounds 3 --output "$work/step-cuda${way//[- ]/}.json" $way ||
             failures=$((failures + 1))
     done
 else

@@ -4,9 +4,11 @@
 
 A step: a batch of token ids through the encoder with all its linear weights masked by scores
 (straight-through), mean pooling, dropout 0.1, a linear head, cross-entropy, backward, gradient norm clipped
-to 1, AdamW on scores (4e-3) and head (1e-3), and the loss read as a number. PyTorch offers several ways to
-do the same thing; each is timed first and the fastest is used, unless --attention, --clip and --optimizer
-name one. Run it from benches/step.sh to have it side by side with `overmask-export bench-step`.
+to 1, AdamW on scores (4e-3) and head (1e-3), and the loss read as a number. With --granularity full there
+are no masks: all tensors of the encoder train. PyTorch offers several ways to do the same thing; each is
+timed first and the fastest is used, unless --attention, --clip and --optimizer name one. --compile runs the
+forward and backward pass through torch.compile, --precision through autocast, for f16 with a scaled loss.
+Run it from benches/step.sh to have it side by side with `overmask-export bench-step`.
 """
 
 import argparse
@@ -25,6 +27,7 @@ ATTENTIONS = {"sdpa": bert.sdpa_attention, "plain": bert.plain_attention}
 CLIPS = {"foreach": True, "loop": False}
 OPTIMIZERS = {"default": {}, "foreach": {"foreach": True}, "fused": {"fused": True}}
 PARTS = ("attention", "clip", "optimizer")
+PRECISIONS = {"f32": None, "f16": torch.float16, "bf16": torch.bfloat16}
 LABELS = 6
 
 
@@ -41,15 +44,20 @@ def rank_scores(weight, block, sparsity):
 class Step:
     """The model, its trained tensors and one batch."""
 
-    def __init__(self, checkpoint, granularity, batch, tokens, device, seed):
-        self.device = torch.device(device)
+    def __init__(self, checkpoint, granularity, batch, tokens, device, seed, precision, compiled):
+        self.device, self.precision = torch.device(device), PRECISIONS[precision]
         self.config, params = bert.load(checkpoint)
-        self.block = bert.block_of(granularity)
         self.params = {name: tensor.to(self.device) for name, tensor in params.items()}
-        self.scores = {
-            name: rank_scores(params[name], self.block, 0.05).to(self.device).requires_grad_()
-            for name in bert.maskable_names(self.config)
-        }
+        if granularity == "full":
+            self.block, self.scores = None, {}
+            self.encoder = [tensor.requires_grad_() for tensor in self.params.values()]
+        else:
+            self.block = bert.block_of(granularity)
+            self.scores = {
+                name: rank_scores(params[name], self.block, 0.05).to(self.device).requires_grad_()
+                for name in bert.maskable_names(self.config)
+            }
+            self.encoder = list(self.scores.values())
         generator = torch.Generator().manual_seed(seed)
         head = torch.randn(LABELS, self.config["hidden_size"], generator=generator) * 0.02
         self.head = [
@@ -61,12 +69,24 @@ class Step:
         labels = torch.randint(LABELS, (batch,), generator=generator)
         self.ids, self.labels = ids.to(self.device), labels.to(self.device)
         self.mask, self.types = torch.ones_like(self.ids), torch.zeros_like(self.ids)
-        self.trained = list(self.scores.values()) + self.head
+        self.trained = self.encoder + self.head
+        self.loss = torch.compile(self.forward) if compiled else self.forward
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "f16")
+
+    def forward(self, attention):
+        params = dict(self.params)
+        for name, score in self.scores.items():
+            params[name] = bert.MaskedWeight.apply(score, params[name], *self.block)
+        hidden = bert.encode(
+            params, self.config, self.ids, self.mask, self.types, ATTENTIONS[attention]
+        )
+        pooled = F.dropout(bert.mean_pool(hidden, self.mask), 0.1)
+        return F.cross_entropy(F.linear(pooled, *self.head), self.labels)
 
     def optimizer(self, name):
         return torch.optim.AdamW(
             [
-                {"params": list(self.scores.values()), "lr": 4e-3},
+                {"params": self.encoder, "lr": 4e-3 if self.scores else 1e-4},
                 {"params": self.head, "lr": 1e-3},
             ],
             weight_decay=0.0,
@@ -82,19 +102,15 @@ class Step:
         """One step; milliseconds of its three parts and of the whole."""
         start = self.clock()
         optimizer.zero_grad(set_to_none=True)
-        params = dict(self.params)
-        for name, score in self.scores.items():
-            params[name] = bert.MaskedWeight.apply(score, params[name], *self.block)
-        hidden = bert.encode(
-            params, self.config, self.ids, self.mask, self.types, ATTENTIONS[attention]
-        )
-        pooled = F.dropout(bert.mean_pool(hidden, self.mask), 0.1)
-        loss = F.cross_entropy(F.linear(pooled, *self.head), self.labels)
-        loss.backward()
+        with torch.autocast(self.device.type, self.precision, enabled=self.precision is not None):
+            loss = self.loss(attention)
+        self.scaler.scale(loss).backward()
         passed = self.clock()
+        self.scaler.unscale_(optimizer)
         torch.nn.utils.clip_grad_norm_(self.trained, 1.0, foreach=CLIPS[clip])
         clipped = self.clock()
-        optimizer.step()
+        self.scaler.step(optimizer)
+        self.scaler.update()
         value = loss.item()
         end = self.clock()
         assert math.isfinite(value), f"the loss is {value}"
@@ -142,12 +158,14 @@ def main():
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--granularity", default="weight", help="weight or block:RxC")
+    parser.add_argument("--granularity", default="weight", help="weight, block:RxC, or full: no masks")
     parser.add_argument("--steps", type=int, default=20, help="timed steps")
     parser.add_argument("--warm-up", type=int, default=2, help="steps before the timed ones")
     parser.add_argument("--try-rounds", type=int, default=3, help="rounds for choosing the fastest")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--tf32", action="store_true", help="let CUDA round products to TF32")
+    parser.add_argument("--precision", choices=PRECISIONS, default="f32", help="of autocast")
+    parser.add_argument("--compile", action="store_true", help="torch.compile for the two passes")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--attention", choices=ATTENTIONS)
     parser.add_argument("--clip", choices=CLIPS)
@@ -168,6 +186,8 @@ def main():
         arguments.tokens,
         arguments.device,
         arguments.seed,
+        arguments.precision,
+        arguments.compile,
     )
     choices = [
         [arguments.attention] if arguments.attention else list(ATTENTIONS),
@@ -198,6 +218,8 @@ def main():
         "threads": arguments.threads,
         "granularity": arguments.granularity,
         "device": arguments.device,
+        "precision": arguments.precision,
+        "compile": arguments.compile,
         "torch": torch.__version__,
     }
     if tried:

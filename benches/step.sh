@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The training step of overmask-export beside PyTorch's, measured in turns in one run.
 #
-#   benches/step.sh                     # threads 1 and 2, both granularities; about 8 minutes
+#   benches/step.sh                     # threads 1 and 2, masks of both granularities and the whole encoder; about 12 minutes
 #   benches/step.sh --rounds 2 --steps 4 --threads 1 --granularity block:32x1
 #   benches/step.sh --setup-only        # only PyTorch; prints the Python to use
 #

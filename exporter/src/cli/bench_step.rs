@@ -11,6 +11,7 @@ use overmask::error::ExitCode;
 use overmask::mask::Granularity;
 
 use super::output;
+use super::train::PrecisionArg;
 use crate::train::{self, Method, TrainOptions};
 
 /// Classes of the made-up task.
@@ -39,6 +40,12 @@ pub(super) struct BenchStepArgs {
     /// What is kept or zeroed together.
     #[arg(long, default_value = "weight")]
     granularity: Granularity,
+    /// Train the whole encoder instead of masks.
+    #[arg(long, conflicts_with = "granularity")]
+    full: bool,
+    /// What the encoder's matrix products compute in.
+    #[arg(long, value_enum, default_value_t = PrecisionArg::F32)]
+    precision: PrecisionArg,
     /// Steps to time.
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = at_least_one)]
     steps: usize,
@@ -59,15 +66,15 @@ fn at_least_one(text: &str) -> Result<usize, String> {
 
 pub(super) fn run(args: &BenchStepArgs) -> Result<(), Error> {
     let base = Arc::new(Base::open(&args.base)?);
-    // All 36 tensors of the base are masked, and the rates are those of real training.
+    // All of the base's linear tensors are masked, and the rates are those of real training.
     let options = TrainOptions {
         granularity: args.granularity,
+        precision: args.precision.into(),
         batch_size: args.batch,
-        learning_rate: 1e-2,
         max_tokens: args.tokens,
         device: args.device,
         threads: args.threads.into(),
-        ..TrainOptions::new("bench", Method::Mask)
+        ..TrainOptions::new("bench", if args.full { Method::Full } else { Method::Mask })
     };
     let bench = train::bench_step(&base, &options, args.tokens, CLASSES, args.steps)?;
     if args.json {

@@ -303,13 +303,23 @@ enum SamplingArg {
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum PrecisionArg {
+pub(in crate::cli) enum PrecisionArg {
     /// 32 bits.
     F32,
     /// 16 bits, with a scaled loss.
     F16,
     /// 16 bits with the range of f32.
     Bf16,
+}
+
+impl From<PrecisionArg> for Precision {
+    fn from(precision: PrecisionArg) -> Self {
+        match precision {
+            PrecisionArg::F32 => Precision::F32,
+            PrecisionArg::F16 => Precision::F16,
+            PrecisionArg::Bf16 => Precision::Bf16,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -383,11 +393,7 @@ impl TrainArgs {
             epochs: self.epochs.unwrap_or(usual.epochs),
             batch_size: self.tuning.batch_size,
             micro_batch: self.machine.micro_batch,
-            precision: match self.machine.precision {
-                PrecisionArg::F32 => Precision::F32,
-                PrecisionArg::F16 => Precision::F16,
-                PrecisionArg::Bf16 => Precision::Bf16,
-            },
+            precision: self.machine.precision.into(),
             learning_rate: self.tuning.learning_rate,
             dense_learning_rate: self.tuning.dense_learning_rate.unwrap_or(usual.dense_learning_rate),
             head_learning_rate: self.tuning.head_learning_rate.unwrap_or(usual.head_learning_rate),

@@ -13,7 +13,7 @@ use overmask::cli::Verbosity;
 use overmask::error::{CodedError, ExitCode};
 use serde_json::json;
 
-pub(super) use self::args::TrainArgs;
+pub(super) use self::args::{PrecisionArg, TrainArgs};
 
 use super::output;
 use crate::data::{self, Dataset};
