@@ -359,7 +359,8 @@ impl<'a> Learner<'a> {
         Ok(Some(saved))
     }
 
-    /// Writes the run to disk, if it is time or `must` be.
+    /// Writes the run to disk, if it is time or `must` be. A write that fails leaves the last whole file,
+    /// and the run goes on: there may be room again when the next one is due.
     fn save(
         &self,
         facts: &BTreeMap<String, Value>,
@@ -375,7 +376,10 @@ impl<'a> Learner<'a> {
         let (step, loss, threshold) = (now.step, now.loss, self.threshold);
         let (loss_scale, state) = (self.step.loss_scale(), self.step.state()?);
         let run = checkpoint::Run { facts, step, loss, loss_scale, threshold, curve, state, best };
-        checkpoint::write(&checkpoint.file, &self.graph, run)
+        if let Err(error) = checkpoint::write(&checkpoint.file, &self.graph, run) {
+            log::warn!("step {step}: {error}; the run goes on");
+        }
+        Ok(())
     }
 }
 

@@ -72,7 +72,10 @@ impl TrainArgs {
 
 pub(super) fn run(args: &TrainArgs, verbosity: Verbosity) -> Result<(), Error> {
     let options = args.options()?;
-    check_place(&args.output)?;
+    check_place("-o", &args.output)?;
+    if let Some(checkpoint) = &options.checkpoint {
+        check_place("--checkpoint", &checkpoint.file)?;
+    }
     let Datasets { train, dev, eval } = args.datasets()?;
     let base = Arc::new(Base::open(&args.base)?);
     let stop = stop_at_ctrl_c("stopping after this step; Ctrl-C again ends at once and keeps nothing")?;
@@ -147,10 +150,10 @@ fn report(args: &TrainArgs, options: &TrainOptions, outcome: &Outcome) -> Result
     }))
 }
 
-/// Fails now rather than after the training if the pack has nowhere to go.
-fn check_place(output: &Path) -> Result<(), Error> {
+/// Fails now rather than after the training if the file of an option has nowhere to go.
+fn check_place(option: &str, output: &Path) -> Result<(), Error> {
     let wrong = |reason: String| {
-        let message = format!("-o {}: {reason}", output.display());
+        let message = format!("{option} {}: {reason}", output.display());
         Err(CodedError { message, code: ExitCode::DeviceOrStore }.into())
     };
     let dir = output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -160,7 +163,7 @@ fn check_place(output: &Path) -> Result<(), Error> {
     if output.is_dir() {
         return wrong("is a directory; name the file to write".to_owned());
     }
-    // As the pack is written beside its place: what the file system allows, only a file tells.
+    // As the file is written beside its place: what the file system allows, only a file tells.
     match tempfile::Builder::new().prefix(".overmask-").tempfile_in(dir) {
         Ok(_) => Ok(()),
         Err(e) => wrong(format!("nothing can be written to {}: {e}", dir.display())),
@@ -257,15 +260,15 @@ mod tests {
     #[test]
     fn a_pack_with_no_place_is_refused_before_the_work() {
         let dir = tempfile::tempdir().unwrap();
-        check_place(&dir.path().join("x.pack")).unwrap();
-        check_place(Path::new("x.pack")).unwrap();
+        check_place("-o", &dir.path().join("x.pack")).unwrap();
+        check_place("-o", Path::new("x.pack")).unwrap();
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
         for wrong in [Path::new("absent/dir/x.pack"), dir.path()] {
-            assert_eq!(ExitCode::of(&check_place(wrong).unwrap_err()), ExitCode::DeviceOrStore);
+            assert_eq!(ExitCode::of(&check_place("-o", wrong).unwrap_err()), ExitCode::DeviceOrStore);
         }
         // A directory in which nobody, not even root, can make a file.
         if cfg!(target_os = "linux") {
-            let error = check_place(Path::new("/proc/x.pack")).unwrap_err();
+            let error = check_place("-o", Path::new("/proc/x.pack")).unwrap_err();
             assert_eq!(ExitCode::of(&error), ExitCode::DeviceOrStore);
             assert!(error.to_string().contains("nothing can be written to /proc"), "{error}");
         }
