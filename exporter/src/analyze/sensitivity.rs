@@ -76,7 +76,7 @@ pub struct Group {
 
 /// Measures a pack without the masks and deltas of each group of maskable tensors; with `only`,
 /// with those of that group alone. What is no maskable tensor (norms, biases) stays as the pack
-/// has it. All are tasks of one engine.
+/// has it. All run on one engine, one after the other.
 ///
 /// `progress` is told how many groups of how many are done; the whole pack counts as one.
 ///
