@@ -1,5 +1,6 @@
 //! How many zeros packs share, beside what chance would give.
 
+use std::borrow::Borrow;
 use std::collections::BTreeMap;
 
 use overmask::base::Base;
@@ -56,7 +57,8 @@ type Matrix = Vec<Vec<f64>>;
 ///
 /// # Errors
 /// When a pack is not for this base, or a tensor cannot be read.
-pub fn overlaps(base: &Base, packs: &[Pack]) -> Result<Overlaps, AnalyzeError> {
+pub fn overlaps(base: &Base, packs: &[impl Borrow<Pack>]) -> Result<Overlaps, AnalyzeError> {
+    let packs: Vec<&Pack> = packs.iter().map(Borrow::borrow).collect();
     packs.iter().try_for_each(|pack| pack.check_base(base))?;
     let n = packs.len();
     let masks: Vec<BTreeMap<&str, &Mask>> =
