@@ -133,7 +133,7 @@ fn hostile_names_stay_text() {
         done(evil, evil, evil, 1, train),
         json!({"run": "2", "task": evil, "method": evil, "seed": 2, "status": "failed", "error": evil}),
         json!({"analysis": "closeness", "pack": evil, "tensors": [{"tensor": evil, "layer": 0, "module": evil, "l1": 1.0, "angle": 0.2}]}),
-        json!({"analysis": "overlap", "packs": [evil, "b"], "observed": [[1.0, 0.2], [0.2, 1.0]], "chance": [[0.1, 0.1], [0.1, 0.1]]}),
+        json!({"analysis": "overlap", "packs": [evil, "b\u{202e}"], "observed": [[1.0, 0.2], [0.2, 1.0]], "chance": [[0.1, 0.1], [0.1, 0.1]]}),
         json!({"analysis": "sensitivity", "pack": evil, "groups": [{"group": evil, "metric": 0.8, "drop": 0.1}]}),
         json!({"analysis": "solutions", "metric": evil, "points": [{"task": evil, "sparsity": 0.1, "seed": 1, "metric": 0.9}],
                "groups": [{"task": evil, "sparsity": 0.1, "n": 1}]}),
