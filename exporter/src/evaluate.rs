@@ -8,7 +8,7 @@ use overmask::base::{Base, BaseError};
 use overmask::engine::{self, EngineError, EngineKind, EngineOptions};
 use overmask::error::ExitCode;
 use overmask::pack::{Pack, PackError};
-use overmask::task::{Runner, TaskError};
+use overmask::task::{Runner, TaskError, TaskRef};
 use serde::Serialize;
 
 use crate::data::{DataError, Dataset, Example, LabelSet};
@@ -99,7 +99,8 @@ pub fn evaluate(
     measure(&mut Runner::new(engine, Arc::clone(base))?, pack, dataset, progress)
 }
 
-/// The same on an engine that runs already, which keeps the task.
+/// The same on an engine that runs already, which lets the task go afterwards: of many packs that are
+/// measured one after the other, one is resident.
 ///
 /// # Errors
 /// As [`evaluate`].
@@ -113,13 +114,26 @@ pub fn measure(
     let gold = labels.gold(dataset)?;
     let info = runner.describe();
     let task = runner.add_pack(pack)?;
+    let said = answers(runner, task, dataset, progress);
+    runner.remove(task)?;
+    let said = said?;
+    let card = score::card(task_kind, labels.names(), &gold, &said);
+    Ok(Report { card, engine: info.engine, precision: info.precision, labels: labels.names().to_vec(), said })
+}
+
+/// What a task says of each example.
+fn answers(
+    runner: &Runner,
+    task: TaskRef,
+    dataset: &Dataset,
+    progress: &mut dyn FnMut(usize),
+) -> Result<Vec<Said>, TaskError> {
     let mut said = Vec::with_capacity(dataset.len());
     for chunk in dataset.inputs().chunks(CHUNK) {
         said.extend(runner.predict(task, chunk)?.iter().map(Said::new));
         progress(said.len());
     }
-    let card = score::card(task_kind, labels.names(), &gold, &said);
-    Ok(Report { card, engine: info.engine, precision: info.precision, labels: labels.names().to_vec(), said })
+    Ok(said)
 }
 
 /// Writes the predictions, one JSON object a line: the example, and `predicted`.

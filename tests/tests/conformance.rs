@@ -288,6 +288,34 @@ fn a_task_that_is_unloaded_is_gone_and_the_others_stay() {
 }
 
 #[test]
+fn a_task_that_is_removed_from_a_runner_is_refused_and_the_others_stay() {
+    let base = base();
+    let none = Recipe { from_layer: base.manifest().architecture.layers, seed: 33, ..Default::default() };
+    let packs = [
+        Recipe { seed: 34, ..Default::default() }.pack(&base),
+        none.pack(&base).with_deltas(deltas(&base)).unwrap(),
+        Recipe { seed: 35, labels: 3, ..Default::default() }.pack(&base),
+    ];
+    let texts = questions(2);
+    for name in ENGINES {
+        let mut runner = runner(name);
+        let tasks: Vec<TaskRef> = packs.iter().map(|pack| runner.add_pack(pack.clone()).unwrap()).collect();
+        let before: Vec<_> = tasks.iter().map(|task| logits(&classify(&runner, *task, &texts))).collect();
+        runner.remove(tasks[1]).unwrap();
+        let refused = runner.classify(tasks[1], &["a"]).unwrap_err();
+        assert!(matches!(refused, TaskError::NoTask), "{name}: {refused}");
+        assert!(matches!(runner.encode(tasks[1], &batch(&["a"])), Err(TaskError::NoTask)), "{name}");
+        assert!(matches!(runner.remove(tasks[1]), Err(TaskError::NoTask)), "{name}");
+        // What comes in its place has its own name, and what it was is the same again.
+        let again = runner.add_pack(packs[1].clone()).unwrap();
+        assert!(!tasks.contains(&again), "{name}");
+        for (task, before) in [tasks[0], again, tasks[2]].into_iter().zip(&before) {
+            assert_eq!(&logits(&classify(&runner, task, &texts)), before, "{name}");
+        }
+    }
+}
+
+#[test]
 fn padding_and_company_change_next_to_nothing() {
     let base = base();
     let pack = Recipe { seed: 41, ..Default::default() }.pack(&base);

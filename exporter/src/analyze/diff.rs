@@ -1,6 +1,7 @@
 //! Two packs side by side.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 use overmask::base::{Base, BaseError};
 use overmask::error::ExitCode;
@@ -8,6 +9,8 @@ use overmask::mask::{Granularity, Mask, MaskError};
 use overmask::pack::{Pack, PackDocument, PackError, PackFile, Sizes};
 use serde::Serialize;
 use serde_json::Value;
+
+use crate::evaluate::EvaluateError;
 
 /// What can go wrong when packs are compared.
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +32,28 @@ pub enum AnalyzeError {
         /// What does not fit.
         source: MaskError,
     },
+    /// A pack cannot be measured.
+    #[error(transparent)]
+    Evaluate(#[from] EvaluateError),
+    /// There is nothing to analyse.
+    #[error("there is no pack; name those of a task")]
+    NoPacks,
+    /// Packs of one task are wanted, and one is of another.
+    #[error(
+        "{}: field `{field}`: is {found}, but {} has {expected}; name packs of one task", pack.display(), first.display()
+    )]
+    OtherTask {
+        /// The pack's file.
+        pack: PathBuf,
+        /// The field of its document.
+        field: &'static str,
+        /// What it has there.
+        found: String,
+        /// The file of the first pack.
+        first: PathBuf,
+        /// What that has there.
+        expected: String,
+    },
 }
 
 impl AnalyzeError {
@@ -39,6 +64,8 @@ impl AnalyzeError {
             Self::Pack(error) => error.exit_code(),
             Self::Document(_) => ExitCode::Other,
             Self::Mask { source, .. } => source.exit_code(),
+            Self::Evaluate(error) => error.exit_code(),
+            Self::NoPacks | Self::OtherTask { .. } => ExitCode::InputData,
         }
     }
 }

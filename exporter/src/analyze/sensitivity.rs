@@ -76,7 +76,7 @@ pub struct Group {
 
 /// Measures a pack without the masks and deltas of each group of maskable tensors; with `only`,
 /// with those of that group alone. What is no maskable tensor (norms, biases) stays as the pack
-/// has it. All are tasks of one engine.
+/// has it. All run on one engine, one after the other.
 ///
 /// `progress` is told how many groups of how many are done; the whole pack counts as one.
 ///
@@ -93,15 +93,7 @@ pub fn sensitivity(
     let mut runner = Runner::new(engine::start(kind, Arc::clone(base), options)?, Arc::clone(base))?;
     let groups: BTreeMap<&str, String> =
         base.manifest().maskable.iter().map(|tensor| (tensor.name.as_str(), by.group(tensor))).collect();
-    let mut names: Vec<String> = Vec::new();
-    for tensor in &base.manifest().maskable {
-        let group = by.group(tensor);
-        let changed = pack.masks.iter().any(|mask| mask.tensor == tensor.name)
-            || pack.deltas.iter().any(|delta| delta.tensor == tensor.name);
-        if changed && !names.contains(&group) {
-            names.push(group);
-        }
-    }
+    let names = changed(base, pack, by);
     let whole = measure(&mut runner, pack.clone(), data, &mut |_| ())?;
     progress(1, names.len() + 1);
     let mut measured = Vec::with_capacity(names.len());
@@ -121,4 +113,74 @@ pub fn sensitivity(
         base: whole.card.main(),
         groups: measured,
     })
+}
+
+/// The groups of which a pack masks or replaces a tensor, in the order of the base's manifest.
+fn changed(base: &Base, pack: &Pack, by: By) -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
+    for tensor in &base.manifest().maskable {
+        let group = by.group(tensor);
+        let changed = pack.masks.iter().any(|mask| mask.tensor == tensor.name)
+            || pack.deltas.iter().any(|delta| delta.tensor == tensor.name);
+        if changed && !names.contains(&group) {
+            names.push(group);
+        }
+    }
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+    use overmask::pack::{Delta, FloatType};
+
+    use super::super::tests::{base, pack};
+    use super::*;
+
+    #[test]
+    fn groups_are_read_by_name() {
+        for (text, by) in [("layer", By::Layer), ("module", By::Module), ("both", By::Both)] {
+            assert_eq!(text.parse(), Ok(by));
+        }
+        for wrong in ["", "Layer", "layers", "head"] {
+            let error = wrong.parse::<By>().unwrap_err();
+            assert_eq!(error, format!("`{wrong}` is not `layer`, `module` or `both`"));
+        }
+    }
+
+    #[test]
+    fn groups_have_the_names_of_layers_and_modules() {
+        let (_dir, base) = base();
+        let tensor = |end: &str| base.manifest().maskable.iter().find(|t| t.name.ends_with(end)).unwrap();
+        for (end, layer, module, both) in [
+            ("layer.0.attention.self.query.weight", "layer 0", "query", "layer 0 query"),
+            ("layer.1.attention.output.dense.weight", "layer 1", "attention-output", "layer 1 attention-output"),
+            ("layer.1.output.dense.weight", "layer 1", "output", "layer 1 output"),
+            ("layer.0.intermediate.dense.weight", "layer 0", "intermediate", "layer 0 intermediate"),
+        ] {
+            let found = [By::Layer, By::Module, By::Both].map(|by| by.group(tensor(end)));
+            assert_eq!(found, [layer, module, both], "{end}");
+        }
+    }
+
+    #[test]
+    fn what_a_pack_masks_or_replaces_is_a_group_and_nothing_else() {
+        let (_dir, base) = base();
+        let maskable = &base.manifest().maskable;
+        let [query, key, value] =
+            ["0.attention.self.query", "1.attention.self.key", "1.attention.self.value"].map(|name| {
+                let name = format!("layer.{name}.weight");
+                maskable.iter().position(|tensor| tensor.name.ends_with(&name)).unwrap()
+            });
+        let delta = |name: &str| {
+            let (shape, values) = base.tensor_f32(name).unwrap();
+            Delta { tensor: name.to_owned(), shape: shape.to_vec(), values: values.to_vec(), dtype: FloatType::F32 }
+        };
+        let deltas = vec![delta(&maskable[query].name), delta("embeddings.LayerNorm.weight")];
+        let pack = pack(&base, "p", &[(value, &|w| w == 0), (key, &|_| false)]).with_deltas(deltas).unwrap();
+        assert_eq!(changed(&base, &pack, By::Layer), ["layer 0", "layer 1"]);
+        assert_eq!(changed(&base, &pack, By::Module), ["query", "key", "value"]);
+        assert_eq!(changed(&base, &pack, By::Both), ["layer 0 query", "layer 1 key", "layer 1 value"]);
+    }
 }

@@ -12,10 +12,12 @@ use overmask::error::{ExitCode, printable};
 use overmask::pack::Pack;
 
 use super::output;
-use crate::analyze::{self, By, TensorDistance, Total};
+use crate::analyze::{self, By, SharedZeros, Solution, SparsityGroup, TensorDistance, Total};
 use crate::data::{self, Form};
+use crate::report::Stat;
 
-/// Analyse packs: how close they are to the base, and how many zeros they share.
+/// Analyse packs: how close they are to the base, how many zeros they share, what in them matters, and how
+/// many are good.
 #[derive(Debug, Args)]
 #[command(
     before_help = "Example:\n  overmask-export analyze closeness trec.pack --base base/",
@@ -31,6 +33,7 @@ enum What {
     Closeness(ClosenessArgs),
     Overlap(OverlapArgs),
     Sensitivity(SensitivityArgs),
+    Solutions(SolutionsArgs),
 }
 
 /// How far a pack's weights are from the base's, beside a random initialisation.
@@ -105,11 +108,44 @@ struct SensitivityArgs {
     json: bool,
 }
 
+/// How good packs of one task are that were learnt with different seeds and at different sparsities, and
+/// how far their zeros are the same.
+///
+/// Packs with the same whole per cent of zeros make a group. Of each it prints the mean, the sample standard
+/// deviation, the lowest and the highest metric, and the mean share of zeros that two packs have in common,
+/// beside what chance would give, and chance among weights of the same magnitude.
+#[derive(Debug, Args)]
+#[command(
+    before_help = "Example:\n  overmask-export analyze solutions runs/packs/*.pack --base base/ --data trec/test.jsonl",
+    after_help = ExitCode::HELP
+)]
+struct SolutionsArgs {
+    /// Two packs of the task or more; one of a set as SET#NAME.
+    #[arg(value_name = "PACK", num_args = 2.., required = true)]
+    packs: Vec<PathBuf>,
+    /// The base bundle.
+    #[arg(long, value_name = "DIR")]
+    base: PathBuf,
+    /// Labelled examples, as `evaluate` takes them.
+    #[arg(long, value_name = "FILE")]
+    data: PathBuf,
+    /// What computes: see `evaluate --help`.
+    #[arg(long)]
+    engine: Option<EngineKind>,
+    /// Threads to compute with; default: the engine decides.
+    #[arg(long, value_name = "N", value_parser = super::threads())]
+    threads: Option<u16>,
+    /// Print the result as JSON, for `report`.
+    #[arg(long)]
+    json: bool,
+}
+
 pub(super) fn run(args: &AnalyzeArgs, verbosity: Verbosity) -> Result<(), Error> {
     match &args.what {
         What::Closeness(args) => closeness(args),
         What::Overlap(args) => overlap(args),
         What::Sensitivity(args) => sensitivity(args, verbosity),
+        What::Solutions(args) => solutions(args, verbosity),
     }
 }
 
@@ -173,4 +209,40 @@ fn sensitivity(args: &SensitivityArgs, verbosity: Verbosity) -> Result<(), Error
         let name = printable(&group.group);
         output::line(&format!("{how} {name:<28} {:.4}, drop {:+.4}", group.metric, group.drop))
     })
+}
+
+fn solutions(args: &SolutionsArgs, verbosity: Verbosity) -> Result<(), Error> {
+    let base = Arc::new(Base::open(&args.base)?);
+    let open = |path: &PathBuf| Ok((path.clone(), Pack::open(path, &base)?));
+    let packs = args.packs.iter().map(open).collect::<Result<Vec<_>, Error>>()?;
+    let data = data::read(&args.data, analyze::common_form(&packs)?)?;
+    let options = EngineOptions { threads: args.threads.map(usize::from) };
+    let engine = args.engine.unwrap_or_else(|| engine::default_for(&base));
+    let bar = output::bar(verbosity, packs.len() as u64, "{wide_bar} {pos}/{len} packs, {eta} left")?;
+    let found = analyze::solutions(&base, &packs, &data, (engine, &options), &mut |done| bar.set_position(done as u64));
+    bar.finish_and_clear();
+    let found = found?;
+    if args.json {
+        return output::json(&found);
+    }
+    output::line(&format!("   zeros  seed  {:>10}  pack", found.metric))?;
+    for Solution { sparsity, seed, metric, pack, .. } in &found.points {
+        let seed = seed.map_or_else(|| "-".to_owned(), |seed| seed.to_string());
+        let pack = printable(&pack.display().to_string());
+        output::line(&format!("{:>6.2} %  {seed:>4}  {metric:>10.4}  {pack}", 100.0 * sparsity))?;
+    }
+    output::line("\nzeros  packs    mean  deviation  lowest  highest  shared zeros  by chance  by magnitude")?;
+    for SparsityGroup { sparsity, metric: Stat { n, mean, sd, min, max }, overlap, .. } in &found.groups {
+        let sd = sd.map_or_else(|| "-".to_owned(), |sd| format!("{sd:.4}"));
+        let share = |of: fn(&SharedZeros) -> f64| {
+            overlap.as_ref().map_or_else(|| "-".to_owned(), |shared| format!("{:.2} %", 100.0 * of(shared)))
+        };
+        let shared = share(|zeros| zeros.observed);
+        let (chance, by_magnitude) = (share(|zeros| zeros.chance), share(|zeros| zeros.chance_by_magnitude));
+        output::line(&format!(
+            "{:>3.0} %  {n:>5}  {mean:>6.4}  {sd:>9}  {min:>6.4}  {max:>7.4}  {shared:>12}  {chance:>9}  {by_magnitude:>12}",
+            100.0 * sparsity
+        ))?;
+    }
+    Ok(())
 }

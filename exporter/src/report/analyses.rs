@@ -2,9 +2,10 @@
 
 use super::chart::{Axis, Drawing, HALF, Series, plot};
 use super::html::{Column, Table, or_dash};
-use super::input::{Analysis, Closeness, Overlap, Sensitivity, Solution, TensorDistance};
+use super::input::{Analysis, Closeness, Overlap, Sensitivity, SharedZeros, Solution, SparsityGroup, TensorDistance};
 use super::page::Page;
 use super::palette::Ramp;
+use super::runs::words;
 use super::scale::{Scale, Unit, drawable};
 use super::summary::distinct;
 use super::tiles::{Bar, HeatMap, bars};
@@ -17,13 +18,17 @@ pub(super) fn sections(page: &mut Page, all: &[Analysis]) -> Result<(), ReportEr
     let mut closeness = Vec::new();
     let mut overlap = Vec::new();
     let mut sensitivity = Vec::new();
-    let mut solutions = Vec::new();
+    let (mut solutions, mut groups) = (Vec::new(), Vec::new());
     for analysis in all {
         match analysis {
             Analysis::Closeness(one) => closeness.push(one),
             Analysis::Overlap(one) => overlap.push(one),
             Analysis::Sensitivity(one) => sensitivity.push(one),
-            Analysis::Solutions { points } => solutions.extend(points),
+            Analysis::Solutions { metric, points, groups: of_points } => {
+                let metric = metric.as_deref().unwrap_or("metric");
+                solutions.extend(points.iter().map(|point| (metric, point)));
+                groups.extend(of_points.iter().map(|group| (metric, group)));
+            }
         }
     }
     if !closeness.is_empty() {
@@ -49,12 +54,17 @@ pub(super) fn sections(page: &mut Page, all: &[Analysis]) -> Result<(), ReportEr
     if !solutions.is_empty() {
         page.section("Solutions", "Many masks of one task: each mark is one, by its sparsity and its metric.");
         draw_solutions(page, &solutions)?;
+        tabulate_groups(page, &groups);
     }
     Ok(())
 }
 
 fn number(value: Option<f64>) -> String {
     or_dash(value.map(|value| Unit::Plain.show(value)))
+}
+
+fn percent(value: Option<f64>) -> String {
+    or_dash(value.map(|value| Unit::Percent.show(value)))
 }
 
 fn draw_closeness(page: &mut Page, one: &Closeness) -> Result<(), ReportError> {
@@ -176,37 +186,72 @@ fn draw_sensitivity(page: &mut Page, one: &Sensitivity) -> Result<(), ReportErro
     Ok(())
 }
 
-fn draw_solutions(page: &mut Page, all: &[&Solution]) -> Result<(), ReportError> {
-    let tasks = distinct(all.iter().map(|point| point.task.as_str()));
-    let points = |task: &str| -> Vec<(f64, f64)> {
-        all.iter().filter(|point| point.task == task).filter_map(|p| Some((p.sparsity?, p.metric?))).collect()
-    };
+/// A metric's name and its unit.
+fn label(metric: &str) -> String {
+    format!("{}{}", words(metric), Unit::of_metric(metric).suffix())
+}
+
+/// Solutions, each with the name of its metric.
+fn draw_solutions(page: &mut Page, all: &[(&str, &Solution)]) -> Result<(), ReportError> {
+    let tasks = distinct(all.iter().map(|(_, point)| point.task.as_str()));
     let mut figures = Vec::new();
     for &task in &tasks {
-        let points = points(task);
-        let x = Scale::linear(points.iter().map(|p| p.0), Unit::Percent);
-        let Some((x, y)) = x.zip(Scale::linear(points.iter().map(|p| p.1), Unit::Plain)) else { continue };
-        let x = Axis { label: format!("sparsity{}", Unit::Percent.suffix()), scale: x };
-        let text = format!("{task}: metric against sparsity, {} solutions.", points.len());
-        let drawing = plot(
-            task,
-            HALF,
-            &x,
-            &Axis { label: "metric".to_owned(), scale: y },
-            &[Series { style: 0, points, line: false }],
-        )?;
-        figures.push((task.to_owned(), text, drawing));
+        let of_task = || all.iter().filter(|(_, point)| point.task == task);
+        for metric in distinct(of_task().map(|(metric, _)| *metric)) {
+            let points = of_task().filter(|(of, _)| *of == metric);
+            let points: Vec<(f64, f64)> = points.filter_map(|(_, p)| Some((p.sparsity?, p.metric?))).collect();
+            let x = Scale::linear(points.iter().map(|p| p.0), Unit::Percent);
+            let y = Scale::linear(points.iter().map(|p| p.1), Unit::of_metric(metric));
+            let Some((x, y)) = x.zip(y) else { continue };
+            let x = Axis { label: format!("sparsity{}", Unit::Percent.suffix()), scale: x };
+            let y = Axis { label: label(metric), scale: y };
+            let text = format!("{task}: {} against sparsity, {} solutions.", words(metric), points.len());
+            let drawing = plot(task, HALF, &x, &y, &[Series { style: 0, points, line: false }])?;
+            figures.push((task.to_owned(), text, drawing));
+        }
     }
     page.row(&figures);
-    let mut table = Table::new(&[("task", Words), ("seed", Numbers), ("sparsity (%)", Numbers), ("metric", Numbers)]);
-    for point in all {
+    let columns = [("task", Words), ("seed", Numbers), ("sparsity (%)", Numbers), ("metric", Words)];
+    let mut table = Table::new(&[columns.as_slice(), &[("value", Numbers)]].concat());
+    for (metric, point) in all {
         table.row(vec![
             point.task.clone(),
             or_dash(point.seed.map(|seed| seed.to_string())),
-            or_dash(point.sparsity.map(|part| Unit::Percent.show(part))),
-            number(point.metric),
+            percent(point.sparsity),
+            label(metric),
+            or_dash(point.metric.map(|value| Unit::of_metric(metric).show(value))),
         ]);
     }
     page.raw(&table.folded("All solutions"));
     Ok(())
+}
+
+/// Groups of solutions, each with the name of its metric.
+fn tabulate_groups(page: &mut Page, groups: &[(&str, &SparsityGroup)]) {
+    if groups.is_empty() {
+        return;
+    }
+    let columns = [("task", Words), ("metric", Words), ("zeros (%)", Numbers), ("packs", Numbers), ("mean", Numbers)];
+    let spread = [("standard deviation", Numbers), ("lowest", Numbers), ("highest", Numbers)];
+    let shared = [("shared zeros (%)", Numbers), ("by chance (%)", Numbers), ("by magnitude (%)", Numbers)];
+    let mut table = Table::new(&[columns.as_slice(), &spread, &shared].concat());
+    for (metric, group) in groups {
+        let value = |value: Option<f64>| or_dash(value.map(|value| Unit::of_metric(metric).show(value)));
+        let share = |of: fn(&SharedZeros) -> Option<f64>| percent(group.overlap.as_ref().and_then(of));
+        table.row(vec![
+            group.task.clone(),
+            label(metric),
+            // A whole per cent is what makes the group.
+            or_dash(group.sparsity.map(|part| format!("{:.0}", 100.0 * part))),
+            or_dash(group.n.map(|n| n.to_string())),
+            value(group.mean),
+            value(group.sd),
+            value(group.min),
+            value(group.max),
+            share(|zeros| zeros.observed),
+            share(|zeros| zeros.chance),
+            share(|zeros| zeros.chance_by_magnitude),
+        ]);
+    }
+    page.raw(&table.html("Solutions of the same sparsity"));
 }

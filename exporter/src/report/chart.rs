@@ -1,5 +1,6 @@
 //! Figures with two axes, and the ground that all figures are drawn on.
 
+use overmask::error::printable;
 use plotters::backend::SVGBackend;
 use plotters::chart::ChartBuilder;
 use plotters::coord::Shift;
@@ -46,7 +47,9 @@ pub(super) fn draw(
     // The page puts the drawing into an element of its own, with a title.
     let body = svg.split_once('>').and_then(|(_, rest)| rest.rsplit_once("</svg>"));
     let (body, _) = body.ok_or_else(|| failed("it came out without an <svg> element".to_owned()))?;
-    Ok(Drawing { width, height, body: body.to_owned() })
+    // The crate escapes text, but leaves characters that turn the direction of what follows.
+    let body = body.lines().map(|line| printable(line) + "\n").collect();
+    Ok(Drawing { width, height, body })
 }
 
 /// Text of a figure, anchored where it says.

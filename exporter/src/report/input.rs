@@ -131,8 +131,13 @@ pub enum Analysis {
     Sensitivity(Sensitivity),
     /// Many solutions of a task.
     Solutions {
+        /// The name of their metric.
+        metric: Option<String>,
         /// One for each.
         points: Vec<Solution>,
+        /// Those of the same sparsity together.
+        #[serde(default)]
+        groups: Vec<SparsityGroup>,
     },
 }
 
@@ -206,6 +211,38 @@ pub struct Solution {
     pub seed: Option<u64>,
     /// The metric.
     pub metric: Option<f64>,
+}
+
+/// Solutions of the same sparsity.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+pub struct SparsityGroup {
+    /// The task.
+    pub task: String,
+    /// The fraction of zeros, 0 to 1.
+    pub sparsity: Option<f64>,
+    /// How many there are.
+    pub n: Option<u64>,
+    /// The mean of their metric.
+    pub mean: Option<f64>,
+    /// Its sample standard deviation.
+    pub sd: Option<f64>,
+    /// The lowest.
+    pub min: Option<f64>,
+    /// The highest.
+    pub max: Option<f64>,
+    /// The zeros that two of them share.
+    pub overlap: Option<SharedZeros>,
+}
+
+/// The share of zeros that two solutions have in common, a mean over pairs.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize, Serialize)]
+pub struct SharedZeros {
+    /// What there is.
+    pub observed: Option<f64>,
+    /// What chance would give.
+    pub chance: Option<f64>,
+    /// The same among weights of the same magnitude.
+    pub chance_by_magnitude: Option<f64>,
 }
 
 /// Reads files of JSON lines. A run that is there more than once counts once: the last one that

@@ -24,8 +24,8 @@ use std::path::PathBuf;
 use overmask::error::ExitCode;
 
 pub use input::{
-    Analysis, Class, Closeness, Confusion, CurvePoint, Group, Input, Overlap, Sensitivity, Solution, TensorDistance,
-    read,
+    Analysis, Class, Closeness, Confusion, CurvePoint, Group, Input, Overlap, Sensitivity, SharedZeros, Solution,
+    SparsityGroup, TensorDistance, read,
 };
 pub use page::html;
 pub use summary::{Best, Failure, Report, RunRow, Stat, SummaryRow};

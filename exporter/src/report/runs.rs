@@ -30,7 +30,7 @@ pub(super) fn sections(page: &mut Page, report: &Report) -> Result<(), ReportErr
 }
 
 /// A metric's name as words.
-fn words(metric: &str) -> String {
+pub(super) fn words(metric: &str) -> String {
     metric.replace('_', " ")
 }
 

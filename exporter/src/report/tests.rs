@@ -133,9 +133,10 @@ fn hostile_names_stay_text() {
         done(evil, evil, evil, 1, train),
         json!({"run": "2", "task": evil, "method": evil, "seed": 2, "status": "failed", "error": evil}),
         json!({"analysis": "closeness", "pack": evil, "tensors": [{"tensor": evil, "layer": 0, "module": evil, "l1": 1.0, "angle": 0.2}]}),
-        json!({"analysis": "overlap", "packs": [evil, "b"], "observed": [[1.0, 0.2], [0.2, 1.0]], "chance": [[0.1, 0.1], [0.1, 0.1]]}),
+        json!({"analysis": "overlap", "packs": [evil, "b\u{202e}"], "observed": [[1.0, 0.2], [0.2, 1.0]], "chance": [[0.1, 0.1], [0.1, 0.1]]}),
         json!({"analysis": "sensitivity", "pack": evil, "groups": [{"group": evil, "metric": 0.8, "drop": 0.1}]}),
-        json!({"analysis": "solutions", "points": [{"task": evil, "sparsity": 0.1, "seed": 1, "metric": 0.9}]}),
+        json!({"analysis": "solutions", "metric": evil, "points": [{"task": evil, "sparsity": 0.1, "seed": 1, "metric": 0.9}],
+               "groups": [{"task": evil, "sparsity": 0.1, "n": 1}]}),
     ];
     let page = html(&Report::new(read_lines(&lines).unwrap())).unwrap();
     assert!(is_well_formed(&page));
@@ -147,6 +148,33 @@ fn hostile_names_stay_text() {
     {
         assert!(page.contains(title), "{title}");
     }
+}
+
+#[test]
+fn solutions_of_the_same_sparsity_are_a_row() {
+    let shared = json!({"observed": 0.436, "chance": 0.072, "chance_by_magnitude": 0.082});
+    let lines = [json!({"analysis": "solutions", "metric": "accuracy", "points": [
+        {"task": "trec", "sparsity": 0.0712, "seed": 1, "metric": 0.9, "pack": "a.pack"}], "groups": [
+        {"task": "trec", "sparsity": 0.0, "n": 1, "mean": 0.8, "sd": null, "min": 0.8, "max": 0.8, "overlap": null},
+        {"task": "trec", "sparsity": 0.07, "n": 3, "mean": 0.9, "sd": 0.01, "min": 0.89, "max": 0.91,
+         "overlap": shared}]})];
+    let report = Report::new(read_lines(&lines).unwrap());
+    let page = html(&report).unwrap();
+    let row = |cells: &[&str]| cells.iter().map(|cell| format!("<td class=\"n\">{cell}</td>")).collect::<String>();
+    for cells in [
+        ["0", "1", "80.00", "–", "80.00", "80.00", "–", "–", "–"],
+        ["7", "3", "90.00", "1.00", "89.00", "91.00", "43.60", "7.20", "8.20"],
+    ] {
+        assert!(page.contains(&format!("<td>accuracy (%)</td>{}", row(&cells))), "{cells:?}");
+    }
+    assert!(page.contains("trec: accuracy against sparsity, 1 solutions."));
+    assert_eq!(serde_json::to_value(&report).unwrap()["analyses"][0]["groups"][1]["overlap"], shared);
+    // Without groups there is no table of them.
+    let points = json!({"analysis": "solutions", "points": []});
+    let alone = json!({"analysis": "solutions", "points": [{"task": "t", "sparsity": 0.1, "metric": 0.9}]});
+    let page = html(&Report::new(read_lines(&[points, alone]).unwrap())).unwrap();
+    assert!(page.contains("t: metric against sparsity") && !page.contains("same sparsity"));
+    assert!(page.contains("<td>metric</td><td class=\"n\">0.900</td>"));
 }
 
 #[test]
@@ -239,7 +267,9 @@ proptest! {
                 {"group": "a", "metric": n(12), "drop": n(13)}, {"group": "b", "metric": n(14), "drop": n(15)}]}),
             json!({"analysis": "solutions", "points": [
                 {"task": task, "sparsity": n(20), "seed": 1, "metric": n(21)},
-                {"task": task, "sparsity": n(22), "seed": null, "metric": n(23)}]}),
+                {"task": task, "sparsity": n(22), "seed": null, "metric": n(23)}], "groups": [
+                {"task": task, "sparsity": n(20), "n": 2, "mean": n(21), "sd": n(22), "min": n(23), "max": n(0),
+                 "overlap": {"observed": n(1), "chance": n(2), "chance_by_magnitude": n(3)}}]}),
         ];
         let report = Report::new(read_lines(&lines).unwrap());
         let page = html(&report).unwrap();

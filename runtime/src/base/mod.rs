@@ -63,7 +63,7 @@ pub enum BaseError {
         source: serde_json::Error,
     },
     /// A field holds something that cannot be.
-    #[error("{path}: field `{field}`: {reason}")]
+    #[error("{path}: field `{field}`: {reason}; import the base again")]
     Field {
         /// The file.
         path: PathBuf,
@@ -81,7 +81,7 @@ pub enum BaseError {
         source: safetensors::SafeTensorError,
     },
     /// A tensor is not there.
-    #[error("{path}: no tensor `{name}`")]
+    #[error("{path}: no tensor `{name}`; import the base again")]
     NoTensor {
         /// The file.
         path: PathBuf,

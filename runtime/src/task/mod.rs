@@ -47,7 +47,7 @@ pub enum TaskError {
         kind: TaskKind,
     },
     /// There is no such task.
-    #[error("the task was not added to this runner")]
+    #[error("the task was never added to this runner, or was removed from it")]
     NoTask,
     /// The encoder's output cannot be used.
     #[error("the encoder's output is not finite; the base or the pack is damaged: `overmask verify` tells which")]

@@ -1,5 +1,6 @@
 //! Several tasks on one engine: texts in, predictions out.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{TaskError, Tokenizer, Tokens, head};
@@ -16,9 +17,9 @@ const MAX_BATCH_TOKENS: usize = 2048;
 /// How far a golden logit may be off, at precision f32.
 pub const GOLDEN_TOLERANCE: f32 = 1e-4;
 
-/// A task of a [`Runner`].
+/// A task of a [`Runner`]; that of a task that was removed never becomes another's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TaskRef(usize);
+pub struct TaskRef(TaskId);
 
 /// What a task says of an input.
 #[derive(Debug, Clone, PartialEq)]
@@ -71,7 +72,6 @@ impl GoldenCheck {
 }
 
 struct Task {
-    id: TaskId,
     name: String,
     kind: TaskKind,
     labels: Vec<String>,
@@ -85,7 +85,7 @@ pub struct Runner {
     engine: Box<dyn Engine>,
     base: Arc<Base>,
     tokenizer: Tokenizer,
-    tasks: Vec<Task>,
+    tasks: BTreeMap<TaskId, Task>,
 }
 
 impl Runner {
@@ -95,7 +95,7 @@ impl Runner {
     /// When the base's tokenizer cannot be read.
     pub fn new(engine: Box<dyn Engine>, base: Arc<Base>) -> Result<Runner, TaskError> {
         let tokenizer = Tokenizer::open(&base)?;
-        Ok(Runner { engine, base, tokenizer, tasks: Vec::new() })
+        Ok(Runner { engine, base, tokenizer, tasks: BTreeMap::new() })
     }
 
     /// Makes a pack's task resident; switching between resident tasks costs nothing.
@@ -129,8 +129,17 @@ impl Runner {
 
     fn add(&mut self, id: TaskId, document: PackDocument, head: Head, golden: Vec<Golden>) -> TaskRef {
         let PackDocument { name, kind, labels, text, .. } = document;
-        self.tasks.push(Task { id, name, kind, labels, text, head, golden });
-        TaskRef(self.tasks.len() - 1)
+        self.tasks.insert(id, Task { name, kind, labels, text, head, golden });
+        TaskRef(id)
+    }
+
+    /// Lets a task go, with what the engine holds of it; the others stay as they are.
+    ///
+    /// # Errors
+    /// When the task is not of this runner, or was removed before.
+    pub fn remove(&mut self, task: TaskRef) -> Result<(), TaskError> {
+        self.tasks.remove(&task.0).ok_or(TaskError::NoTask)?;
+        Ok(self.engine.unload(task.0)?)
     }
 
     /// The base.
@@ -153,7 +162,8 @@ impl Runner {
     /// # Errors
     /// When the task is not of this runner, the batch does not fit the base, or the engine fails.
     pub fn encode(&self, task: TaskRef, batch: &TokenBatch) -> Result<Hidden, TaskError> {
-        Ok(self.engine.encode(self.task(task)?.id, batch)?)
+        self.task(task)?;
+        Ok(self.engine.encode(task.0, batch)?)
     }
 
     /// [`Engine::mask_kernel`] of a task.
@@ -161,7 +171,8 @@ impl Runner {
     /// # Errors
     /// When the task is not of this runner.
     pub fn kernel(&self, task: TaskRef, rows: usize) -> Result<Option<&'static str>, TaskError> {
-        Ok(self.engine.mask_kernel(self.task(task)?.id, rows))
+        self.task(task)?;
+        Ok(self.engine.mask_kernel(task.0, rows))
     }
 
     /// The name of a task.
@@ -197,7 +208,7 @@ impl Runner {
     }
 
     fn task(&self, task: TaskRef) -> Result<&Task, TaskError> {
-        self.tasks.get(task.0).ok_or(TaskError::NoTask)
+        self.tasks.get(&task.0).ok_or(TaskError::NoTask)
     }
 
     /// Labels texts with a task of the kind `classify`; the predictions are in the order of the texts.
@@ -256,7 +267,7 @@ impl Runner {
     /// # Errors
     /// As for [`Runner::predict`].
     pub fn logits(&self, task: TaskRef, inputs: &[Input]) -> Result<Vec<Vec<Option<Vec<f32>>>>, TaskError> {
-        let task = self.task(task)?;
+        let (id, task) = (task.0, self.task(task)?);
         if let Some((index, input)) = inputs.iter().enumerate().find(|(_, input)| !task.takes(input)) {
             let reason = format!("is {}, but the task `{}` reads {}", input.what(), task.name, task.reads());
             return Err(TaskError::Text { index, reason });
@@ -265,7 +276,7 @@ impl Runner {
         let mut results = vec![Vec::new(); inputs.len()];
         for group in batches(&tokens.iter().map(Tokens::len).collect::<Vec<_>>()) {
             let these: Vec<&Tokens> = group.iter().map(|i| &tokens[*i]).collect();
-            let hidden = self.engine.encode(task.id, &self.tokenizer.pad(&these))?;
+            let hidden = self.engine.encode(id, &self.tokenizer.pad(&these))?;
             for (i, vectors) in group.into_iter().zip(head::pool(&hidden, &these, task.text.pooling)) {
                 let logits = |vector: Option<Vec<f32>>| vector.map(|vector| head::logits(&task.head, &vector));
                 results[i] = vectors.into_iter().map(logits).collect();

@@ -126,7 +126,7 @@ pub(super) fn prefix(base: &Base) -> Result<&str, String> {
     let prefix = maskable.iter().find_map(|tensor| tensor.name.strip_suffix(FIRST));
     let prefix = prefix.ok_or_else(|| format!("the base has no maskable tensor `{FIRST}`"))?;
     // Query, key, value, attention output, intermediate and output of each layer.
-    if 6 * architecture.layers != maskable.len() {
+    if architecture.layers.checked_mul(6) != Some(maskable.len()) {
         return Err("the base has maskable tensors that are no part of a BERT layer".to_owned());
     }
     Ok(prefix)
@@ -148,8 +148,13 @@ impl Reader<'_> {
         let architecture = &self.base.manifest().architecture;
         let layers = (0..architecture.layers).map(|layer| self.layer(layer)).collect::<Result<Vec<_>, _>>()?;
         let width = architecture.hidden_size;
-        let [words, positions, segments] = ["word", "position", "token_type"]
-            .map(|kind| self.table(&format!("embeddings.{kind}_embeddings.weight"), width));
+        let rows = [
+            ("word", architecture.vocab_size),
+            ("position", architecture.max_positions),
+            ("token_type", self.base.segments()),
+        ];
+        let [words, positions, segments] =
+            rows.map(|(kind, rows)| self.table(&format!("embeddings.{kind}_embeddings.weight"), rows, width));
         Ok(Model {
             width,
             heads: architecture.heads,
@@ -175,11 +180,12 @@ impl Reader<'_> {
         }
     }
 
-    fn table(&self, name: &str, width: usize) -> Result<Table, EngineError> {
+    /// A table with a row for each number that a batch may have: rows are looked up without a check.
+    fn table(&self, name: &str, rows: usize, width: usize) -> Result<Table, EngineError> {
         let name = self.name(name);
         match self.tensor(&name)?.0 {
-            [_, found] if *found == width => {}
-            shape => return Err(wrong_shape(&name, shape, &[shape.first().copied().unwrap_or(0), width])),
+            [found, of] if *found >= rows && *of == width => {}
+            shape => return Err(wrong_shape(&name, shape, &[rows, width])),
         }
         Ok(match self.delta(&name) {
             Some(delta) => Table::Own(delta.values.clone()),
@@ -209,7 +215,8 @@ impl Reader<'_> {
         let weight = self.name(&format!("{name}.weight"));
         let maskable = &self.base.manifest().maskable;
         let index = maskable.iter().position(|tensor| tensor.name == weight);
-        let index = index.ok_or_else(|| super::unavailable(format!("the base has no maskable tensor `{weight}`")))?;
+        let missing = || format!("the base has no maskable tensor `{weight}`; import the base again");
+        let index = index.ok_or_else(|| super::unavailable(missing()))?;
         let found = [maskable[index].outputs, maskable[index].inputs];
         if found != [outputs, inputs] {
             return Err(wrong_shape(&weight, &found, &[outputs, inputs]));
@@ -239,3 +246,7 @@ impl Reader<'_> {
         })
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used)]
+mod tests;

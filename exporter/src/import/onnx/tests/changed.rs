@@ -1,0 +1,232 @@
+//! Exports that were changed: a sound one becomes a base all the same, a broken one is an error.
+
+use overmask::error::ExitCode;
+use overmask::onnx::proto::StringStringEntryProto;
+
+use super::*;
+
+/// An export that was changed, in a folder of its own.
+fn changed(name: &str, change: impl FnOnce(&mut ModelProto)) -> (TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.onnx");
+    let mut model = overmask::onnx::read_model(&export(name)).unwrap();
+    change(&mut model);
+    fs::write(&path, encode(&model)).unwrap();
+    (dir, path)
+}
+
+fn graph(model: &mut ModelProto) -> &mut GraphProto {
+    model.graph.as_mut().unwrap()
+}
+
+fn refused(path: &Path, options: &Options) -> ImportError {
+    let dir = tempfile::tempdir().unwrap();
+    let error = import(path, &dir.path().join("base"), options).unwrap_err();
+    assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+    error
+}
+
+#[test]
+fn an_operator_without_a_gradient_is_named_and_the_base_runs() {
+    let (_dir, path) = changed("bert-torchscript.onnx", |m| {
+        let erf = graph(m).node.iter_mut().rfind(|n| n.op_type == "Erf").unwrap();
+        erf.op_type = "Ceil".into();
+    });
+    let (_base, Imported { base, untrainable }) = imported(&path);
+    let reason = untrainable.unwrap().to_string();
+    assert!(reason.contains("`Ceil`") && reason.contains("/encoder/layer.1/"), "{reason}");
+    hidden(&Arc::new(base), "ort", &[], &batch());
+}
+
+#[test]
+fn what_is_no_text_encoder_is_refused_with_a_reason() {
+    type Change = fn(&mut ModelProto);
+    let cases: [(Change, &str); 14] = [
+        (|m| m.opset_import[0].version = 10, "`opset_import`: is 10"),
+        (|m| m.opset_import.clear(), "operator set is missing"),
+        (|m| m.functions.push(Vec::new()), "`functions`"),
+        (|m| graph(m).sparse_initializer.push(Vec::new()), "`sparse_initializer`"),
+        (|m| m.graph = None, "no graph"),
+        (|m| graph(m).node.iter_mut().for_each(|n| n.domain = "com.microsoft".into()), "`com.microsoft`"),
+        (
+            |m| graph(m).node.iter_mut().find(|n| n.op_type == "Add").unwrap().input[0] = "last_hidden_state".into(),
+            "is there a cycle?",
+        ),
+        (
+            |m| {
+                let again = graph(m).node[0].clone();
+                graph(m).node.push(again);
+            },
+            "which is there already",
+        ),
+        (|m| graph(m).initializer[3].dims = vec![-1], "tensor `embeddings.LayerNorm.weight`: shape [-1]"),
+        (|m| graph(m).initializer[3].dims = vec![1 << 60, 1 << 60], "shape [1152921504606846976"),
+        (|m| graph(m).initializer[3].dims = vec![17], "has 64 bytes, shape [17] takes 68"),
+        (|m| graph(m).input.retain(|i| i.name != "attention_mask"), "reads `attention_mask`, which nothing"),
+        (|m| graph(m).output.retain(|o| o.name == "pooler_output"), "has three axes; name"),
+        (
+            |m| graph(m).node.iter_mut().filter(|n| n.op_type == "Softmax").for_each(|n| n.op_type = "Relu".into()),
+            "Softmax",
+        ),
+    ];
+    for (change, said) in cases {
+        let (_dir, path) = changed("bert-torchscript.onnx", change);
+        let error = refused(&path, &options());
+        assert!(error.to_string().contains(said), "{said}: {error}");
+        assert_eq!(error.exit_code(), ExitCode::CorruptFile, "{error}");
+    }
+    let fixed: Change = |m| {
+        let dims = [1i64, 8];
+        graph(m).input[0] = ValueInfoProto::fixed("input_ids", data_type::INT64, &dims);
+    };
+    let other: Change = |m| normal::rename(graph(m), "token_type_ids", "position_ids");
+    for (change, said) in [(fixed, "dynamic batch and sequence"), (other, "input `position_ids`")] {
+        let (_dir, path) = changed("bert-torchscript.onnx", change);
+        assert!(refused(&path, &options()).to_string().contains(said), "{said}");
+    }
+}
+
+#[test]
+fn what_the_options_say_is_held_against_the_model() {
+    let path = export("bert-torchscript.onnx");
+    let wrong = [
+        (Options { output: Some("nothing".into()), ..options() }, "no value `nothing`"),
+        (Options { output: Some("pooler_output".into()), ..options() }, "has 2 axes"),
+        (Options { max_positions: Some(33), ..options() }, "hold 32"),
+    ];
+    for (options, said) in wrong {
+        let error = refused(&path, &options);
+        assert!(error.to_string().contains(said), "{error}");
+    }
+    let error = refused(&path, &Options { tokenizer: "absent.json".into(), ..options() });
+    assert_eq!(error.exit_code(), ExitCode::InputData);
+    let dir = tempfile::tempdir().unwrap();
+    // The states after the first layer.
+    let inner = Some("/encoder/layer.0/output/LayerNorm/LayerNormalization_output_0".to_owned());
+    let options = Options { output: inner, max_positions: Some(20), ..options() };
+    let Imported { base, .. } = import(&path, &dir.path().join("base"), &options).unwrap();
+    let a = &base.manifest().architecture;
+    assert_eq!((a.layers, a.max_positions, base.manifest().maskable.len()), (1, 20, 6));
+}
+
+#[test]
+fn inputs_of_other_names_and_types_become_ours() {
+    let batch = batch();
+    let (_dir, path) = changed("bert-torchscript.onnx", |m| {
+        normal::rename(graph(m), "attention_mask", "input_mask");
+        // As if it had been exported with 32-bit tokens.
+        let ids = ValueInfoProto::symbolic("ids", data_type::INT32, &["b", "s"]);
+        normal::rename(graph(m), "input_ids", "ids");
+        graph(m).input[0] = ids;
+    });
+    let (_base, Imported { base, .. }) = imported(&path);
+    let model = overmask::onnx::read_model(&base.model_path()).unwrap();
+    assert_eq!(overmask::onnx::inputs(&model), ["input_ids", "attention_mask", "token_type_ids"]);
+    assert_eq!(model.opset_import[0].version, overmask::onnx::OPSET);
+    let expected = original(&export("bert-torchscript.onnx"), &batch);
+    let found = hidden(&Arc::new(base), "ort", &[], &batch);
+    assert!(difference(&found, &expected, &batch) <= 1e-5);
+}
+
+#[test]
+fn external_data_stay_in_the_models_folder() {
+    let name = "prenorm-dynamo.onnx";
+    let refuse = |entries: &[(&str, &str)]| {
+        let (dir, path) = changed(name, |m| {
+            let tensor = graph(m).initializer.iter_mut().find(|t| !t.external_data.is_empty()).unwrap();
+            for (key, value) in entries {
+                tensor.external_data.retain(|e| e.key != *key);
+                tensor.external_data.push(StringStringEntryProto { key: (*key).into(), value: (*value).into() });
+            }
+        });
+        fs::copy(export("prenorm-dynamo.onnx.data"), dir.path().join("prenorm-dynamo.onnx.data")).unwrap();
+        #[cfg(unix)]
+        std::os::unix::fs::symlink("/etc/hostname", dir.path().join("link")).unwrap();
+        refused(&path, &options())
+    };
+    for outside in ["../x", "/etc/hostname", "", "a/../../b"] {
+        let error = refuse(&[("location", outside)]).to_string();
+        assert!(error.contains("outside the model's folder"), "{outside}: {error}");
+    }
+    if cfg!(unix) {
+        assert!(refuse(&[("location", "link")]).to_string().contains("outside the model's folder"));
+    }
+    assert_eq!(refuse(&[("location", "absent")]).exit_code(), ExitCode::InputData);
+    assert!(refuse(&[("offset", "24000")]).to_string().contains("is it complete?"));
+    assert!(refuse(&[("offset", "18446744073709551615")]).to_string().contains("is it complete?"));
+    assert!(refuse(&[("offset", "x")]).to_string().contains("`offset` is no number"));
+    assert!(refuse(&[("length", "4")]).to_string().contains("has 4 bytes in"));
+    // Many tensors of the same bytes would take more memory than there are bytes.
+    let (dir, path) = changed(name, |m| {
+        let first = graph(m).initializer[0].clone();
+        for i in 0..9 {
+            graph(m).initializer.push(TensorProto { name: format!("again{i}"), ..first.clone() });
+        }
+    });
+    fs::copy(export("prenorm-dynamo.onnx.data"), dir.path().join("prenorm-dynamo.onnx.data")).unwrap();
+    assert!(refused(&path, &options()).to_string().contains("overlaps others"));
+}
+
+#[test]
+fn damaged_files_are_errors() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.onnx");
+    assert_eq!(refused(&path, &options()).exit_code(), ExitCode::InputData);
+    let bytes = fs::read(export("distilbert-torchscript.onnx")).unwrap();
+    for part in 0..40 {
+        fs::write(&path, &bytes[..bytes.len() * part / 40]).unwrap();
+        let error = Encoder::read(&path, &options()).err().expect("a part of a model");
+        assert_eq!(error.exit_code(), ExitCode::CorruptFile, "{error}");
+    }
+}
+
+/// Any byte may be wrong: an error or another model, never a panic.
+#[test]
+fn changed_bytes_never_panic() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.onnx");
+    fs::copy(export("prenorm-dynamo.onnx.data"), dir.path().join("prenorm-dynamo.onnx.data")).unwrap();
+    let mut read = 0;
+    for (of, (name, ..)) in EXPORTS.iter().enumerate() {
+        let bytes = fs::read(export(name)).unwrap();
+        for round in 0..120 {
+            let numbers = rng::uniform(11, of as u64, round, 8);
+            let mut bytes = bytes.clone();
+            for pair in numbers.chunks(2).take(1 + round as usize % 4) {
+                let at = (pair[0] * bytes.len() as f32) as usize % bytes.len();
+                bytes[at] = (pair[1] * 256.0) as u8;
+            }
+            fs::write(&path, &bytes).unwrap();
+            if let Ok(encoder) = Encoder::read(&path, &options()) {
+                let _ = trainable(&encoder.graph, &encoder.weights, &encoder.maskable);
+                read += 1;
+            }
+        }
+    }
+    println!("{read} models were read all the same");
+}
+
+/// Newer operator sets: what changed since is taken back.
+#[test]
+fn newer_operators_are_taken_apart_or_refused() {
+    let convert = |op: &str, version: i64| {
+        let mut b = GraphBuilder::new("g");
+        b.input("x", data_type::FLOAT, &["n", "4"]);
+        let axes = b.shape(&[1]);
+        let inputs: &[&str] = if op == "ReduceMean" { &["x", &axes] } else { &["x"] };
+        b.node(op, inputs, &["y"], &[]);
+        b.output("y", data_type::FLOAT, &["n", "4"]);
+        opset::convert(graph_of(b), version)
+    };
+    let operators = |graph: GraphProto| graph.node.into_iter().map(|n| n.op_type).collect::<Vec<_>>();
+    assert_eq!(operators(convert("Gelu", 20).unwrap()), ["Div", "Erf", "Add", "Mul", "Mul"]);
+    let mean = convert("ReduceMean", 18).unwrap();
+    assert_eq!((mean.node[0].input.len(), mean.node[0].attribute("axes").unwrap().ints.clone()), (1, vec![1]));
+    assert!(convert("Mish", 18).unwrap_err().reason.contains("newer than operator set 17"));
+    // Over axis 1 of two axes there is one reading, of three there are two.
+    assert_eq!(operators(convert("Softmax", 11).unwrap()), ["Softmax"]);
+    let mut b = GraphBuilder::new("g");
+    b.input("x", data_type::FLOAT, &["n", "4", "4"]);
+    b.node("Softmax", &["x"], &["y"], &[]);
+    assert!(opset::convert(graph_of(b), 11).unwrap_err().reason.contains("operator set 13 or newer"));
+}
