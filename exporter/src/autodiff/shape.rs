@@ -43,7 +43,7 @@ impl Dim {
     }
 
     /// The product, or `None` when it is too large.
-    pub(super) fn times(&self, other: &Dim) -> Option<Dim> {
+    pub fn times(&self, other: &Dim) -> Option<Dim> {
         if self.names.len() + other.names.len() > MOST_NAMES {
             return None;
         }

@@ -1,7 +1,7 @@
 //! Examples become the inputs of a step.
 
 use ort::value::DynValue;
-use overmask::pack::{Input, TaskKind};
+use overmask::pack::{FloatType, Input, TaskKind};
 use overmask::task::{Tokenizer, Tokens};
 
 use super::TrainError;
@@ -53,6 +53,26 @@ impl Scale {
         let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / count;
         let deviation = if variance > 0.0 { variance.sqrt() } else { 1.0 };
         Scale { mean, deviation }
+    }
+
+    /// Refuses a type of the head that cannot hold numbers of this scale, and warns of a coarse one: the
+    /// head's bias is near their mean.
+    pub(super) fn check(self, head: FloatType) -> Result<(), TrainError> {
+        let (largest, digits) = match head {
+            FloatType::F32 => return Ok(()),
+            FloatType::F16 => (65_504.0, 11),
+            FloatType::Bf16 => (f64::from(f32::MAX), 8),
+        };
+        let Scale { mean, deviation } = self;
+        if mean.abs() + 10.0 * deviation > largest {
+            let reason = format!("{head} cannot hold numbers about {mean:.0}: use f32, or other units");
+            return Err(TrainError::Option { option: "--head-dtype", reason });
+        }
+        let step = mean.abs() / f64::from(1 << digits);
+        if step > 0.1 * deviation {
+            log::warn!("--head-dtype: {head} rounds numbers about {mean:.0} to {step:.2}: use f32, or other units");
+        }
+        Ok(())
     }
 
     pub(super) fn apply(self, value: f64) -> f32 {

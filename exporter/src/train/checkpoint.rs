@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
+use std::time::Duration;
 
 use overmask::base::hex;
 use overmask::mask::Mask;
@@ -19,8 +20,8 @@ use super::graph::Graph;
 use super::learner::{Best, Epoch, Kept};
 use super::loss_scale::LossScale;
 
-/// The key of the document in the file's metadata.
-const KEY: &str = "overmask-run";
+/// The keys of the document, and of the SHA-256 of document and tensors, in the file's metadata.
+const KEYS: [&str; 2] = ["overmask-run", "sha256"];
 
 /// What is not a tensor.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -39,8 +40,8 @@ pub(super) struct Document {
     pub(super) curve: Vec<Epoch>,
     /// The best state's score and loss on the dev split, if there is one yet.
     best: Option<(f64, f64)>,
-    /// SHA-256 of the tensors.
-    sha256: String,
+    /// Time spent, and how much of it in waiting for batches.
+    pub(super) time: [Duration; 2],
 }
 
 /// A run as it was.
@@ -61,6 +62,7 @@ pub(super) struct Run<'a> {
     pub(super) curve: &'a [Epoch],
     pub(super) state: Vec<Vec<f32>>,
     pub(super) best: Option<&'a Best>,
+    pub(super) time: [Duration; 2],
 }
 
 /// Writes a run so that the file appears whole or not at all.
@@ -89,15 +91,16 @@ pub(super) fn write(path: &Path, graph: &Graph, run: Run<'_>) -> Result<(), Trai
         threshold: run.threshold.is_finite().then_some(run.threshold),
         curve: run.curve.to_vec(),
         best: run.best.map(|best| (best.score, best.loss)),
-        sha256: digest(tensors.iter().map(|(name, _, _, bytes)| (name.as_str(), bytes.as_slice()))),
+        time: run.time,
     };
     let failed = |source: std::io::Error| TrainError::Write { path: path.to_owned(), source };
-    let metadata = serde_json::to_string(&document).map_err(|e| failed(e.into()))?;
+    let document = serde_json::to_string(&document).map_err(|e| failed(e.into()))?;
+    let sha256 = digest(&document, tensors.iter().map(|(name, _, _, bytes)| (name.as_str(), bytes.as_slice())));
+    let metadata = HashMap::from([(KEYS[0].to_owned(), document), (KEYS[1].to_owned(), sha256)]);
     let views =
         tensors.iter().map(|(name, dtype, shape, bytes)| Ok((name, TensorView::new(*dtype, shape.clone(), bytes)?)));
     let views = views.collect::<Result<Vec<_>, safetensors::SafeTensorError>>();
-    let bytes =
-        views.and_then(|views| safetensors::serialize(views, Some(HashMap::from([(KEY.to_owned(), metadata)]))));
+    let bytes = views.and_then(|views| safetensors::serialize(views, Some(metadata)));
     let bytes = bytes.map_err(|e| failed(std::io::Error::other(e)))?;
     overmask::fs::write_atomically(path, |file| std::io::Write::write_all(file, &bytes)).map_err(failed)
 }
@@ -120,21 +123,21 @@ pub(super) fn read(
     };
     let damaged = |e: &dyn std::fmt::Display| wrong(format!("is damaged, or no checkpoint: {e}"));
     let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(|e| damaged(&e))?;
-    let text =
-        metadata.metadata().as_ref().and_then(|m| m.get(KEY)).ok_or_else(|| damaged(&"it says nothing of a run"))?;
+    let [text, sha256] = KEYS.map(|key| metadata.metadata().as_ref().and_then(|m| m.get(key)));
+    let (text, sha256) = text.zip(sha256).ok_or_else(|| damaged(&"it says nothing of a run"))?;
     let document: Document = serde_json::from_str(text).map_err(|e| damaged(&e))?;
+    let tensors = SafeTensors::deserialize(&bytes).map_err(|e| damaged(&e))?;
+    let all: Vec<(String, TensorView<'_>)> = tensors.tensors();
+    let mut sorted: Vec<(&str, &[u8])> = all.iter().map(|(name, view)| (name.as_str(), view.data())).collect();
+    sorted.sort_unstable();
+    if digest(text, sorted.iter().copied()) != *sha256 {
+        return Err(damaged(&"its bytes have changed"));
+    }
     let names = facts.keys().chain(document.facts.keys());
     if let Some(name) = names.into_iter().find(|name| facts.get(*name) != document.facts.get(*name)) {
         let [then, now] =
             [&document.facts, facts].map(|facts| facts.get(name).map_or("nothing".to_owned(), Value::to_string));
         return Err(wrong(format!("is of a run in which `{name}` was {then}, not {now}")));
-    }
-    let tensors = SafeTensors::deserialize(&bytes).map_err(|e| damaged(&e))?;
-    let all: Vec<(String, TensorView<'_>)> = tensors.tensors();
-    let mut sorted: Vec<(&str, &[u8])> = all.iter().map(|(name, view)| (name.as_str(), view.data())).collect();
-    sorted.sort_unstable();
-    if digest(sorted.iter().copied()) != document.sha256 {
-        return Err(damaged(&"its bytes have changed"));
     }
     let bytes_of = |name: &str| sorted.iter().find(|(n, _)| *n == name).map(|(_, bytes)| *bytes);
     let floats = |bytes: &[u8]| bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect::<Vec<f32>>();
@@ -174,11 +177,13 @@ pub(super) fn read(
     Ok(Some(Saved { document, state, best }))
 }
 
-/// SHA-256 over names and bytes in the order of the names.
-fn digest<'a>(tensors: impl Iterator<Item = (&'a str, &'a [u8])>) -> String {
+/// SHA-256 over the document, and names and bytes in the order of the names.
+fn digest<'a>(document: &str, tensors: impl Iterator<Item = (&'a str, &'a [u8])>) -> String {
     let mut tensors: Vec<_> = tensors.collect();
     tensors.sort_unstable();
     let mut hash = Sha256::new();
+    hash.update((document.len() as u64).to_le_bytes());
+    hash.update(document);
     for (name, bytes) in tensors {
         hash.update((name.len() as u64).to_le_bytes());
         hash.update(name);

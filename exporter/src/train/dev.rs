@@ -19,10 +19,11 @@ impl Learner<'_> {
         for indices in order.chunks(self.options.batch_size) {
             let ones = vec![1.0; self.dev.rows(indices) * self.width()];
             let mut inputs = self.dev.batch(&self.tokenizer, indices, ones)?;
-            inputs.extend(self.thresholds(None)?);
+            inputs.extend(self.threshold()?);
             let mut logits = self.forward.logits(&self.step, inputs)?;
             if let Some(value) = logits.iter().find(|l| !l.is_finite()) {
-                return Err(TrainError::Diverged { step, loss: *value });
+                let what = format!("the head says {value} of an example of the dev split");
+                return Err(TrainError::Diverged { step, what });
             }
             let mut each = logits.chunks_exact_mut(labels);
             for index in indices {

@@ -6,11 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use overmask::base::Base;
-use overmask::mask::Mask;
-use overmask::pack::{NamedMask, Pack};
+use overmask::mask::{Granularity, Mask};
+use overmask::pack::{NamedMask, Pack, TaskKind};
 use overmask::task::Tokenizer;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tempfile::TempDir;
 
 use super::batch::{Examples, Feed, salt};
 use super::features::{self, FrozenEncoder};
@@ -21,7 +22,7 @@ use super::options::Sampling;
 use super::session::{self, ForwardSession, Part, Placement, PrefixSession, StepSession, f32_value};
 use super::setup::{Rates, initial, spec};
 use super::sparsity::{self, Phases};
-use super::{TrainError, TrainOptions, checkpoint, go_on, placement, schedule, scores, teacher};
+use super::{Layers, TrainError, TrainOptions, checkpoint, go_on, placement, schedule, scores, teacher};
 use crate::data::{self, Dataset, LabelSet};
 use crate::score;
 
@@ -96,6 +97,8 @@ pub(super) struct Learner<'a> {
     pub(super) step: StepSession,
     pub(super) forward: ForwardSession,
     threshold: f32,
+    /// Where profiles are written; removed at the end.
+    _profiles: Option<TempDir>,
 }
 
 impl<'a> Learner<'a> {
@@ -117,6 +120,9 @@ impl<'a> Learner<'a> {
             let reason = format!("leaves {} examples to train on, {} to choose by", train.len(), dev.len());
             return Err(TrainError::Option { option: "--dev-fraction", reason });
         }
+        if options.form.kind == TaskKind::Regress {
+            train.scale.check(options.head_dtype)?;
+        }
         if let Some(pack) = teacher {
             teacher::teach(base, pack, &mut train, &tokenizer, options, stop)?;
         }
@@ -129,6 +135,9 @@ impl<'a> Learner<'a> {
         let in_parts = options.in_parts();
         let graph = if in_parts { graph::gradients(base, &spec)? } else { graph::step(base, &spec)? };
         let forward = graph::forward(base, &spec)?;
+        if graph.prefix.is_none() && options.cache_prefix && options.layers != Layers::all() {
+            log::info!("no part of the encoder can be run beforehand: all of it runs at every step");
+        }
         if let Some(prefix) = &graph.prefix {
             let placement = Placement { device: options.device, threads: options.threads, profile: None };
             let mut session = PrefixSession::new(prefix, base, &placement)?;
@@ -137,10 +146,12 @@ impl<'a> Learner<'a> {
                 features::keep_prefixes(&mut session, examples, &tokenizer, width, stop)?;
             }
         }
-        let profile = options.check_placement.then(|| std::env::temp_dir().join("overmask-step"));
+        let profiles = options.check_placement.then(tempfile::tempdir).transpose();
+        let profiles = profiles.map_err(|source| TrainError::Write { path: std::env::temp_dir(), source })?;
+        let profile = profiles.as_ref().map(|dir| dir.path().join("step"));
         let placement = Placement { device: options.device, threads: options.threads, profile };
         // The forward pass of the dev split reads the same weights.
-        let frozen = session::frozen(base, &graph.frozen)?;
+        let frozen = session::frozen(base, &graph.frozen, &placement)?;
         let state = session::fresh(initial(base, &graph, options)?);
         let step = match in_parts {
             true => StepSession::in_parts(&graph, &spec, state, &frozen, &placement)?,
@@ -148,7 +159,19 @@ impl<'a> Learner<'a> {
         };
         let forward = ForwardSession::new(&forward, &frozen, &placement)?;
         let (train, tokenizer) = (Arc::new(train), Arc::new(tokenizer));
-        Ok(Learner { base, options, tokenizer, labels, train, dev, graph, step, forward, threshold: 0.0 })
+        Ok(Learner {
+            base,
+            options,
+            tokenizer,
+            labels,
+            train,
+            dev,
+            graph,
+            step,
+            forward,
+            threshold: 0.0,
+            _profiles: profiles,
+        })
     }
 
     pub(super) fn width(&self) -> usize {
@@ -168,11 +191,13 @@ impl<'a> Learner<'a> {
         let epoch_steps = self.train.len().div_ceil(o.batch_size) as u64;
         let steps = (epoch_steps * u64::from(o.epochs)).min(o.max_steps.unwrap_or(u64::MAX));
         let phases = Phases::new(steps, o);
+        let mut before = [Duration::ZERO; 2];
         let mut now = Progress { step: 0, steps, epoch: 0, loss: 0.0, dev: None };
         let (mut best, mut curve): (Option<Best>, Vec<Epoch>) = (None, Vec::new());
         if let Some(saved) = self.saved(facts)? {
             (now.step, now.loss, best, curve) =
                 (saved.document.step, saved.document.loss, saved.best, saved.document.curve);
+            before = saved.document.time;
             log::info!("going on after step {} of {steps}", now.step);
         }
         now.epoch = curve.len() as u32;
@@ -188,31 +213,45 @@ impl<'a> Learner<'a> {
             seed: o.seed,
             micro_batch: o.micro_batch.unwrap_or(o.batch_size),
         });
-        while now.step < steps && !stopped {
+        // A run that goes on from its last step has still to be judged there.
+        while u64::from(now.epoch) * epoch_steps < steps && !stopped {
             let mut batches =
                 data::epoch_batches(&self.train.lengths, o.batch_size, o.seed ^ salt::ORDER, u64::from(now.epoch));
-            let done = now.step - u64::from(now.epoch) * epoch_steps;
+            let done = now.step.saturating_sub(u64::from(now.epoch) * epoch_steps).min(epoch_steps);
             let mut loader = Loader::start(Arc::clone(&source), batches.split_off(done as usize), now.step);
+            let time = |loader: &Loader| [before[0] + started.elapsed(), before[1] + waited + loader.waited()];
             for _ in done..epoch_steps {
+                if now.step == steps {
+                    break;
+                }
                 // The first step is done in any case, so that there is something to keep.
                 stopped = now.step > 0 && stop.load(Ordering::Relaxed);
-                if stopped || now.step == steps {
+                if stopped {
                     break;
                 }
                 let loss = self.one_step(loader.next()?, &phases, &mut now, &mut losses)?;
                 now.loss = if now.step == 1 { loss } else { 0.95 * now.loss + 0.05 * loss };
                 if now.step == first + 1 && o.check_placement {
-                    placement::check(&self.step.end_profiling()?, o.device)?;
+                    for profile in self.step.end_profiling()? {
+                        placement::check(&profile, o.device)?;
+                    }
                 }
                 progress(&now);
-                self.save(facts, &now, best.as_ref(), &curve, false)?;
+                if self.is_due(now.step) {
+                    self.save(facts, &now, best.as_ref(), &curve, time(&loader))?;
+                }
             }
             if stopped {
-                self.save(facts, &now, best.as_ref(), &curve, true)?;
+                self.save(facts, &now, best.as_ref(), &curve, time(&loader))?;
             }
+            let time = time(&loader);
             waited += loader.waited();
             now.epoch += 1;
-            let kept = self.kept(now.step >= phases.ramp_end)?;
+            if phases.reached(now.step) {
+                // Scores have moved since it was set: what is judged and kept is what was asked for.
+                self.move_threshold(&phases, now.step)?;
+            }
+            let kept = self.kept()?;
             let (score, loss) = self.evaluate_dev(now.step)?;
             let sparsity = sparsity_of(&kept);
             // A head alone has a hundred epochs, of a blink each.
@@ -220,7 +259,7 @@ impl<'a> Learner<'a> {
             let metric = score::main_metric(o.form.kind);
             log::log!(
                 level,
-                "epoch {}: dev {metric} {score:.4}, dev loss {loss:.4}, {:.1} % zeros",
+                "epoch {}: dev {metric} {score:.4}, dev loss {loss:.4}, {:.1} % of masked weights zero",
                 now.epoch,
                 100.0 * sparsity
             );
@@ -240,10 +279,15 @@ impl<'a> Learner<'a> {
             }
             now.dev = best.as_ref().map(|best| best.score);
             progress(&now);
+            if !stopped && now.step < steps && stop.load(Ordering::Relaxed) {
+                stopped = true;
+                self.save(facts, &now, best.as_ref(), &curve, time)?;
+            }
         }
         losses.finish()?;
         let best = best.ok_or(TrainError::Stopped)?.kept;
-        Ok(Learnt { best, curve, steps: now.step, stopped, time: started.elapsed(), waited })
+        let (time, waited) = (before[0] + started.elapsed(), before[1] + waited);
+        Ok(Learnt { best, curve, steps: now.step, stopped, time, waited })
     }
 
     fn one_step(
@@ -254,7 +298,7 @@ impl<'a> Learner<'a> {
         losses: &mut Losses,
     ) -> Result<f32, TrainError> {
         let o = self.options;
-        if now.step < phases.ramp_end && now.step.is_multiple_of(sparsity::EVERY) || now.step == phases.ramp_end {
+        if phases.moves_threshold(now.step) {
             self.move_threshold(phases, now.step)?;
         }
         let factor = schedule::factor(now.step, now.steps, o.warmup);
@@ -268,11 +312,12 @@ impl<'a> Learner<'a> {
             head: o.head_learning_rate * factor,
         };
         let mut shared = rates.feed(&self.graph, now.step)?;
-        shared.extend(self.thresholds(Some(now.step))?);
+        shared.extend(self.thresholds(phases, now.step)?);
         let (loss, norm) = self.step.run(batch, shared)?;
         now.step += 1;
         if !loss.is_finite() || !norm.is_finite() {
-            return Err(TrainError::Diverged { step: now.step, loss });
+            let what = format!("the loss is {loss} and the norm of its gradients {norm}");
+            return Err(TrainError::Diverged { step: now.step, what });
         }
         losses.write(now.step, loss, norm)?;
         Ok(loss)
@@ -292,45 +337,44 @@ impl<'a> Learner<'a> {
         scores.map(|t| self.step.download(&t.name)).collect()
     }
 
-    /// What scores are compared with; at a step with noise, if there is any.
-    pub(super) fn thresholds(&self, step: Option<u64>) -> Result<Feed, TrainError> {
-        let o = self.options;
-        let masked = || self.graph.trained.iter().filter_map(|t| t.scores_of());
-        if masked().next().is_none() || o.granularity == overmask::mask::Granularity::TwoOfFour {
+    /// What all scores are compared with; nothing for `2:4`, which compares them with each other.
+    pub(super) fn threshold(&self) -> Result<Feed, TrainError> {
+        let compared = self.graph.trained.iter().any(|t| t.scores_of().is_some());
+        if !compared || self.options.granularity == Granularity::TwoOfFour {
             return Ok(Vec::new());
         }
-        match step.filter(|_| o.sampling == Sampling::Bernoulli) {
-            None => Ok(vec![(name::THRESHOLD.to_owned(), f32_value(&[], vec![self.threshold])?)]),
-            Some(step) => masked()
-                .enumerate()
-                .map(|(i, tensor)| {
-                    let (dims, values) = sparsity::noise(tensor, i, step, self.threshold, o)?;
-                    Ok((graph::noise(&tensor.name), f32_value(&dims, values)?))
-                })
-                .collect(),
+        Ok(vec![(name::THRESHOLD.to_owned(), f32_value(&[], vec![self.threshold])?)])
+    }
+
+    /// What scores are compared with at a step: with noise, while masks are drawn.
+    fn thresholds(&self, phases: &Phases, step: u64) -> Result<Feed, TrainError> {
+        let o = self.options;
+        if o.sampling == Sampling::Threshold {
+            return self.threshold();
         }
+        let of_units = |(i, tensor)| {
+            let noise = (step < phases.polish).then_some(step);
+            let (dims, values) = sparsity::noise(tensor, i, noise, self.threshold, o)?;
+            Ok((graph::noise(&tensor.name), f32_value(&dims, values)?))
+        };
+        self.graph.trained.iter().filter_map(|t| t.scores_of()).enumerate().map(of_units).collect()
     }
 
     /// What a pack would keep of the current state.
-    fn kept(&self, exact: bool) -> Result<Kept, TrainError> {
+    fn kept(&self) -> Result<Kept, TrainError> {
         let mut kept = Kept { masks: Vec::new(), tensors: BTreeMap::new() };
-        let threshold = match self.options.target_sparsity.filter(|_| exact) {
-            // Scores have moved since the threshold was set: now it is what was asked for, exactly.
-            Some(target) => sparsity::threshold(self.scores()?, target),
-            None => self.threshold,
-        };
         for parameter in &self.graph.trained {
             let values = self.step.download(&parameter.name)?;
             match &parameter.role {
                 Role::Scores(tensor) => {
-                    let mask: Mask = scores::to_mask(tensor, &values, self.options.granularity, threshold)?;
+                    let mask: Mask = scores::to_mask(tensor, &values, self.options.granularity, self.threshold)?;
                     kept.masks.push(NamedMask { tensor: tensor.name.clone(), mask });
                 }
                 Role::Dense | Role::Head => drop(kept.tensors.insert(parameter.name.clone(), values)),
             }
         }
         let scale = self.train.scale;
-        if self.options.form.kind == overmask::pack::TaskKind::Regress {
+        if self.options.form.kind == TaskKind::Regress {
             // The device's head gives the number itself.
             let deviation = scale.deviation as f32;
             if let Some(weight) = kept.tensors.get_mut(name::HEAD_WEIGHT) {
@@ -359,25 +403,27 @@ impl<'a> Learner<'a> {
         Ok(Some(saved))
     }
 
-    /// Writes the run to disk, if it is time or `must` be. A write that fails leaves the last whole file,
-    /// and the run goes on: there may be room again when the next one is due.
+    /// Whether the run is to be written to disk after so many steps.
+    fn is_due(&self, step: u64) -> bool {
+        self.options.checkpoint.as_ref().is_some_and(|checkpoint| step.is_multiple_of(checkpoint.every))
+    }
+
+    /// Writes the run to disk, if it has a file. A write that fails leaves the last whole file and does
+    /// not end the run: there may be room again when the next one is due.
     fn save(
         &self,
         facts: &BTreeMap<String, Value>,
         now: &Progress,
         best: Option<&Best>,
         curve: &[Epoch],
-        must: bool,
+        time: [Duration; 2],
     ) -> Result<(), TrainError> {
         let Some(checkpoint) = &self.options.checkpoint else { return Ok(()) };
-        if !must && !now.step.is_multiple_of(checkpoint.every) {
-            return Ok(());
-        }
         let (step, loss, threshold) = (now.step, now.loss, self.threshold);
         let (loss_scale, state) = (self.step.loss_scale(), self.step.state()?);
-        let run = checkpoint::Run { facts, step, loss, loss_scale, threshold, curve, state, best };
+        let run = checkpoint::Run { facts, step, loss, loss_scale, threshold, curve, state, best, time };
         if let Err(error) = checkpoint::write(&checkpoint.file, &self.graph, run) {
-            log::warn!("step {step}: {error}; the run goes on");
+            log::warn!("step {step}: {error}; a run that is cut off before the next write loses more");
         }
         Ok(())
     }

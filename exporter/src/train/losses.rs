@@ -1,13 +1,15 @@
 //! The log of losses that `--log-losses` asks for, one JSON object a step.
 
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::{LineWriter, Write};
 use std::path::{Path, PathBuf};
 
 use super::TrainError;
 
 /// A log that is being written, or none.
-pub(super) struct Losses(Option<(PathBuf, BufWriter<File>)>);
+///
+/// Each line is written at once: a run may be killed.
+pub(super) struct Losses(Option<(PathBuf, LineWriter<File>)>);
 
 impl Losses {
     /// Starts a log; one of a run that goes on keeps the lines of the steps that were done.
@@ -15,8 +17,10 @@ impl Losses {
         let Some(path) = path else { return Ok(Losses(None)) };
         let failed = |source| TrainError::Write { path: path.to_owned(), source };
         let before = if done > 0 { std::fs::read_to_string(path).unwrap_or_default() } else { String::new() };
-        let mut file = BufWriter::new(File::create(path).map_err(failed)?);
-        for line in before.lines().take(done as usize) {
+        let mut file = LineWriter::new(File::create(path).map_err(failed)?);
+        // A run that was killed may have been in the middle of a line.
+        let step = |line: &&str| serde_json::from_str::<serde_json::Value>(line).ok()?["step"].as_u64();
+        for line in before.lines().filter(|line| step(line).is_some_and(|step| step <= done)) {
             writeln!(file, "{line}").map_err(failed)?;
         }
         Ok(Losses(Some((path.to_owned(), file))))

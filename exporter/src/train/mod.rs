@@ -113,16 +113,16 @@ pub enum TrainError {
         /// What is wrong with it.
         reason: String,
     },
-    /// The loss is no number any more.
+    /// Something is no number any more.
     #[error(
-        "the loss is {loss} at step {step}; lower --learning-rate, --dense-learning-rate or --head-learning-rate, or \
-         lengthen --warmup"
+        "at step {step} {what}; lower --learning-rate, --dense-learning-rate or --head-learning-rate, lengthen \
+         --warmup, or leave --precision f16"
     )]
     Diverged {
         /// The step, from 1.
         step: u64,
-        /// The loss.
-        loss: f32,
+        /// What it is.
+        what: String,
     },
     /// Nodes that the device should run are elsewhere.
     #[error("{} nodes of the step graph ran outside the device: {}", .nodes.len(), .nodes.join(", "))]

@@ -198,6 +198,16 @@ impl TrainOptions {
         }
     }
 
+    /// With small tensors that train besides. A head that is not alone any more has the usual passes
+    /// and rate.
+    pub fn tuned(self, tune: Tune) -> Self {
+        if self.method != Method::Head || tune == Tune::default() {
+            return TrainOptions { tune, ..self };
+        }
+        let usual = TrainOptions::new("", Method::Mask);
+        TrainOptions { tune, epochs: usual.epochs, head_learning_rate: usual.head_learning_rate, ..self }
+    }
+
     /// Passes of a head alone cost next to nothing.
     fn default_epochs(method: Method) -> u32 {
         if method == Method::Head { 100 } else { 3 }
@@ -221,6 +231,29 @@ impl TrainOptions {
     /// Whether a batch runs in parts.
     pub(super) fn in_parts(&self) -> bool {
         self.micro_batch.is_some_and(|size| size < self.batch_size)
+    }
+
+    /// Refuses options that would have no effect: who gave them expects one.
+    fn check_effects(&self) -> Result<(), TrainError> {
+        let chooses = matches!(self.method, Method::Mask | Method::Layers);
+        let masks = self.method == Method::Mask;
+        let live = self.is_live();
+        let features = self.teacher.as_ref().is_some_and(|teacher| teacher.features > 0.0);
+        for (option, given, fits, of) in [
+            ("--layers", self.layers != Layers::all(), chooses, "--method mask or layers"),
+            ("--modules", !self.modules.is_empty(), chooses, "--method mask or layers"),
+            ("--init", self.init != Init::Magnitude, masks, "--method mask"),
+            ("--sampling", self.sampling != Sampling::Threshold, masks, "--method mask"),
+            ("--target-sparsity", self.target_sparsity.is_some(), masks, "--method mask"),
+            ("--polish", self.polish > 0.0, masks, "--method mask"),
+            ("--precision", self.precision != Precision::F32, live, "an encoder that trains, not a head alone"),
+            ("--teacher-features", features, live, "an encoder that trains, not a head alone"),
+        ] {
+            if given && !fits {
+                return Err(TrainError::Option { option, reason: format!("is for {of}") });
+            }
+        }
+        Ok(())
     }
 
     /// Refuses what cannot be, before any work.
@@ -253,16 +286,18 @@ impl TrainOptions {
             if !(target > 0.0 && target < 1.0) {
                 return wrong("--target-sparsity", format!("{target} is not between 0 and 1"));
             }
-            if !(self.ramp > 0.0 && self.ramp <= 1.0 - self.polish) {
+            // Sums of decimals are a little off.
+            if !(self.ramp > 0.0 && self.ramp + self.polish <= 1.0 + 1e-9) {
                 return wrong("--ramp", format!("{} is not above 0 and at most 1 - polish", self.ramp));
             }
-            if self.method != Method::Mask || self.granularity == Granularity::TwoOfFour {
+            if self.granularity == Granularity::TwoOfFour {
                 return wrong("--target-sparsity", "is for masks of `weight` or `block:RxC`".to_owned());
             }
             if self.sampling == Sampling::Bernoulli {
                 return wrong("--target-sparsity", "is not for --sampling bernoulli".to_owned());
             }
         }
+        self.check_effects()?;
         if self.sampling == Sampling::Bernoulli && self.granularity == Granularity::TwoOfFour {
             return wrong("--sampling", "bernoulli is not for `2:4`, which keeps the best two of four".to_owned());
         }

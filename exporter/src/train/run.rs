@@ -80,10 +80,6 @@ pub fn run(
         Some(dev) => (data.train.clone(), dev.clone()),
         None => data::split(data.train, options.dev_fraction, options.seed ^ salt::DEV),
     };
-    if rest.is_empty() || dev.is_empty() {
-        let reason = format!("leaves {} examples to train on, {} to choose by", rest.len(), dev.len());
-        return Err(TrainError::Option { option: "--dev-fraction", reason });
-    }
     let repeated = data::duplicates(&rest, &dev).len();
     if repeated > 0 {
         log::warn!("{repeated} of the {} examples that choose the best state are also trained on", dev.len());
@@ -94,7 +90,7 @@ pub fn run(
     let learnt = learner.learn(&facts, stop, progress)?;
     let (steps, stopped, time, waited) = (learnt.steps, learnt.stopped, learnt.time, learnt.waited);
     let curve = learnt.curve.clone();
-    let mut pack = pack(base, &learner, learnt, facts, &labels, options)?;
+    let mut pack = pack(base, learnt, facts, &labels, options)?;
     // The first inputs of the dev split; a small one has too few. All their words must be answered.
     let whole = [&learner.dev, &learner.train];
     let golden = whole.into_iter().flat_map(|examples| {
@@ -108,7 +104,6 @@ pub fn run(
 /// The pack, as yet without golden vectors.
 fn pack(
     base: &Base,
-    learner: &Learner<'_>,
     learnt: Learnt,
     mut provenance: BTreeMap<String, Value>,
     labels: &LabelSet,
@@ -116,7 +111,7 @@ fn pack(
 ) -> Result<Pack, TrainError> {
     provenance.insert("steps".to_owned(), json!(learnt.steps));
     // The document has them elsewhere.
-    provenance.retain(|name, _| name != "base_id" && name != "max_tokens");
+    provenance.retain(|name, _| !["base_id", "max_tokens", "pooling", "granularity"].contains(&name.as_str()));
     if learnt.stopped {
         provenance.insert("stopped".to_owned(), json!(true));
     }
@@ -152,7 +147,6 @@ fn pack(
         metrics: BTreeMap::new(),
         extra: BTreeMap::new(),
     };
-    debug_assert_eq!(learner.train.labels, labels.len());
     Ok(Pack::new(document, best.masks, head, Vec::new())?.with_deltas(deltas)?)
 }
 
@@ -170,6 +164,7 @@ fn facts(base: &Base, data: &Data<'_>, train: usize, o: &TrainOptions) -> BTreeM
         ("dropout", json!(o.dropout)),
         ("clip_norm", json!(o.clip_norm)),
         ("max_tokens", json!(o.max_tokens)),
+        ("pooling", json!(o.pooling)),
         ("device", json!(o.device.to_string())),
         ("threads", json!(o.threads)),
         ("train_texts", json!(train)),
@@ -181,6 +176,7 @@ fn facts(base: &Base, data: &Data<'_>, train: usize, o: &TrainOptions) -> BTreeM
         None => facts.push(("dev_fraction", json!(o.dev_fraction))),
     }
     if o.method == Method::Mask {
+        facts.push(("granularity", json!(o.granularity)));
         facts.push(("learning_rate", json!(o.learning_rate)));
         facts.push(("initial_sparsity", json!(o.initial_sparsity)));
         if o.init != Init::Magnitude {

@@ -1,10 +1,11 @@
 //! Which tensors of the base a run masks or trains.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::str::FromStr;
 
 use overmask::base::{Base, MaskableTensor};
-use overmask::onnx;
+use overmask::onnx::{self, proto::NodeProto};
 
 use super::{TrainError, graph};
 
@@ -134,21 +135,44 @@ impl Selection<'_> {
     }
 }
 
-/// The norms and biases of a base's graph that are to train.
+/// The norms and biases of a base's graph that are to train, in all layers.
+///
+/// # Errors
+/// When the graph has none of a kind that is asked for.
 pub(super) fn small_tensors(base: &Base, tune: Tune) -> Result<Vec<String>, TrainError> {
     let model = onnx::read_model(&base.model_path())?;
     let external = graph::external_names(&model)?;
-    let nodes = model.graph.iter().flat_map(|g| &g.node);
-    let of_norms: Vec<&String> =
-        nodes.filter(|n| n.op_type == "LayerNormalization").flat_map(|n| n.input.iter().skip(1)).collect();
+    let nodes: Vec<&NodeProto> = model.graph.iter().flat_map(|g| &g.node).collect();
+    let of_norms: HashSet<&String> =
+        nodes.iter().filter(|n| n.op_type == "LayerNormalization").flat_map(|n| n.input.iter().skip(1)).collect();
+    let products: HashSet<&String> =
+        nodes.iter().filter(|n| matches!(n.op_type.as_str(), "MatMul" | "Gemm")).flat_map(|n| &n.output).collect();
+    // What a product has added to it, inside or right after.
+    let of_products: HashSet<&String> = nodes
+        .iter()
+        .flat_map(|n| match n.op_type.as_str() {
+            "Gemm" => n.input.get(2..).unwrap_or_default(),
+            "Add" if n.input.iter().any(|i| products.contains(i)) => &n.input,
+            _ => &[],
+        })
+        .collect();
     let mut chosen = Vec::new();
-    for name in external {
-        let is_norm = of_norms.contains(&&name);
-        let is_vector = base.tensor_f32(&name)?.0.len() == 1;
-        if is_vector && (if is_norm { tune.norms } else { tune.biases }) {
-            chosen.push(name);
+    let mut find = |wanted: bool, name: &str, among: &HashSet<&String>| -> Result<(), TrainError> {
+        let before = chosen.len();
+        for tensor in external.iter().filter(|tensor| wanted && among.contains(tensor)) {
+            if base.tensor_f32(tensor)?.0.len() == 1 {
+                chosen.push(tensor.clone());
+            }
         }
-    }
+        if wanted && chosen.len() == before {
+            let reason = format!("the base's graph has no {name} that could be told as such; leave it out");
+            return Err(TrainError::Option { option: "--tune", reason });
+        }
+        Ok(())
+    };
+    find(tune.norms, "norms", &of_norms)?;
+    find(tune.biases, "biases", &of_products)?;
+    chosen.sort_by_key(|name| external.iter().position(|e| e == name));
     Ok(chosen)
 }
 

@@ -11,7 +11,8 @@ use ort::value::{DynValue, Tensor};
 use overmask::base::Base;
 use overmask::engine::ort::{Binding, Bound, allocator, environment, on_device};
 use overmask::engine::{Device, TokenBatch};
-use overmask::onnx::{self, proto::ModelProto};
+use overmask::onnx::proto::{ModelProto, data_type};
+use overmask::onnx::{self, GraphBuilder};
 
 use super::TrainError;
 use super::batch::Feed;
@@ -30,10 +31,40 @@ pub(super) struct Placement {
 /// Weights of the base as values, shared by all sessions.
 pub(super) type Frozen = BTreeMap<String, Arc<Bound>>;
 
-/// The named tensors of the base, where its memory map has them.
-pub(super) fn frozen(base: &Arc<Base>, names: &[String]) -> Result<Frozen, TrainError> {
+/// The named tensors of the base: where its memory map has them, on a GPU a copy.
+pub(super) fn frozen(base: &Arc<Base>, names: &[String], placement: &Placement) -> Result<Frozen, TrainError> {
     let value = |name: &String| Ok((name.clone(), Arc::new(Bound::mapped(base, name)?)));
-    names.iter().map(value).collect()
+    let mapped: Frozen = names.iter().map(value).collect::<Result<_, TrainError>>()?;
+    if placement.device == Device::Cpu || mapped.is_empty() {
+        return Ok(mapped);
+    }
+    let dims = names.iter().map(|name| Ok((name.clone(), base.tensor_f32(name)?.0.to_vec())));
+    copies(&mapped, &dims.collect::<Result<_, TrainError>>()?, placement)
+}
+
+/// Copies of values on the device. Bound as they are, each binding would upload its own.
+pub(super) fn copies(
+    values: &Frozen,
+    dims: &BTreeMap<String, Vec<usize>>,
+    placement: &Placement,
+) -> Result<Frozen, TrainError> {
+    let mut b = GraphBuilder::new("copy");
+    for (name, dims) in dims {
+        graph::declare(dims, |dims| {
+            b.input(name, data_type::FLOAT, dims);
+            b.node("Identity", &[name], &[&next(name)], &[]);
+            b.output(&next(name), data_type::FLOAT, dims);
+        });
+    }
+    let mut session = open(&b.finish(), &Placement { profile: None, ..placement.clone() })?;
+    let buffers = device_buffers(&session, dims.values(), placement.device)?;
+    let mut binding = Binding::new(&session)?;
+    for ((name, value), buffer) in values.iter().zip(&buffers) {
+        binding.input(name, value)?;
+        binding.output(&next(name), buffer)?;
+    }
+    binding.run(&mut session)?;
+    Ok(values.keys().cloned().zip(buffers).collect())
 }
 
 /// A value of f32 on the CPU.
@@ -114,8 +145,8 @@ impl StepSession {
         frozen: &Frozen,
         placement: &Placement,
     ) -> Result<Self, TrainError> {
-        // The update is a few passes over the state; the profile is of where the work is.
-        let update = open(&graph::update(&graph.trained, spec), &Placement { profile: None, ..placement.clone() })?;
+        let profile = placement.profile.as_ref().map(|path| path.with_file_name("update"));
+        let update = open(&graph::update(&graph.trained, spec), &Placement { profile, ..placement.clone() })?;
         let mut step = Self::start(update, &graph.trained, state, placement.device)?;
         step.gradients = Some(GradientSession::new(graph, frozen, placement)?);
         Ok(step)
@@ -250,10 +281,10 @@ impl StepSession {
         self.scale = self.scale.and(scale);
     }
 
-    /// Ends profiling and returns the file's name.
-    pub(super) fn end_profiling(&mut self) -> Result<String, TrainError> {
-        let session = self.gradients.as_mut().map_or(&mut self.session, |gradients| &mut gradients.session);
-        Ok(session.end_profiling()?)
+    /// Ends profiling and returns the files' names.
+    pub(super) fn end_profiling(&mut self) -> Result<Vec<String>, TrainError> {
+        let gradients = self.gradients.as_mut().map(|gradients| &mut gradients.session);
+        gradients.into_iter().chain([&mut self.session]).map(|session| Ok(session.end_profiling()?)).collect()
     }
 }
 
@@ -386,7 +417,7 @@ impl PrefixSession {
     pub(super) fn new(prefix: &Prefix, base: &Arc<Base>, placement: &Placement) -> Result<Self, TrainError> {
         let session = open(&prefix.model, &Placement { profile: None, ..placement.clone() })?;
         let mut binding = Binding::new(&session)?;
-        for (name, value) in frozen(base, &prefix.frozen)? {
+        for (name, value) in frozen(base, &prefix.frozen, placement)? {
             binding.input(&name, &value)?;
         }
         Ok(PrefixSession { session, binding })

@@ -9,7 +9,7 @@ use super::options::{Sampling, TrainOptions};
 use crate::data::rng;
 
 /// Steps after which a threshold is looked for anew while the sparsity rises.
-pub(super) const EVERY: u64 = 16;
+const EVERY: u64 = 16;
 
 /// How much noise Bernoulli sampling adds to scores: a unit that far above the threshold is kept
 /// with a probability of σ(1).
@@ -18,8 +18,6 @@ const TEMPERATURE: f64 = 0.02;
 /// Where the phases of a run end, in steps.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Phases {
-    /// Steps in all.
-    pub(super) steps: u64,
     /// The first step at which the target is reached.
     pub(super) ramp_end: u64,
     /// The first step in which masks stay as they are.
@@ -31,7 +29,12 @@ impl Phases {
         let part = |fraction: f64| ((steps as f64 * fraction).round() as u64).min(steps);
         let polish = part(1.0 - o.polish);
         let ramp_end = if o.target_sparsity.is_some() { part(o.ramp).min(polish) } else { 0 };
-        Phases { steps, ramp_end, polish }
+        Phases { ramp_end, polish }
+    }
+
+    /// Whether the threshold is set anew before this step.
+    pub(super) fn moves_threshold(&self, step: u64) -> bool {
+        step < self.ramp_end && step.is_multiple_of(EVERY) || step == self.ramp_end || step == self.polish
     }
 
     /// Whether the state after so many steps is of the sparsity that was asked for.
@@ -58,18 +61,22 @@ pub(super) fn threshold(scores: Vec<Vec<f32>>, sparsity: f64) -> f32 {
     }
 }
 
-/// What the scores of a tensor are compared with at a step, a value a unit: the threshold, and noise
-/// of the logistic distribution, so that a unit is kept with the probability
+/// What the scores of a tensor are compared with, a value a unit: the threshold, and at a step noise of
+/// the logistic distribution, so that a unit is kept with the probability
 /// σ((score - threshold) / [`TEMPERATURE`]).
 pub(super) fn noise(
     tensor: &MaskableTensor,
     index: usize,
-    step: u64,
+    step: Option<u64>,
     threshold: f32,
     o: &TrainOptions,
 ) -> Result<(Vec<usize>, Vec<f32>), TrainError> {
     debug_assert_eq!(o.sampling, Sampling::Bernoulli);
     let dims = units(tensor, o.granularity)?;
+    let Some(step) = step else {
+        let count = dims.iter().product();
+        return Ok((dims, vec![threshold; count]));
+    };
     // Tensors have places of their own in the stream.
     let seed = o.seed ^ ((index as u64 + 1) << 40);
     let draws = rng::uniform(seed, stream::NOISE, step, dims.iter().product());

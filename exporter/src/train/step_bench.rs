@@ -40,7 +40,7 @@ pub fn bench_step(
     overmask::engine::ort::environment()?;
     let graph = graph::step(base, &spec(base, classes, options)?)?;
     let placement = Placement { device: options.device, threads: options.threads, profile: None };
-    let weights = frozen(base, &graph.frozen)?;
+    let weights = frozen(base, &graph.frozen, &placement)?;
     let state = fresh(initial(base, &graph, options)?);
     let mut session = StepSession::new(&graph, state, &weights, &placement)?;
     let (scores, dense, head) = (options.learning_rate, options.dense_learning_rate, options.head_learning_rate);

@@ -115,7 +115,7 @@ struct What {
     /// Their modules: query, key, value, attention-output, intermediate, output; default: all.
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     modules: Vec<String>,
-    /// Small tensors that train besides: norms, biases.
+    /// Small tensors that train besides, in all layers: norms, biases.
     #[arg(long, value_enum, value_name = "NAMES", value_delimiter = ',')]
     tune: Vec<TuneArg>,
     /// Where scores start: at the rank of the unit's magnitude, or anywhere.
@@ -125,10 +125,10 @@ struct What {
     /// probability that grows with its score.
     #[arg(long, value_enum, default_value_t = SamplingArg::Threshold)]
     sampling: SamplingArg,
-    /// The fraction of units that start as zeros.
+    /// The fraction of units that start as zeros; for `2:4` half of them do.
     #[arg(long, value_name = "FRACTION", default_value_t = 0.05)]
     initial_sparsity: f64,
-    /// The fraction of units that are zeros at the end; default: training decides.
+    /// The fraction of the masked tensors' units that are zeros at the end; default: training decides.
     #[arg(long, value_name = "FRACTION")]
     target_sparsity: Option<f64>,
     /// The part of all steps after which the target is reached.
@@ -206,7 +206,8 @@ struct TeacherArgs {
     /// The teacher's part of the loss.
     #[arg(long, value_name = "FRACTION", default_value_t = 0.5, requires = "teacher")]
     teacher_weight: f64,
-    /// What logits are divided by before they become the probabilities that are learnt.
+    /// What logits are divided by before they become the probabilities that are learnt, of labels and
+    /// tags.
     #[arg(long, value_name = "T", default_value_t = 2.0, requires = "teacher")]
     teacher_temperature: f64,
     /// Weight of the mean square difference of what the two heads see.
@@ -357,7 +358,9 @@ impl TrainArgs {
             MethodArg::Full => Method::Full,
         };
         let form = self.form();
-        let usual = TrainOptions::new(name, method);
+        let tune =
+            Tune { norms: self.what.tune.contains(&TuneArg::Norms), biases: self.what.tune.contains(&TuneArg::Biases) };
+        let usual = TrainOptions::new(name, method).tuned(tune);
         let teacher = self.teacher.teacher.as_ref().map(|pack| TeacherOptions {
             pack: pack.clone(),
             weight: self.teacher.teacher_weight,
@@ -386,10 +389,6 @@ impl TrainArgs {
             polish: self.what.polish,
             layers: self.what.layers.clone(),
             modules: self.what.modules.clone(),
-            tune: Tune {
-                norms: self.what.tune.contains(&TuneArg::Norms),
-                biases: self.what.tune.contains(&TuneArg::Biases),
-            },
             epochs: self.epochs.unwrap_or(usual.epochs),
             batch_size: self.tuning.batch_size,
             micro_batch: self.machine.micro_batch,

@@ -70,12 +70,45 @@ impl TrainArgs {
     }
 }
 
+impl TrainArgs {
+    /// Checks where files are to be written, before the work: that they can be, and that none takes the
+    /// place of what is there to be read.
+    fn check_places(&self, options: &TrainOptions) -> Result<(), Error> {
+        let mut written = vec![("-o", self.output.as_path())];
+        written.extend(options.checkpoint.as_ref().map(|checkpoint| ("--checkpoint", checkpoint.file.as_path())));
+        written.extend(options.log_losses.as_deref().map(|file| ("--log-losses", file)));
+        let teacher = options.teacher.as_ref().map(|teacher| teacher.pack.as_path());
+        let read = [
+            ("--data", Some(self.data.as_path())),
+            ("--dev-data", self.measure.dev_data.as_deref()),
+            ("--eval-data", self.measure.eval_data.as_deref()),
+            ("--teacher", teacher),
+        ];
+        let read: Vec<_> = read.into_iter().filter_map(|(option, path)| Some((option, path?))).collect();
+        // Two names of one file are found if it is there.
+        let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        for (i, (option, path)) in written.iter().enumerate() {
+            check_place(option, path)?;
+            let other = written[..i].iter().chain(&read).find(|(_, other)| real(other) == real(path));
+            if let Some((other, _)) = other {
+                let message =
+                    format!("{option} {}: is the file of {other}, too; give it one of its own", path.display());
+                return Err(CodedError { message, code: ExitCode::Usage }.into());
+            }
+        }
+        let stale = options.checkpoint.as_ref().filter(|checkpoint| !checkpoint.resume && checkpoint.file.exists());
+        if let Some(checkpoint) = stale {
+            let path = checkpoint.file.display();
+            let message = format!("--checkpoint {path}: is there; go on from it with --resume, or remove it");
+            return Err(CodedError { message, code: ExitCode::Usage }.into());
+        }
+        Ok(())
+    }
+}
+
 pub(super) fn run(args: &TrainArgs, verbosity: Verbosity) -> Result<(), Error> {
     let options = args.options()?;
-    check_place("-o", &args.output)?;
-    if let Some(checkpoint) = &options.checkpoint {
-        check_place("--checkpoint", &checkpoint.file)?;
-    }
+    args.check_places(&options)?;
     let Datasets { train, dev, eval } = args.datasets()?;
     let base = Arc::new(Base::open(&args.base)?);
     let stop = stop_at_ctrl_c("stopping after this step; Ctrl-C again ends at once and keeps nothing")?;
@@ -92,10 +125,12 @@ pub(super) fn run(args: &TrainArgs, verbosity: Verbosity) -> Result<(), Error> {
     outcome.pack.write(&args.output, Some(&base))?;
     if let Some(checkpoint) = options.checkpoint.as_ref().filter(|_| !outcome.stopped) {
         // The pack is there: nobody goes on from here.
-        std::fs::remove_file(&checkpoint.file).or_else(|e| match e.kind() {
-            std::io::ErrorKind::NotFound => Ok(()),
-            _ => Err(e),
-        })?;
+        match std::fs::remove_file(&checkpoint.file) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                log::warn!("cannot remove {}, of which nobody has use any more: {e}", checkpoint.file.display());
+            }
+            _ => (),
+        }
     }
     report(args, &options, &outcome)
 }
@@ -110,7 +145,7 @@ fn report(args: &TrainArgs, options: &TrainOptions, outcome: &Outcome) -> Result
         log::warn!("stopped after {} steps; this is the best state of them", outcome.steps);
     }
     log::info!(
-        "{}: {} bytes, {:.1} % zeros, dev {metric} {:.2} %{}, {} steps in {:.0} s",
+        "{}: {} bytes, {:.1} % of all maskable weights zero, dev {metric} {:.2} %{}, {} steps in {:.0} s",
         args.output.display(),
         bytes,
         100.0 * document.sparsity,

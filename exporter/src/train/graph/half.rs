@@ -1,8 +1,9 @@
 //! Mixed precision (Micikevicius et al., *Mixed precision training*, 2018): matrix products in 16 bits,
 //! all else in f32.
 //!
-//! Parameters, their moments, sums, norms, softmax and the loss keep f32. What only moves values
-//! around between two products stays in 16 bits, which saves casts.
+//! Parameters, their moments, norms, softmax and the loss keep f32. What only moves values around
+//! between two products stays in 16 bits, which saves casts, and gradients of what several products
+//! read are added in 16 bits.
 
 use std::collections::{HashMap, HashSet};
 

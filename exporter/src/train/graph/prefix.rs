@@ -24,11 +24,14 @@ pub struct Prefix {
 /// None when it is not worth it, or more than one value would have to be kept: then the graph stays as
 /// it is.
 pub(super) fn cut(graph: &mut GraphProto, live: &[&str], frozen: &[String], width: usize) -> Option<Prefix> {
-    let live = reached(&graph.node, live.iter().copied().map(str::to_owned).collect());
+    let is_weight = |name: &String| frozen.contains(name) || live.contains(&name.as_str());
+    let texts = graph.input.iter().map(|input| &input.name).filter(|name| !is_weight(name));
+    let of_texts = reached(&graph.node, texts.cloned().collect());
     let weighty = reached(&graph.node, frozen.iter().cloned().collect());
-    // What is made of weights that do not train and read by what does; shapes and masks of padding are
-    // made anew, they cost nothing.
-    let is_kept = |value: &&String| weighty.contains(*value) && !live.contains(*value) && !frozen.contains(value);
+    let live = reached(&graph.node, live.iter().copied().map(str::to_owned).collect());
+    // What is made of texts and of weights that do not train, and read by what does. Weights in another
+    // order, shapes and masks of padding are made anew: they cost nothing.
+    let is_kept = |value: &&String| weighty.contains(*value) && of_texts.contains(*value) && !live.contains(*value);
     let readers = graph.node.iter().filter(|node| node.output.iter().any(|o| live.contains(o)));
     let ends: HashSet<&String> = readers.flat_map(|node| &node.input).filter(is_kept).collect();
     let [value] = ends.into_iter().collect::<Vec<_>>()[..] else { return None };
@@ -38,8 +41,14 @@ pub(super) fn cut(graph: &mut GraphProto, live: &[&str], frozen: &[String], widt
     if !nodes.iter().any(|node| matches!(node.op_type.as_str(), "Gemm" | "MatMul")) {
         return None;
     }
-    let shape = Shapes::infer(graph).ok()?.get(&value)?.to_vec();
-    if shape.last() != Some(&Dim::known(width as i64)) {
+    let shapes = Shapes::infer(graph).ok()?;
+    let (shape, ids) = (shapes.get(&value)?.to_vec(), shapes.get("input_ids")?);
+    let [batch, sequence] = ids else { return None };
+    let width_dim = Dim::known(width as i64);
+    // Not of an encoder that has the sequence first.
+    let fits =
+        shape == [batch.clone(), sequence.clone(), width_dim.clone()] || shape == [batch.times(sequence)?, width_dim];
+    if !fits {
         return None;
     }
     let mut below = GraphProto { node: nodes, output: Vec::new(), ..graph.clone() };
@@ -74,9 +83,9 @@ pub(super) fn cut(graph: &mut GraphProto, live: &[&str], frozen: &[String], widt
     Some(Prefix { model, frozen: weights })
 }
 
-/// Every value that depends on one of some.
+/// Every value whose numbers, not only whose shape, depend on one of some.
 fn reached(nodes: &[NodeProto], mut values: HashSet<String>) -> HashSet<String> {
-    for node in nodes {
+    for node in nodes.iter().filter(|node| !matches!(node.op_type.as_str(), "Shape" | "Size")) {
         if node.input.iter().any(|i| values.contains(i)) {
             values.extend(node.output.iter().filter(|o| !o.is_empty()).cloned());
         }
@@ -100,8 +109,9 @@ fn needed(nodes: &[NodeProto], values: &[String], given: Option<&String>) -> Vec
 /// Drops inputs and initializers that nothing reads.
 fn drop_unread(graph: &mut GraphProto, also: &[String]) {
     let read: HashSet<&String> = graph.node.iter().flat_map(|node| &node.input).chain(also).collect();
-    // The shape of the tokens is what the others are made of.
-    graph.input.retain(|input| input.name == "input_ids" || read.contains(&input.name));
+    // The shape of the tokens is what the others are made of, and pooling reads where they end.
+    let stays = |name: &String| name == "input_ids" || name == "attention_mask" || read.contains(name);
+    graph.input.retain(|input| stays(&input.name));
     graph.initializer.retain(|tensor| read.contains(&tensor.name));
 }
 

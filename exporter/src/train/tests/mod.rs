@@ -19,7 +19,7 @@ use safetensors::SafeTensors;
 use super::batch::Feed;
 use super::graph::{self, Encoder, Graph, Precision, Spec, name};
 use super::scores::to_mask;
-use super::session::{ForwardSession, Part, Placement, StepSession, f32_value, fresh, frozen, i64_value};
+use super::session::{ForwardSession, Part, Placement, StepSession, copies, f32_value, fresh, frozen, i64_value};
 use super::setup::Rates;
 use super::{gelu, placement as profile};
 use crate::autodiff;
@@ -131,7 +131,7 @@ fn logits_agree_with_pytorch() {
         (BLOCK, Some("scores_block"), "logits_block", "loss_block"),
     ] {
         let step = graph::step(&base, &spec(&base, granularity)).unwrap();
-        let weights = frozen(&base, &step.frozen).unwrap();
+        let weights = frozen(&base, &step.frozen, &placement()).unwrap();
         let start = initial(&reference, &step, scores);
         let session = StepSession::new(&step, fresh(start), &weights, &placement()).unwrap();
         let forward = graph::forward(&base, &spec(&base, granularity)).unwrap();
@@ -152,7 +152,7 @@ fn three_training_steps_agree_with_pytorch() {
         [(Granularity::Weight, "scores", "", "step3"), (BLOCK, "scores_block", "_block", "step3_block")]
     {
         let step = graph::step(&base, &spec(&base, granularity)).unwrap();
-        let weights = frozen(&base, &step.frozen).unwrap();
+        let weights = frozen(&base, &step.frozen, &placement()).unwrap();
         let start = initial(&reference, &step, Some(scores));
         let mut session = StepSession::new(&step, fresh(start), &weights, &placement()).unwrap();
         let (mut losses, mut norms) = (Vec::new(), Vec::new());
@@ -187,7 +187,7 @@ fn gradients_of_scores_agree_with_pytorch() {
     {
         // Never clipped, AdamW's first moment is the gradient after one step.
         let step = graph::step(&base, &Spec { clip_norm: 1e9, ..spec(&base, granularity) }).unwrap();
-        let weights = frozen(&base, &step.frozen).unwrap();
+        let weights = frozen(&base, &step.frozen, &placement()).unwrap();
         let start = initial(&reference, &step, Some(scores));
         let mut session = StepSession::new(&step, fresh(start), &weights, &placement()).unwrap();
         let mut inputs = reference.batch();
@@ -215,7 +215,7 @@ fn a_batch_in_parts_agrees_with_pytorch() {
     let (_dir, base) = base();
     let spec = spec(&base, Granularity::Weight);
     let graph = graph::gradients(&base, &spec).unwrap();
-    let weights = frozen(&base, &graph.frozen).unwrap();
+    let weights = frozen(&base, &graph.frozen, &placement()).unwrap();
     let start = initial(&reference, &graph, Some("scores"));
     let mut session = StepSession::in_parts(&graph, &spec, fresh(start), &weights, &placement()).unwrap();
     let part = |texts: std::ops::Range<usize>| {
@@ -248,6 +248,20 @@ fn a_batch_in_parts_agrees_with_pytorch() {
     }
 }
 
+/// What a GPU gets of the base is what the memory map has.
+#[test]
+fn copies_of_weights_are_what_they_are_of() {
+    let (_dir, base) = base();
+    let step = graph::step(&base, &spec(&base, BLOCK)).unwrap();
+    let mapped = frozen(&base, &step.frozen, &placement()).unwrap();
+    let dims = step.frozen.iter().map(|name| (name.clone(), base.tensor_f32(name).unwrap().0.to_vec())).collect();
+    let copied = copies(&mapped, &dims, &placement()).unwrap();
+    assert_eq!(copied.len(), step.frozen.len());
+    for (name, copy) in &copied {
+        assert_eq!(copy.download().unwrap(), base.tensor_f32(name).unwrap().1, "{name}");
+    }
+}
+
 /// In f16 the same to three digits; and every matrix product is one of 16 bits.
 #[test]
 fn gradients_in_f16_are_near_those_of_pytorch() {
@@ -258,7 +272,7 @@ fn gradients_in_f16_are_near_those_of_pytorch() {
         let scores = if granularity == BLOCK { "scores_block" } else { "scores" };
         let spec = Spec { clip_norm: 1e9, precision: Precision::F16, ..spec(&base, granularity) };
         let step = graph::step(&base, &spec).unwrap();
-        let weights = frozen(&base, &step.frozen).unwrap();
+        let weights = frozen(&base, &step.frozen, &placement()).unwrap();
         let start = initial(&reference, &step, Some(scores));
         let mut session = StepSession::new(&step, fresh(start), &weights, &placement()).unwrap();
         let mut inputs = reference.batch();
@@ -333,7 +347,7 @@ fn a_profile_tells_shapes_from_the_rest() {
     let reference = Reference::read();
     let (dir, base) = base();
     let step = graph::step(&base, &spec(&base, BLOCK)).unwrap();
-    let weights = frozen(&base, &step.frozen).unwrap();
+    let weights = frozen(&base, &step.frozen, &placement()).unwrap();
     let start = initial(&reference, &step, Some("scores_block"));
     let placement = Placement { profile: Some(dir.path().join("step")), ..placement() };
     let mut session = StepSession::new(&step, fresh(start), &weights, &placement).unwrap();
@@ -341,7 +355,7 @@ fn a_profile_tells_shapes_from_the_rest() {
     inputs.push(reference.targets());
     inputs.extend(rates(&step, 1e-2, 1e-3, 0));
     session.run(vec![Part { inputs, share: 1.0 }], Feed::new()).unwrap();
-    let text = std::fs::read(session.end_profiling().unwrap()).unwrap();
+    let text = std::fs::read(&session.end_profiling().unwrap()[0]).unwrap();
     let here = profile::placed(&text, Device::Cpu).unwrap();
     assert!(here.there > 0 && here.shapes == 0 && here.elsewhere.is_empty(), "{here:?}");
     let there = profile::placed(&text, Device::Cuda).unwrap();

@@ -118,6 +118,11 @@ fn options_that_cannot_be_are_refused_before_the_work() {
     };
     assert!(change(|o| o.name = "a\nb".into()).starts_with("--name: "));
     assert!(change(|o| o.name = "x".repeat(257)).starts_with("--name: "));
+    assert!(change(|o| (o.method, o.polish) = (Method::Full, 0.5)).starts_with("--polish: is for --method mask"));
+    assert!(change(|o| (o.method, o.layers) = (Method::Full, "0".parse().unwrap())).starts_with("--layers: "));
+    assert!(change(|o| (o.method, o.sampling) = (Method::Layers, Sampling::Bernoulli)).starts_with("--sampling: "));
+    assert!(change(|o| (o.method, o.precision) = (Method::Head, Precision::F16)).starts_with("--precision: "));
+    assert!(change(|o| (o.target_sparsity, o.polish, o.ramp) = (Some(0.5), 0.8, 0.3)).starts_with("--ramp: "));
     assert!(change(|o| o.micro_batch = Some(0)).starts_with("--micro-batch: "));
     assert!(change(|o| o.precision = Precision::Bf16).starts_with("--precision: "));
     assert!(change(|o| o.max_steps = Some(0)).starts_with("--max-steps: "));
@@ -293,15 +298,38 @@ fn a_resumed_run_equals_an_unbroken_one() {
             "case {i}"
         );
 
+        // Cut off between its last step and the pack.
+        let late = CheckpointOptions { file: file.with_extension("late"), every: 1, resume: true };
+        let again = TrainOptions { checkpoint: Some(late.clone()), ..whole.clone() };
+        learn(&base, &data, &again).unwrap();
+        let judged = learn(&base, &data, &again).unwrap();
+        assert_eq!((judged.steps, judged.curve), (12, unbroken.curve.clone()), "case {i}");
+        assert!(judged.time >= judged.waited);
+
         // Of another run it is refused, and a damaged one, too.
-        let other = TrainOptions { seed: 2, checkpoint: checkpoint(true), ..whole.clone() };
-        let message = learn(&base, &data, &other).unwrap_err().to_string();
-        assert!(message.contains("`seed` was 1, not 2"), "{message}");
+        for (change, said) in [
+            ((|o| o.seed = 2) as fn(&mut TrainOptions), "`seed` was 1, not 2"),
+            (|o| o.pooling = Pooling::Cls, "`pooling` was \"mean\", not \"cls\""),
+        ] {
+            let mut other = TrainOptions { checkpoint: checkpoint(true), ..whole.clone() };
+            change(&mut other);
+            let message = learn(&base, &data, &other).unwrap_err().to_string();
+            assert!(message.contains(said), "{message}");
+        }
         let mut bytes = std::fs::read(&file).unwrap();
         *bytes.last_mut().unwrap() ^= 1;
         std::fs::write(&file, bytes).unwrap();
-        let message =
-            learn(&base, &data, &TrainOptions { checkpoint: checkpoint(true), ..whole }).unwrap_err().to_string();
+        let resumed = TrainOptions { checkpoint: checkpoint(true), ..whole };
+        let message = learn(&base, &data, &resumed).unwrap_err().to_string();
+        assert!(message.contains("damaged"), "{message}");
+        let text = String::from_utf8_lossy(&std::fs::read(&late.file).unwrap()).into_owned();
+        assert!(text.contains("\\\"step\\\":12"), "{}", &text[..400]);
+        let bytes = std::fs::read(&late.file).unwrap();
+        let at = text.find("\\\"step\\\":12").unwrap() + 10;
+        let mut bytes = bytes;
+        bytes[at] = b'9';
+        std::fs::write(&file, bytes).unwrap();
+        let message = learn(&base, &data, &resumed).unwrap_err().to_string();
         assert!(message.contains("damaged"), "{message}");
     }
 }
@@ -396,6 +424,11 @@ fn what_does_not_train_runs_once_and_changes_nothing() {
     for (method, change) in [
         (Method::Mask, (|o| o.layers = "1".parse().unwrap()) as fn(&mut TrainOptions)),
         (Method::Layers, |o| (o.layers, o.modules) = ("1".parse().unwrap(), vec!["output".into()])),
+        // No attention above it: only pooling reads where texts end.
+        (Method::Layers, |o| (o.layers, o.modules) = ("1".parse().unwrap(), vec!["intermediate".into()])),
+        (Method::Mask, |o| {
+            (o.layers, o.modules, o.pooling) = ("1".parse().unwrap(), vec!["intermediate".into()], Pooling::Cls)
+        }),
     ] {
         let run = |cache_prefix| {
             let mut options = TrainOptions { cache_prefix, epochs: 3, ..options(method, 1) };
