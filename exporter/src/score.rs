@@ -8,7 +8,7 @@ use overmask::task::{Answer, Span, spans};
 use serde::Serialize;
 
 use crate::data::Gold;
-use crate::metrics::{self, Bootstrap, Interval, Scores, multilabel, pick};
+use crate::metrics::{self, Bootstrap, Counts, Interval, Scores, multilabel, pick};
 
 /// What a task says of an example, in the numbers of its labels.
 #[derive(Debug, Clone, PartialEq)]
@@ -162,7 +162,7 @@ enum Table<'a> {
     Classes { gold: Vec<usize>, said: Vec<usize>, labels: &'a [String] },
     Sets { gold: Vec<&'a [bool]>, said: Vec<&'a [bool]> },
     Values { gold: Vec<f64>, said: Vec<f64> },
-    Tags { gold: Vec<Vec<Span>>, said: Vec<Vec<Span>>, right: Vec<(usize, usize)> },
+    Tags { gold: Vec<Vec<Span>>, said: Vec<Vec<Span>>, counts: Vec<Counts>, right: Vec<(usize, usize)> },
 }
 
 /// A metric of the examples with these numbers.
@@ -208,7 +208,8 @@ impl<'a> Table<'a> {
                         right.push((hits, gold.len()));
                     }
                 }
-                Table::Tags { gold: golds, said: saids, right }
+                let counts = golds.iter().zip(&saids).map(|(gold, said)| metrics::span_counts(gold, said)).collect();
+                Table::Tags { gold: golds, said: saids, counts, right }
             }
         }
     }
@@ -263,10 +264,8 @@ impl<'a> Table<'a> {
     }
 
     fn spans(&self, drawn: &[usize]) -> Scores {
-        let Self::Tags { gold, said, .. } = self else { return Scores::default() };
-        let (gold, said): (Vec<&[Span]>, Vec<&[Span]>) =
-            drawn.iter().map(|i| (gold[*i].as_slice(), said[*i].as_slice())).unzip();
-        metrics::span_scores(&gold, &said)
+        let Self::Tags { counts, .. } = self else { return Scores::default() };
+        drawn.iter().map(|i| counts[*i]).sum::<Counts>().into()
     }
 
     fn words(&self, drawn: &[usize]) -> f64 {

@@ -191,6 +191,9 @@ fn spans_of_a_text_are_at_their_characters() {
     let mut found = 0;
     for (number, (row, text)) in rows.iter().zip(texts).enumerate() {
         assert_eq!(row["text"], text);
+        let words: Vec<&str> = row["tokens"].as_array().unwrap().iter().map(|word| word.as_str().unwrap()).collect();
+        assert_eq!(words.len(), row["tags"].as_array().unwrap().len());
+        assert_eq!(words.concat(), text.split_whitespace().collect::<String>());
         for span in row["spans"].as_array().unwrap() {
             found += 1;
             let words = span["text"].as_str().unwrap();

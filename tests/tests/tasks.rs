@@ -97,6 +97,9 @@ fn a_pair_is_two_segments_and_the_longer_text_is_cut_first() {
         assert_eq!(pair(first, second, 8).ids, expected, "{first} | {second}");
     }
     assert_eq!(pair("a", "b", 3).ids, [101, 102, 102], "only special tokens have room");
+    // What is cut off is let go: kept in pieces, each of one with each of the other, it would take gigabytes.
+    let long = "a ".repeat(20_000);
+    assert_eq!(pair(&long, &long, 5).ids, [101, 1037, 102, 1037, 102]);
 }
 
 #[test]

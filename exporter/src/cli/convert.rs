@@ -91,7 +91,7 @@ pub(super) fn run(args: &ConvertArgs) -> Result<(), Error> {
 
 /// What trains the task and measures it, as a shell takes it.
 fn commands(task: GlueTask, dir: &Path, written: &[Written]) -> Vec<String> {
-    let file = |name: &str| quoted(&dir.join(name).display().to_string());
+    let file = |name: &str| output::quoted(&dir.join(name).display().to_string());
     let pair = if task.form.pair { " --pair" } else { "" };
     let train = format!(
         "overmask-export train --base base/ --data {} --eval-data {} --task {}{pair} --max-tokens 128 -o {}.pack",
@@ -105,16 +105,6 @@ fn commands(task: GlueTask, dir: &Path, written: &[Written]) -> Vec<String> {
         format!("overmask-export evaluate --base base/ --pack {}.pack --data {data}", task.name)
     };
     [train].into_iter().chain(written.iter().filter(|w| w.name != "train.jsonl").map(evaluate)).collect()
-}
-
-/// A word that a shell takes as it is.
-fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        word.to_owned()
-    } else {
-        format!("'{}'", word.replace('\'', "'\\''"))
-    }
 }
 
 #[cfg(test)]

@@ -78,3 +78,13 @@ pub(super) fn warn_of_duplicates(pairs: &[(usize, usize)], a: &Path, b: &Dataset
         listed.join(", "),
     );
 }
+
+/// A word that a shell takes as it is.
+pub(super) fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', "'\\''"))
+    }
+}

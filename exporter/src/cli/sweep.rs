@@ -169,8 +169,9 @@ fn show(args: &SweepArgs, plan: &Plan, options: &SweepOptions) -> Result<(), Err
                 "runs": options.wants(state), "command": words,
             }));
         }
+        let command = words[1..].iter().map(|word| output::quoted(word)).collect::<Vec<_>>().join(" ");
         let title = title(&run.task, &run.method, run.seed);
-        output::line(&printable(&format!("{}  {next:<12}  {title}: {}", run.id, words[1..].join(" "))))
+        output::line(&printable(&format!("{}  {next:<12}  {title}: {}", run.id, command)))
     };
     options.states(plan)?.into_iter().try_for_each(|(run, state)| row(run, state))
 }

@@ -1,6 +1,6 @@
 //! CoNLL columns: a word a line, its tag in the last column, sentences apart by blank lines.
 //!
-//! Columns are separated by white space; the first is the word, the last the tag, those in between
+//! Columns are separated by spaces or tabs; the first is the word, the last the tag, those in between
 //! (parts of speech, chunks) are skipped. A line that starts with `-DOCSTART-` separates documents
 //! and is skipped, as in the files of CoNLL-2003.
 
@@ -19,7 +19,8 @@ pub fn parse(path: &Path, text: &str) -> Result<Vec<Example>, DataError> {
     let (mut words, mut tags, mut first) = (Vec::new(), Vec::new(), 1);
     // A blank line after the last sentence ends it.
     for (i, line) in text.split('\n').chain([""]).enumerate() {
-        let columns: Vec<&str> = line.split_whitespace().collect();
+        // No other white space: a no-break space may be part of a word.
+        let columns: Vec<&str> = line.trim_end_matches('\r').split([' ', '\t']).filter(|c| !c.is_empty()).collect();
         match columns.as_slice() {
             [] if words.is_empty() => {}
             [] => {

@@ -107,7 +107,8 @@ impl Reader<'_> {
     }
 
     fn words(&self, field: &'static str) -> Result<Vec<String>, DataError> {
-        let words = self.list(field, |text| text.split_whitespace().map(Value::from).collect())?;
+        let words = self
+            .list(field, |text| text.split([' ', '\t']).filter(|word| !word.is_empty()).map(Value::from).collect())?;
         let word = |word: Value| match word {
             Value::String(word) if !word.trim().is_empty() => Ok(word),
             Value::String(_) => Err(self.wrong(field, "holds a blank string")),

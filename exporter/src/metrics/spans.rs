@@ -18,11 +18,6 @@ pub fn span_counts(gold: &[Span], predicted: &[Span]) -> Counts {
     by_label(gold, predicted).into_values().sum()
 }
 
-/// Precision, recall and F1 over the spans of all texts, whatever their labels (micro average).
-pub fn span_scores<G: AsRef<[Span]>, P: AsRef<[Span]>>(gold: &[G], predicted: &[P]) -> Scores {
-    gold.iter().zip(predicted).map(|(g, p)| span_counts(g.as_ref(), p.as_ref())).sum::<Counts>().into()
-}
-
 /// Precision, recall and F1 of the spans of each label that is true or predicted somewhere.
 pub fn span_table<G: AsRef<[Span]>, P: AsRef<[Span]>>(gold: &[G], predicted: &[P]) -> BTreeMap<String, Scores> {
     let mut all: BTreeMap<&str, Counts> = BTreeMap::new();
@@ -53,6 +48,10 @@ mod tests {
 
     fn decode(texts: &[&str]) -> Vec<Vec<Span>> {
         texts.iter().map(|tags| spans(tags.split_whitespace())).collect()
+    }
+
+    fn span_scores(gold: &[Vec<Span>], predicted: &[Vec<Span>]) -> Scores {
+        gold.iter().zip(predicted).map(|(g, p)| span_counts(g, p)).sum::<Counts>().into()
     }
 
     /// Values of seqeval 1.2.2's `classification_report` for the same tags.

@@ -245,6 +245,22 @@ pub struct SharedZeros {
     pub chance_by_magnitude: Option<f64>,
 }
 
+/// Tasks and methods of which a seed was run with several options or data: means would mix them.
+fn mixed(runs: &[Run]) -> Vec<String> {
+    let mut seen: BTreeMap<(&str, &str), BTreeMap<Option<u64>, usize>> = BTreeMap::new();
+    for run in runs.iter().filter(|run| run.status == Status::Done) {
+        *seen.entry((&run.task, &run.method)).or_default().entry(run.seed).or_default() += 1;
+    }
+    let several = seen.into_iter().filter(|(_, seeds)| seeds.values().any(|count| *count > 1));
+    let warning = |((task, method), _): ((&str, &str), _)| {
+        format!(
+            "{task}, {method}: a seed has several runs, of other options or data, and means mix them; give the method \
+             another name, or take out the lines of old runs"
+        )
+    };
+    several.map(warning).collect()
+}
+
 /// Reads files of JSON lines. A run that is there more than once counts once: the last one that
 /// was done, else the last one.
 ///
@@ -272,6 +288,7 @@ pub fn read(paths: &[PathBuf]) -> Result<Input, ReportError> {
             }
         }
     }
+    input.warnings.extend(mixed(&input.runs));
     if input.runs.is_empty() && input.analyses.is_empty() {
         let files: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
         return Err(ReportError::Empty { files: files.join(", ") });

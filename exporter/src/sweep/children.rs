@@ -119,12 +119,32 @@ impl SweepOptions {
         self.threads.or_else(|| (self.workers > 1).then(|| (available() / self.workers).max(1)))
     }
 
+    /// Where a run is kept until it ends. A run with other threads, or of another version of the program,
+    /// would not go on there.
+    fn checkpoint(&self, run: &Run) -> PathBuf {
+        let all = || thread::available_parallelism().map_or(1, usize::from);
+        let own = run.options.get("threads").map(|threads| threads.to_string());
+        let threads = own.unwrap_or_else(|| self.threads_for(run).unwrap_or_else(all).to_string());
+        self.pack(run).with_extension(format!("{threads}-{}.checkpoint", env!("CARGO_PKG_VERSION")))
+    }
+
+    /// Removes what a run has left on the way: its own file it removes itself, others are of no use.
+    fn tidy(&self, run: &Run) {
+        let Ok(entries) = fs::read_dir(self.dir.join("packs")) else { return };
+        for path in entries.flatten().map(|entry| entry.path()) {
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            if name.starts_with(&run.id) && name.ends_with(".checkpoint") {
+                let _ = fs::remove_file(&path);
+            }
+        }
+    }
+
     /// The whole command line of a run.
     pub fn command(&self, run: &Run) -> Command {
         let mut command = Command::new(&self.program);
         command.args(&run.arguments).arg("--output").arg(self.pack(run)).arg("--json");
         // What a power cut interrupts goes on where it was; the run removes the file when its pack is there.
-        command.arg("--checkpoint").arg(self.pack(run).with_extension("checkpoint")).arg("--resume");
+        command.arg("--checkpoint").arg(self.checkpoint(run)).arg("--resume");
         if let Some(threads) = self.threads_for(run) {
             command.arg(format!("--threads={threads}"));
         }
@@ -242,7 +262,8 @@ fn train<'a>(
     let printed = printed(&output);
     // Half a run is no result: what it has learnt so far would pass for the whole.
     let stopped = printed.as_ref().is_none_or(|train| train["stopped"] == true);
-    if stop.load(Ordering::Relaxed) && stopped {
+    let cut_off = output.status.success() && stopped;
+    if stop.load(Ordering::Relaxed) && stopped || cut_off && printed.is_some() {
         let _ = fs::remove_file(options.pack(run));
         return Ok(News::Stopped);
     }
@@ -251,6 +272,9 @@ fn train<'a>(
         (None, true) => Some("it ended well, but printed no JSON object".to_owned()),
         (_, false) => Some(last_words(&log, &output)),
     };
+    if error.is_none() {
+        options.tidy(run);
+    }
     Ok(News::Ended(Line {
         run: run.id.clone(),
         task: run.task.clone(),

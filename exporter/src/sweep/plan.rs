@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use overmask::base::{file, file_digest, hex};
+use overmask::pack::split_name;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -245,8 +246,10 @@ impl Files<'_> {
                 Setting::Flag => format!("--{name}").into(),
                 Setting::Text(text) if known.get(name).is_some_and(|o| o.path) => {
                     let path = self.dir.join(text);
-                    if path.is_file() {
-                        named.digests.insert(name, self.digest(&path)?);
+                    // Of a set, SET#NAME.
+                    let (file, _) = split_name(&path);
+                    if file.is_file() {
+                        named.digests.insert(name, self.digest(&file)?);
                     }
                     option(name, &path)
                 }

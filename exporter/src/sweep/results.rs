@@ -106,7 +106,12 @@ impl Results {
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), SweepError> {
+        let before = self.file.metadata().map_err(unwritable(&self.path))?.len();
         let written = self.file.write_all(bytes).and_then(|()| self.file.flush()).and_then(|()| self.file.sync_data());
+        if written.is_err() {
+            // Half a line would spoil the next one.
+            let _ = self.file.set_len(before);
+        }
         written.map_err(unwritable(&self.path))
     }
 

@@ -214,9 +214,11 @@ fn facts(base: &Base, data: &Data<'_>, train: usize, o: &TrainOptions) -> BTreeM
         facts.push(("teacher_weight", json!(teacher.weight)));
         facts.push(("teacher_temperature", json!(teacher.temperature)));
         facts.push(("teacher_features", json!(teacher.features)));
-        if let Ok(digest) = overmask::base::file_digest(&teacher.pack) {
+        let (file, name) = overmask::pack::split_name(&teacher.pack);
+        if let Ok(digest) = overmask::base::file_digest(&file) {
             facts.push(("teacher_sha256", json!(digest)));
         }
+        facts.extend(name.map(|name| ("teacher_name", json!(name))));
     }
     // A batch in parts rounds differently.
     facts.extend(o.micro_batch.filter(|_| o.in_parts()).map(|size| ("micro_batch", json!(size))));

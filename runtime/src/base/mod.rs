@@ -118,7 +118,7 @@ pub struct Base {
     dir: PathBuf,
     manifest: BaseManifest,
     weights: Weights,
-    segments: usize,
+    segments: Option<usize>,
 }
 
 impl Base {
@@ -156,9 +156,9 @@ impl Base {
                 });
             }
         }
-        // Where there is no such table, texts are of one segment.
+        // Where there is no such table, texts are of one segment, or only the graph knows.
         let types = weights.only(SEGMENTS).ok().and_then(|(_, shape)| shape.first().copied());
-        let segments = types.unwrap_or(1).max(1);
+        let segments = types.or((a.family == family::BERT).then_some(1)).map(|types| types.max(1));
         Ok(Base { dir: dir.to_owned(), manifest, weights, segments })
     }
 
@@ -192,8 +192,9 @@ impl Base {
         &self.manifest.base_id
     }
 
-    /// How many segments a text may have: two where the base tells the texts of a pair apart.
-    pub fn segments(&self) -> usize {
+    /// How many segments a text may have: two where the base tells the texts of a pair apart; none where
+    /// only its graph knows, which reads no segments or checks them.
+    pub fn segments(&self) -> Option<usize> {
         self.segments
     }
 

@@ -102,10 +102,25 @@ struct Json<'a> {
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Said<'a> {
-    Label { label: &'a str, score: f32, scores: BTreeMap<&'a str, f32> },
-    Labels { labels: Vec<&'a str>, scores: BTreeMap<&'a str, f32> },
-    Value { value: f32 },
-    Tags { tags: Vec<Option<&'a str>>, spans: Vec<Found<'a>> },
+    Label {
+        label: &'a str,
+        score: f32,
+        scores: BTreeMap<&'a str, f32>,
+    },
+    Labels {
+        labels: Vec<&'a str>,
+        scores: BTreeMap<&'a str, f32>,
+    },
+    Value {
+        value: f32,
+    },
+    Tags {
+        /// The words, if they were found in a text: a tag belongs to each.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        tokens: Option<Vec<&'a str>>,
+        tags: Vec<Option<&'a str>>,
+        spans: Vec<Found<'a>>,
+    },
 }
 
 /// A span of words.
@@ -158,6 +173,7 @@ impl<'a> Row<'a> {
             }
             Answer::Value(value) => Said::Value { value: *value },
             Answer::Tags(tags) => Said::Tags {
+                tokens: self.given.text.is_some().then(|| self.asked.input.texts()),
                 tags: tags.iter().map(|tag| tag.as_ref().map(|tag| tag.label.as_str())).collect(),
                 spans: self.found(tags),
             },

@@ -60,8 +60,10 @@ impl TokenBatch {
         if let Some(m) = self.attention_mask.iter().find(|m| !matches!(m, 0 | 1)) {
             return wrong(format!("attention mask {m}, must be 0 or 1"));
         }
-        if let Some(segment) = self.token_type_ids.iter().find(|t| !(0..base.segments() as i64).contains(*t)) {
-            return wrong(format!("segment number {segment}, the base knows 0 to {}", base.segments() - 1));
+        if let Some(segments) = base.segments()
+            && let Some(segment) = self.token_type_ids.iter().find(|t| !(0..segments as i64).contains(*t))
+        {
+            return wrong(format!("segment number {segment}, the base knows 0 to {}", segments - 1));
         }
         if let Some(row) = (0..self.batch).find(|row| self.row_length(*row) == 0) {
             return wrong(format!("text {row} has none"));

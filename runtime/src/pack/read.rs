@@ -1,6 +1,7 @@
 //! Reading packs. The bytes may be anything: every length is checked against what is there
 //! before it is used.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use safetensors::SafeTensors;
@@ -166,6 +167,7 @@ fn golden(document: &PackDocument, tensors: &SafeTensors<'_>) -> Result<Vec<Gold
 
 /// The replaced tensors, sorted by name.
 fn deltas(document: &PackDocument, tensors: &SafeTensors<'_>) -> Result<Vec<Delta>, Reason> {
+    let masked: BTreeSet<&str> = document.masks.iter().map(|entry| entry.tensor.as_str()).collect();
     let mut deltas = Vec::new();
     for (name, view) in tensors.tensors() {
         let Some(replaced) = name.strip_prefix(tensor::DELTA) else { continue };
@@ -173,7 +175,7 @@ fn deltas(document: &PackDocument, tensors: &SafeTensors<'_>) -> Result<Vec<Delt
         if let Err(reason) = check_name(replaced) {
             return wrong(format!("the name {reason}"));
         }
-        if document.masks.iter().any(|entry| entry.tensor == replaced) {
+        if masked.contains(replaced) {
             return wrong("is of a tensor that has a mask, too".to_owned());
         }
         let Some(dtype) = FloatType::of(view.dtype()) else {

@@ -40,8 +40,9 @@ enum Part {
 /// | BIOES | `B-PER E-PER O S-LOC` |
 /// | plain | `PER PER O LOC` |
 ///
-/// `O` is outside every span. A label is what follows `B-`, `I-`, `E-` or `S-`; any other tag is
-/// one as a whole, `B` and `L-PER` too, and neighbouring words with such a tag make one span.
+/// `O` is outside every span. A label is what follows `B-`, `I-`, `E-` or `S-`; `B`, `I`, `E` and `S`
+/// alone have the label `_`. Any other tag is one as a whole, `L-PER` too, and neighbouring words with
+/// such a tag make one span.
 /// Whatever cannot continue the span before it starts one: an `I-` or `E-` after `O`, after another
 /// label, or after `E-` or `S-`.
 pub fn spans<'a>(tags: impl IntoIterator<Item = &'a str>) -> Vec<Span> {
@@ -66,7 +67,8 @@ fn parse(tag: &str) -> Option<(Part, &str)> {
         return None;
     }
     let prefixes = [("B-", Part::Begin), ("I-", Part::Inside), ("E-", Part::End), ("S-", Part::Single)];
-    let prefixed = prefixes.iter().find_map(|(prefix, part)| Some((*part, tag.strip_prefix(prefix)?)));
+    let label = |prefix: &str| if *tag == prefix[..1] { Some("_") } else { tag.strip_prefix(prefix) };
+    let prefixed = prefixes.iter().find_map(|(prefix, part)| Some((*part, label(prefix)?)));
     Some(prefixed.unwrap_or((Part::Plain, tag)))
 }
 
@@ -100,6 +102,7 @@ mod tests {
         for tags in ["O B-PER I-PER O B-LOC B-LOC", "O I-PER I-PER O I-LOC B-LOC", "O B-PER E-PER O S-LOC S-LOC"] {
             check(tags, &[("PER", 1, 3), ("LOC", 4, 5), ("LOC", 5, 6)]);
         }
+        check("B I I O B B", &[("_", 0, 3), ("_", 4, 5), ("_", 5, 6)]);
         // Plain tags cannot tell neighbours of one label apart.
         check("O PER PER O LOC LOC", &[("PER", 1, 3), ("LOC", 4, 6)]);
     }

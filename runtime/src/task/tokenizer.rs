@@ -145,12 +145,15 @@ impl Tokenizer {
             let lengths = if first.len() < second.len() { [short, room - short] } else { [room - short, short] };
             first.truncate(lengths[0], 0, TruncationDirection::Right);
             second.truncate(lengths[1], 0, TruncationDirection::Right);
+            // What was cut off is kept in pieces, and joining two encodings joins every piece of one
+            // with every piece of the other.
+            drop((first.take_overflowing(), second.take_overflowing()));
         }
         self.inner.post_process(first, Some(second), true)
     }
 
-    /// The words of a text, as ranges of its bytes: what the tokenizer never joins to one token, for
-    /// BERT runs of letters and single punctuation marks.
+    /// The words of a text, as ranges of its bytes without white space around: what the tokenizer never
+    /// joins to one token, for BERT runs of letters and single punctuation marks.
     ///
     /// # Errors
     /// When the tokenizer fails.
@@ -165,7 +168,13 @@ impl Tokenizer {
                 _ => words.push((word, *start..*end)),
             }
         }
-        Ok(words.into_iter().map(|(_, range)| range).filter(|range| text.get(range.clone()).is_some()).collect())
+        // Some tokenizers count the space before a word as its own.
+        let trimmed = |(_, range): (u32, Range<usize>)| {
+            let word = text.get(range.clone())?;
+            let start = range.start + (word.len() - word.trim_start().len());
+            Some(start..start + word.trim().len()).filter(|range| !range.is_empty())
+        };
+        Ok(words.into_iter().filter_map(trimmed).collect())
     }
 
     /// Inputs as one batch, padded to the longest.

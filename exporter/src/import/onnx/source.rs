@@ -124,7 +124,9 @@ impl Tensors<'_> {
             self.files.insert(
                 location.to_owned(),
                 self.open(location).map_err(|e| match e {
-                    Denied::Outside => wrong(format!("`{location}` lies outside the model's folder")),
+                    Denied::Outside => wrong(format!(
+                        "`{location}` lies outside the model's folder; copy both into one, links followed (cp -L)"
+                    )),
                     Denied::Io(path, source) => ImportError::Read { path, source },
                 })?,
             );

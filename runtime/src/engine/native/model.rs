@@ -151,7 +151,7 @@ impl Reader<'_> {
         let rows = [
             ("word", architecture.vocab_size),
             ("position", architecture.max_positions),
-            ("token_type", self.base.segments()),
+            ("token_type", self.base.segments().unwrap_or(1)),
         ];
         let [words, positions, segments] =
             rows.map(|(kind, rows)| self.table(&format!("embeddings.{kind}_embeddings.weight"), rows, width));

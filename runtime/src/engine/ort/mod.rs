@@ -177,7 +177,14 @@ impl Engine for OrtEngine {
     }
 
     fn unload(&mut self, task: TaskId) -> Result<(), EngineError> {
-        self.inner().tasks.remove(&task).map(drop).ok_or(EngineError::NoTask(task))
+        let Inner { tasks, sessions, .. } = self.inner();
+        let Task { replaced, binding } = tasks.remove(&task).ok_or(EngineError::NoTask(task))?;
+        drop(binding);
+        // A session that no task runs on is a copy of the base that nobody needs; the usual one stays.
+        if !replaced.is_empty() && tasks.values().all(|other| other.replaced != replaced) {
+            sessions.remove(&replaced);
+        }
+        Ok(())
     }
 
     fn encode(&self, task: TaskId, batch: &TokenBatch) -> Result<Hidden, EngineError> {
