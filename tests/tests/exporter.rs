@@ -214,7 +214,16 @@ fn what_cannot_be_written_exits_with_8_and_leaves_nothing() {
         command.arg(place.path("base")).arg("--data").arg(place.path("texts.jsonl")).arg("-o").arg(wrong);
         failed(&ran(&mut command), 8, &["-o", wrong.to_str().unwrap()]);
     }
-    failed(&ran(place.train(&["--log-losses"]).arg(&absent)), 8, &["cannot write", "absent/tiny.pack"]);
+    failed(&ran(place.train(&["--log-losses"]).arg(&absent)), 8, &["--log-losses", "absent/tiny.pack"]);
+    let run = ["--checkpoint"];
+    failed(&ran(place.train(&run).arg(&absent)), 8, &["--checkpoint", "absent/tiny.pack"]);
+    // What would be written over what is read, or over the pack.
+    for file in ["texts.jsonl", "out/tiny.pack"] {
+        failed(&ran(place.train(&run).arg(place.path(file))), 2, &["--checkpoint", file, "is the file of"]);
+    }
+    let stale = place.write("run.state", b"a long run");
+    failed(&ran(place.train(&run).arg(&stale)), 2, &["run.state: is there", "--resume"]);
+    assert_eq!(fs::read(&stale).unwrap(), b"a long run");
     let file = place.path("texts.jsonl");
     for out in [file.join("base"), file.clone()] {
         failed(&ran(export(&["import", "hf"]).arg(fixture()).arg("-o").arg(out)), 8, &["cannot write", "texts.jsonl"]);

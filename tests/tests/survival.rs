@@ -105,7 +105,7 @@ fn a_full_disk_loses_a_checkpoint_and_not_the_run() {
     let words = checkpointed(dir.path(), "small.pack", &state, "100");
     let got = ran(&mut with_small_files(&words));
     assert_eq!(got.code, 0, "{got:?}");
-    assert!(got.stderr.contains("step 100: cannot write") && got.stderr.contains("the run goes on"), "{got:?}");
+    assert!(got.stderr.contains("step 100: cannot write"), "{got:?}");
     assert!(dir.path().join("small.pack").exists() && !state.exists());
     let left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(left.len(), 3, "base, texts and pack: {left:?}");

@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     fn a_tag_without_a_prefix_is_a_label() {
-        check("B B I L-PER o", &[("B", 0, 2), ("I", 2, 3), ("L-PER", 3, 4), ("o", 4, 5)]);
+        check("B B I L-PER o", &[("_", 0, 1), ("_", 1, 3), ("L-PER", 3, 4), ("o", 4, 5)]);
         check("PER I-PER PER", &[("PER", 0, 1), ("PER", 1, 2), ("PER", 2, 3)]);
     }
 
