@@ -5,7 +5,7 @@
 //! | one label a text | [`accuracy`], [`macro_f1`], [`micro_f1`], [`binary_f1`], [`matthews_correlation`], [`confusion`], [`class_table`] |
 //! | any number of labels a text | [`multilabel`] |
 //! | a number a text | [`pearson`], [`spearman`], [`mean_squared_error`], [`mean_absolute_error`] |
-//! | spans of words | [`span_scores`], [`span_counts`], [`span_table`] |
+//! | spans of words | [`span_counts`], [`span_table`] |
 //! | any of these, and how sure it is | [`Bootstrap`] |
 //!
 //! Values are those of scikit-learn, SciPy and seqeval. All functions take what is true and what

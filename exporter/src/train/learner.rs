@@ -247,36 +247,7 @@ impl<'a> Learner<'a> {
             let time = time(&loader);
             waited += loader.waited();
             now.epoch += 1;
-            if phases.reached(now.step) {
-                // Scores have moved since it was set: what is judged and kept is what was asked for.
-                self.move_threshold(&phases, now.step)?;
-            }
-            let kept = self.kept()?;
-            let (score, loss) = self.evaluate_dev(now.step)?;
-            let sparsity = sparsity_of(&kept);
-            // A head alone has a hundred epochs, of a blink each.
-            let level = if o.is_live() { log::Level::Info } else { log::Level::Debug };
-            let metric = score::main_metric(o.form.kind);
-            log::log!(
-                level,
-                "epoch {}: dev {metric} {score:.4}, dev loss {loss:.4}, {:.1} % of masked weights zero",
-                now.epoch,
-                100.0 * sparsity
-            );
-            curve.push(Epoch {
-                epoch: now.epoch,
-                step: now.step,
-                loss: now.loss,
-                dev: score,
-                dev_loss: loss,
-                sparsity,
-            });
-            // Equal scores are common on small dev splits; then the lower loss is better. A state that
-            // has not the sparsity asked for only counts when there is no other.
-            let counts = phases.reached(now.step) || stopped && best.is_none();
-            if counts && best.as_ref().is_none_or(|best| (score, -loss) > (best.score, -best.loss)) {
-                best = Some(Best { score, loss, kept });
-            }
+            self.judge(&phases, &now, stopped, &mut best, &mut curve)?;
             now.dev = best.as_ref().map(|best| best.score);
             progress(&now);
             if !stopped && now.step < steps && stop.load(Ordering::Relaxed) {
@@ -288,6 +259,42 @@ impl<'a> Learner<'a> {
         let best = best.ok_or(TrainError::Stopped)?.kept;
         let (time, waited) = (before[0] + started.elapsed(), before[1] + waited);
         Ok(Learnt { best, curve, steps: now.step, stopped, time, waited })
+    }
+
+    /// How good the state at the end of an epoch is; the best is kept.
+    fn judge(
+        &mut self,
+        phases: &Phases,
+        now: &Progress,
+        stopped: bool,
+        best: &mut Option<Best>,
+        curve: &mut Vec<Epoch>,
+    ) -> Result<(), TrainError> {
+        let o = self.options;
+        if phases.reached(now.step) {
+            // Scores have moved since it was set: what is judged and kept is what was asked for.
+            self.move_threshold(phases, now.step)?;
+        }
+        let kept = self.kept()?;
+        let (score, loss) = self.evaluate_dev(now.step)?;
+        let sparsity = sparsity_of(&kept);
+        // A head alone has a hundred epochs, of a blink each.
+        let level = if o.is_live() { log::Level::Info } else { log::Level::Debug };
+        let metric = score::main_metric(o.form.kind);
+        let zeros = 100.0 * sparsity;
+        let epoch = now.epoch;
+        log::log!(
+            level,
+            "epoch {epoch}: dev {metric} {score:.4}, dev loss {loss:.4}, {zeros:.1} % of masked weights zero"
+        );
+        curve.push(Epoch { epoch, step: now.step, loss: now.loss, dev: score, dev_loss: loss, sparsity });
+        // Equal scores are common on small dev splits; then the lower loss is better. A state that has not
+        // the sparsity asked for only counts when there is no other.
+        let counts = phases.reached(now.step) || stopped && best.is_none();
+        if counts && best.as_ref().is_none_or(|best| (score, -loss) > (best.score, -best.loss)) {
+            *best = Some(Best { score, loss, kept });
+        }
+        Ok(())
     }
 
     fn one_step(
