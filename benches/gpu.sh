@@ -189,7 +189,7 @@ for granularity in "${granularities[@]}"; do
     check "$ok" "$granularity: the CPU's run"
     for precision in f32 f16 bf16; do
         ok=0
-        train cuda "$granularity" "placement-$name" --precision "$precision" --max-steps 1 --check-placement || ok=1
+        train cuda "$granularity" "placement-$name" --precision "$precision" --max-steps 1 || ok=1
         check "$ok" "$granularity, $precision: every node of the step graph but shape arithmetic is on the GPU"
         ok=0
         rm -f "$work/$name-$precision.losses"

@@ -87,7 +87,8 @@ pub struct Card {
     /// Precision, recall and F1 of each label, or of each kind of span.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub classes: Vec<Class>,
-    /// How often each label was said of each.
+    /// How often each label was said of each; none where there are more than
+    /// [`MAX_CONFUSION_LABELS`](metrics::MAX_CONFUSION_LABELS).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub confusion: Option<Confusion>,
 }
@@ -140,9 +141,9 @@ pub fn card(kind: TaskKind, labels: &[String], gold: &[Gold], said: &[Said]) -> 
     let class = |(label, scores): (&String, Scores)| Class { label: label.clone(), scores };
     let (classes, confusion) = match &table {
         Table::Classes { gold, said, labels } => {
-            let counts = metrics::confusion(gold, said, labels.len());
+            let confusion = metrics::confusion(gold, said, labels.len());
             let classes = labels.iter().zip(metrics::class_table(gold, said, labels.len())).map(class).collect();
-            (classes, Some(Confusion { labels: labels.to_vec(), counts }))
+            (classes, confusion.map(|counts| Confusion { labels: labels.to_vec(), counts }))
         }
         Table::Sets { gold, said } => (labels.iter().zip(multilabel::table(gold, said)).map(class).collect(), None),
         Table::Values { .. } => (Vec::new(), None),
@@ -308,6 +309,14 @@ mod tests {
             assert_eq!(card.n, 2);
             assert!(card.metrics.keys().all(|name| card.intervals.contains_key(name)));
         }
+    }
+
+    #[test]
+    fn very_many_labels_are_scored_without_a_confusion_matrix() {
+        let labels: Vec<String> = (0..=metrics::MAX_CONFUSION_LABELS).map(|i| i.to_string()).collect();
+        let card = card(TaskKind::Classify, &labels, &[Gold::Class(1)], &[Said::Class(1)]);
+        assert_eq!((card.main(), card.classes.len(), &card.confusion), (1.0, labels.len(), &None));
+        assert!(serde_json::to_value(&card).unwrap().get("confusion").is_none());
     }
 
     #[test]

@@ -99,6 +99,7 @@ fn sensitivity_measures_each_group() {
         let found = place.json("sensitivity", &["a.pack"], &["--data", data, "--by", by]);
         let rows = found["groups"].as_array().unwrap();
         assert_eq!((&found["metric"], rows.len()), (&"accuracy".into(), groups));
+        assert_eq!((&found["by"], &found["only"]), (&by.into(), &false.into()));
         for row in rows {
             let left = found["base"].as_f64().unwrap() - row["metric"].as_f64().unwrap();
             assert!((left - row["drop"].as_f64().unwrap()).abs() < 1e-12, "{row}");
@@ -107,6 +108,9 @@ fn sensitivity_measures_each_group() {
     // All that this pack masks is in layer 1: with that alone it is itself.
     let found = place.json("sensitivity", &["b.pack"], &["--data", data, "--only"]);
     assert_eq!((found["groups"].as_array().unwrap().len(), &found["groups"][0]["drop"]), (1, &0.0.into()), "{found}");
+    assert_eq!((&found["by"], &found["only"]), (&"layer".into(), &true.into()));
+    let got = ran(&mut place.analyze("sensitivity", &["b.pack"], &["--data", data, "--only"]));
+    assert!(got.code == 0 && got.stdout.contains("only layer 1 "), "{got:?}");
     failed(&ran(&mut place.analyze("sensitivity", &["a.pack"], &["--data", data, "--by", "head"])), 2, &["`head`"]);
     failed(&ran(&mut place.analyze("sensitivity", &["a.pack"], &["--data", "absent.jsonl"])), 3, &["absent.jsonl"]);
 }

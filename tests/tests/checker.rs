@@ -64,7 +64,7 @@ fn every_training_graph_passes() {
     let granularity = Granularity::Weight;
     let full = Encoder::Live { masked: Vec::new(), granularity, noisy: false, dense };
     let block = Granularity::Block { rows: 32, cols: 1 };
-    let teacher = Some(Distillation { weight: 0.5, temperature: 2.0, features: 0.1 });
+    let teacher = Some(Distillation { weight: 0.5, temperature: 2.0, features: 0.1, states: 0.1 });
     let tag = Spec { kind: TaskKind::Tag, pooling: Pooling::First, ..spec() };
     for spec in [
         spec(),

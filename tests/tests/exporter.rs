@@ -232,8 +232,34 @@ fn what_cannot_be_written_exits_with_8_and_leaves_nothing() {
 
     assert_eq!(ran(&mut place.train(&["--method", "head"])).code, 0);
     let got = ran(place.evaluate("texts.jsonl", &["--predictions"]).arg(&absent));
-    failed(&got, 8, &["cannot write", "absent/tiny.pack"]);
-    assert_eq!(place.made(), ["tiny.pack"]);
+    failed(&got, 8, &["--predictions", "absent/tiny.pack"]);
+    for file in ["texts.jsonl", "out/tiny.pack"] {
+        let before = fs::read(place.path(file)).unwrap();
+        let got = ran(place.evaluate("texts.jsonl", &["--predictions"]).arg(place.path(file)));
+        failed(&got, 2, &["--predictions", file, "is the file of"]);
+        assert_eq!(fs::read(place.path(file)).unwrap(), before);
+    }
+    let results = place.write("results.jsonl", b"{}\n");
+    let page = place.path("out/page.html");
+    for (page, numbers) in [(&results, &page), (&page, &results), (&page, &page)] {
+        let mut report = export(&["report"]);
+        let got = ran(report.arg(&results).arg("-o").arg(page).arg("--json").arg(numbers));
+        failed(&got, 2, &["is the file of"]);
+    }
+    assert_eq!((fs::read(&results).unwrap(), place.made()), (b"{}\n".to_vec(), vec!["tiny.pack".to_owned()]));
+}
+
+#[test]
+fn evaluate_prints_the_confusion_matrix() {
+    let place = Place::new();
+    assert_eq!(ran(&mut place.train(&["--method", "head"])).code, 0);
+    let mut command = export(&["evaluate", "--base"]);
+    command.arg(place.path("base")).arg("--pack").arg(place.path("out/tiny.pack"));
+    let got = ran(command.arg("--data").arg(place.path("texts.jsonl")));
+    let matrix: Vec<&str> = got.stdout.lines().skip_while(|line| !line.starts_with("confusion matrix")).collect();
+    assert!(got.code == 0 && matrix.len() == 4, "{got:?}");
+    let counts = |line: &str| line.split_whitespace().skip(1).map(|n| n.parse::<u64>().unwrap()).sum::<u64>();
+    assert_eq!((counts(matrix[2]), counts(matrix[3])), (20, 20), "{got:?}");
 }
 
 #[cfg(target_os = "linux")]

@@ -156,9 +156,10 @@ fn every_task_of_glue_is_converted_learnt_and_measured() {
             assert_eq!(got.code, 0, "{task}: {got:?}");
             let report = &json_lines(&got)[0];
             assert_eq!(report["n"], 24);
+            // So few steps may answer with a constant, whose correlations are not defined.
+            let metrics = if task == "sts-b" { &["mean_absolute_error"][..] } else { metrics };
             for metric in metrics {
-                // A correlation with a constant is not defined.
-                assert!(report[*metric].is_number() || task == "sts-b", "{task}: {report}");
+                assert!(report[*metric].is_number(), "{task}: {report}");
             }
         }
     }

@@ -2,8 +2,6 @@
 //! fine-tuning be?*, 2020, "L1 distance" and "angular distance"), beside how far weights of a
 //! random initialisation are from them.
 
-use std::collections::BTreeMap;
-
 use half::f16;
 use overmask::base::{Base, MaskableTensor};
 use overmask::pack::Pack;
@@ -71,11 +69,17 @@ pub struct Total {
 }
 
 impl Closeness {
-    /// Totals of groups of tensors: by layer, by module, or whatever `group` names.
-    pub fn totals(&self, group: impl Fn(&TensorDistance) -> String) -> BTreeMap<String, Total> {
-        let mut sums: BTreeMap<String, (f64, Total)> = BTreeMap::new();
+    /// Totals of groups of tensors, by layer, by module, or whatever `group` names, in the order of their first
+    /// tensors.
+    pub fn totals(&self, group: impl Fn(&TensorDistance) -> String) -> Vec<(String, Total)> {
+        let mut sums: Vec<(String, f64, Total)> = Vec::new();
         for tensor in &self.tensors {
-            let (count, sum) = sums.entry(group(tensor)).or_default();
+            let name = group(tensor);
+            let place = sums.iter().position(|(of, _, _)| *of == name).unwrap_or(sums.len());
+            if place == sums.len() {
+                sums.push((name, 0.0, Total::default()));
+            }
+            let (_, count, sum) = &mut sums[place];
             let weights = tensor.weights as f64;
             *count += weights;
             sum.l1 += weights * tensor.l1;
@@ -84,14 +88,14 @@ impl Closeness {
             sum.angle_random += weights * tensor.angle_random;
             sum.unchanged += weights * tensor.unchanged;
         }
-        let mean = |(count, sum): (f64, Total)| Total {
+        let mean = |count: f64, sum: Total| Total {
             l1: sum.l1 / count,
             angle: sum.angle / count,
             l1_random: sum.l1_random / count,
             angle_random: sum.angle_random / count,
             unchanged: sum.unchanged / count,
         };
-        sums.into_iter().map(|(name, sum)| (name, mean(sum))).collect()
+        sums.into_iter().map(|(name, count, sum)| (name, mean(count, sum))).collect()
     }
 }
 
@@ -185,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn totals_count_each_weight_once() {
+    fn totals_count_each_weight_once_and_keep_the_order_of_the_tensors() {
         let tensor = |layer, weights, l1| TensorDistance {
             tensor: String::new(),
             layer,
@@ -197,10 +201,13 @@ mod tests {
             weights,
             unchanged: 0.5,
         };
-        let tensors = vec![tensor(0, 1, 4.0), tensor(0, 3, 0.0), tensor(1, 4, 2.0)];
+        let tensors = vec![tensor(2, 1, 4.0), tensor(2, 3, 0.0), tensor(10, 4, 2.0)];
         let found = Closeness { analysis: "closeness", pack: "p".into(), tensors };
-        let by_layer = found.totals(|t| format!("layer {}", t.layer));
-        assert_eq!((by_layer["layer 0"].l1, by_layer["layer 1"].l1), (1.0, 2.0));
-        assert_eq!(found.totals(|t| t.module.clone())["query"].l1, 1.5);
+        let l1 = |totals: Vec<(String, Total)>| -> Vec<(String, f64)> {
+            totals.into_iter().map(|(name, total)| (name, total.l1)).collect()
+        };
+        let by_layer = l1(found.totals(|t| format!("layer {}", t.layer)));
+        assert_eq!(by_layer, [("layer 2".to_owned(), 1.0), ("layer 10".to_owned(), 2.0)]);
+        assert_eq!(l1(found.totals(|t| t.module.clone())), [("query".to_owned(), 1.5)]);
     }
 }

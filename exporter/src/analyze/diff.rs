@@ -126,13 +126,7 @@ impl Overlap {
 
     fn new(a: &Mask, b: &Mask) -> Result<Self, MaskError> {
         let weights = (a.outputs() * a.inputs()) as u64;
-        let (zeros_a, zeros_b) = (a.zero_weights(), b.zero_weights());
-        // Masks of different units are compared weight by weight.
-        let zeros_both = if a.granularity() == b.granularity() {
-            a.zero_in_both(b)?
-        } else {
-            by_weight(a)?.zero_in_both(&by_weight(b)?)?
-        };
+        let (zeros_a, zeros_b, zeros_both) = (a.zero_weights(), b.zero_weights(), zeros_in_both(a, b)?);
         let zeros_both_by_chance = zeros_a as f64 * zeros_b as f64 / weights.max(1) as f64;
         Ok(Overlap { weights, zeros_a, zeros_b, zeros_both, zeros_both_by_chance })
     }
@@ -144,6 +138,11 @@ impl Overlap {
         self.zeros_both += other.zeros_both;
         self.zeros_both_by_chance += other.zeros_both_by_chance;
     }
+}
+
+/// The weights that both masks of a tensor zero. Masks of different units are compared weight by weight.
+pub(super) fn zeros_in_both(a: &Mask, b: &Mask) -> Result<u64, MaskError> {
+    if a.granularity() == b.granularity() { a.zero_in_both(b) } else { by_weight(a)?.zero_in_both(&by_weight(b)?) }
 }
 
 fn by_weight(mask: &Mask) -> Result<Mask, MaskError> {

@@ -10,6 +10,7 @@ use overmask::pack::Pack;
 use serde::Serialize;
 
 use super::AnalyzeError;
+use super::diff::zeros_in_both;
 
 /// The overlap of every pair of packs: |A ∩ B| / min(|A|, |B|) of their zeros (Szymkiewicz and
 /// Simpson's coefficient, 1 where one holds the other; 0 for a pack without zeros).
@@ -30,19 +31,18 @@ pub struct Overlaps {
 }
 
 /// Zeros of a tensor.
-struct Zeros {
-    keep: Vec<bool>,
+struct Zeros<'a> {
+    mask: &'a Mask,
     by_class: [f64; CLASSES],
 }
 
-impl Zeros {
-    fn new(mask: &Mask, classes: &[u8]) -> Self {
-        let keep = mask.expand();
+impl<'a> Zeros<'a> {
+    fn new(mask: &'a Mask, classes: &[u8]) -> Self {
         let mut by_class = [0.0; CLASSES];
-        for (_, class) in keep.iter().zip(classes).filter(|(keep, _)| !**keep) {
+        for (_, class) in mask.expand().iter().zip(classes).filter(|(keep, _)| !**keep) {
             by_class[usize::from(*class).min(CLASSES - 1)] += 1.0;
         }
-        Zeros { keep, by_class }
+        Zeros { mask, by_class }
     }
 
     fn count(&self) -> f64 {
@@ -50,7 +50,7 @@ impl Zeros {
     }
 }
 
-/// Sums over tensors, a value a pair of packs.
+/// A value a pair of packs.
 type Matrix = Vec<Vec<f64>>;
 
 /// Compares the zeros of packs, pair by pair.
@@ -63,6 +63,7 @@ pub fn overlaps(base: &Base, packs: &[impl Borrow<Pack>]) -> Result<Overlaps, An
     let n = packs.len();
     let masks: Vec<BTreeMap<&str, &Mask>> =
         packs.iter().map(|pack| pack.masks.iter().map(|m| (m.tensor.as_str(), &m.mask)).collect()).collect();
+    // Sums over tensors, of the pairs (i, j) with i <= j: the others have the same.
     let (mut both, mut chance, mut by_magnitude) = (square(n), square(n), square(n));
     let mut zeros = vec![0.0; n];
     for tensor in &base.manifest().maskable {
@@ -74,22 +75,22 @@ pub fn overlaps(base: &Base, packs: &[impl Borrow<Pack>]) -> Result<Overlaps, An
         for (i, a) in found.iter().enumerate() {
             let Some(a) = a else { continue };
             zeros[i] += a.count();
-            for (j, b) in found.iter().enumerate() {
+            for (j, b) in found.iter().enumerate().skip(i) {
                 let Some(b) = b else { continue };
-                both[i][j] += a.keep.iter().zip(&b.keep).filter(|(a, b)| !**a && !**b).count() as f64;
+                let wrong = |source| AnalyzeError::Mask { tensor: tensor.name.clone(), source };
+                both[i][j] += zeros_in_both(a.mask, b.mask).map_err(wrong)? as f64;
                 chance[i][j] += a.count() * b.count() / classes.len() as f64;
                 let pairs = a.by_class.iter().zip(&b.by_class).zip(&sizes);
                 by_magnitude[i][j] += pairs.filter(|(_, size)| **size > 0.0).map(|((a, b), n)| a * b / n).sum::<f64>();
             }
         }
     }
-    let share = |matrix: Matrix| -> Matrix {
-        let value = |i: usize, j: usize, sum: f64| {
+    let share = |sums: Matrix| -> Matrix {
+        let value = |i: usize, j: usize| {
             let smaller = zeros[i].min(zeros[j]);
-            if smaller > 0.0 { sum / smaller } else { 0.0 }
+            if smaller > 0.0 { sums[i.min(j)][i.max(j)] / smaller } else { 0.0 }
         };
-        let row = |(i, row): (usize, Vec<f64>)| row.into_iter().enumerate().map(|(j, sum)| value(i, j, sum)).collect();
-        matrix.into_iter().enumerate().map(row).collect()
+        (0..n).map(|i| (0..n).map(|j| value(i, j)).collect()).collect()
     };
     Ok(Overlaps {
         analysis: "overlap",
@@ -183,6 +184,19 @@ mod tests {
     }
 
     #[test]
+    fn masks_of_different_units_are_compared_weight_by_weight() {
+        let (_dir, base) = base();
+        let weights = pack(&base, "weights", &[(0, &|w| (32..96).contains(&w))]);
+        let mut blocks = pack(&base, "blocks", &[(0, &|_| false)]);
+        // The first of the blocks of two whole rows: weights 0 to 63.
+        let granularity = Granularity::Block { rows: 2, cols: 32 };
+        blocks.masks[0].mask = Mask::from_units(granularity, 32, 32, (0..16).map(|unit| unit > 0)).unwrap();
+        let found = overlaps(&base, &[weights, blocks]).unwrap();
+        assert_eq!(found.observed, [[1.0, 0.5], [0.5, 1.0]]);
+        assert_close(found.chance[1][0], 64.0 / 1024.0);
+    }
+
+    #[test]
     fn a_pack_of_another_base_is_refused() {
         let (_dir, base) = base();
         let mut other = pack(&base, "other", &[]);
@@ -204,7 +218,7 @@ mod tests {
             for (i, j) in (0..3).flat_map(|i| (0..3).map(move |j| (i, j))) {
                 prop_assert_eq!(observed[i][i], 1.0);
                 for matrix in [&observed, &chance, &chance_by_magnitude] {
-                    prop_assert!((matrix[i][j] - matrix[j][i]).abs() < 1e-12);
+                    prop_assert_eq!(matrix[i][j], matrix[j][i]);
                     prop_assert!((0.0..=1.0 + 1e-12).contains(&matrix[i][j]));
                 }
             }

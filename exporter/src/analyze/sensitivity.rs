@@ -15,7 +15,8 @@ use crate::evaluate::{EvaluateError, measure};
 use crate::train::module;
 
 /// What is taken away together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum By {
     /// A layer.
     Layer,
@@ -48,13 +49,17 @@ impl By {
     }
 }
 
-/// What the metric loses without each group.
+/// What the metric loses without each group, or with each alone.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Sensitivity {
     /// Always `sensitivity`.
     pub analysis: &'static str,
     /// The pack's name.
     pub pack: String,
+    /// What makes a group.
+    pub by: By,
+    /// Whether a group was kept alone rather than taken away.
+    pub only: bool,
     /// The name of the metric by which its kind of task is judged.
     pub metric: &'static str,
     /// The metric of the whole pack.
@@ -109,6 +114,8 @@ pub fn sensitivity(
     Ok(Sensitivity {
         analysis: "sensitivity",
         pack: pack.document.name.clone(),
+        by,
+        only,
         metric: whole.card.metric,
         base: whole.card.main(),
         groups: measured,
@@ -142,6 +149,8 @@ mod tests {
     fn groups_are_read_by_name() {
         for (text, by) in [("layer", By::Layer), ("module", By::Module), ("both", By::Both)] {
             assert_eq!(text.parse(), Ok(by));
+            // Reports read the same name.
+            assert_eq!(serde_json::to_value(by).unwrap(), text);
         }
         for wrong in ["", "Layer", "layers", "head"] {
             let error = wrong.parse::<By>().unwrap_err();

@@ -204,7 +204,7 @@ fn sensitivity(args: &SensitivityArgs, verbosity: Verbosity) -> Result<(), Error
         return output::json(&found);
     }
     output::line(&format!("{}: {:.4} of the whole pack", found.metric, found.base))?;
-    let how = if args.only { "alone" } else { "without" };
+    let how = if found.only { "only" } else { "without" };
     found.groups.iter().try_for_each(|group| {
         let name = printable(&group.group);
         output::line(&format!("{how} {name:<28} {:.4}, drop {:+.4}", group.metric, group.drop))

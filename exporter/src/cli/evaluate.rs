@@ -1,5 +1,7 @@
 //! `overmask-export evaluate`: how good a pack is on labelled texts.
 
+use std::fmt::Write as _;
+use std::iter;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -11,10 +13,14 @@ use overmask::engine::{self, EngineKind, EngineOptions};
 use overmask::error::{ExitCode, printable};
 use overmask::pack::Pack;
 
-use super::output;
+use super::{output, places};
 use crate::data::{self, Form};
 use crate::evaluate::{self, Report};
 use crate::metrics::Scores;
+use crate::score::Confusion;
+
+/// The most labels of a confusion matrix that is printed as a table: more would not fit a terminal's line.
+const MAX_COLUMNS: usize = 12;
 
 /// Measure a pack on labelled examples, through the code that runs on devices.
 #[derive(Debug, Args)]
@@ -49,6 +55,10 @@ pub(super) struct EvaluateArgs {
 }
 
 pub(super) fn run(args: &EvaluateArgs, verbosity: Verbosity) -> Result<(), Error> {
+    if let Some(path) = &args.predictions {
+        let read = [("--data", args.data.as_path()), ("--pack", args.pack.as_path())];
+        places::check(&[("--predictions", path.as_path())], &read)?;
+    }
     let base = Arc::new(Base::open(&args.base)?);
     let pack = Pack::open(&args.pack, &base)?;
     let form = Form { kind: pack.document.kind, pair: pack.document.text.pair };
@@ -68,7 +78,11 @@ pub(super) fn run(args: &EvaluateArgs, verbosity: Verbosity) -> Result<(), Error
     if args.json {
         return output::json(&report);
     }
-    let Report { card, engine, precision, .. } = &report;
+    print(&report)
+}
+
+/// Prints what was measured, as text.
+fn print(Report { card, engine, precision, .. }: &Report) -> Result<(), Error> {
     let figure = |(name, value): (&&str, &f64)| {
         let [low, high] = card.intervals.get(*name).map_or([*value; 2], |interval| [interval.low, interval.high]);
         format!("{:<20} {value:>7.4}  95 % {low:.4} to {high:.4}\n", name.replace('_', " "))
@@ -82,5 +96,63 @@ pub(super) fn run(args: &EvaluateArgs, verbosity: Verbosity) -> Result<(), Error
             "  {label:<18} precision {precision:.4}, recall {recall:.4}, F1 {f1:.4}, {support} examples"
         ))?;
     }
-    Ok(())
+    card.confusion.as_ref().map_or(Ok(()), |confusion| output::line(&matrix(confusion)))
+}
+
+/// A confusion matrix as lines of aligned columns, or where else it is.
+fn matrix(Confusion { labels, counts }: &Confusion) -> String {
+    if labels.len() > MAX_COLUMNS {
+        return format!("confusion matrix: too wide for {} labels, --json has it", labels.len());
+    }
+    let names = || labels.iter().map(|label| printable(label));
+    let heading: Vec<String> = iter::once(String::new()).chain(names()).collect();
+    let row = |(name, counts): (String, &Vec<u64>)| iter::once(name).chain(counts.iter().map(u64::to_string)).collect();
+    let rows: Vec<Vec<String>> = iter::once(heading).chain(names().zip(counts).map(row)).collect();
+    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
+    let widths: Vec<usize> = (0..=labels.len()).map(|column| width(column).unwrap_or(0)).collect();
+    let mut text = "confusion matrix, rows: true label, columns: predicted label".to_owned();
+    for row in &rows {
+        text.push('\n');
+        for (column, (cell, &width)) in row.iter().zip(&widths).enumerate() {
+            let _ = match column {
+                0 => write!(text, "  {cell:<width$}"),
+                _ => write!(text, "  {cell:>width$}"),
+            };
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn confusion(labels: &[&str], counts: &[&[u64]]) -> Confusion {
+        Confusion {
+            labels: labels.iter().map(|label| (*label).to_owned()).collect(),
+            counts: counts.iter().map(|row| row.to_vec()).collect(),
+        }
+    }
+
+    #[test]
+    fn a_confusion_matrix_is_aligned() {
+        let text = matrix(&confusion(&["no", "größer", "a\tb"], &[&[120, 7, 0], &[1, 1234567, 2], &[0, 0, 3]]));
+        let expected = [
+            "confusion matrix, rows: true label, columns: predicted label",
+            "           no   größer  a b",
+            "  no      120        7    0",
+            "  größer    1  1234567    2",
+            "  a b       0        0    3",
+        ];
+        assert_eq!(text.lines().collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn a_matrix_that_is_too_wide_is_named() {
+        let square =
+            |n: usize| Confusion { labels: (0..n).map(|i| i.to_string()).collect(), counts: vec![vec![0; n]; n] };
+        assert_eq!(matrix(&square(MAX_COLUMNS)).lines().count(), MAX_COLUMNS + 2);
+        let said = "confusion matrix: too wide for 13 labels, --json has it";
+        assert_eq!(matrix(&square(MAX_COLUMNS + 1)), said);
+    }
 }

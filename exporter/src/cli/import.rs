@@ -123,7 +123,10 @@ fn report(base: &Base, args: &BundleArgs, untrainable: Option<String>) -> Result
         m.maskable.len(),
     );
     if let Some(reason) = &untrainable {
-        log::warn!("no mask can be trained on this base, training will refuse it: {reason}");
+        log::warn!(
+            "training refuses masks whose gradients pass this place; `train --layers N-` learns those above it alone: \
+             {reason}"
+        );
     }
     if args.json {
         output::json(&json!({

@@ -12,6 +12,7 @@ mod import;
 mod keygen;
 mod merge;
 mod output;
+mod places;
 mod repack;
 mod report;
 mod sign;

@@ -8,6 +8,7 @@ use clap::Args;
 use overmask::error::{CodedError, ExitCode};
 use overmask::fs::write_atomically;
 
+use super::places;
 use crate::report::{self, Report};
 
 /// Make one page of figures and tables out of results of sweeps and of analyses.
@@ -31,6 +32,7 @@ pub(super) struct ReportArgs {
 }
 
 pub(super) fn run(args: &ReportArgs) -> Result<(), Error> {
+    args.check_places()?;
     let input = report::read(&args.files)?;
     input.warnings.iter().for_each(|warning| log::warn!("{warning}"));
     let report = Report::new(input);
@@ -42,6 +44,16 @@ pub(super) fn run(args: &ReportArgs) -> Result<(), Error> {
     write(&args.output, html.as_bytes())?;
     log::info!("{}: {} runs, {} analyses", args.output.display(), report.runs.len(), report.analyses.len());
     Ok(())
+}
+
+impl ReportArgs {
+    /// Checks that what is written takes the place of nothing that is read.
+    fn check_places(&self) -> Result<(), Error> {
+        let mut written = vec![("-o", self.output.as_path())];
+        written.extend(self.json.as_deref().map(|file| ("--json", file)));
+        let read: Vec<_> = self.files.iter().map(|file| ("an input", file.as_path())).collect();
+        places::check(&written, &read)
+    }
 }
 
 fn write(path: &Path, bytes: &[u8]) -> Result<(), Error> {

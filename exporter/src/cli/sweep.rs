@@ -92,7 +92,7 @@ pub(super) fn run(args: &SweepArgs, verbosity: Verbosity) -> Result<(), Error> {
     if args.dry_run {
         return show(args, &plan, &options);
     }
-    let stop = train::stop_at_ctrl_c("no further run starts; Ctrl-C again ends at once")?;
+    let stop = train::stop_at_ctrl_c("no further run starts; once more ends at once")?;
     let summary = work(args, &plan, &options, &stop, verbosity)?;
     log::info!(
         "{}: {} runs, {} done now, {} before, {} failed, {} left",
@@ -188,7 +188,7 @@ mod tests {
         let find = |name: &str| options.iter().find(|o| o.name == name).unwrap();
         assert_eq!((find("data").path, find("data").flag), (true, false));
         assert_eq!((find("eval-data").path, find("epochs").path), (true, false));
-        assert!(find("check-placement").flag && find("json").flag && !find("granularity").flag);
+        assert!(find("allow-cpu-fallback").flag && find("json").flag && !find("granularity").flag);
         // What a sweep sets is there to be set.
         for name in ["base", "output", "name", "seed", "threads"] {
             assert!(!find(name).flag);

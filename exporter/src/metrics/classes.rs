@@ -2,17 +2,25 @@
 
 use super::counts::{Counts, Scores, share};
 
-/// How often each label was predicted for each true label: `[gold][predicted]`.
+/// The most labels of a [`confusion`] matrix. One of 1000 takes 8 MB; one of 50,000, as when a column of numbers
+/// is taken for labels, would take 20 GB.
+pub const MAX_CONFUSION_LABELS: usize = 1000;
+
+/// How often each label was predicted for each true label: `[gold][predicted]`; none where there are more than
+/// [`MAX_CONFUSION_LABELS`].
 ///
 /// A number that is not below `labels` is not counted.
-pub fn confusion(gold: &[usize], predicted: &[usize], labels: usize) -> Vec<Vec<u64>> {
+pub fn confusion(gold: &[usize], predicted: &[usize], labels: usize) -> Option<Vec<Vec<u64>>> {
+    if labels > MAX_CONFUSION_LABELS {
+        return None;
+    }
     let mut counts = vec![vec![0; labels]; labels];
     for (&g, &p) in gold.iter().zip(predicted) {
         if let Some(count) = counts.get_mut(g).and_then(|row| row.get_mut(p)) {
             *count += 1;
         }
     }
-    counts
+    Some(counts)
 }
 
 /// The share of right predictions, 0 to 1; 0 where there is none.
@@ -115,7 +123,7 @@ mod tests {
     #[test]
     fn values_are_those_of_scikit_learn() {
         assert_eq!(accuracy(&GOLD, &PREDICTED), 0.625);
-        assert_eq!(confusion(&GOLD, &PREDICTED, 3), [[2, 1, 0], [0, 1, 1], [1, 0, 2]]);
+        assert_eq!(confusion(&GOLD, &PREDICTED, 3), Some(vec![vec![2, 1, 0], vec![0, 1, 1], vec![1, 0, 2]]));
         // F1: 2/3, 1/2, 2/3.
         close(macro_f1(&GOLD, &PREDICTED, 3), 11.0 / 18.0);
         close(micro_f1(&GOLD, &PREDICTED, &[1, 2]), 0.6);
@@ -153,6 +161,13 @@ mod tests {
     }
 
     #[test]
+    fn so_many_labels_have_no_confusion_matrix() {
+        let most = confusion(&[7], &[9], MAX_CONFUSION_LABELS).unwrap_or_default();
+        assert_eq!((most.len(), most[7][9]), (MAX_CONFUSION_LABELS, 1));
+        assert_eq!(confusion(&[7], &[9], MAX_CONFUSION_LABELS + 1), None);
+    }
+
+    #[test]
     fn nothing_scores_nothing() {
         assert_eq!((accuracy(&[], &[]), macro_f1(&[], &[], 3)), (0.0, 0.0));
         assert_eq!((micro_f1(&[], &[], &[1]), matthews_correlation(&[], &[], 3)), (0.0, 0.0));
@@ -166,7 +181,7 @@ mod tests {
             let (a, f) = (accuracy(&gold, &predicted), macro_f1(&gold, &predicted, 5));
             prop_assert!((0.0..=1.0).contains(&a) && (0.0..=1.0).contains(&f));
             prop_assert_eq!((accuracy(&gold, &gold), macro_f1(&gold, &gold, 5)), (1.0, 1.0));
-            let total: u64 = confusion(&gold, &predicted, 5).concat().iter().sum();
+            let total: u64 = confusion(&gold, &predicted, 5).unwrap_or_default().concat().iter().sum();
             prop_assert_eq!(total, gold.len() as u64);
         }
 
@@ -199,7 +214,7 @@ mod tests {
         #[test]
         fn table_and_confusion_agree(pairs in prop::collection::vec((0usize..6, 0usize..6), 0..50)) {
             let (gold, predicted): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
-            let matrix = confusion(&gold, &predicted, 5);
+            let matrix = confusion(&gold, &predicted, 5).unwrap_or_default();
             for (label, scores) in class_table(&gold, &predicted, 5).into_iter().enumerate() {
                 let said: u64 = matrix.iter().map(|row| row[label]).sum();
                 prop_assert_eq!(scores.support, matrix[label].iter().sum::<u64>());

@@ -21,7 +21,9 @@ mod spans;
 mod values;
 
 pub use bootstrap::{Bootstrap, Interval, pick};
-pub use classes::{accuracy, binary_f1, class_table, confusion, macro_f1, matthews_correlation, micro_f1};
+pub use classes::{
+    MAX_CONFUSION_LABELS, accuracy, binary_f1, class_table, confusion, macro_f1, matthews_correlation, micro_f1,
+};
 pub use counts::{Counts, Scores};
 pub use spans::{span_counts, span_table};
 pub use values::{mean_absolute_error, mean_squared_error, pearson, spearman};

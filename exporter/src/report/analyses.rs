@@ -48,7 +48,11 @@ pub(super) fn sections(page: &mut Page, all: &[Analysis]) -> Result<(), ReportEr
         overlap.iter().try_for_each(|one| draw_overlap(page, one))?;
     }
     if !sensitivity.is_empty() {
-        page.section("Sensitivity", "What a pack's metric loses when the masks of a group are taken away.");
+        page.section(
+            "Sensitivity",
+            "What a pack's metric loses when what the pack does to a group of tensors is taken away, or is all \
+             that is kept.",
+        );
         sensitivity.iter().try_for_each(|one| draw_sensitivity(page, one))?;
     }
     if !solutions.is_empty() {
@@ -158,10 +162,11 @@ fn draw_overlap(page: &mut Page, one: &Overlap) -> Result<(), ReportError> {
         page.figure(title, &format!("Shared zeros of {n} packs, observed divided by chance."), &drawing);
     }
     let columns = [("pack", Words), ("other pack", Words), ("observed", Numbers)];
-    let more = [("by chance", Numbers), ("observed / chance", Numbers)];
+    let more = [("by chance", Numbers), ("by magnitude", Numbers), ("observed / chance", Numbers)];
     let mut table = Table::new(&[columns.as_slice(), more.as_slice()].concat());
     for (i, j) in pairs().filter(|(i, j)| i < j) {
-        let numbers = [one.observed[i][j], one.chance[i][j], ratio(i, j)].map(number);
+        let by_magnitude = one.chance_by_magnitude.as_ref().and_then(|matrix| matrix[i][j]);
+        let numbers = [one.observed[i][j], one.chance[i][j], by_magnitude, ratio(i, j)].map(number);
         table.row([one.packs[i].clone(), one.packs[j].clone()].into_iter().chain(numbers).collect());
     }
     page.raw(&table.html("Pairs of packs"));
@@ -169,20 +174,38 @@ fn draw_overlap(page: &mut Page, one: &Overlap) -> Result<(), ReportError> {
 }
 
 fn draw_sensitivity(page: &mut Page, one: &Sensitivity) -> Result<(), ReportError> {
+    let metric = one.metric.as_deref().unwrap_or("metric");
+    let unit = Unit::of_metric(metric);
+    let what = match one.by.as_deref() {
+        Some("layer") => "layer",
+        Some("module") => "module",
+        Some("both") => "module of a layer",
+        _ => "group",
+    };
+    let (how, it) = match one.only {
+        Some(true) => (format!("with a {what} alone"), "with it alone"),
+        _ => (format!("without a {what}"), "without it"),
+    };
     let bar = |group: &super::Group| {
         let value = group.drop.filter(|v| drawable(*v))?;
-        Some(Bar { name: group.group.clone(), value, shown: Unit::Plain.show(value) })
+        Some(Bar { name: group.group.clone(), value, shown: unit.show(value) })
     };
     let all: Vec<Bar> = one.groups.iter().filter_map(bar).collect();
-    let title = format!("{}: loss of the metric without a group", one.pack);
-    if let Some(drawing) = bars(&title, "drop of the metric", &all)? {
-        page.figure(&title, &format!("A bar for each of {} groups of masks.", all.len()), &drawing);
+    let title = format!("{}: loss of {} {how}", one.pack, words(metric));
+    if let Some(drawing) = bars(&title, &format!("drop {it}{}", unit.suffix()), &all)? {
+        page.figure(&title, &format!("A bar for each of {} groups of tensors.", all.len()), &drawing);
     }
-    let mut table = Table::new(&[("group", Words), ("metric without it", Numbers), ("drop", Numbers)]);
+    if let Some(base) = one.base {
+        let about = format!("The whole pack: {} {}.", words(metric), unit.say(base));
+        page.raw(&format!("<p class=\"about\">{}</p>\n", html::escape(&about)));
+    }
+    let [left, lost] = [format!("{} {it}", words(metric)), "drop".to_owned()].map(|name| name + unit.suffix());
+    let mut table = Table::new(&[(what, Words), (left.as_str(), Numbers), (lost.as_str(), Numbers)]);
+    let shown = |value: Option<f64>| or_dash(value.map(|value| unit.show(value)));
     for group in &one.groups {
-        table.row(vec![group.group.clone(), number(group.metric), number(group.drop)]);
+        table.row(vec![group.group.clone(), shown(group.metric), shown(group.drop)]);
     }
-    page.raw(&table.folded(&format!("All groups of {}", one.pack)));
+    page.raw(&table.folded(&format!("All groups of {}, {how}", one.pack)));
     Ok(())
 }
 

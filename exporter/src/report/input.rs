@@ -62,8 +62,6 @@ pub struct Train {
     pub metric: Option<String>,
     /// The main metric on the texts that chose the best state.
     pub dev: Option<f64>,
-    /// The same where the main metric is accuracy and has no name.
-    pub dev_accuracy: Option<f64>,
     /// All metrics; those of held-out texts start with `eval_`.
     pub metrics: Option<BTreeMap<String, Option<f64>>>,
     /// Steps of training.
@@ -127,7 +125,7 @@ pub enum Analysis {
     Closeness(Closeness),
     /// How far the zeros of packs are the same.
     Overlap(Overlap),
-    /// What the metric loses when a group of masks is taken away.
+    /// What the metric loses without a group of tensors, or with it alone.
     Sensitivity(Sensitivity),
     /// Many solutions of a task.
     Solutions {
@@ -178,23 +176,33 @@ pub struct Overlap {
     pub observed: Vec<Vec<Option<f64>>>,
     /// The overlap that chance would give.
     pub chance: Vec<Vec<Option<f64>>>,
+    /// The same among weights of the same magnitude.
+    pub chance_by_magnitude: Option<Vec<Vec<Option<f64>>>>,
 }
 
-/// What the metric of a pack loses when masks are taken away.
+/// What the metric of a pack loses when what it does to a group of tensors is taken away, or kept alone.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 pub struct Sensitivity {
     /// The pack.
     pub pack: String,
-    /// The groups of masks.
+    /// What makes a group: `layer`, `module` or `both`.
+    pub by: Option<String>,
+    /// Whether a group was kept alone rather than taken away, as it was where nothing is said.
+    pub only: Option<bool>,
+    /// The name of the metric.
+    pub metric: Option<String>,
+    /// The metric of the whole pack.
+    pub base: Option<f64>,
+    /// The groups.
     pub groups: Vec<Group>,
 }
 
-/// A group of masks.
+/// A group of tensors.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 pub struct Group {
     /// Its name.
     pub group: String,
-    /// The metric without it.
+    /// The metric without it, or with it alone.
     pub metric: Option<f64>,
     /// How much less that is.
     pub drop: Option<f64>,
@@ -333,7 +341,9 @@ fn parse(line: &[u8]) -> Result<Parsed, String> {
     }
     let analysis: Analysis = serde_json::from_slice(line).map_err(|e| format!("is no such analysis: {e}"))?;
     if let Analysis::Overlap(overlap) = &analysis {
-        for (name, matrix) in [("observed", &overlap.observed), ("chance", &overlap.chance)] {
+        let by_magnitude = overlap.chance_by_magnitude.as_ref().map(|matrix| ("chance_by_magnitude", matrix));
+        let matrices = [("observed", &overlap.observed), ("chance", &overlap.chance)].into_iter().chain(by_magnitude);
+        for (name, matrix) in matrices {
             check_square(name, matrix, overlap.packs.len())?;
         }
     }

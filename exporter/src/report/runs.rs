@@ -15,13 +15,16 @@ use Column::{Numbers, Words};
 pub(super) fn sections(page: &mut Page, report: &Report) -> Result<(), ReportError> {
     if !report.runs.is_empty() {
         summary(page, report);
-        let size = |run: &RunRow| run.pack_bytes.map(|bytes| bytes as f64);
-        let about = "Each mark is a run. Further up is better, except for errors; further left is smaller. \
-                     The axis of sizes is logarithmic.";
-        scatter(page, report, ["Metric against pack size", about], "pack size", Unit::Bytes, &size)?;
+        // Each run looks its method up: the list is made once.
+        let methods = report.methods();
+        let size = Over { name: "pack size", unit: Unit::Bytes, of: |run| run.pack_bytes.map(|bytes| bytes as f64) };
+        let about = "Each mark is a run. Further up is better; further left is smaller. The axis of sizes is \
+                     logarithmic.";
+        scatter(page, report, &methods, ["Metric against pack size", about], &size)?;
+        let sparsity = Over { name: "sparsity", unit: Unit::Percent, of: |run| run.sparsity };
         let about = "Each mark is a run. Sparsity is the part of the maskable weights that are zero.";
-        scatter(page, report, ["Metric against sparsity", about], "sparsity", Unit::Percent, &|run| run.sparsity)?;
-        curves(page, report)?;
+        scatter(page, report, &methods, ["Metric against sparsity", about], &sparsity)?;
+        curves(page, report, &methods)?;
         best(page, report)?;
         every_run(page, report);
     }
@@ -77,8 +80,8 @@ fn summary(page: &mut Page, report: &Report) {
 }
 
 /// The number of a method, which decides its colour and shape.
-fn style(report: &Report, method: &str) -> usize {
-    report.methods().iter().position(|&name| name == method).unwrap_or(0)
+fn style(methods: &[&str], method: &str) -> usize {
+    methods.iter().position(|&name| name == method).unwrap_or(0)
 }
 
 /// Runs of a task and one metric: a figure shows nothing else.
@@ -104,14 +107,20 @@ fn kind(runs: &[&RunRow]) -> &'static str {
     }
 }
 
+/// What a metric is shown over.
+struct Over {
+    name: &'static str,
+    unit: Unit,
+    of: fn(&RunRow) -> Option<f64>,
+}
+
 /// A figure for each task, of its runs' metric over something.
 fn scatter(
     page: &mut Page,
     report: &Report,
+    methods: &[&str],
     [title, about]: [&str; 2],
-    over: &str,
-    unit: Unit,
-    x: &dyn Fn(&RunRow) -> Option<f64>,
+    &Over { name: over, unit, of: x }: &Over,
 ) -> Result<(), ReportError> {
     let mut figures = Vec::new();
     for (task, metric, runs) in panels(report) {
@@ -119,7 +128,6 @@ fn scatter(
         let points = |method: &str| -> Vec<(f64, f64)> {
             runs.iter().filter(|run| run.method == method).filter_map(|run| Some((x(run)?, run.score()?))).collect()
         };
-        let methods = report.methods();
         let all: Vec<(f64, f64)> = methods.iter().flat_map(|method| points(method)).collect();
         let xs = all.iter().map(|p| p.0);
         let x_scale = if unit == Unit::Bytes { Scale::log(xs, unit) } else { Scale::linear(xs, unit) };
@@ -144,7 +152,7 @@ fn scatter(
     }
     if !figures.is_empty() {
         page.section(title, about);
-        page.legend(&report.methods());
+        page.legend(methods);
         page.row(&figures);
         page.raw("<p><a href=\"#runs\">The numbers of all runs</a></p>\n");
     }
@@ -152,7 +160,7 @@ fn scatter(
 }
 
 /// How training went.
-fn curves(page: &mut Page, report: &Report) -> Result<(), ReportError> {
+fn curves(page: &mut Page, report: &Report, methods: &[&str]) -> Result<(), ReportError> {
     type Number = fn(&super::CurvePoint) -> Option<f64>;
     let mut rows = Vec::new();
     for (task, metric, runs) in panels(report) {
@@ -169,7 +177,7 @@ fn curves(page: &mut Page, report: &Report) -> Result<(), ReportError> {
             };
             let series: Vec<Series> = runs
                 .iter()
-                .map(|run| Series { style: style(report, &run.method), points: points(run), line: true })
+                .map(|run| Series { style: style(methods, &run.method), points: points(run), line: true })
                 .collect();
             let all = || series.iter().flat_map(|one| &one.points);
             let x = Scale::linear(all().map(|p| p.0).chain([0.0]).filter(|_| all().next().is_some()), Unit::Plain);
@@ -188,7 +196,7 @@ fn curves(page: &mut Page, report: &Report) -> Result<(), ReportError> {
         return Ok(());
     }
     page.section("Learning curves", "A line for each run, with the colour and the mark of its method.");
-    page.legend(&report.methods());
+    page.legend(methods);
     rows.iter().for_each(|figures| page.row(figures));
     let columns = [("task", Words), ("method", Words), ("seed", Numbers), ("epoch", Numbers), ("step", Numbers)];
     let more = [("loss", Numbers), ("dev", Numbers), ("sparsity (%)", Numbers)];
@@ -231,8 +239,7 @@ fn best(page: &mut Page, report: &Report) -> Result<(), ReportError> {
     for best in with_more {
         page.raw(&format!("<h3>{}</h3>\n", escape(&best.task)));
         let (unit, of) = (Unit::of_metric(&best.metric), words(&best.metric));
-        let percent = if unit == Unit::Percent { " %" } else { "" };
-        let about = format!("{}, seed {}: dev {of} {}{percent}.", best.method, seed(best.seed), unit.show(best.dev));
+        let about = format!("{}, seed {}: dev {of} {}.", best.method, seed(best.seed), unit.say(best.dev));
         page.raw(&format!("<p class=\"about\">{}</p>\n", escape(&about)));
         confusion(page, best)?;
         if !best.classes.is_empty() {

@@ -47,6 +47,15 @@ impl Unit {
         }
     }
 
+    /// A number in a sentence, with its unit.
+    pub(super) fn say(self, value: f64) -> String {
+        match self {
+            Unit::Percent => format!("{} %", self.show(value)),
+            Unit::Bytes => bytes(value),
+            Unit::Plain => self.show(value),
+        }
+    }
+
     /// A number at a tick; `step` is the distance of the ticks.
     fn tick(self, value: f64, step: f64) -> String {
         let decimals = |step: f64| (-(step.log10() + 1e-9).floor()).clamp(0.0, 9.0) as usize;
@@ -57,11 +66,6 @@ impl Unit {
             Unit::Plain => format!("{value:.*}", decimals(step)),
         }
     }
-}
-
-/// Whether a metric is an error.
-pub(super) fn lower_is_better(metric: &str) -> bool {
-    ["mse", "mae", "rmse", "error", "loss", "perplexity"].iter().any(|error| metric.contains(error))
 }
 
 /// A size in few characters.
@@ -206,7 +210,7 @@ mod tests {
         assert_eq!([0.0, 0.25, 1e-5, -2e7].map(|v| Unit::Plain.show(v)), ["0.000", "0.250", "1.00e-5", "-2.00e7"]);
         assert_eq!([-9.5, 12.345, 167.6, 54321.0].map(|v| Unit::Plain.show(v)), ["-9.500", "12.35", "167.6", "54321"]);
         assert_eq!((Unit::of_metric("macro_f1"), Unit::of_metric("matthews")), (Unit::Percent, Unit::Plain));
-        assert!(lower_is_better("mse") && !lower_is_better("accuracy"));
+        assert_eq!([Unit::Percent, Unit::Bytes, Unit::Plain].map(|unit| unit.say(2.0)), ["200.00 %", "2 B", "2.000"]);
     }
 
     proptest! {

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::input::{Analysis, Class, Confusion, CurvePoint, Input, Run, Status, Train};
-use super::scale::lower_is_better;
 
 /// The numbers of a report; its JSON is this.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -186,7 +185,7 @@ fn row(run: &Run) -> RunRow {
         method: run.method.clone(),
         seed: run.seed,
         metric: metric.to_owned(),
-        dev: train.dev.or_else(|| named(&format!("dev_{metric}"))).or(train.dev_accuracy),
+        dev: train.dev.or_else(|| named(&format!("dev_{metric}"))),
         held_out: named(&held_out),
         interval: interval.and_then(|&[low, high]| Some([low?, high?])),
         sparsity: train.sparsity,
@@ -248,7 +247,8 @@ impl Stat {
     }
 }
 
-/// The best run of each task; of equal ones the first. For rows of these runs, in the same order.
+/// The best run of each task, of equal ones the first: that with the highest metric, as no task is judged by an
+/// error. For rows of these runs, in the same order.
 fn best(rows: &[RunRow], runs: &[Run]) -> Vec<Best> {
     let best_of = |task: &str| {
         let mut best: Option<(&RunRow, &Run, f64)> = None;
@@ -256,8 +256,7 @@ fn best(rows: &[RunRow], runs: &[Run]) -> Vec<Best> {
             let Some(dev) = row.dev else { continue };
             let better = best.is_none_or(|(other, _, dev_of_best)| {
                 // Numbers of another metric cannot be compared.
-                other.metric == row.metric
-                    && if lower_is_better(&row.metric) { dev < dev_of_best } else { dev > dev_of_best }
+                other.metric == row.metric && dev > dev_of_best
             });
             if better {
                 best = Some((row, run, dev));

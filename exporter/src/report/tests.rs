@@ -95,13 +95,6 @@ fn seeds_become_means_and_the_best_run_is_chosen_by_dev() {
 }
 
 #[test]
-fn errors_are_better_when_lower() {
-    let mse = |dev: f64| json!({"metric": "mse", "dev": dev});
-    let lines = [done("1", "t", "m", 1, mse(0.5)), done("2", "t", "m", 2, mse(0.1)), done("3", "t", "m", 3, mse(0.3))];
-    assert_eq!(Report::new(read_lines(&lines).unwrap()).best[0].run, "2");
-}
-
-#[test]
 fn a_run_counts_once_and_done_beats_failed() {
     let failed = |run: &str| json!({"run": run, "task": "t", "method": "m", "seed": 1, "status": "failed"});
     let one = |dev: f64| done("1", "t", "m", 1, json!({"dev": dev}));
@@ -111,8 +104,8 @@ fn a_run_counts_once_and_done_beats_failed() {
 }
 
 #[test]
-fn what_older_training_printed_is_understood() {
-    let train = json!({"dev_accuracy": 0.9, "metrics": {"eval_accuracy": 0.8}});
+fn what_a_run_leaves_out_is_taken_from_elsewhere() {
+    let train = json!({"metrics": {"dev_accuracy": 0.9, "eval_accuracy": 0.8}});
     let report = Report::new(read_lines(&[done("1", "t", "m", 1, train)]).unwrap());
     let run = &report.runs[0];
     assert_eq!(
@@ -134,7 +127,8 @@ fn hostile_names_stay_text() {
         json!({"run": "2", "task": evil, "method": evil, "seed": 2, "status": "failed", "error": evil}),
         json!({"analysis": "closeness", "pack": evil, "tensors": [{"tensor": evil, "layer": 0, "module": evil, "l1": 1.0, "angle": 0.2}]}),
         json!({"analysis": "overlap", "packs": [evil, "b\u{202e}"], "observed": [[1.0, 0.2], [0.2, 1.0]], "chance": [[0.1, 0.1], [0.1, 0.1]]}),
-        json!({"analysis": "sensitivity", "pack": evil, "groups": [{"group": evil, "metric": 0.8, "drop": 0.1}]}),
+        json!({"analysis": "sensitivity", "pack": evil, "by": evil, "metric": evil, "base": 0.9,
+               "groups": [{"group": evil, "metric": 0.8, "drop": 0.1}]}),
         json!({"analysis": "solutions", "metric": evil, "points": [{"task": evil, "sparsity": 0.1, "seed": 1, "metric": 0.9}],
                "groups": [{"task": evil, "sparsity": 0.1, "n": 1}]}),
     ];
@@ -175,6 +169,59 @@ fn solutions_of_the_same_sparsity_are_a_row() {
     let page = html(&Report::new(read_lines(&[points, alone]).unwrap())).unwrap();
     assert!(page.contains("t: metric against sparsity") && !page.contains("same sparsity"));
     assert!(page.contains("<td>metric</td><td class=\"n\">0.900</td>"));
+}
+
+#[test]
+fn sensitivity_says_what_was_taken_away_or_kept_alone() {
+    let groups = json!([{"group": "layer 0", "metric": 0.75, "drop": 0.125}]);
+    let line = |only: bool| {
+        json!({"analysis": "sensitivity", "pack": "trec", "by": "layer", "only": only, "metric": "accuracy",
+               "base": 0.875, "groups": groups})
+    };
+    // As it was before groups could be kept alone, and with nothing but nulls.
+    let older = json!({"analysis": "sensitivity", "pack": "old", "groups": groups});
+    let nulls = json!({"analysis": "sensitivity", "pack": "nulls", "by": null, "only": null, "metric": null,
+                       "base": null, "groups": [{"group": "a", "metric": null, "drop": null}]});
+    let report = Report::new(read_lines(&[line(false), line(true), older, nulls]).unwrap());
+    let page = html(&report).unwrap();
+    for part in [
+        "<figcaption>trec: loss of accuracy without a layer</figcaption>",
+        "<figcaption>trec: loss of accuracy with a layer alone</figcaption>",
+        "<figcaption>old: loss of metric without a group</figcaption>",
+        "drop without it (%)",
+        "drop with it alone (%)",
+        ">accuracy without it (%)</th>",
+        ">accuracy with it alone (%)</th>",
+        ">metric without it</th>",
+        "The whole pack: accuracy 87.50 %.",
+        "<td class=\"n\">75.00</td><td class=\"n\">12.50</td>",
+        "<td class=\"n\">0.750</td><td class=\"n\">0.125</td>",
+        "All groups of nulls, without a group",
+    ] {
+        assert!(page.contains(part), "{part}");
+    }
+    let json = serde_json::to_value(&report).unwrap();
+    assert_eq!((&json["analyses"][1]["only"], &json["analyses"][1]["base"]), (&true.into(), &0.875.into()));
+}
+
+#[test]
+fn pairs_of_packs_have_chance_by_magnitude_where_it_is_known() {
+    let square = |shared: f64| json!([[1.0, shared], [shared, 1.0]]);
+    let mut line =
+        json!({"analysis": "overlap", "packs": ["a", "b"], "observed": square(0.5), "chance": square(0.125)});
+    let page = |line: &Value| html(&Report::new(read_lines(std::slice::from_ref(line)).unwrap())).unwrap();
+    let cells = |by_magnitude: &str| {
+        let cells = ["0.500", "0.125", by_magnitude, "4.000"];
+        cells.map(|cell| format!("<td class=\"n\">{cell}</td>")).concat()
+    };
+    assert!(page(&line).contains(&cells("–")));
+    line["chance_by_magnitude"] = square(0.25);
+    assert!(page(&line).contains(&cells("0.250")));
+    line["chance_by_magnitude"] = json!([[1.0, null], [null, 1.0]]);
+    assert!(page(&line).contains(&cells("–")));
+    line["chance_by_magnitude"] = json!([[1.0]]);
+    let error = read_lines(&[line]).unwrap_err().to_string();
+    assert!(error.contains("chance_by_magnitude: is not 2 rows of 2"), "{error}");
 }
 
 #[test]
@@ -262,8 +309,8 @@ proptest! {
                 {"tensor": "a", "layer": 0, "module": "m", "l1": n(0), "angle": n(1), "l1_random": n(2)},
                 {"tensor": "b", "layer": null, "module": null, "l1": n(3)}]}),
             json!({"analysis": "overlap", "packs": ["a", task], "observed": [[n(4), n(5)], [n(6), n(7)]],
-                   "chance": [[n(8), n(9)], [n(10), n(11)]]}),
-            json!({"analysis": "sensitivity", "pack": task, "groups": [
+                   "chance": [[n(8), n(9)], [n(10), n(11)]], "chance_by_magnitude": [[n(0), n(1)], [n(2), n(3)]]}),
+            json!({"analysis": "sensitivity", "pack": task, "metric": metric, "base": n(16), "groups": [
                 {"group": "a", "metric": n(12), "drop": n(13)}, {"group": "b", "metric": n(14), "drop": n(15)}]}),
             json!({"analysis": "solutions", "points": [
                 {"task": task, "sparsity": n(20), "seed": 1, "metric": n(21)},

@@ -13,7 +13,7 @@ use super::*;
 /// The options that these tests' training command has.
 fn known() -> Vec<TrainOption> {
     let option = |name: &str, flag, path| TrainOption { name: name.to_owned(), flag, path };
-    let mut known = vec![option("check-placement", true, false)];
+    let mut known = vec![option("allow-cpu-fallback", true, false)];
     known.extend(["data", "eval-data", "log-losses"].map(|name| option(name, false, true)));
     known.extend(["epochs", "granularity", "threads", "initial-sparsity"].map(|name| option(name, false, false)));
     known
@@ -92,13 +92,14 @@ fn a_plan_is_the_product_with_later_tables_over_earlier_ones() {
 
 #[test]
 fn a_grid_makes_more_methods() {
-    let place = Place::new(&format!("{SWEEP}[grid]\ninitial-sparsity = [0.05, 1e-5]\ncheck-placement = [true, false]"));
+    let place =
+        Place::new(&format!("{SWEEP}[grid]\ninitial-sparsity = [0.05, 1e-5]\nallow-cpu-fallback = [true, false]"));
     let runs = place.plan().unwrap().runs;
     assert_eq!(runs.len(), 32);
-    assert_eq!(runs[0].method, "block check-placement=true initial-sparsity=0.05");
-    assert!(words(&runs[0]).contains(&"--check-placement".to_owned()));
+    assert_eq!(runs[0].method, "block allow-cpu-fallback=true initial-sparsity=0.05");
+    assert!(words(&runs[0]).contains(&"--allow-cpu-fallback".to_owned()));
     assert!(words(&runs[2]).contains(&"--initial-sparsity=0.00001".to_owned()));
-    assert!(!words(&runs[4]).contains(&"--check-placement".to_owned()));
+    assert!(!words(&runs[4]).contains(&"--allow-cpu-fallback".to_owned()));
 }
 
 #[test]

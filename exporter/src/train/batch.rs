@@ -99,6 +99,8 @@ pub(super) struct Lesson {
     pub(super) answers: Vec<f32>,
     /// What its head sees, one vector for each row; empty where that is not taught.
     pub(super) features: Vec<f32>,
+    /// What its encoder gives for each token, [tokens, width]; likewise.
+    pub(super) states: Vec<f32>,
 }
 
 /// Examples, ready for batches.
@@ -189,13 +191,16 @@ impl Examples {
                 let these: Vec<&Tokens> = indices.iter().map(|i| &tokens[*i]).collect();
                 let batch = tokenizer.pad(&these);
                 let shape = [batch.batch, batch.sequence];
+                let mut of_tokens = |name: &str, rows: Vec<&Vec<f32>>| {
+                    let values = padded(&rows, batch.sequence * width);
+                    all.push((name.to_owned(), f32_value(&[shape[0], shape[1], width], values)?));
+                    Ok::<_, TrainError>(())
+                };
                 if !self.prefixes.is_empty() {
-                    let mut values = Vec::with_capacity(batch.input_ids.len() * width);
-                    for (row, index) in indices.iter().enumerate() {
-                        values.extend_from_slice(&self.prefixes[*index]);
-                        values.resize((row + 1) * batch.sequence * width, 0.0);
-                    }
-                    all.push((name::PREFIX.to_owned(), f32_value(&[shape[0], shape[1], width], values)?));
+                    of_tokens(name::PREFIX, indices.iter().map(|i| &self.prefixes[*i]).collect())?;
+                }
+                if self.lessons.first().is_some_and(|lesson| !lesson.states.is_empty()) {
+                    of_tokens(name::TEACHER_STATES, indices.iter().map(|i| &self.lessons[*i].states).collect())?;
                 }
                 if self.kind == TaskKind::Tag {
                     let start = |(i, tokens): (usize, &&Tokens)| {
@@ -256,6 +261,16 @@ impl Examples {
         }
         Ok(all)
     }
+}
+
+/// All rows, each with zeros up to so many values.
+fn padded(rows: &[&Vec<f32>], length: usize) -> Vec<f32> {
+    let mut values = Vec::with_capacity(rows.len() * length);
+    for (i, row) in rows.iter().enumerate() {
+        values.extend_from_slice(row);
+        values.resize((i + 1) * length, 0.0);
+    }
+    values
 }
 
 /// What pooled outputs are multiplied by at a step: 0 with probability `rate`, else 1 / (1 - rate).

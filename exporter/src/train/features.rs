@@ -23,6 +23,15 @@ pub(super) struct FrozenEncoder {
     pooling: Pooling,
 }
 
+/// What it gives for an input.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Encoded {
+    /// What a head sees: a vector for each row, or none for a word without a token.
+    pub(super) rows: Vec<Option<Vec<f32>>>,
+    /// A vector for each token, [tokens, width]; empty where it is not kept.
+    pub(super) states: Vec<f32>,
+}
+
 impl FrozenEncoder {
     /// The base's encoder with some masks and deltas.
     pub(super) fn start(
@@ -37,22 +46,27 @@ impl FrozenEncoder {
         Ok(FrozenEncoder { engine, task, pooling: o.pooling })
     }
 
-    /// What a head sees of each input: a vector for each row, or none for a word without a token.
-    pub(super) fn pooled(
+    /// Runs every input once; keeps what it gives for each token only if `states` says so.
+    pub(super) fn run(
         &self,
         tokens: &[Tokens],
         tokenizer: &Tokenizer,
+        states: bool,
         stop: &AtomicBool,
-    ) -> Result<Vec<Vec<Option<Vec<f32>>>>, TrainError> {
+    ) -> Result<Vec<Encoded>, TrainError> {
         let mut order: Vec<usize> = (0..tokens.len()).collect();
         order.sort_by_key(|i| tokens[*i].len());
-        let mut all = vec![Vec::new(); tokens.len()];
+        let mut all = vec![Encoded::default(); tokens.len()];
         for indices in order.chunks(BATCH) {
             go_on(stop)?;
             let these: Vec<&Tokens> = indices.iter().map(|i| &tokens[*i]).collect();
             let hidden = self.engine.encode(self.task, &tokenizer.pad(&these))?;
-            for (index, rows) in indices.iter().zip(task::pool(&hidden, &these, self.pooling)) {
-                all[*index] = rows;
+            let of_inputs = hidden.data.chunks_exact(hidden.sequence * hidden.hidden);
+            for ((index, rows), of_tokens) in
+                indices.iter().zip(task::pool(&hidden, &these, self.pooling)).zip(of_inputs)
+            {
+                let real = if states { tokens[*index].len() } else { 0 };
+                all[*index] = Encoded { rows, states: of_tokens[..real * hidden.hidden].to_vec() };
             }
         }
         Ok(all)
@@ -66,9 +80,9 @@ impl FrozenEncoder {
         stop: &AtomicBool,
     ) -> Result<(), TrainError> {
         let Inputs::Tokens(tokens) = &examples.inputs else { return Ok(()) };
-        let pooled = self.pooled(tokens, tokenizer, stop)?;
-        let rows = |rows: Vec<Option<Vec<f32>>>| rows.into_iter().map(Option::unwrap_or_default).collect();
-        examples.inputs = Inputs::Features(pooled.into_iter().map(rows).collect());
+        let encoded = self.run(tokens, tokenizer, false, stop)?;
+        let rows = |encoded: Encoded| encoded.rows.into_iter().map(Option::unwrap_or_default).collect();
+        examples.inputs = Inputs::Features(encoded.into_iter().map(rows).collect());
         Ok(())
     }
 }

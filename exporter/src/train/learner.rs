@@ -15,13 +15,13 @@ use tempfile::TempDir;
 
 use super::batch::{Examples, Feed, salt};
 use super::features::{self, FrozenEncoder};
-use super::graph::{self, Encoder, Graph, Role, name};
-use super::loader::{Loader, Source};
+use super::graph::{self, Encoder, Graph, Role, Spec, name};
+use super::loader::{Batch, Loader, Source};
 use super::losses::Losses;
 use super::options::Sampling;
-use super::session::{self, ForwardSession, Part, Placement, PrefixSession, StepSession, f32_value};
+use super::session::{self, ForwardSession, Placement, PrefixSession, StepSession, f32_value};
 use super::setup::{Rates, initial, spec};
-use super::sparsity::{self, Phases};
+use super::sparsity::{self, Noise, Phases};
 use super::{Layers, TrainError, TrainOptions, checkpoint, go_on, placement, schedule, scores, teacher};
 use crate::data::{self, Dataset, LabelSet};
 use crate::score;
@@ -93,6 +93,8 @@ pub(super) struct Learner<'a> {
     pub(super) labels: &'a LabelSet,
     pub(super) train: Arc<Examples>,
     pub(super) dev: Examples,
+    /// Whether what lies below everything that trains is run beforehand, if anything does.
+    pub(super) cuts_prefix: bool,
     graph: Graph,
     pub(super) step: StepSession,
     pub(super) forward: ForwardSession,
@@ -126,18 +128,31 @@ impl<'a> Learner<'a> {
         if let Some(pack) = teacher {
             teacher::teach(base, pack, &mut train, &tokenizer, options, stop)?;
         }
-        let spec = spec(base, labels.len(), options)?;
+        let mut spec = spec(base, labels.len(), options)?;
         if spec.encoder == Encoder::Frozen {
             let encoder = FrozenEncoder::start(base, &[], &[], options)?;
             encoder.replace_tokens(&mut train, &tokenizer, stop)?;
             encoder.replace_tokens(&mut dev, &tokenizer, stop)?;
         }
         let in_parts = options.in_parts();
-        let graph = if in_parts { graph::gradients(base, &spec)? } else { graph::step(base, &spec)? };
-        let forward = graph::forward(base, &spec)?;
-        if graph.prefix.is_none() && options.cache_prefix && options.layers != Layers::all() {
+        let build = |spec: &Spec| if in_parts { graph::gradients(base, spec) } else { graph::step(base, spec) };
+        let mut graph = build(&spec)?;
+        if graph.prefix.is_none() && spec.cut_prefix && options.layers != Layers::all() {
             log::info!("no part of the encoder can be run beforehand: all of it runs at every step");
         }
+        let tokens: usize = [&train, &dev].iter().flat_map(|examples| &examples.lengths).sum();
+        let bytes = (tokens * base.manifest().architecture.hidden_size * size_of::<f32>()) as u64;
+        if graph.prefix.is_some() && bytes > options.prefix_cache {
+            log::warn!(
+                "the layers below all that trains run at every step: their output would take {} MB, and \
+                 --prefix-cache is {} MB",
+                bytes / 1_000_000,
+                options.prefix_cache / 1_000_000
+            );
+            spec.cut_prefix = false;
+            graph = build(&spec)?;
+        }
+        let forward = graph::forward(base, &spec)?;
         if let Some(prefix) = &graph.prefix {
             let placement = Placement { device: options.device, threads: options.threads, profile: None };
             let mut session = PrefixSession::new(prefix, base, &placement)?;
@@ -166,6 +181,7 @@ impl<'a> Learner<'a> {
             labels,
             train,
             dev,
+            cuts_prefix: spec.cut_prefix,
             graph,
             step,
             forward,
@@ -212,6 +228,7 @@ impl<'a> Learner<'a> {
             dropout: o.dropout,
             seed: o.seed,
             micro_batch: o.micro_batch.unwrap_or(o.batch_size),
+            noise: Noise::new(&self.graph.trained, &phases, o),
         });
         // A run that goes on from its last step has still to be judged there.
         while u64::from(now.epoch) * epoch_steps < steps && !stopped {
@@ -299,7 +316,7 @@ impl<'a> Learner<'a> {
 
     fn one_step(
         &mut self,
-        batch: Vec<Part>,
+        batch: Batch,
         phases: &Phases,
         now: &mut Progress,
         losses: &mut Losses,
@@ -319,8 +336,8 @@ impl<'a> Learner<'a> {
             head: o.head_learning_rate * factor,
         };
         let mut shared = rates.feed(&self.graph, now.step)?;
-        shared.extend(self.thresholds(phases, now.step)?);
-        let (loss, norm) = self.step.run(batch, shared)?;
+        shared.extend(if o.sampling == Sampling::Threshold { self.threshold()? } else { batch.noise });
+        let (loss, norm) = self.step.run(batch.parts, shared)?;
         now.step += 1;
         if !loss.is_finite() || !norm.is_finite() {
             let what = format!("the loss is {loss} and the norm of its gradients {norm}");
@@ -351,20 +368,6 @@ impl<'a> Learner<'a> {
             return Ok(Vec::new());
         }
         Ok(vec![(name::THRESHOLD.to_owned(), f32_value(&[], vec![self.threshold])?)])
-    }
-
-    /// What scores are compared with at a step: with noise, while masks are drawn.
-    fn thresholds(&self, phases: &Phases, step: u64) -> Result<Feed, TrainError> {
-        let o = self.options;
-        if o.sampling == Sampling::Threshold {
-            return self.threshold();
-        }
-        let of_units = |(i, tensor)| {
-            let noise = (step < phases.polish).then_some(step);
-            let (dims, values) = sparsity::noise(tensor, i, noise, self.threshold, o)?;
-            Ok((graph::noise(&tensor.name), f32_value(&dims, values)?))
-        };
-        self.graph.trained.iter().filter_map(|t| t.scores_of()).enumerate().map(of_units).collect()
     }
 
     /// What a pack would keep of the current state.

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use overmask::task::Tokenizer;
 
 use super::TrainError;
-use super::batch::{Examples, dropout};
+use super::batch::{Examples, Feed, dropout};
 use super::session::Part;
+use super::sparsity::Noise;
 
 /// Batches that are ready or being made while a step runs.
 const AHEAD: usize = 2;
@@ -24,11 +25,21 @@ pub(super) struct Source {
     pub(super) seed: u64,
     /// Examples that run at once.
     pub(super) micro_batch: usize,
+    /// What scores are compared with, if it changes from step to step.
+    pub(super) noise: Option<Noise>,
+}
+
+/// What a step reads of its own.
+pub(super) struct Batch {
+    /// One part, or several if the examples do not fit into one.
+    pub(super) parts: Vec<Part>,
+    /// What scores are compared with, in all parts; empty if that does not change.
+    pub(super) noise: Feed,
 }
 
 impl Source {
-    /// A batch for a step: one part, or several if it does not fit into one.
-    fn batch(&self, indices: &[usize], step: u64) -> Result<Vec<Part>, TrainError> {
+    /// A batch for a step.
+    fn batch(&self, indices: &[usize], step: u64) -> Result<Batch, TrainError> {
         let rows = self.examples.rows(indices);
         // Of the whole batch, so that how it is divided does not matter.
         let mut mask = dropout(self.dropout, self.seed, step, rows * self.width);
@@ -40,13 +51,14 @@ impl Source {
             inputs.extend(self.examples.targets(indices)?);
             parts.push(Part { inputs, share: own as f32 / rows as f32 });
         }
-        Ok(parts)
+        let noise = self.noise.as_ref().map_or(Ok(Feed::new()), |noise| noise.feed(step))?;
+        Ok(Batch { parts, noise })
     }
 }
 
 /// The batches of an epoch, in order.
 pub(super) struct Loader {
-    batches: Receiver<Result<Vec<Part>, TrainError>>,
+    batches: Receiver<Result<Batch, TrainError>>,
     waited: Duration,
 }
 
@@ -66,7 +78,7 @@ impl Loader {
     }
 
     /// The next batch.
-    pub(super) fn next(&mut self) -> Result<Vec<Part>, TrainError> {
+    pub(super) fn next(&mut self) -> Result<Batch, TrainError> {
         let started = Instant::now();
         let batch = self.batches.recv();
         self.waited += started.elapsed();

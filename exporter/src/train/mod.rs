@@ -125,7 +125,11 @@ pub enum TrainError {
         what: String,
     },
     /// Nodes that the device should run are elsewhere.
-    #[error("{} nodes of the step graph ran outside the device: {}", .nodes.len(), .nodes.join(", "))]
+    #[error(
+        "{} nodes of the step graph ran outside the device: {}; --allow-cpu-fallback lets them",
+        .nodes.len(),
+        .nodes.join(", ")
+    )]
     Placement {
         /// Node, operator and provider.
         nodes: Vec<String>,

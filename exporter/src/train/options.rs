@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use overmask::base::Base;
 use overmask::engine::Device;
 use overmask::mask::Granularity;
-use overmask::pack::{FloatType, Pooling, TaskKind, check_name};
+use overmask::pack::{FloatType, MAX_BYTES, Pooling, TaskKind, check_name};
 use serde::{Deserialize, Serialize};
 
-use super::TrainError;
 use super::graph::Precision;
 use super::select::{Layers, Selection, Tune};
+use super::{TrainError, setup};
 use crate::data::Form;
 
 /// How a task is learnt.
@@ -58,6 +58,8 @@ pub struct TeacherOptions {
     pub temperature: f64,
     /// Weight of the mean square difference of what the heads see; 0 for none.
     pub features: f64,
+    /// Weight of the mean square difference of the encoders' outputs, token by token; 0 for none.
+    pub states: f64,
 }
 
 /// Where a run is kept, so that it can go on.
@@ -134,8 +136,9 @@ pub struct TrainOptions {
     pub device: Device,
     /// Threads of a CPU run.
     pub threads: usize,
-    /// Run what lies below everything that trains once for each example, and keep its output in memory.
-    pub cache_prefix: bool,
+    /// The most bytes that the output of what lies below everything that trains may take in memory: it is
+    /// computed once for each example. Where it is more, all runs at every step.
+    pub prefix_cache: u64,
     /// End after so many steps.
     pub max_steps: Option<u64>,
     /// Where the run is kept.
@@ -187,7 +190,7 @@ impl TrainOptions {
             dev_fraction: 0.1,
             device: Device::Cpu,
             threads: std::thread::available_parallelism().map_or(1, usize::from),
-            cache_prefix: true,
+            prefix_cache: 4_000_000_000,
             max_steps: None,
             checkpoint: None,
             log_losses: None,
@@ -235,19 +238,40 @@ impl TrainOptions {
 
     /// Refuses options that would have no effect: who gave them expects one.
     fn check_effects(&self) -> Result<(), TrainError> {
+        let usual = TrainOptions::new("", self.method).tuned(self.tune);
         let chooses = matches!(self.method, Method::Mask | Method::Layers);
         let masks = self.method == Method::Mask;
+        let dense = matches!(self.method, Method::Layers | Method::Full) || self.tune != Tune::default();
         let live = self.is_live();
-        let features = self.teacher.as_ref().is_some_and(|teacher| teacher.features > 0.0);
+        let pairs = self.granularity == Granularity::TwoOfFour;
+        let taught = |weight: fn(&TeacherOptions) -> f64| self.teacher.as_ref().is_some_and(|t| weight(t) > 0.0);
+        let below_head = "an encoder that trains, not a head alone";
+        let of_scores = "the scores of --method mask; --dense-learning-rate and --head-learning-rate are for the rest";
         for (option, given, fits, of) in [
             ("--layers", self.layers != Layers::all(), chooses, "--method mask or layers"),
             ("--modules", !self.modules.is_empty(), chooses, "--method mask or layers"),
+            ("--granularity", self.granularity != usual.granularity, masks, "--method mask"),
             ("--init", self.init != Init::Magnitude, masks, "--method mask"),
             ("--sampling", self.sampling != Sampling::Threshold, masks, "--method mask"),
+            (
+                "--initial-sparsity",
+                self.initial_sparsity != usual.initial_sparsity,
+                masks && !pairs,
+                "masks of `weight` or `block:RxC`",
+            ),
             ("--target-sparsity", self.target_sparsity.is_some(), masks, "--method mask"),
+            ("--ramp", self.ramp != usual.ramp, self.target_sparsity.is_some(), "--target-sparsity"),
             ("--polish", self.polish > 0.0, masks, "--method mask"),
-            ("--precision", self.precision != Precision::F32, live, "an encoder that trains, not a head alone"),
-            ("--teacher-features", features, live, "an encoder that trains, not a head alone"),
+            ("--learning-rate", self.learning_rate != usual.learning_rate, masks, of_scores),
+            (
+                "--dense-learning-rate",
+                self.dense_learning_rate != usual.dense_learning_rate,
+                dense,
+                "--method layers or full, or --tune",
+            ),
+            ("--precision", self.precision != Precision::F32, live, below_head),
+            ("--teacher-features", taught(|teacher| teacher.features), live, below_head),
+            ("--teacher-states", taught(|teacher| teacher.states), live, below_head),
         ] {
             if given && !fits {
                 return Err(TrainError::Option { option, reason: format!("is for {of}") });
@@ -308,12 +332,30 @@ impl TrainOptions {
             if !(teacher.temperature.is_finite() && teacher.temperature > 0.0) {
                 return wrong("--teacher-temperature", format!("{} is not above 0", teacher.temperature));
             }
-            if !(teacher.features.is_finite() && teacher.features >= 0.0) {
-                return wrong("--teacher-features", format!("{} is below 0", teacher.features));
+            for (option, weight) in [("--teacher-features", teacher.features), ("--teacher-states", teacher.states)] {
+                if !(weight.is_finite() && weight >= 0.0) {
+                    return wrong(option, format!("{weight} is not a number from 0 on"));
+                }
             }
         }
         if matches!(self.method, Method::Mask | Method::Layers) {
             self.selection().tensors(base)?;
+        }
+        let replaced = setup::dense(base, self)?.iter().try_fold(0, |sum, name| {
+            let values = base.tensor_f32(name)?.1.len() as u64;
+            Ok::<_, TrainError>(sum + values * self.delta_dtype.bytes() as u64)
+        })?;
+        if replaced > MAX_BYTES {
+            let reason = format!(
+                "{} takes {} MB for the tensors that would train, and a pack has {} MB at most: train fewer --layers",
+                self.delta_dtype,
+                replaced >> 20,
+                MAX_BYTES >> 20
+            );
+            return wrong("--delta-dtype", reason);
+        }
+        if self.form.kind == TaskKind::Tag && self.form.pair {
+            return wrong("--pair", "is not for --task tag, whose examples are lists of words".to_owned());
         }
         if (self.form.kind == TaskKind::Tag) != (self.pooling == Pooling::First) {
             return wrong("--pooling", "is `first` for --task tag, and for no other".to_owned());

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use overmask::base::Base;
 use overmask::engine::{self, Device, EngineKind, EngineOptions};
@@ -17,7 +17,7 @@ use super::learner::{Epoch, Learner, Learnt, Progress};
 use super::options::{Init, Sampling};
 use super::{Method, Precision, TrainError, TrainOptions, teacher};
 use crate::data::{self, Dataset, LabelSet};
-use crate::evaluate::evaluate;
+use crate::evaluate;
 use crate::score::{self, Card};
 
 /// Inputs whose logits a pack records, so that a device can check its own.
@@ -38,6 +38,8 @@ pub struct Outcome {
     pub steps: u64,
     /// Whether it was stopped before its end.
     pub stopped: bool,
+    /// Time spent before the first step: the prefix, the frozen encoder and a teacher see each example then.
+    pub prepared: Duration,
     /// Time spent in steps and dev evaluations.
     pub time: Duration,
     /// How much of it was spent in waiting for batches.
@@ -49,6 +51,9 @@ pub struct Outcome {
 pub struct Data<'a> {
     /// Those to learn from.
     pub train: &'a Dataset,
+    /// Those that name the task's labels, if they are more than those to learn from: what a split took away
+    /// may hold all examples of a rare label.
+    pub labels: Option<&'a Dataset>,
     /// Those that choose the best state; without them a part of `train` does, and is not trained on.
     pub dev: Option<&'a Dataset>,
     /// Those that are only measured, at the end, through the same code that a device runs.
@@ -69,10 +74,11 @@ pub fn run(
     stop: &AtomicBool,
     progress: &mut dyn FnMut(&Progress),
 ) -> Result<Outcome, TrainError> {
+    let started = Instant::now();
     options.check(base)?;
     // Before the work: `ort` panics where it finds no library.
     overmask::engine::ort::environment()?;
-    let labels = LabelSet::for_training(data.train)?;
+    let labels = LabelSet::for_training(data.labels.unwrap_or(data.train))?;
     for other in [data.dev, data.eval].into_iter().flatten() {
         labels.gold(other)?;
     }
@@ -86,7 +92,8 @@ pub fn run(
     }
     let teacher = teacher::open(base, &labels, options)?;
     let mut learner = Learner::new(base, &rest, &dev, &labels, teacher.as_ref(), options, stop)?;
-    let facts = facts(base, &data, learner.train.len(), options);
+    let facts = facts(base, &data, &learner, options);
+    let prepared = started.elapsed();
     let learnt = learner.learn(&facts, stop, progress)?;
     let (steps, stopped, time, waited) = (learnt.steps, learnt.stopped, learnt.time, learnt.waited);
     let curve = learnt.curve.clone();
@@ -98,7 +105,7 @@ pub fn run(
         (0..examples.len()).filter(whole).map(|i| &examples.source[i]).collect::<Vec<_>>()
     });
     let (dev, eval) = measure(base, &mut pack, golden.take(GOLDEN), &dev, data.eval, options)?;
-    Ok(Outcome { pack, dev, eval, curve, steps, stopped, time, waited })
+    Ok(Outcome { pack, dev, eval, curve, steps, stopped, prepared, time, waited })
 }
 
 /// The pack, as yet without golden vectors.
@@ -152,7 +159,7 @@ fn pack(
 
 /// How the pack was made: with the same program, base and data it can be made again, and a run with
 /// the same facts can go on from its checkpoint.
-fn facts(base: &Base, data: &Data<'_>, train: usize, o: &TrainOptions) -> BTreeMap<String, Value> {
+fn facts(base: &Base, data: &Data<'_>, learner: &Learner<'_>, o: &TrainOptions) -> BTreeMap<String, Value> {
     let mut facts = vec![
         ("tool", json!(format!("overmask-export {}", env!("CARGO_PKG_VERSION")))),
         ("method", json!(o.method)),
@@ -167,7 +174,7 @@ fn facts(base: &Base, data: &Data<'_>, train: usize, o: &TrainOptions) -> BTreeM
         ("pooling", json!(o.pooling)),
         ("device", json!(o.device.to_string())),
         ("threads", json!(o.threads)),
-        ("train_texts", json!(train)),
+        ("train_texts", json!(learner.train.len())),
         ("train_sha256", json!(data::digest(data.train))),
         ("base_id", json!(base.base_id())),
     ];
@@ -214,6 +221,7 @@ fn facts(base: &Base, data: &Data<'_>, train: usize, o: &TrainOptions) -> BTreeM
         facts.push(("teacher_weight", json!(teacher.weight)));
         facts.push(("teacher_temperature", json!(teacher.temperature)));
         facts.push(("teacher_features", json!(teacher.features)));
+        facts.extend((teacher.states > 0.0).then_some(("teacher_states", json!(teacher.states))));
         let (file, name) = overmask::pack::split_name(&teacher.pack);
         if let Ok(digest) = overmask::base::file_digest(&file) {
             facts.push(("teacher_sha256", json!(digest)));
@@ -223,7 +231,8 @@ fn facts(base: &Base, data: &Data<'_>, train: usize, o: &TrainOptions) -> BTreeM
     // A batch in parts rounds differently.
     facts.extend(o.micro_batch.filter(|_| o.in_parts()).map(|size| ("micro_batch", json!(size))));
     facts.extend((o.precision != Precision::F32).then_some(("precision", json!(o.precision))));
-    facts.extend((!o.cache_prefix).then_some(("cache_prefix", json!(false))));
+    // What runs at every step runs in other batches.
+    facts.extend((!learner.cuts_prefix).then_some(("prefix_cache", json!(false))));
     facts.extend(o.max_steps.map(|steps| ("max_steps", json!(steps))));
     facts.extend(data.eval.map(|eval| ("eval_sha256", json!(data::digest(eval)))));
     facts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
@@ -250,14 +259,15 @@ fn measure<'a>(
             golden.push(Golden { input: input.clone(), logits });
         }
     }
+    runner.remove(task)?;
     let mut document = pack.document.clone();
     let metric = score::main_metric(o.form.kind);
     // Not that of the training loop, whose head and deltas are not rounded yet.
-    let dev = evaluate(base, pack.clone(), dev, kind, &options, &mut |_| ())?.card;
+    let dev = evaluate::measure(&mut runner, pack.clone(), dev, &mut |_| ())?.card;
     document.metrics.insert(format!("dev_{metric}"), dev.main());
     let mut measured = None;
     if let Some(eval) = eval {
-        let card = evaluate(base, pack.clone(), eval, kind, &options, &mut |_| ())?.card;
+        let card = evaluate::measure(&mut runner, pack.clone(), eval, &mut |_| ())?.card;
         document.metrics.extend(card.metrics.iter().map(|(name, value)| (format!("eval_{name}"), *value)));
         document.metrics.insert("eval_texts".to_owned(), card.n as f64);
         measured = Some(card);

@@ -9,8 +9,8 @@ use super::session::f32_value;
 use super::{Method, TrainError, TrainOptions, schedule, scores, select};
 use crate::data::rng;
 
-/// What the graph of a run is built from.
-pub(super) fn spec(base: &Base, labels: usize, o: &TrainOptions) -> Result<Spec, TrainError> {
+/// The tensors of the base that train themselves.
+pub(super) fn dense(base: &Base, o: &TrainOptions) -> Result<Vec<String>, TrainError> {
     let mut dense = match o.method {
         Method::Head | Method::Mask => Vec::new(),
         Method::Layers => o.selection().tensors(base)?.into_iter().map(|tensor| tensor.name).collect(),
@@ -18,18 +18,25 @@ pub(super) fn spec(base: &Base, labels: usize, o: &TrainOptions) -> Result<Spec,
     };
     let small = select::small_tensors(base, o.tune)?;
     dense.extend(small.into_iter().filter(|name| !dense.contains(name)).collect::<Vec<_>>());
+    Ok(dense)
+}
+
+/// What the graph of a run is built from.
+pub(super) fn spec(base: &Base, labels: usize, o: &TrainOptions) -> Result<Spec, TrainError> {
+    let dense = dense(base, o)?;
     let masked = if o.method == Method::Mask { o.selection().tensors(base)? } else { Vec::new() };
     let noisy = o.sampling == Sampling::Bernoulli;
     let encoder = match o.is_live() {
         true => Encoder::Live { masked, granularity: o.granularity, noisy, dense },
         false => Encoder::Frozen,
     };
-    let teacher = o.teacher.as_ref().map(|TeacherOptions { weight, temperature, features, .. }| Distillation {
+    let teacher = o.teacher.as_ref().map(|TeacherOptions { weight, temperature, features, states, .. }| Distillation {
         weight: *weight as f32,
         temperature: *temperature as f32,
         features: *features as f32,
+        states: *states as f32,
     });
-    let (kind, pooling, clip_norm, cut_prefix) = (o.form.kind, o.pooling, o.clip_norm as f32, o.cache_prefix);
+    let (kind, pooling, clip_norm, cut_prefix) = (o.form.kind, o.pooling, o.clip_norm as f32, o.prefix_cache > 0);
     let precision = o.precision;
     Ok(Spec { encoder, kind, pooling, labels, clip_norm, teacher, cut_prefix, precision })
 }

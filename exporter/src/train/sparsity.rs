@@ -1,11 +1,10 @@
 //! Where the threshold of the scores is: at 0, or where a schedule of sparsity puts it.
 
-use overmask::base::MaskableTensor;
-
 use super::TrainError;
-use super::batch::stream;
-use super::graph::units;
+use super::batch::{Feed, stream};
+use super::graph::{self, Trained};
 use super::options::{Sampling, TrainOptions};
+use super::session::f32_value;
 use crate::data::rng;
 
 /// Steps after which a threshold is looked for anew while the sparsity rises.
@@ -61,30 +60,46 @@ pub(super) fn threshold(scores: Vec<Vec<f32>>, sparsity: f64) -> f32 {
     }
 }
 
-/// What the scores of a tensor are compared with, a value a unit: the threshold, and at a step noise of
-/// the logistic distribution, so that a unit is kept with the probability
-/// σ((score - threshold) / [`TEMPERATURE`]).
-pub(super) fn noise(
-    tensor: &MaskableTensor,
-    index: usize,
-    step: Option<u64>,
-    threshold: f32,
-    o: &TrainOptions,
-) -> Result<(Vec<usize>, Vec<f32>), TrainError> {
-    debug_assert_eq!(o.sampling, Sampling::Bernoulli);
-    let dims = units(tensor, o.granularity)?;
-    let Some(step) = step else {
-        let count = dims.iter().product();
-        return Ok((dims, vec![threshold; count]));
-    };
-    // Tensors have places of their own in the stream.
-    let seed = o.seed ^ ((index as u64 + 1) << 40);
-    let draws = rng::uniform(seed, stream::NOISE, step, dims.iter().product());
-    let logistic = |u: f32| {
-        let u = f64::from(u).clamp(1e-7, 1.0 - 1e-7);
-        threshold + (TEMPERATURE * (u / (1.0 - u)).ln()) as f32
-    };
-    Ok((dims, draws.into_iter().map(logistic).collect()))
+/// What scores are compared with where each unit has a threshold of its own (`--sampling bernoulli`):
+/// noise of the logistic distribution, so that a unit is kept with the probability
+/// σ(score / [`TEMPERATURE`]).
+pub(super) struct Noise {
+    /// The masked tensors and the shapes of their units.
+    tensors: Vec<(String, Vec<usize>)>,
+    seed: u64,
+    /// The first step without noise.
+    polish: u64,
+}
+
+impl Noise {
+    /// Nothing if masks are not drawn.
+    pub(super) fn new(trained: &[Trained], phases: &Phases, o: &TrainOptions) -> Option<Self> {
+        let tensors = trained.iter().filter_map(|t| Some((t.scores_of()?.name.clone(), t.dims.clone())));
+        let drawn = o.sampling == Sampling::Bernoulli;
+        drawn.then(|| Noise { tensors: tensors.collect(), seed: o.seed, polish: phases.polish })
+    }
+
+    /// The inputs of a step's graph.
+    pub(super) fn feed(&self, step: u64) -> Result<Feed, TrainError> {
+        let of_units = |(index, (tensor, dims)): (usize, &(String, Vec<usize>))| {
+            let values = self.values(index, dims.iter().product(), step);
+            Ok((graph::noise(tensor), f32_value(dims, values)?))
+        };
+        self.tensors.iter().enumerate().map(of_units).collect()
+    }
+
+    fn values(&self, index: usize, count: usize, step: u64) -> Vec<f32> {
+        if step >= self.polish {
+            return vec![0.0; count];
+        }
+        // Tensors have places of their own in the stream.
+        let seed = self.seed ^ ((index as u64 + 1) << 40);
+        let logistic = |u: f32| {
+            let u = f64::from(u).clamp(1e-7, 1.0 - 1e-7);
+            (TEMPERATURE * (u / (1.0 - u)).ln()) as f32
+        };
+        rng::uniform(seed, stream::NOISE, step, count).into_iter().map(logistic).collect()
+    }
 }
 
 #[cfg(test)]
@@ -102,5 +117,17 @@ mod tests {
             let zeros = scores.iter().flatten().filter(|s| **s <= limit).count();
             assert!((zeros as f64 / 1000.0 - sparsity).abs() < 0.002, "{zeros} for {sparsity}");
         }
+    }
+    #[test]
+    fn noise_keeps_a_unit_as_often_as_its_score_says() {
+        let noise = Noise { tensors: Vec::new(), seed: 3, polish: 5 };
+        let drawn = noise.values(0, 100_000, 4);
+        for (score, kept) in [(0.0, 0.5), (0.02, 0.731), (-0.04, 0.119)] {
+            let share = drawn.iter().filter(|limit| score > **limit).count() as f64 / 1e5;
+            assert!((share - kept).abs() < 0.01, "{score}: {share}");
+        }
+        assert_ne!(drawn, noise.values(1, 100_000, 4));
+        assert_ne!(drawn, noise.values(0, 100_000, 3));
+        assert!(noise.values(0, 10, 5).iter().all(|limit| *limit == 0.0));
     }
 }

@@ -11,7 +11,7 @@ use overmask::pack::{Pack, TaskKind};
 use overmask::task::{self, Tokenizer};
 
 use super::batch::{Examples, Inputs, Lesson};
-use super::features::FrozenEncoder;
+use super::features::{Encoded, FrozenEncoder};
 use super::options::TeacherOptions;
 use super::{TrainError, TrainOptions};
 use crate::data::LabelSet;
@@ -43,7 +43,7 @@ pub(super) fn teach(
     o: &TrainOptions,
     stop: &AtomicBool,
 ) -> Result<(), TrainError> {
-    let Some(TeacherOptions { temperature, features, .. }) = &o.teacher else { return Ok(()) };
+    let Some(TeacherOptions { temperature, features, states, .. }) = &o.teacher else { return Ok(()) };
     let Inputs::Tokens(tokens) = &examples.inputs else { return Ok(()) };
     let encoder = FrozenEncoder::start(base, &teacher.masks, &teacher.deltas, o)?;
     let scale = examples.scale;
@@ -57,12 +57,12 @@ pub(super) fn teach(
             TaskKind::Regress => logits.into_iter().map(|value| scale.apply(f64::from(value))).collect(),
         }
     };
-    let lesson = |rows: Vec<Option<Vec<f32>>>| {
+    let lesson = |Encoded { rows, states }: Encoded| {
         let rows: Vec<Vec<f32>> = rows.into_iter().flatten().collect();
         let answers = rows.iter().flat_map(|pooled| answer(pooled)).collect();
-        Lesson { answers, features: if *features > 0.0 { rows.concat() } else { Vec::new() } }
+        Lesson { answers, features: if *features > 0.0 { rows.concat() } else { Vec::new() }, states }
     };
-    let lessons = encoder.pooled(tokens, tokenizer, stop)?.into_iter().map(lesson).collect();
-    examples.lessons = lessons;
+    let encoded = encoder.run(tokens, tokenizer, *states > 0.0, stop)?;
+    examples.lessons = encoded.into_iter().map(lesson).collect();
     Ok(())
 }

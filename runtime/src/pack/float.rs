@@ -30,6 +30,14 @@ impl FloatType {
         }
     }
 
+    /// Bytes of a value.
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::Bf16 => 2,
+        }
+    }
+
     pub(super) fn dtype(self) -> Dtype {
         match self {
             Self::F32 => Dtype::F32,

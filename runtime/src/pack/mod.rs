@@ -19,7 +19,7 @@ pub use document::{Codec, MaskEntry, PackDocument, Pooling, SCHEMA, TaskKind, Te
 pub use file::{PackFile, Sizes};
 pub use float::FloatType;
 pub use input::Input;
-pub use read::file as read_file;
+pub use read::{MAX_BYTES, file as read_file};
 pub use set::{PackSet, read_packs, select, split_name};
 pub use write::file as write_file;
 

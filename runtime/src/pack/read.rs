@@ -14,7 +14,7 @@ use super::{Delta, FloatType, Golden, Head, METADATA_KEY, PackError, Reason, ten
 use crate::base::hex;
 
 /// The most bytes that a pack may have: a bit for each weight of a base of eight thousand million.
-pub(super) const MAX_BYTES: u64 = 1 << 30;
+pub const MAX_BYTES: u64 = 1 << 30;
 
 /// The most bytes that the header may have, document included: JSON takes many times its size
 /// when it is read.
@@ -33,14 +33,15 @@ pub fn file(path: &Path) -> Result<Vec<u8>, PackError> {
         .ok_or_else(|| PackError::Invalid { path: path.into(), reason: Reason::TooLarge })
 }
 
+/// Checks that a file and its header are no larger than they may be; it begins with the header's length.
+pub(super) fn check_size(bytes: &[u8]) -> Result<(), Reason> {
+    let header = bytes.first_chunk().map_or(0, |length| u64::from_le_bytes(*length));
+    if bytes.len() as u64 > MAX_BYTES || header > MAX_HEADER { Err(Reason::TooLarge) } else { Ok(()) }
+}
+
 /// The text under a key of a safetensors file's metadata; [`Reason::NotAPack`] without one.
 pub(super) fn metadata(bytes: &[u8], key: &str) -> Result<(usize, String), Reason> {
-    if bytes.len() as u64 > MAX_BYTES {
-        return Err(Reason::TooLarge);
-    }
-    if bytes.first_chunk().is_some_and(|length| u64::from_le_bytes(*length) > MAX_HEADER) {
-        return Err(Reason::TooLarge);
-    }
+    check_size(bytes)?;
     let (header, metadata) = SafeTensors::read_metadata(bytes)?;
     let metadata = metadata.metadata().as_ref().ok_or(Reason::NotAPack)?;
     let text = metadata.get(key).ok_or(Reason::NotAPack)?;

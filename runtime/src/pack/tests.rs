@@ -328,6 +328,16 @@ fn a_huge_header_is_refused_before_it_is_read() {
     assert!(matches!(read(&bytes), Err(PackError::Bytes(Reason::TooLarge))));
 }
 
+/// As those of very many labels and long golden texts make one.
+#[test]
+fn a_header_that_is_too_large_to_be_read_is_not_written() {
+    let mut pack = small();
+    pack.document.provenance.insert("a".into(), json!("x".repeat(3 << 20)));
+    assert_eq!(read(&bytes(&pack)).unwrap(), pack);
+    pack.document.provenance.insert("b".into(), json!("x".repeat(2 << 20)));
+    assert!(matches!(pack.to_bytes(None), Err(PackError::Bytes(Reason::TooLarge))));
+}
+
 #[test]
 fn a_missing_file_is_an_input_error_that_names_it() {
     let error = PackFile::open(Path::new("no/such.pack")).unwrap_err();

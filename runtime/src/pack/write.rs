@@ -151,9 +151,8 @@ pub(super) fn checked(
     tensors.push((tensor::CHECKSUM, TensorView::new(Dtype::U8, vec![BLANK.len()], &BLANK)?));
     // One key only: the order of several in a hash map would differ from run to run.
     let mut bytes = safetensors::serialize(tensors, Some(HashMap::from([(key.to_owned(), metadata)])))?;
-    if bytes.len() as u64 > read::MAX_BYTES {
-        return Err(Reason::TooLarge);
-    }
+    // What is not read shall not be written.
+    read::check_size(&bytes)?;
     let end = bytes.len() - BLANK.len();
     let (before, end) = bytes.split_at_mut(end);
     end.copy_from_slice(&Sha256::digest(before));

@@ -16,8 +16,8 @@ use crate::train::{CheckpointOptions, Init, Layers, Method, Precision, Sampling,
 ///
 /// A part of the training examples (--dev-fraction), or --dev-data, is not trained on: after each
 /// epoch it decides whether the state is the best so far. --eval-data or --eval-fraction name
-/// examples that are only measured, at the end. Ctrl-C ends the run and keeps the best state so far;
-/// a second Ctrl-C ends it at once.
+/// examples that are only measured, at the end. Ctrl-C or SIGTERM ends the run and keeps the best state so
+/// far; a second one ends it at once.
 ///
 /// Data files are .jsonl, .csv or .tsv, with the fields that --task asks for: `text` (and `text_pair`
 /// with --pair) and `label` to classify, `labels` for several, `value` for a regression; `tokens` and
@@ -78,9 +78,9 @@ pub(crate) struct TrainArgs {
     pub(super) json: bool,
 }
 
-/// What the examples are; other commands ask for it, too.
+/// What the examples are.
 #[derive(Debug, Args)]
-pub(crate) struct TaskArgs {
+struct TaskArgs {
     /// What the pack does.
     #[arg(long, value_enum, default_value_t = Task::Classify)]
     task: Task,
@@ -90,7 +90,7 @@ pub(crate) struct TaskArgs {
 }
 
 impl TaskArgs {
-    pub(crate) fn form(&self) -> Form {
+    fn form(&self) -> Form {
         let kind = match self.task {
             Task::Classify => TaskKind::Classify,
             Task::Multilabel => TaskKind::Multilabel,
@@ -213,6 +213,10 @@ struct TeacherArgs {
     /// Weight of the mean square difference of what the two heads see.
     #[arg(long, value_name = "WEIGHT", default_value_t = 0.0, requires = "teacher")]
     teacher_features: f64,
+    /// Weight of the mean square difference of the tokens' vectors, the encoders' outputs. The teacher's
+    /// are kept in memory (1.5 kB a token at a width of 384).
+    #[arg(long, value_name = "WEIGHT", default_value_t = 0.0, requires = "teacher")]
+    teacher_states: f64,
 }
 
 /// Where it runs, and what it writes down.
@@ -234,10 +238,10 @@ struct Machine {
     /// step; default: all of --batch-size.
     #[arg(long, value_name = "N")]
     micro_batch: Option<usize>,
-    /// Run the layers below everything that trains at every step, rather than once for each example
-    /// with their output kept in memory (1.5 kB a token at a width of 384).
-    #[arg(long)]
-    no_prefix_cache: bool,
+    /// The most memory, in MB, for the output of the layers below everything that trains, which run once
+    /// for each example (1.5 kB a token at a width of 384). Where it would be more, they run at every step.
+    #[arg(long, value_name = "MB", default_value_t = 4000)]
+    prefix_cache: u32,
     /// Write the state of the run to this file, now and then; it is removed at the end.
     #[arg(long, value_name = "FILE")]
     checkpoint: Option<PathBuf>,
@@ -250,9 +254,10 @@ struct Machine {
     /// Write the loss of every step, one JSON object a line.
     #[arg(long, value_name = "FILE")]
     log_losses: Option<PathBuf>,
-    /// Fail if any part of the training step but shape arithmetic runs elsewhere than on the device.
+    /// Let parts of the training step run on the CPU where the device has no kernel for them. Else that is
+    /// an error, which a profile of the first step finds.
     #[arg(long)]
-    check_placement: bool,
+    allow_cpu_fallback: bool,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -366,6 +371,7 @@ impl TrainArgs {
             weight: self.teacher.teacher_weight,
             temperature: self.teacher.teacher_temperature,
             features: self.teacher.teacher_features,
+            states: self.teacher.teacher_states,
         });
         let checkpoint = self.machine.checkpoint.as_ref().map(|file| CheckpointOptions {
             file: file.clone(),
@@ -413,10 +419,10 @@ impl TrainArgs {
             device: self.machine.device,
             threads: self.machine.threads.map_or(usual.threads, usize::from),
             max_steps: self.tuning.max_steps,
-            cache_prefix: !self.machine.no_prefix_cache,
+            prefix_cache: u64::from(self.machine.prefix_cache) * 1_000_000,
             checkpoint,
             log_losses: self.machine.log_losses.clone(),
-            check_placement: self.machine.check_placement,
+            check_placement: self.machine.device == Device::Cuda && !self.machine.allow_cpu_fallback,
             revision: self.revision,
             head_dtype: self.head_dtype,
             delta_dtype: self.delta_dtype,

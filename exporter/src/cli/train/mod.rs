@@ -3,7 +3,6 @@
 mod args;
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -15,12 +14,14 @@ use serde_json::json;
 
 pub(super) use self::args::{PrecisionArg, TrainArgs};
 
-use super::output;
+use super::{output, places};
 use crate::data::{self, Dataset};
 use crate::train::{self, Outcome, TrainOptions};
 
 /// What a run learns from, chooses by and is measured on.
 struct Datasets {
+    /// All of `--data`, where a part of it is only measured.
+    labels: Option<Dataset>,
     train: Dataset,
     dev: Option<Dataset>,
     eval: Option<Dataset>,
@@ -39,6 +40,7 @@ impl TrainArgs {
                 self.data.display(),
             );
         }
+        let mut labels = None;
         let (train, eval) = match (&self.measure.eval_data, self.measure.eval_fraction) {
             (Some(path), _) => (all, Some(data::read(path, form)?)),
             (None, Some(fraction)) => {
@@ -54,6 +56,7 @@ impl TrainArgs {
                     );
                     return Err(CodedError::input(message).into());
                 }
+                labels = Some(all);
                 (rest, Some(held))
             }
             (None, None) => (all, None),
@@ -66,7 +69,7 @@ impl TrainArgs {
         if let (Some(dev), Some(eval)) = (&dev, &eval) {
             output::warn_of_duplicates(&data::duplicates(dev, eval), &dev.path, eval);
         }
-        Ok(Datasets { train, dev, eval })
+        Ok(Datasets { labels, train, dev, eval })
     }
 }
 
@@ -85,17 +88,7 @@ impl TrainArgs {
             ("--teacher", teacher),
         ];
         let read: Vec<_> = read.into_iter().filter_map(|(option, path)| Some((option, path?))).collect();
-        // Two names of one file are found if it is there.
-        let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
-        for (i, (option, path)) in written.iter().enumerate() {
-            check_place(option, path)?;
-            let other = written[..i].iter().chain(&read).find(|(_, other)| real(other) == real(path));
-            if let Some((other, _)) = other {
-                let message =
-                    format!("{option} {}: is the file of {other}, too; give it one of its own", path.display());
-                return Err(CodedError { message, code: ExitCode::Usage }.into());
-            }
-        }
+        places::check(&written, &read)?;
         let stale = options.checkpoint.as_ref().filter(|checkpoint| !checkpoint.resume && checkpoint.file.exists());
         if let Some(checkpoint) = stale {
             let path = checkpoint.file.display();
@@ -109,11 +102,11 @@ impl TrainArgs {
 pub(super) fn run(args: &TrainArgs, verbosity: Verbosity) -> Result<(), Error> {
     let options = args.options()?;
     args.check_places(&options)?;
-    let Datasets { train, dev, eval } = args.datasets()?;
+    let Datasets { labels, train, dev, eval } = args.datasets()?;
     let base = Arc::new(Base::open(&args.base)?);
-    let stop = stop_at_ctrl_c("stopping after this step; Ctrl-C again ends at once and keeps nothing")?;
+    let stop = stop_at_ctrl_c("stopping after this step; once more ends at once and keeps nothing")?;
     let bar = output::bar(verbosity, 0, "{wide_bar} {pos}/{len} steps, {msg}, {eta} left")?;
-    let data = train::Data { train: &train, dev: dev.as_ref(), eval: eval.as_ref() };
+    let data = train::Data { train: &train, labels: labels.as_ref(), dev: dev.as_ref(), eval: eval.as_ref() };
     let outcome = train::run(&base, data, &options, &stop, &mut |now| {
         bar.set_length(now.steps);
         bar.set_position(now.step);
@@ -180,32 +173,14 @@ fn report(args: &TrainArgs, options: &TrainOptions, outcome: &Outcome) -> Result
         "curve": outcome.curve,
         "steps": outcome.steps,
         "stopped": outcome.stopped,
+        "prepare_seconds": outcome.prepared.as_secs_f64(),
         "train_seconds": outcome.time.as_secs_f64(),
         "waited_for_data_seconds": outcome.waited.as_secs_f64(),
     }))
 }
 
-/// Fails now rather than after the training if the file of an option has nowhere to go.
-fn check_place(option: &str, output: &Path) -> Result<(), Error> {
-    let wrong = |reason: String| {
-        let message = format!("{option} {}: {reason}", output.display());
-        Err(CodedError { message, code: ExitCode::DeviceOrStore }.into())
-    };
-    let dir = output.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    if !dir.is_dir() {
-        return wrong(format!("there is no directory {}", dir.display()));
-    }
-    if output.is_dir() {
-        return wrong("is a directory; name the file to write".to_owned());
-    }
-    // As the file is written beside its place: what the file system allows, only a file tells.
-    match tempfile::Builder::new().prefix(".overmask-").tempfile_in(dir) {
-        Ok(_) => Ok(()),
-        Err(e) => wrong(format!("nothing can be written to {}: {e}", dir.display())),
-    }
-}
-
-/// Becomes true at the first Ctrl-C, which is answered; the second ends the program.
+/// Becomes true when the program is asked to end, by Ctrl-C or by SIGTERM as job systems do, which is
+/// answered; asked again, it ends at once.
 pub(super) fn stop_at_ctrl_c(answer: &'static str) -> Result<Arc<AtomicBool>, Error> {
     let stop = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&stop);
@@ -290,22 +265,5 @@ mod tests {
         let args = parse(&format!("train --base b --data {data} --eval-fraction 0.01 -o x.pack"));
         let message = args.unwrap().datasets().err().unwrap().to_string();
         assert!(message.contains("leaves 10 to learn from and 0"), "{message}");
-    }
-
-    #[test]
-    fn a_pack_with_no_place_is_refused_before_the_work() {
-        let dir = tempfile::tempdir().unwrap();
-        check_place("-o", &dir.path().join("x.pack")).unwrap();
-        check_place("-o", Path::new("x.pack")).unwrap();
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
-        for wrong in [Path::new("absent/dir/x.pack"), dir.path()] {
-            assert_eq!(ExitCode::of(&check_place("-o", wrong).unwrap_err()), ExitCode::DeviceOrStore);
-        }
-        // A directory in which nobody, not even root, can make a file.
-        if cfg!(target_os = "linux") {
-            let error = check_place("-o", Path::new("/proc/x.pack")).unwrap_err();
-            assert_eq!(ExitCode::of(&error), ExitCode::DeviceOrStore);
-            assert!(error.to_string().contains("nothing can be written to /proc"), "{error}");
-        }
     }
 }

@@ -47,7 +47,8 @@ pub struct Options {
 pub struct Imported {
     /// The base.
     pub base: Base,
-    /// Why training would refuse this base; it runs all the same.
+    /// Why training would refuse masks of all layers of this base. It may take those of layers above the place
+    /// that is named, and the base runs all the same.
     pub untrainable: Option<AutodiffError>,
 }
 

@@ -4,10 +4,10 @@ use overmask::onnx::GraphBuilder;
 use overmask::onnx::proto::data_type;
 use overmask::pack::TaskKind;
 
-use super::{Distillation, Spec, name};
+use super::{Distillation, ENCODED, Spec, name};
 
-/// The loss of a batch, a scalar: (1 - w) · labels + w · teacher + f · features, where w is 0 without
-/// a teacher.
+/// The loss of a batch, a scalar: (1 - w) · labels + w · teacher + f · features + s · states, where w is 0
+/// without a teacher.
 ///
 /// | kind | labels | teacher |
 /// | --- | --- | --- |
@@ -15,7 +15,8 @@ use super::{Distillation, Spec, name};
 /// | several labels | binary cross-entropy | the same with its probabilities |
 /// | a number | squared error | squared error |
 ///
-/// Each is the mean over rows, for several labels over labels, too.
+/// Each is the mean over rows, for several labels over labels, too. Of features and states it is the
+/// squared error, the mean over rows or tokens and the width.
 pub(super) fn loss(b: &mut GraphBuilder, spec: &Spec, logits: &str, pooled: &str, width: usize) -> String {
     let (rows, labels) = (spec.rows(), spec.labels.to_string());
     let of_labels = match spec.kind {
@@ -34,7 +35,7 @@ pub(super) fn loss(b: &mut GraphBuilder, spec: &Spec, logits: &str, pooled: &str
             squared_error(b, logits, &targets)
         }
     };
-    let Some(Distillation { weight, temperature, features }) = spec.teacher else { return of_labels };
+    let Some(Distillation { weight, temperature, features, states }) = spec.teacher else { return of_labels };
     let teacher = b.input(name::TEACHER, data_type::FLOAT, &[rows, &labels]);
     let (of_teacher, scale) = match spec.kind {
         TaskKind::Classify | TaskKind::Tag => {
@@ -45,14 +46,33 @@ pub(super) fn loss(b: &mut GraphBuilder, spec: &Spec, logits: &str, pooled: &str
         TaskKind::Regress => (squared_error(b, logits, &teacher), 1.0),
     };
     let (of_labels, of_teacher) = (times(b, &of_labels, 1.0 - weight), times(b, &of_teacher, weight * scale));
-    let sum = b.op("Add", &[&of_labels, &of_teacher], &[]);
-    if features == 0.0 {
-        return sum;
+    let mut sum = b.op("Add", &[&of_labels, &of_teacher], &[]);
+    let width = width.to_string();
+    if features > 0.0 {
+        let seen = b.input(name::TEACHER_FEATURES, data_type::FLOAT, &[rows, &width]);
+        let difference = squared_error(b, pooled, &seen);
+        let difference = times(b, &difference, features);
+        sum = b.op("Add", &[&sum, &difference], &[]);
     }
-    let seen = b.input(name::TEACHER_FEATURES, data_type::FLOAT, &[rows, &width.to_string()]);
-    let difference = squared_error(b, pooled, &seen);
-    let difference = times(b, &difference, features);
-    b.op("Add", &[&sum, &difference], &[])
+    if states > 0.0 {
+        let seen = b.input(name::TEACHER_STATES, data_type::FLOAT, &["batch", "sequence", &width]);
+        let difference = squared_error_of_tokens(b, &seen);
+        let difference = times(b, &difference, states);
+        sum = b.op("Add", &[&sum, &difference], &[]);
+    }
+    sum
+}
+
+/// The squared error of the encoder's output [batch, sequence, width], the mean over what is no padding.
+fn squared_error_of_tokens(b: &mut GraphBuilder, targets: &str) -> String {
+    let difference = b.op("Sub", &[ENCODED, targets], &[]);
+    let square = b.op("Mul", &[&difference, &difference], &[]);
+    let of_token = b.op("ReduceMean", &[&square], &[("axes", vec![2].into()), ("keepdims", 0i64.into())]);
+    let mask = b.op("Cast", &["attention_mask"], &[("to", i64::from(data_type::FLOAT).into())]);
+    let kept = b.op("Mul", &[&of_token, &mask], &[]);
+    let both = b.shape(&[0, 1]);
+    let [sum, count] = [&kept, &mask].map(|values| b.op("ReduceSum", &[values, &both], &[("keepdims", 0i64.into())]));
+    b.op("Div", &[&sum, &count], &[])
 }
 
 /// Mean over the rows of -Σ probability · log softmax(logits).

@@ -43,6 +43,8 @@ pub mod name {
     pub const TEACHER: &str = "teacher";
     /// The teacher's pooled outputs, f32 [rows, width].
     pub const TEACHER_FEATURES: &str = "teacher_features";
+    /// The teacher's output for each token, f32 [batch, sequence, width].
+    pub const TEACHER_STATES: &str = "teacher_states";
     /// Units with a score above it are kept, a scalar.
     pub const THRESHOLD: &str = "threshold";
     /// AdamW step size of the scores, bias correction included.
@@ -150,6 +152,8 @@ pub struct Distillation {
     pub temperature: f32,
     /// The weight of the mean square difference of pooled outputs, besides; 0 for none.
     pub features: f32,
+    /// The weight of that of the encoders' outputs for each token, likewise.
+    pub states: f32,
 }
 
 /// What a step graph is built from.
@@ -387,17 +391,8 @@ pub(crate) fn pool(b: &mut GraphBuilder, pooling: Pooling, width: usize) -> Stri
             b.op("Div", &[&sum, &count], &[])
         }
         Pooling::Cls => {
-            // A product with a row that picks the first token: Slice has no gradient rule.
-            let first = b.op("Shape", &["attention_mask"], &[]);
-            let (one, two, zero) = (b.shape(&[1]), b.shape(&[2]), b.shape(&[0]));
-            let length = b.op("Slice", &[&first, &one, &two, &zero], &[]);
-            let length = b.op("Squeeze", &[&length, &zero], &[]);
-            let values = b.floats(&[0.0, 1.0]);
-            let row = b.op("OneHot", &[&zero, &length, &values], &[]);
-            let shape = b.shape(&[1, -1, 1]);
-            let row = b.op("Reshape", &[&row, &shape], &[]);
-            let kept = b.op("Mul", &[states, &row], &[]);
-            b.op("ReduceSum", &[&kept, &one], &[("keepdims", 0i64.into())])
+            let first = b.ints(&[], &[0]);
+            b.op("Gather", &[states, &first], &[("axis", 1i64.into())])
         }
         Pooling::First => {
             let firsts = b.input(name::FIRSTS, data_type::INT64, &["rows"]);

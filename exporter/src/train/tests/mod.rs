@@ -17,7 +17,7 @@ use overmask::task::softmax;
 use safetensors::SafeTensors;
 
 use super::batch::Feed;
-use super::graph::{self, Encoder, Graph, Precision, Spec, name};
+use super::graph::{self, Distillation, Encoder, Graph, Precision, Spec, name};
 use super::scores::to_mask;
 use super::session::{ForwardSession, Part, Placement, StepSession, copies, f32_value, fresh, frozen, i64_value};
 use super::setup::Rates;
@@ -174,6 +174,41 @@ fn three_training_steps_agree_with_pytorch() {
             let ours = session.download(&parameter.name).unwrap();
             assert_close(&recorded, &ours, &reference.f32(&recorded), 1e-4);
         }
+    }
+}
+
+#[test]
+fn a_teachers_features_and_states_count_by_their_weight() {
+    let reference = Reference::read();
+    let (_dir, base) = base();
+    let loss = |(features, states)| {
+        let teacher = Some(Distillation { weight: 0.0, temperature: 1.0, features, states });
+        let step = graph::step(&base, &Spec { teacher, ..spec(&base, BLOCK) }).unwrap();
+        let weights = frozen(&base, &step.frozen, &placement()).unwrap();
+        let start = initial(&reference, &step, Some("scores_block"));
+        let mut session = StepSession::new(&step, fresh(start), &weights, &placement()).unwrap();
+        let mut inputs = reference.batch();
+        inputs.push(reference.targets());
+        inputs.push((name::TEACHER.to_owned(), f32_value(&[3, 3], vec![1.0 / 3.0; 9]).unwrap()));
+        if features > 0.0 {
+            inputs.push((name::TEACHER_FEATURES.to_owned(), f32_value(&[3, 32], vec![0.5; 96]).unwrap()));
+        }
+        if states > 0.0 {
+            // What is far off at the places of padding must not matter.
+            let padded = reference.i64("attention_mask").into_iter().map(|real| if real == 1 { 0.5 } else { 1e6 });
+            let values = padded.flat_map(|value| [value; 32]).collect();
+            inputs.push((name::TEACHER_STATES.to_owned(), f32_value(&[3, 9, 32], values).unwrap()));
+        }
+        inputs.extend(rates(&step, 1e-2, 1e-3, 0));
+        session.run(vec![Part { inputs, share: 1.0 }], Feed::new()).unwrap().0
+    };
+    let none = loss((0.0, 0.0));
+    assert_close("labels alone", &[none], &reference.f32("loss_block"), 1e-5);
+    for (what, once, twice) in
+        [("features", loss((1.0, 0.0)), loss((2.0, 0.0))), ("states", loss((0.0, 1.0)), loss((0.0, 2.0)))]
+    {
+        assert!(once > none + 1e-2 && once < none + 1e2, "{what}: {once} and {none}");
+        assert_close(what, &[twice - none], &[2.0 * (once - none)], 1e-3);
     }
 }
 

@@ -42,21 +42,22 @@ fn a_run_repeats_bit_for_bit_and_a_seed_matters() {
 }
 
 fn only(train: &Dataset) -> Data<'_> {
-    Data { train, dev: None, eval: None }
+    Data { train, labels: None, dev: None, eval: None }
 }
 
 fn options(method: Method, seed: u64) -> TrainOptions {
+    let usual = TrainOptions::new("tiny", method);
     TrainOptions {
         epochs: 2,
         batch_size: 8,
-        learning_rate: 1e-2,
+        learning_rate: if method == Method::Mask { 1e-2 } else { usual.learning_rate },
         head_learning_rate: 1e-3,
         warmup: 0.1,
         seed,
         max_tokens: 16,
         dev_fraction: 0.2,
         threads: 2,
-        ..TrainOptions::new("tiny", method)
+        ..usual
     }
 }
 
@@ -121,7 +122,18 @@ fn options_that_cannot_be_are_refused_before_the_work() {
     assert!(change(|o| (o.method, o.polish) = (Method::Full, 0.5)).starts_with("--polish: is for --method mask"));
     assert!(change(|o| (o.method, o.layers) = (Method::Full, "0".parse().unwrap())).starts_with("--layers: "));
     assert!(change(|o| (o.method, o.sampling) = (Method::Layers, Sampling::Bernoulli)).starts_with("--sampling: "));
-    assert!(change(|o| (o.method, o.precision) = (Method::Head, Precision::F16)).starts_with("--precision: "));
+    let of_head = change(|o| *o = TrainOptions { precision: Precision::F16, ..options(Method::Head, 1) });
+    assert!(of_head.starts_with("--precision: "), "{of_head}");
+    // What would have no effect.
+    assert!(
+        change(|o| *o = TrainOptions { learning_rate: 2e-5, ..options(Method::Full, 1) }).starts_with("--learning-")
+    );
+    assert!(change(|o| o.dense_learning_rate = 2e-5).starts_with("--dense-learning-rate: "));
+    assert!(change(|o| (o.granularity, o.initial_sparsity) = (Granularity::TwoOfFour, 0.1)).starts_with("--initial-"));
+    let of_head = change(|o| *o = TrainOptions { granularity: Granularity::Weight, ..options(Method::Head, 1) });
+    assert!(of_head.starts_with("--granularity: is for --method mask"), "{of_head}");
+    assert!(change(|o| o.ramp = 0.5).starts_with("--ramp: is for --target-sparsity"));
+    assert!(change(|o| (o.form.kind, o.form.pair) = (TaskKind::Tag, true)).starts_with("--pair: "));
     assert!(change(|o| (o.target_sparsity, o.polish, o.ramp) = (Some(0.5), 0.8, 0.3)).starts_with("--ramp: "));
     assert!(change(|o| o.micro_batch = Some(0)).starts_with("--micro-batch: "));
     assert!(change(|o| o.precision = Precision::Bf16).starts_with("--precision: "));
@@ -267,8 +279,8 @@ fn a_resumed_run_equals_an_unbroken_one() {
         (|_| ()) as fn(&mut TrainOptions),
         |o| o.sampling = Sampling::Bernoulli,
         |o| o.target_sparsity = Some(0.3),
-        |o| (o.method, o.tune) = (Method::Layers, Tune { norms: true, biases: true }),
-        |o| o.method = Method::Head,
+        |o| *o = TrainOptions { tune: Tune { norms: true, biases: true }, ..options(Method::Layers, 1) },
+        |o| *o = options(Method::Head, 1),
         |o| o.micro_batch = Some(3),
         |o| o.precision = Precision::F16,
     ]
@@ -276,8 +288,9 @@ fn a_resumed_run_equals_an_unbroken_one() {
     .enumerate()
     {
         let file = dir.path().join(format!("run{i}.checkpoint"));
-        let mut whole = TrainOptions { epochs: 3, ..options(Method::Mask, 1) };
+        let mut whole = options(Method::Mask, 1);
         change(&mut whole);
+        whole.epochs = 3;
         let unbroken = learn(&base, &data, &whole).unwrap();
         let checkpoint = |resume| Some(CheckpointOptions { file: file.clone(), every: 1000, resume });
         // Cut off in the middle of the second epoch: what is on disk goes on from there.
@@ -371,14 +384,16 @@ fn every_kind_of_task_is_learnt_and_runs_as_it_was_measured() {
         let pooling = if kind == TaskKind::Tag { Pooling::First } else { Pooling::Mean };
         let data = of_kind(kind, pair);
         for method in [Method::Mask, Method::Full, Method::Head] {
-            let options = TrainOptions {
+            let mut options = TrainOptions {
                 form: Form { kind, pair },
                 pooling,
                 epochs: 40,
                 head_learning_rate: 2e-2,
-                dense_learning_rate: 2e-3,
                 ..options(method, 1)
             };
+            if method == Method::Full {
+                options.dense_learning_rate = 2e-3;
+            }
             let outcome = learn(&base, &data, &options).unwrap();
             let reached = outcome.dev.main();
             assert!(reached > enough, "{kind}, {method:?}: {:?}", outcome.dev.metrics);
@@ -392,6 +407,22 @@ fn every_kind_of_task_is_learnt_and_runs_as_it_was_measured() {
 }
 
 #[test]
+fn a_run_that_diverges_ends_with_advice() {
+    let (_dir, base) = base();
+    for (method, change) in [
+        (Method::Head, (|o| o.head_learning_rate = 1e38) as fn(&mut TrainOptions)),
+        (Method::Full, |o| o.dense_learning_rate = 1e30),
+    ] {
+        let mut options = options(method, 1);
+        change(&mut options);
+        let error = learn(&base, &texts(40), &options).unwrap_err();
+        assert!(matches!(error, TrainError::Diverged { step: 2.., .. }), "{method:?}: {error}");
+        let advice = error.to_string();
+        assert!(advice.contains("lower --learning-rate") && advice.contains("the loss is "), "{advice}");
+    }
+}
+
+#[test]
 fn a_teacher_is_followed_and_must_fit() {
     let (dir, base) = base();
     let data = texts(60);
@@ -400,17 +431,20 @@ fn a_teacher_is_followed_and_must_fit() {
     let outcome = learn(&base, &data, &full).unwrap();
     let path = dir.path().join("teacher.pack");
     outcome.pack.write(&path, Some(&base)).unwrap();
-    let teacher = |weight, features| Some(TeacherOptions { pack: path.clone(), weight, temperature: 2.0, features });
-    for kind in ["logits", "features"] {
-        // With all of the loss its own, the labels say nothing: what is learnt is the teacher.
-        let teacher = if kind == "logits" { teacher(1.0, 0.0) } else { teacher(1.0, 1.0) };
+    let teacher = |weight, features, states| {
+        Some(TeacherOptions { pack: path.clone(), weight, temperature: 2.0, features, states })
+    };
+    // With all of the loss its own, the labels say nothing: what is learnt is the teacher.
+    for (kind, teacher) in
+        [("logits", teacher(1.0, 0.0, 0.0)), ("features", teacher(1.0, 1.0, 0.0)), ("states", teacher(1.0, 0.0, 1.0))]
+    {
         let student = TrainOptions { teacher, epochs: 20, ..options(Method::Mask, 1) };
         let outcome = learn(&base, &data, &student).unwrap();
         assert!(outcome.dev.main() > 0.7, "{kind}: {:?}", outcome.dev.metrics);
         assert!(outcome.pack.document.provenance.contains_key("teacher_sha256"));
     }
     let other = TrainOptions {
-        teacher: teacher(0.5, 0.0),
+        teacher: teacher(0.5, 0.0, 0.0),
         form: Form { kind: TaskKind::Regress, pair: false },
         ..options(Method::Mask, 1)
     };
@@ -430,17 +464,25 @@ fn what_does_not_train_runs_once_and_changes_nothing() {
             (o.layers, o.modules, o.pooling) = ("1".parse().unwrap(), vec!["intermediate".into()], Pooling::Cls)
         }),
     ] {
-        let run = |cache_prefix| {
-            let mut options = TrainOptions { cache_prefix, epochs: 3, ..options(method, 1) };
+        let run = |prefix_cache| {
+            let mut options = TrainOptions { prefix_cache, epochs: 3, ..options(method, 1) };
             change(&mut options);
             learn(&base, &texts(40), &options).unwrap()
         };
-        let (cached, plain) = (run(true), run(false));
+        let (cached, plain) = (run(1 << 20), run(0));
+        let uncached = |outcome: &Outcome| outcome.pack.document.provenance.contains_key("prefix_cache");
+        assert_eq!([&cached, &plain].map(uncached), [false, true]);
         for (cached, plain) in cached.curve.iter().zip(&plain.curve) {
             assert!((cached.loss - plain.loss).abs() < 1e-3, "{method:?}: {} and {}", cached.loss, plain.loss);
             assert!((cached.dev_loss - plain.dev_loss).abs() < 1e-3);
         }
     }
+    // Too small a cache is as good as none.
+    let [small, none] = [100, 0].map(|prefix_cache| {
+        let options = TrainOptions { prefix_cache, layers: "1".parse().unwrap(), ..options(Method::Mask, 1) };
+        learn(&base, &texts(40), &options).unwrap()
+    });
+    assert_eq!((&small.curve, &small.pack), (&none.curve, &none.pack));
     let spec = |change: fn(&mut TrainOptions)| {
         let mut options = options(Method::Mask, 1);
         change(&mut options);

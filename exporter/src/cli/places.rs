@@ -1,0 +1,108 @@
+//! Where commands write: checked before the work, which may take hours.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Error;
+use overmask::error::{CodedError, ExitCode};
+use overmask::pack::split_name;
+
+/// Checks that files can be written, and that none takes the place of another or of one that is read. Each
+/// comes with what messages call it, the name of its option for example.
+///
+/// # Errors
+/// At the first file to be written that is wrong.
+pub(super) fn check(written: &[(&str, &Path)], read: &[(&str, &Path)]) -> Result<(), Error> {
+    // A pack that is read may be one of a set, SET#NAME.
+    let mut taken: Vec<(&str, PathBuf)> = read.iter().map(|(name, path)| (*name, real(&split_name(path).0))).collect();
+    for &(option, path) in written {
+        check_place(option, path)?;
+        let file = real(path);
+        if let Some((other, _)) = taken.iter().find(|(_, taken)| *taken == file) {
+            let message = format!("{option} {}: is the file of {other}, too; give it one of its own", path.display());
+            return Err(CodedError { message, code: ExitCode::Usage }.into());
+        }
+        taken.push((option, file));
+    }
+    Ok(())
+}
+
+/// The one name of a file that may have several; of a file that is not there, it has that of its directory.
+fn real(path: &Path) -> PathBuf {
+    let absent = || Some(directory(path).canonicalize().ok()?.join(path.file_name()?));
+    path.canonicalize().ok().or_else(absent).unwrap_or_else(|| path.to_owned())
+}
+
+/// The directory that a file is in.
+fn directory(file: &Path) -> &Path {
+    file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Fails now rather than after the work if the file of an option has nowhere to go.
+fn check_place(option: &str, output: &Path) -> Result<(), Error> {
+    let wrong = |reason: String| {
+        let message = format!("{option} {}: {reason}", output.display());
+        Err(CodedError { message, code: ExitCode::DeviceOrStore }.into())
+    };
+    let dir = directory(output);
+    if !dir.is_dir() {
+        return wrong(format!("there is no directory {}", dir.display()));
+    }
+    if output.is_dir() {
+        return wrong("is a directory; name the file to write".to_owned());
+    }
+    // As the file is written beside its place: what the file system allows, only a file tells.
+    match tempfile::Builder::new().prefix(".overmask-").tempfile_in(dir) {
+        Ok(_) => Ok(()),
+        Err(e) => wrong(format!("nothing can be written to {}: {e}", dir.display())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+    use super::*;
+
+    #[test]
+    fn a_pack_with_no_place_is_refused_before_the_work() {
+        let dir = tempfile::tempdir().unwrap();
+        check_place("-o", &dir.path().join("x.pack")).unwrap();
+        check_place("-o", Path::new("x.pack")).unwrap();
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        for wrong in [Path::new("absent/dir/x.pack"), dir.path()] {
+            assert_eq!(ExitCode::of(&check_place("-o", wrong).unwrap_err()), ExitCode::DeviceOrStore);
+        }
+        // A directory in which nobody, not even root, can make a file.
+        if cfg!(target_os = "linux") {
+            let error = check_place("-o", Path::new("/proc/x.pack")).unwrap_err();
+            assert_eq!(ExitCode::of(&error), ExitCode::DeviceOrStore);
+            assert!(error.to_string().contains("nothing can be written to /proc"), "{error}");
+        }
+    }
+
+    #[test]
+    fn no_file_takes_the_place_of_another() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("sub")).unwrap();
+        for name in ["data.jsonl", "all.packset"] {
+            std::fs::write(dir.path().join(name), b"x").unwrap();
+        }
+        let check = |page: &str, numbers: &str| {
+            let files = [page, numbers, "data.jsonl", "all.packset#trec"].map(|name| dir.path().join(name));
+            let [page, numbers, data, pack] = files.each_ref().map(PathBuf::as_path);
+            super::check(&[("-o", page), ("--json", numbers)], &[("--data", data), ("--pack", pack)])
+        };
+        check("a.html", "a.json").unwrap();
+        for (page, numbers, said) in [
+            ("a.html", "data.jsonl", "is the file of --data, too"),
+            ("a.html", "sub/../data.jsonl", "is the file of --data, too"),
+            // A file that is not there yet has several names, too.
+            ("a.html", "sub/../a.html", "is the file of -o, too"),
+            ("all.packset", "a.json", "is the file of --pack, too"),
+        ] {
+            let error = check(page, numbers).unwrap_err();
+            assert_eq!(ExitCode::of(&error), ExitCode::Usage);
+            assert!(error.to_string().contains(said), "{error}");
+        }
+    }
+}
