@@ -78,7 +78,8 @@ fn every_training_graph_passes() {
         Spec { encoder: masked(block, 0, false), precision: Precision::Bf16, ..spec() },
         Spec { encoder: full, kind: TaskKind::Regress, labels: 1, teacher, ..spec() },
     ] {
-        let graphs = [graph::step, graph::gradients, graph::forward].map(|build| build(&base, &spec).unwrap());
+        let graphs =
+            [graph::step, graph::gradients, graph::sums, graph::forward].map(|build| build(&base, &spec).unwrap());
         assert_eq!(complaint_of(&graph::update(&graphs[0].trained, &spec)), None);
         for graph in graphs {
             if let Some(prefix) = &graph.prefix {

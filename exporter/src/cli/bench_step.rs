@@ -52,6 +52,9 @@ pub(super) struct BenchStepArgs {
     /// Where the training step runs: cpu or cuda.
     #[arg(long, default_value_t = Device::Cpu)]
     device: Device,
+    /// Write ONNX Runtime's profile, which slows the steps a little, into a file whose name begins with this.
+    #[arg(long, value_name = "FILE")]
+    profile: Option<PathBuf>,
     /// Print the result as JSON.
     #[arg(long)]
     json: bool,
@@ -76,7 +79,7 @@ pub(super) fn run(args: &BenchStepArgs) -> Result<(), Error> {
         threads: args.threads.into(),
         ..TrainOptions::new("bench", if args.full { Method::Full } else { Method::Mask })
     };
-    let bench = train::bench_step(&base, &options, args.tokens, CLASSES, args.steps)?;
+    let bench = train::bench_step(&base, &options, args.tokens, CLASSES, args.steps, args.profile.clone())?;
     if args.json {
         return output::json(&bench);
     }

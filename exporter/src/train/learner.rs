@@ -15,13 +15,14 @@ use tempfile::TempDir;
 
 use super::batch::{Examples, Feed, salt};
 use super::features::{self, FrozenEncoder};
-use super::graph::{self, Encoder, Graph, Role, Spec, name};
+use super::graph::{self, Encoder, Graph, Role, name};
 use super::loader::{Batch, Loader, Source};
 use super::losses::Losses;
 use super::options::Sampling;
-use super::session::{self, ForwardSession, Placement, PrefixSession, StepSession, f32_value};
+use super::session::{self, ForwardSession, Placement, PrefixSession, f32_value};
 use super::setup::{Rates, initial, spec};
 use super::sparsity::{self, Noise, Phases};
+use super::step::{StepSession, Way};
 use super::{Layers, TrainError, TrainOptions, checkpoint, go_on, placement, schedule, scores, teacher};
 use crate::data::{self, Dataset, LabelSet};
 use crate::score;
@@ -134,9 +135,8 @@ impl<'a> Learner<'a> {
             encoder.replace_tokens(&mut train, &tokenizer, stop)?;
             encoder.replace_tokens(&mut dev, &tokenizer, stop)?;
         }
-        let in_parts = options.in_parts();
-        let build = |spec: &Spec| if in_parts { graph::gradients(base, spec) } else { graph::step(base, spec) };
-        let mut graph = build(&spec)?;
+        let way = Way::of(options.device, options.in_parts());
+        let mut graph = way.graph(base, &spec)?;
         if graph.prefix.is_none() && spec.cut_prefix && options.layers != Layers::all() {
             log::info!("no part of the encoder can be run beforehand: all of it runs at every step");
         }
@@ -150,7 +150,7 @@ impl<'a> Learner<'a> {
                 options.prefix_cache / 1_000_000
             );
             spec.cut_prefix = false;
-            graph = build(&spec)?;
+            graph = way.graph(base, &spec)?;
         }
         let forward = graph::forward(base, &spec)?;
         if let Some(prefix) = &graph.prefix {
@@ -168,10 +168,7 @@ impl<'a> Learner<'a> {
         // The forward pass of the dev split reads the same weights.
         let frozen = session::frozen(base, &graph.frozen, &placement)?;
         let state = session::fresh(initial(base, &graph, options)?);
-        let step = match in_parts {
-            true => StepSession::in_parts(&graph, &spec, state, &frozen, &placement)?,
-            false => StepSession::new(&graph, state, &frozen, &placement)?,
-        };
+        let step = StepSession::new(way, &graph, &spec, state, &frozen, &placement)?;
         let forward = ForwardSession::new(&forward, &frozen, &placement)?;
         let (train, tokenizer) = (Arc::new(train), Arc::new(tokenizer));
         Ok(Learner {
@@ -335,9 +332,8 @@ impl<'a> Learner<'a> {
             dense: o.dense_learning_rate * factor,
             head: o.head_learning_rate * factor,
         };
-        let mut shared = rates.feed(&self.graph, now.step)?;
-        shared.extend(if o.sampling == Sampling::Threshold { self.threshold()? } else { batch.noise });
-        let (loss, norm) = self.step.run(batch.parts, shared)?;
+        let thresholds = if o.sampling == Sampling::Threshold { self.threshold()? } else { batch.noise };
+        let (loss, norm) = self.step.run(batch.parts, thresholds, rates.at(now.step))?;
         now.step += 1;
         if !loss.is_finite() || !norm.is_finite() {
             let what = format!("the loss is {loss} and the norm of its gradients {norm}");

@@ -8,8 +8,8 @@ use overmask::task::Tokenizer;
 
 use super::TrainError;
 use super::batch::{Examples, Feed, dropout};
-use super::session::Part;
 use super::sparsity::Noise;
+use super::step::Part;
 
 /// Batches that are ready or being made while a step runs.
 const AHEAD: usize = 2;

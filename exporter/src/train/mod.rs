@@ -19,7 +19,7 @@ mod select;
 mod session;
 mod setup;
 mod sparsity;
-mod step_bench;
+mod step;
 mod teacher;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used)]
@@ -33,7 +33,7 @@ pub use learner::{Epoch, Progress};
 pub use options::{CheckpointOptions, Init, Method, Sampling, TeacherOptions, TrainOptions};
 pub use run::{Data, Outcome, run};
 pub use select::{Layers, Selection, Tune, module};
-pub use step_bench::{StepBench, bench_step};
+pub use step::{StepBench, bench_step};
 
 use overmask::engine::EngineError;
 use overmask::error::ExitCode;

@@ -2,10 +2,10 @@
 
 use overmask::base::Base;
 
-use super::batch::{Feed, stream};
+use super::batch::stream;
 use super::graph::{self, Distillation, Encoder, Graph, Role, Spec, name};
 use super::options::{Init, Sampling, TeacherOptions};
-use super::session::f32_value;
+use super::step::StepSizes;
 use super::{Method, TrainError, TrainOptions, schedule, scores, select};
 use crate::data::rng;
 
@@ -72,20 +72,10 @@ pub(super) struct Rates {
 }
 
 impl Rates {
-    /// As inputs of a graph: those of the roles that it has.
-    pub(super) fn feed(self, graph: &Graph, step: u64) -> Result<Feed, TrainError> {
-        let has = |role: fn(&Role) -> bool| graph.trained.iter().any(|t| role(&t.role));
-        let mut feed = Vec::new();
-        for (name, rate, used) in [
-            (name::SCORE_RATE, self.scores, has(|role| matches!(role, Role::Scores(_)))),
-            (name::DENSE_RATE, self.dense, has(|role| *role == Role::Dense)),
-            (name::HEAD_RATE, self.head, has(|role| *role == Role::Head)),
-        ] {
-            if used {
-                feed.push((name.to_owned(), f32_value(&[], vec![schedule::adamw(rate, step).0])?));
-            }
-        }
-        feed.push((name::EPSILON.to_owned(), f32_value(&[], vec![schedule::adamw(self.head, step).1])?));
-        Ok(feed)
+    /// What they mean at a step.
+    pub(super) fn at(self, step: u64) -> StepSizes {
+        let size = |rate| schedule::adamw(rate, step).0;
+        let epsilon = schedule::adamw(self.head, step).1;
+        StepSizes { scores: size(self.scores), dense: size(self.dense), head: size(self.head), epsilon }
     }
 }

@@ -1,6 +1,7 @@
 //! Builds a graph node by node; every value gets a unique name.
 
-use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 
 use super::External;
 use super::proto::{
@@ -78,6 +79,30 @@ impl GraphBuilder {
     pub fn output_as(&mut self, value: &str, name: &str, data_type: i32, shape: &[&str]) {
         self.node("Identity", &[value], &[name], &[]);
         self.output(name, data_type, shape);
+    }
+
+    /// Gives values names of their own: pairs of a name and the value that is to have it. A value that has
+    /// got a name before, or that no node makes, is copied.
+    pub fn rename_all(&mut self, pairs: &[(String, String)]) {
+        let made: HashSet<&String> = self.graph.node.iter().flat_map(|node| &node.output).collect();
+        let (mut names, mut copies) = (HashMap::new(), Vec::new());
+        for (name, value) in pairs {
+            match names.entry(value.clone()) {
+                Entry::Vacant(place) if made.contains(value) => drop(place.insert(name.clone())),
+                _ => copies.push((name, value)),
+            }
+        }
+        for node in &mut self.graph.node {
+            for value in node.input.iter_mut().chain(&mut node.output) {
+                if let Some(name) = names.get(value) {
+                    value.clone_from(name);
+                }
+            }
+        }
+        for (name, value) in copies {
+            let value = names.get(value).unwrap_or(value);
+            self.node("Identity", &[value], &[name], &[]);
+        }
     }
 
     /// Adds a constant whose bytes are outside the model file.

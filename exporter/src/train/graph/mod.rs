@@ -114,6 +114,11 @@ pub fn next(state: &str) -> String {
     format!("{state}/next")
 }
 
+/// The output that holds the gradient of a parameter.
+pub fn gradient(parameter: &str) -> String {
+    format!("gradient/{parameter}")
+}
+
 /// The input that holds the sum of a parameter's gradients over the parts of a batch so far.
 pub fn sum(parameter: &str) -> String {
     format!("sum/{parameter}")
@@ -179,7 +184,7 @@ pub struct Spec {
 
 impl Spec {
     /// Whether the loss is scaled: small gradients vanish in f16.
-    fn scales_loss(&self) -> bool {
+    pub(crate) fn scales_loss(&self) -> bool {
         self.precision == Precision::F16
     }
 
@@ -226,12 +231,27 @@ pub fn step(base: &Base, spec: &Spec) -> Result<Graph, TrainError> {
     Ok(forward.finish(&[(&loss, name::LOSS, &[]), (&norm, name::NORM, &[])]))
 }
 
+/// A step up to its gradients ([`gradient`]), those of the loss times [`name::SHARE`].
+///
+/// # Errors
+/// As [`step`].
+pub fn gradients(base: &Base, spec: &Spec) -> Result<Graph, TrainError> {
+    let Differentiated { mut forward, loss, gradients } = Differentiated::new(base, spec, Some(name::SHARE))?;
+    let Forward { b, trained, .. } = &mut forward;
+    let values: Vec<_> = trained.iter().zip(gradients).map(|(t, value)| (gradient(&t.name), value)).collect();
+    b.rename_all(&values);
+    for (parameter, (name, _)) in trained.iter().zip(&values) {
+        declare(&parameter.dims, |dims| b.output(name, data_type::FLOAT, dims));
+    }
+    Ok(forward.finish(&[(&loss, name::LOSS, &[])]))
+}
+
 /// The first half of a step whose batch comes in parts: the gradients of a part are added to those of
 /// the parts before ([`sum`]).
 ///
 /// # Errors
 /// As [`step`].
-pub fn gradients(base: &Base, spec: &Spec) -> Result<Graph, TrainError> {
+pub fn sums(base: &Base, spec: &Spec) -> Result<Graph, TrainError> {
     let Differentiated { mut forward, loss, gradients } = Differentiated::new(base, spec, Some(name::SHARE))?;
     let Forward { b, trained, .. } = &mut forward;
     for (parameter, gradient) in trained.iter().zip(&gradients) {

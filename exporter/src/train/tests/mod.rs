@@ -19,8 +19,9 @@ use safetensors::SafeTensors;
 use super::batch::Feed;
 use super::graph::{self, Distillation, Encoder, Graph, Precision, Spec, name};
 use super::scores::to_mask;
-use super::session::{ForwardSession, Part, Placement, StepSession, copies, f32_value, fresh, frozen, i64_value};
+use super::session::{ForwardSession, Placement, copies, f32_value, fresh, frozen, i64_value};
 use super::setup::Rates;
+use super::step::{Part, StepSession, StepSizes, Way};
 use super::{gelu, placement as profile};
 use crate::autodiff;
 use crate::import::hf;
@@ -96,8 +97,35 @@ fn spec(base: &Base, granularity: Granularity) -> Spec {
     }
 }
 
-fn rates(graph: &Graph, scores: f64, head: f64, step: u64) -> Feed {
-    Rates { scores, dense: head, head }.feed(graph, step).unwrap()
+/// The sizes of the recorded steps.
+fn sizes(step: u64) -> StepSizes {
+    Rates { scores: 1e-2, dense: 1e-3, head: 1e-3 }.at(step)
+}
+
+/// All ways of steps; on a CPU those of a device do as well, and are the host's twin.
+const WAYS: [Way; 3] = [Way::Host, Way::Device, Way::DeviceInParts];
+
+/// A session that begins with recorded values, and its graph.
+fn start(way: Way, base: &Arc<Base>, spec: &Spec, reference: &Reference, scores: Option<&str>) -> (Graph, StepSession) {
+    let graph = way.graph(base, spec).unwrap();
+    let weights = frozen(base, &graph.frozen, &placement()).unwrap();
+    let state = fresh(initial(reference, &graph, scores));
+    let session = StepSession::new(way, &graph, spec, state, &weights, &placement()).unwrap();
+    (graph, session)
+}
+
+/// Runs a step on the recorded batch, whole.
+fn step(session: &mut StepSession, reference: &Reference, index: u64) -> (f32, f32) {
+    let mut inputs = reference.batch();
+    inputs.push(reference.targets());
+    let shared = vec![threshold()];
+    session.run(vec![Part { inputs, share: 1.0 }], shared, sizes(index)).unwrap()
+}
+
+/// AdamW's first moment of a parameter: after one step that is not clipped, its gradient.
+fn moment(session: &StepSession, graph: &Graph, name: &str) -> Vec<f32> {
+    let index = graph.trained.iter().position(|parameter| parameter.name == name).unwrap();
+    session.state().unwrap().swap_remove(3 * index + 1)
 }
 
 /// The recorded start values of a graph's parameters; without scores, those that keep all.
@@ -130,11 +158,10 @@ fn logits_agree_with_pytorch() {
         (Granularity::Weight, Some("scores"), "logits_weight", "loss"),
         (BLOCK, Some("scores_block"), "logits_block", "loss_block"),
     ] {
-        let step = graph::step(&base, &spec(&base, granularity)).unwrap();
-        let weights = frozen(&base, &step.frozen, &placement()).unwrap();
-        let start = initial(&reference, &step, scores);
-        let session = StepSession::new(&step, fresh(start), &weights, &placement()).unwrap();
-        let forward = graph::forward(&base, &spec(&base, granularity)).unwrap();
+        let spec = spec(&base, granularity);
+        let (graph, session) = start(Way::Host, &base, &spec, &reference, scores);
+        let weights = frozen(&base, &graph.frozen, &placement()).unwrap();
+        let forward = graph::forward(&base, &spec).unwrap();
         let mut forward = ForwardSession::new(&forward, &weights, &placement()).unwrap();
         let ours = forward.logits(&session, reference.batch()).unwrap();
         assert_close(logits, &ours, &reference.f32(logits), 1e-5);
@@ -148,32 +175,26 @@ fn logits_agree_with_pytorch() {
 fn three_training_steps_agree_with_pytorch() {
     let reference = Reference::read();
     let (_dir, base) = base();
-    for (granularity, scores, suffix, end) in
-        [(Granularity::Weight, "scores", "", "step3"), (BLOCK, "scores_block", "_block", "step3_block")]
-    {
-        let step = graph::step(&base, &spec(&base, granularity)).unwrap();
-        let weights = frozen(&base, &step.frozen, &placement()).unwrap();
-        let start = initial(&reference, &step, Some(scores));
-        let mut session = StepSession::new(&step, fresh(start), &weights, &placement()).unwrap();
-        let (mut losses, mut norms) = (Vec::new(), Vec::new());
-        for index in 0..3 {
-            let mut inputs = reference.batch();
-            inputs.push(reference.targets());
-            inputs.extend(rates(&step, 1e-2, 1e-3, index));
-            let (loss, norm) = session.run(vec![Part { inputs, share: 1.0 }], Feed::new()).unwrap();
-            losses.push(loss);
-            norms.push(norm);
-        }
+    let kinds = [(Granularity::Weight, "scores", "", "step3"), (BLOCK, "scores_block", "_block", "step3_block")];
+    for ((granularity, scores, suffix, end), way) in kinds.into_iter().flat_map(|kind| WAYS.map(|way| (kind, way))) {
+        let (graph, mut session) = start(way, &base, &spec(&base, granularity), &reference, Some(scores));
+        let (losses, norms): (Vec<f32>, Vec<f32>) = (0..3).map(|i| step(&mut session, &reference, i)).unzip();
         assert_close("losses", &losses, &reference.f32(&format!("step_losses{suffix}")), 1e-5);
         assert_close("norms", &norms, &reference.f32(&format!("step_grad_norms{suffix}")), 1e-4);
-        for parameter in &step.trained {
-            let recorded = match parameter.scores_of() {
-                Some(tensor) => format!("{end}/scores/{}", tensor.name),
-                None => format!("{end}/{}", parameter.name.replace('/', ".")),
-            };
-            let ours = session.download(&parameter.name).unwrap();
-            assert_close(&recorded, &ours, &reference.f32(&recorded), 1e-4);
-        }
+        assert_ends_at(&session, &graph, end, &reference);
+    }
+}
+
+/// Every parameter is what PyTorch's is.
+#[track_caller]
+fn assert_ends_at(session: &StepSession, graph: &Graph, end: &str, reference: &Reference) {
+    for parameter in &graph.trained {
+        let recorded = match parameter.scores_of() {
+            Some(tensor) => format!("{end}/scores/{}", tensor.name),
+            None => format!("{end}/{}", parameter.name.replace('/', ".")),
+        };
+        let ours = session.download(&parameter.name).unwrap();
+        assert_close(&recorded, &ours, &reference.f32(&recorded), 1e-4);
     }
 }
 
@@ -183,10 +204,8 @@ fn a_teachers_features_and_states_count_by_their_weight() {
     let (_dir, base) = base();
     let loss = |(features, states)| {
         let teacher = Some(Distillation { weight: 0.0, temperature: 1.0, features, states });
-        let step = graph::step(&base, &Spec { teacher, ..spec(&base, BLOCK) }).unwrap();
-        let weights = frozen(&base, &step.frozen, &placement()).unwrap();
-        let start = initial(&reference, &step, Some("scores_block"));
-        let mut session = StepSession::new(&step, fresh(start), &weights, &placement()).unwrap();
+        let spec = Spec { teacher, ..spec(&base, BLOCK) };
+        let (_, mut session) = start(Way::Host, &base, &spec, &reference, Some("scores_block"));
         let mut inputs = reference.batch();
         inputs.push(reference.targets());
         inputs.push((name::TEACHER.to_owned(), f32_value(&[3, 3], vec![1.0 / 3.0; 9]).unwrap()));
@@ -199,8 +218,7 @@ fn a_teachers_features_and_states_count_by_their_weight() {
             let values = padded.flat_map(|value| [value; 32]).collect();
             inputs.push((name::TEACHER_STATES.to_owned(), f32_value(&[3, 9, 32], values).unwrap()));
         }
-        inputs.extend(rates(&step, 1e-2, 1e-3, 0));
-        session.run(vec![Part { inputs, share: 1.0 }], Feed::new()).unwrap().0
+        session.run(vec![Part { inputs, share: 1.0 }], Feed::new(), sizes(0)).unwrap().0
     };
     let none = loss((0.0, 0.0));
     assert_close("labels alone", &[none], &reference.f32("loss_block"), 1e-5);
@@ -217,28 +235,20 @@ fn a_teachers_features_and_states_count_by_their_weight() {
 fn gradients_of_scores_agree_with_pytorch() {
     let reference = Reference::read();
     let (_dir, base) = base();
-    for (granularity, scores, loss, suffix) in
-        [(Granularity::Weight, "scores", "loss", "_weight"), (BLOCK, "scores_block", "loss_block", "_block")]
-    {
-        // Never clipped, AdamW's first moment is the gradient after one step.
-        let step = graph::step(&base, &Spec { clip_norm: 1e9, ..spec(&base, granularity) }).unwrap();
-        let weights = frozen(&base, &step.frozen, &placement()).unwrap();
-        let start = initial(&reference, &step, Some(scores));
-        let mut session = StepSession::new(&step, fresh(start), &weights, &placement()).unwrap();
-        let mut inputs = reference.batch();
-        inputs.push(reference.targets());
-        inputs.extend(rates(&step, 1e-2, 1e-3, 0));
-        let ours = session.run(vec![Part { inputs, share: 1.0 }], Feed::new()).unwrap();
+    let kinds = [(Granularity::Weight, "scores", "loss", "_weight"), (BLOCK, "scores_block", "loss_block", "_block")];
+    for ((granularity, scores, loss, suffix), way) in kinds.into_iter().flat_map(|kind| WAYS.map(|way| (kind, way))) {
+        let spec = Spec { clip_norm: 1e9, ..spec(&base, granularity) };
+        let (graph, mut session) = start(way, &base, &spec, &reference, Some(scores));
+        let ours = step(&mut session, &reference, 0);
         assert_close(loss, &[ours.0], &reference.f32(loss), 1e-5);
         assert_close("norm", &[ours.1], &reference.f32(&format!("grad_norm{suffix}")), 1e-5);
-        for parameter in &step.trained {
+        for parameter in &graph.trained {
             let name = match parameter.scores_of() {
                 Some(tensor) => tensor.name.clone(),
                 None => parameter.name.replace('/', "."),
             };
             let recorded = format!("grad_scores{suffix}/{name}");
-            let moment = session.download(&format!("{}/m", parameter.name)).unwrap();
-            assert_close(&recorded, &moment, &reference.f32(&recorded), 2e-5);
+            assert_close(&recorded, &moment(&session, &graph, &parameter.name), &reference.f32(&recorded), 2e-5);
         }
     }
 }
@@ -249,10 +259,6 @@ fn a_batch_in_parts_agrees_with_pytorch() {
     let reference = Reference::read();
     let (_dir, base) = base();
     let spec = spec(&base, Granularity::Weight);
-    let graph = graph::gradients(&base, &spec).unwrap();
-    let weights = frozen(&base, &graph.frozen, &placement()).unwrap();
-    let start = initial(&reference, &graph, Some("scores"));
-    let mut session = StepSession::in_parts(&graph, &spec, fresh(start), &weights, &placement()).unwrap();
     let part = |texts: std::ops::Range<usize>| {
         let count = texts.len();
         let (tokens, rows) = (9 * texts.start..9 * texts.end, texts.clone());
@@ -263,23 +269,16 @@ fn a_batch_in_parts_agrees_with_pytorch() {
         inputs.push((name::TARGETS.to_owned(), targets));
         Part { inputs, share: count as f32 / 3.0 }
     };
-    let (mut losses, mut norms) = (Vec::new(), Vec::new());
-    for index in 0..3 {
-        let mut shared = rates(&graph, 1e-2, 1e-3, index);
-        shared.push(threshold());
-        let (loss, norm) = session.run(vec![part(0..2), part(2..3)], shared).unwrap();
-        losses.push(loss);
-        norms.push(norm);
-    }
-    assert_close("losses", &losses, &reference.f32("step_losses"), 1e-5);
-    assert_close("norms", &norms, &reference.f32("step_grad_norms"), 1e-4);
-    for parameter in &graph.trained {
-        let recorded = match parameter.scores_of() {
-            Some(tensor) => format!("step3/scores/{}", tensor.name),
-            None => format!("step3/{}", parameter.name.replace('/', ".")),
+    for way in [Way::Host, Way::DeviceInParts] {
+        let (graph, mut session) = start(way, &base, &spec, &reference, Some("scores"));
+        let mut run = |index| {
+            let parts = vec![part(0..2), part(2..3)];
+            session.run(parts, vec![threshold()], sizes(index)).unwrap()
         };
-        let ours = session.download(&parameter.name).unwrap();
-        assert_close(&recorded, &ours, &reference.f32(&recorded), 1e-4);
+        let (losses, norms): (Vec<f32>, Vec<f32>) = (0..3).map(&mut run).unzip();
+        assert_close("losses", &losses, &reference.f32("step_losses"), 1e-5);
+        assert_close("norms", &norms, &reference.f32("step_grad_norms"), 1e-4);
+        assert_ends_at(&session, &graph, "step3", &reference);
     }
 }
 
@@ -302,25 +301,19 @@ fn copies_of_weights_are_what_they_are_of() {
 fn gradients_in_f16_are_near_those_of_pytorch() {
     let reference = Reference::read();
     let (_dir, base) = base();
-    for granularity in [Granularity::Weight, BLOCK] {
+    for (granularity, way) in [Granularity::Weight, BLOCK].into_iter().flat_map(|g| WAYS.map(|way| (g, way))) {
         let suffix = if granularity == BLOCK { "_block" } else { "_weight" };
         let scores = if granularity == BLOCK { "scores_block" } else { "scores" };
         let spec = Spec { clip_norm: 1e9, precision: Precision::F16, ..spec(&base, granularity) };
-        let step = graph::step(&base, &spec).unwrap();
-        let weights = frozen(&base, &step.frozen, &placement()).unwrap();
-        let start = initial(&reference, &step, Some(scores));
-        let mut session = StepSession::new(&step, fresh(start), &weights, &placement()).unwrap();
-        let mut inputs = reference.batch();
-        inputs.push(reference.targets());
-        let (_, norm) = session.run(vec![Part { inputs, share: 1.0 }], rates(&step, 1e-2, 1e-3, 0)).unwrap();
+        let (graph, mut session) = start(way, &base, &spec, &reference, Some(scores));
+        let (_, norm) = step(&mut session, &reference, 0);
         let theirs = reference.f32(&format!("grad_norm{suffix}"));
         assert_close("norm", &[norm], &theirs, 5e-3);
         assert!((norm - theirs[0]).abs() > 1e-6 * norm, "nothing was rounded to f16");
-        for parameter in &step.trained {
+        for parameter in &graph.trained {
             let name = parameter.scores_of().map_or_else(|| parameter.name.replace('/', "."), |t| t.name.clone());
             let recorded = format!("grad_scores{suffix}/{name}");
-            let moment = session.download(&format!("{}/m", parameter.name)).unwrap();
-            assert_close(&recorded, &moment, &reference.f32(&recorded), 1e-2);
+            assert_close(&recorded, &moment(&session, &graph, &parameter.name), &reference.f32(&recorded), 1e-2);
         }
     }
 }
@@ -381,15 +374,13 @@ fn each_gelu_loses_its_two_passes() {
 fn a_profile_tells_shapes_from_the_rest() {
     let reference = Reference::read();
     let (dir, base) = base();
-    let step = graph::step(&base, &spec(&base, BLOCK)).unwrap();
-    let weights = frozen(&base, &step.frozen, &placement()).unwrap();
-    let start = initial(&reference, &step, Some("scores_block"));
+    let spec = spec(&base, BLOCK);
+    let graph = graph::step(&base, &spec).unwrap();
+    let weights = frozen(&base, &graph.frozen, &placement()).unwrap();
+    let state = fresh(initial(&reference, &graph, Some("scores_block")));
     let placement = Placement { profile: Some(dir.path().join("step")), ..placement() };
-    let mut session = StepSession::new(&step, fresh(start), &weights, &placement).unwrap();
-    let mut inputs = reference.batch();
-    inputs.push(reference.targets());
-    inputs.extend(rates(&step, 1e-2, 1e-3, 0));
-    session.run(vec![Part { inputs, share: 1.0 }], Feed::new()).unwrap();
+    let mut session = StepSession::new(Way::Device, &graph, &spec, state, &weights, &placement).unwrap();
+    step(&mut session, &reference, 0);
     let text = std::fs::read(&session.end_profiling().unwrap()[0]).unwrap();
     let here = profile::placed(&text, Device::Cpu).unwrap();
     assert!(here.there > 0 && here.shapes == 0 && here.elsewhere.is_empty(), "{here:?}");

@@ -61,6 +61,29 @@ impl Bound {
     }
 }
 
+impl Bound {
+    /// Hands on the values of an f32 tensor in the CPU's memory, without a copy.
+    ///
+    /// # Errors
+    /// When it is no such tensor, or a run writes to it.
+    pub fn with<R>(&self, read: impl FnOnce(&[f32]) -> R) -> Result<R, Error> {
+        let value = self.value.try_read().map_err(|_| in_use("a value"))?;
+        Ok(read(value.try_extract_tensor()?.1))
+    }
+
+    /// The same, to change them.
+    ///
+    /// # Errors
+    /// When it is no such tensor or the base's, or a run uses it.
+    pub fn with_mut<R>(&self, change: impl FnOnce(&mut [f32]) -> R) -> Result<R, Error> {
+        if self.mapped.is_some() {
+            return Err(Error::new("a tensor of the base cannot be written"));
+        }
+        let mut value = self.value.try_write().map_err(|_| in_use("a value"))?;
+        Ok(change(value.try_extract_tensor_mut()?.1))
+    }
+}
+
 fn in_use(what: &str) -> Error {
     Error::new(format!("{what} is in use: by another run, or bound here twice"))
 }
@@ -310,7 +333,14 @@ mod tests {
     fn only_f32_is_downloaded() {
         masker();
         let whole = Tensor::from_array(([2], vec![1i64, 2])).unwrap().into_dyn();
-        assert!(Bound::owned(whole).download().is_err());
+        let whole = Bound::owned(whole);
+        assert!(whole.download().is_err() && whole.with(|_| ()).is_err() && whole.with_mut(|_| ()).is_err());
+        let changed = Bound::owned(copied(&[2], &[1.0, 2.0]));
+        changed.with_mut(|values| values[1] = 5.0).unwrap();
+        assert_eq!(
+            (changed.with(<[f32]>::to_vec).unwrap(), changed.download().unwrap()),
+            (vec![1.0, 5.0], vec![1.0, 5.0])
+        );
         let scalar = Tensor::from_array(([0usize; 0], vec![2.5f32])).unwrap().into_dyn();
         assert_eq!(Bound::owned(scalar).download().unwrap(), [2.5]);
     }
@@ -326,6 +356,8 @@ mod tests {
         let mask = Mask::from_units(Granularity::Weight, 3, 4, (0..12).map(|i| i % 2 == 1)).unwrap();
         let expected: Vec<f32> = (0..12).map(|i| if i % 2 == 1 { i as f32 } else { 0.0 }).collect();
         assert_eq!(values(&masker.apply(&mask, &weight).unwrap()), expected);
+        assert_eq!(weight.with(|values| values[1]).unwrap(), 1.0);
+        assert!(weight.with_mut(|_| panic!("it is a map")).is_err());
         let mut binding = Binding::new(masker.session()).unwrap();
         let refused = binding.output("masked", &weight).unwrap_err();
         assert!(refused.to_string().contains("cannot be written"), "{refused}");

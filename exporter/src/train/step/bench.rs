@@ -1,5 +1,6 @@
 //! The time of a training step, for comparison with a peer.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -7,11 +8,12 @@ use overmask::base::Base;
 use overmask::mask::Granularity;
 use serde::Serialize;
 
-use super::batch::{Feed, dropout};
-use super::graph::{self, name};
-use super::session::{Part, Placement, StepSession, f32_value, fresh, frozen, i64_value};
-use super::setup::{Rates, initial, spec};
-use super::{Method, TrainError, TrainOptions};
+use super::{Part, StepSession, Way};
+use crate::train::batch::{Feed, dropout};
+use crate::train::graph::name;
+use crate::train::session::{Placement, f32_value, fresh, frozen, i64_value};
+use crate::train::setup::{Rates, initial, spec};
+use crate::train::{Method, TrainError, TrainOptions};
 
 /// What was measured, in milliseconds.
 #[derive(Debug, Clone, Serialize)]
@@ -26,7 +28,8 @@ pub struct StepBench {
     pub loss: f32,
 }
 
-/// Times `steps` training steps on one batch of made-up tokens, after two that warm up.
+/// Times `steps` training steps on one batch of made-up tokens, after two that warm up. With `profile`, ONNX
+/// Runtime writes what each operator took into a file whose name begins with that.
 ///
 /// # Errors
 /// When the step graph cannot be built or run.
@@ -36,13 +39,16 @@ pub fn bench_step(
     tokens: usize,
     classes: usize,
     steps: usize,
+    profile: Option<PathBuf>,
 ) -> Result<StepBench, TrainError> {
     overmask::engine::ort::environment()?;
-    let graph = graph::step(base, &spec(base, classes, options)?)?;
-    let placement = Placement { device: options.device, threads: options.threads, profile: None };
+    let spec = spec(base, classes, options)?;
+    let way = Way::of(options.device, false);
+    let graph = way.graph(base, &spec)?;
+    let placement = Placement { device: options.device, threads: options.threads, profile: profile.clone() };
     let weights = frozen(base, &graph.frozen, &placement)?;
     let state = fresh(initial(base, &graph, options)?);
-    let mut session = StepSession::new(&graph, state, &weights, &placement)?;
+    let mut session = StepSession::new(way, &graph, &spec, state, &weights, &placement)?;
     let (scores, dense, head) = (options.learning_rate, options.dense_learning_rate, options.head_learning_rate);
     let rates = Rates { scores, dense, head };
     let (size, a) = (options.batch_size, &base.manifest().architecture);
@@ -62,14 +68,16 @@ pub fn bench_step(
         let started = Instant::now();
         let mask = dropout(options.dropout, options.seed, step as u64, size * a.hidden_size);
         inputs.push((name::DROPOUT.to_owned(), f32_value(&[size, a.hidden_size], mask)?));
-        inputs.extend(rates.feed(&graph, step as u64)?);
         if options.method == Method::Mask && options.granularity != Granularity::TwoOfFour {
             inputs.push((name::THRESHOLD.to_owned(), f32_value(&[], vec![0.0])?));
         }
-        loss = session.run(vec![Part { inputs, share: 1.0 }], Feed::new())?.0;
+        loss = session.run(vec![Part { inputs, share: 1.0 }], Feed::new(), rates.at(step as u64))?.0;
         if step >= 2 {
             times.push(started.elapsed().as_secs_f64() * 1e3);
         }
+    }
+    if profile.is_some() {
+        session.end_profiling()?;
     }
     times.sort_by(f64::total_cmp);
     Ok(StepBench { median_ms: times[times.len() / 2], min_ms: times[0], steps, loss })

@@ -1,0 +1,167 @@
+//! Steps on a CPU: a graph makes the gradients, the rest is done here, in place.
+
+use std::sync::Arc;
+
+use ort::session::Session;
+use overmask::engine::ort::{Binding, Bound};
+use rayon::{ThreadPool, ThreadPoolBuilder};
+
+use super::adamw::{self, Change};
+use super::{Ready, StepSizes, Stepper, place};
+use crate::train::TrainError;
+use crate::train::graph::{self, Graph, Spec, Trained, name};
+use crate::train::session::{Frozen, Inputs, Placement, bind, device_buffers, f32_value, open, owned, scalar};
+
+/// A step of which only the gradients are a graph's.
+pub(super) struct HostStep {
+    session: Session,
+    binding: Binding,
+    loss: Arc<Bound>,
+    trained: Vec<Trained>,
+    parameters: Vec<Arc<Bound>>,
+    /// Two for each parameter.
+    moments: Vec<[Vec<f32>; 2]>,
+    /// Of the part of a batch that ran last.
+    gradients: Vec<Arc<Bound>>,
+    /// Of all parts of a batch that has several.
+    sums: Vec<Vec<f32>>,
+    /// Whether the batch has several.
+    in_parts: bool,
+    /// What the gradients in place make of the state.
+    next: Option<(StepSizes, f32)>,
+    clip_norm: f32,
+    pool: ThreadPool,
+}
+
+impl HostStep {
+    pub(super) fn new(
+        graph: &Graph,
+        spec: &Spec,
+        state: Vec<Vec<f32>>,
+        frozen: &Frozen,
+        placement: &Placement,
+    ) -> Result<Self, TrainError> {
+        let session = open(&graph.model, placement)?;
+        let mut binding = Binding::new(&session)?;
+        for (name, value) in frozen {
+            binding.input(name, value)?;
+        }
+        let loss = owned(f32_value(&[], vec![0.0])?);
+        binding.output(name::LOSS, &loss)?;
+        let gradients = device_buffers(&session, graph.trained.iter().map(|t| &t.dims), placement.device)?;
+        for (parameter, buffer) in graph.trained.iter().zip(&gradients) {
+            binding.output(&graph::gradient(&parameter.name), buffer)?;
+        }
+        let pool = ThreadPoolBuilder::new().num_threads(placement.threads).build();
+        let pool = pool.map_err(|e| TrainError::Runtime(format!("no threads for AdamW: {e}")))?;
+        let mut step = HostStep {
+            session,
+            binding,
+            loss,
+            trained: graph.trained.clone(),
+            parameters: Vec::new(),
+            moments: Vec::new(),
+            gradients,
+            sums: Vec::new(),
+            in_parts: false,
+            next: None,
+            clip_norm: spec.clip_norm,
+            pool,
+        };
+        step.restore(state)?;
+        Ok(step)
+    }
+
+    /// Adds the gradients of a part to those of the parts before.
+    fn add(&mut self, first: bool) -> Result<(), TrainError> {
+        if self.sums.is_empty() {
+            self.sums = self.trained.iter().map(|t| vec![0.0; t.dims.iter().product()]).collect();
+        }
+        for (sum, gradient) in self.sums.iter_mut().zip(&self.gradients) {
+            gradient.with(|gradient| match first {
+                true => sum.copy_from_slice(gradient),
+                false => sum.iter_mut().zip(gradient).for_each(|(sum, g)| *sum += g),
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Hands the gradient of a parameter on.
+    fn with_gradient<R>(&self, index: usize, with: impl FnOnce(&[f32]) -> R) -> Result<R, TrainError> {
+        match self.in_parts {
+            true => Ok(with(&self.sums[index])),
+            false => Ok(self.gradients[index].with(with)?),
+        }
+    }
+}
+
+impl Stepper for HostStep {
+    fn bind(&mut self, shared: &Inputs) -> Result<(), TrainError> {
+        bind(&self.session, &mut self.binding, shared)
+    }
+
+    fn try_step(&mut self, parts: &[Ready], sizes: StepSizes, factor: f32) -> Result<(f32, f32), TrainError> {
+        self.in_parts = parts.len() > 1;
+        let mut loss = 0.0;
+        for (i, Ready { inputs, share }) in parts.iter().enumerate() {
+            bind(&self.session, &mut self.binding, inputs)?;
+            self.binding.input(name::SHARE, &owned(f32_value(&[], vec![share * factor])?))?;
+            self.binding.run(&mut self.session)?;
+            loss += share * scalar(&self.loss)?;
+            if self.in_parts {
+                self.add(i == 0)?;
+            }
+        }
+        let mut squares = 0.0;
+        for index in 0..self.gradients.len() {
+            squares += self.with_gradient(index, |gradient| self.pool.install(|| adamw::sum_of_squares(gradient)))?;
+        }
+        let norm = (squares.sqrt() / f64::from(factor)) as f32;
+        self.next = Some((sizes, (self.clip_norm / (norm + 1e-6)).min(1.0) / factor));
+        Ok((loss, norm))
+    }
+
+    fn accept(&mut self) -> Result<(), TrainError> {
+        let Some((sizes, scale)) = self.next.take() else { return Ok(()) };
+        let mut moments = std::mem::take(&mut self.moments);
+        let mut change = |(index, [m, v]): (usize, &mut [Vec<f32>; 2])| {
+            let by = Change { scale, rate: sizes.of(&self.trained[index]), epsilon: sizes.epsilon };
+            self.with_gradient(index, |gradient| {
+                self.parameters[index].with_mut(|p| self.pool.install(|| adamw::update(p, m, v, gradient, by)))
+            })?
+            .map_err(TrainError::from)
+        };
+        let changed = moments.iter_mut().enumerate().try_for_each(&mut change);
+        self.moments = moments;
+        changed
+    }
+
+    fn parameter(&self, name: &str) -> Result<&Arc<Bound>, TrainError> {
+        Ok(&self.parameters[place(&self.trained, name)?])
+    }
+
+    fn state(&self) -> Result<Vec<Vec<f32>>, TrainError> {
+        let mut state = Vec::with_capacity(3 * self.trained.len());
+        for (parameter, [m, v]) in self.parameters.iter().zip(&self.moments) {
+            state.extend([parameter.download()?, m.clone(), v.clone()]);
+        }
+        Ok(state)
+    }
+
+    fn restore(&mut self, state: Vec<Vec<f32>>) -> Result<(), TrainError> {
+        (self.parameters, self.moments) = (Vec::new(), Vec::new());
+        let mut values = state.into_iter();
+        for parameter in &self.trained {
+            let [p, m, v] = [(); 3].map(|()| values.next().unwrap_or_default());
+            let p = owned(f32_value(&parameter.dims, p)?);
+            self.binding.input(&parameter.name, &p)?;
+            self.parameters.push(p);
+            self.moments.push([m, v]);
+        }
+        Ok(())
+    }
+
+    fn end_profiling(&mut self) -> Result<Vec<String>, TrainError> {
+        Ok(vec![self.session.end_profiling()?])
+    }
+}
