@@ -1,4 +1,5 @@
-//! The training step as an ONNX graph: forward pass, loss, gradients, clipping, AdamW.
+//! The training step as an ONNX graph: forward pass, loss, gradients, clipping, AdamW. On a CPU it ends with the
+//! gradients ([`gradients`]); `train/step` does the rest.
 //!
 //! Everything that changes from step to step is an input: the batch, the dropout mask, the
 //! threshold of the scores, the learning rates, and the state (parameters and AdamW moments), whose
