@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use overmask_tests::{program, ran};
@@ -69,12 +69,7 @@ fn a_run_that_is_killed_goes_on_to_the_same_pack() {
 
     let killed = checkpointed(dir.path(), "killed.pack", &state, "7");
     let mut child = program("overmask-export").args(&killed).stderr(Stdio::null()).spawn().unwrap();
-    let started = Instant::now();
-    while !state.exists() {
-        assert!(started.elapsed() < Duration::from_secs(60), "no checkpoint was written");
-        assert!(child.try_wait().unwrap().is_none(), "it ended before its first checkpoint");
-        std::thread::sleep(Duration::from_millis(2));
-    }
+    wait_for(&state, &mut child);
     // SIGKILL: the program has no say in it.
     child.kill().unwrap();
     child.wait().unwrap();
@@ -86,6 +81,41 @@ fn a_run_that_is_killed_goes_on_to_the_same_pack() {
     let bytes = |name: &str| fs::read(dir.path().join(name)).unwrap();
     assert!(bytes("killed.pack") == bytes("unbroken.pack"), "the packs differ");
     assert!(!state.exists(), "nobody goes on from a run that has ended");
+}
+
+/// Waits until a run has written its first checkpoint.
+fn wait_for(state: &Path, child: &mut Child) {
+    let started = Instant::now();
+    while !state.exists() {
+        assert!(started.elapsed() < Duration::from_secs(60), "no checkpoint was written");
+        assert!(child.try_wait().unwrap().is_none(), "it ended before its first checkpoint");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// As job systems end what runs too long; and a terminal that closes does not, under `nohup`.
+#[test]
+fn a_run_that_is_asked_to_end_keeps_its_best_state() {
+    let dir = place();
+    let state = dir.path().join("run.state");
+    let exporter = program("overmask-export");
+    let mut command = Command::new("bash");
+    command.args(["-c", "trap '' HUP; exec \"$@\"", "bash"]).arg(exporter.get_program());
+    command.args(checkpointed(dir.path(), "asked.pack", &state, "7")).arg("--json");
+    command.envs(exporter.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    wait_for(&state, &mut child);
+    let signal = |name: &str| {
+        assert!(Command::new("kill").arg(name).arg(child.id().to_string()).status().unwrap().success());
+    };
+    signal("-HUP");
+    signal("-TERM");
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    let result: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(result["stopped"] == true && said.contains("stopped after"), "{result} {said}");
+    assert!(dir.path().join("asked.pack").exists() && state.exists());
 }
 
 /// No file may grow beyond some kilobytes: to who writes, that is a disk that is full.

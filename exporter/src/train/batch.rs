@@ -162,6 +162,11 @@ impl Examples {
         self.gold.len()
     }
 
+    /// Bytes of a vector for each token of all examples.
+    pub(super) fn states_bytes(&self, width: usize) -> u64 {
+        (self.lengths.iter().sum::<usize>() * width * size_of::<f32>()) as u64
+    }
+
     /// Whether each row of an example counts: of words, those with a token.
     pub(super) fn counted(&self, index: usize) -> Vec<bool> {
         match (&self.inputs, &self.gold[index]) {

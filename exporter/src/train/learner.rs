@@ -22,7 +22,7 @@ use super::options::Sampling;
 use super::session::{self, ForwardSession, Placement, PrefixSession, f32_value};
 use super::setup::{Rates, initial, spec};
 use super::sparsity::{self, Noise, Phases};
-use super::step::{StepSession, Way};
+use super::step::{Backend, StepSession};
 use super::{Layers, TrainError, TrainOptions, checkpoint, go_on, placement, schedule, scores, teacher};
 use crate::data::{self, Dataset, LabelSet};
 use crate::score;
@@ -126,6 +126,13 @@ impl<'a> Learner<'a> {
         if options.form.kind == TaskKind::Regress {
             train.scale.check(options.head_dtype)?;
         }
+        let width = base.manifest().architecture.hidden_size;
+        let taught = options.teacher.as_ref().is_some_and(|teacher| teacher.states > 0.0);
+        if taught && train.states_bytes(width) > options.cache {
+            let (takes, most) = (train.states_bytes(width) / 1_000_000, options.cache / 1_000_000);
+            let reason = format!("takes {takes} MB of memory, and --cache is {most} MB");
+            return Err(TrainError::Option { option: "--teacher-states", reason });
+        }
         if let Some(pack) = teacher {
             teacher::teach(base, pack, &mut train, &tokenizer, options, stop)?;
         }
@@ -135,28 +142,26 @@ impl<'a> Learner<'a> {
             encoder.replace_tokens(&mut train, &tokenizer, stop)?;
             encoder.replace_tokens(&mut dev, &tokenizer, stop)?;
         }
-        let way = Way::of(options.device, options.in_parts());
-        let mut graph = way.graph(base, &spec)?;
+        let backend = Backend::of(options.device, options.in_parts());
+        let mut graph = backend.graph(base, &spec)?;
         if graph.prefix.is_none() && spec.cut_prefix && options.layers != Layers::all() {
             log::info!("no part of the encoder can be run beforehand: all of it runs at every step");
         }
-        let tokens: usize = [&train, &dev].iter().flat_map(|examples| &examples.lengths).sum();
-        let bytes = (tokens * base.manifest().architecture.hidden_size * size_of::<f32>()) as u64;
-        if graph.prefix.is_some() && bytes > options.prefix_cache {
+        let bytes = train.states_bytes(width) + dev.states_bytes(width);
+        if graph.prefix.is_some() && bytes > options.cache {
             log::warn!(
                 "the layers below all that trains run at every step: their output would take {} MB, and \
-                 --prefix-cache is {} MB",
+                 --cache is {} MB",
                 bytes / 1_000_000,
-                options.prefix_cache / 1_000_000
+                options.cache / 1_000_000
             );
             spec.cut_prefix = false;
-            graph = way.graph(base, &spec)?;
+            graph = backend.graph(base, &spec)?;
         }
         let forward = graph::forward(base, &spec)?;
         if let Some(prefix) = &graph.prefix {
             let placement = Placement { device: options.device, threads: options.threads, profile: None };
             let mut session = PrefixSession::new(prefix, base, &placement)?;
-            let width = base.manifest().architecture.hidden_size;
             for examples in [&mut train, &mut dev] {
                 features::keep_prefixes(&mut session, examples, &tokenizer, width, stop)?;
             }
@@ -168,7 +173,7 @@ impl<'a> Learner<'a> {
         // The forward pass of the dev split reads the same weights.
         let frozen = session::frozen(base, &graph.frozen, &placement)?;
         let state = session::fresh(initial(base, &graph, options)?);
-        let step = StepSession::new(way, &graph, &spec, state, &frozen, &placement)?;
+        let step = StepSession::new(backend, &graph, &spec, state, &frozen, &placement)?;
         let forward = ForwardSession::new(&forward, &frozen, &placement)?;
         let (train, tokenizer) = (Arc::new(train), Arc::new(tokenizer));
         Ok(Learner {

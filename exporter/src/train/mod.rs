@@ -115,8 +115,8 @@ pub enum TrainError {
     },
     /// Something is no number any more.
     #[error(
-        "at step {step} {what}; lower --learning-rate, --dense-learning-rate or --head-learning-rate, lengthen \
-         --warmup, or leave --precision f16"
+        "at step {step} {what}; lower the learning rates (--learning-rate of scores, --dense-learning-rate, \
+         --head-learning-rate), lengthen --warmup, or leave --precision f16"
     )]
     Diverged {
         /// The step, from 1.

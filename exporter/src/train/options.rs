@@ -62,6 +62,11 @@ pub struct TeacherOptions {
     pub states: f64,
 }
 
+impl TeacherOptions {
+    /// The usual temperature.
+    pub const TEMPERATURE: f64 = 2.0;
+}
+
 /// Where a run is kept, so that it can go on.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CheckpointOptions {
@@ -136,9 +141,10 @@ pub struct TrainOptions {
     pub device: Device,
     /// Threads of a CPU run.
     pub threads: usize,
-    /// The most bytes that the output of what lies below everything that trains may take in memory: it is
-    /// computed once for each example. Where it is more, all runs at every step.
-    pub prefix_cache: u64,
+    /// The most bytes that each of these may take in memory, which are computed once for each example: the
+    /// output of what lies below everything that trains (where it is more, all runs at every step), and a
+    /// teacher's states.
+    pub cache: u64,
     /// End after so many steps.
     pub max_steps: Option<u64>,
     /// Where the run is kept.
@@ -190,7 +196,7 @@ impl TrainOptions {
             dev_fraction: 0.1,
             device: Device::Cpu,
             threads: std::thread::available_parallelism().map_or(1, usize::from),
-            prefix_cache: 4_000_000_000,
+            cache: 4_000_000_000,
             max_steps: None,
             checkpoint: None,
             log_losses: None,
@@ -245,6 +251,7 @@ impl TrainOptions {
         let live = self.is_live();
         let pairs = self.granularity == Granularity::TwoOfFour;
         let taught = |weight: fn(&TeacherOptions) -> f64| self.teacher.as_ref().is_some_and(|t| weight(t) > 0.0);
+        let replaces = "--method layers or full, or --tune";
         let below_head = "an encoder that trains, not a head alone";
         let of_scores = "the scores of --method mask; --dense-learning-rate and --head-learning-rate are for the rest";
         for (option, given, fits, of) in [
@@ -263,13 +270,15 @@ impl TrainOptions {
             ("--ramp", self.ramp != usual.ramp, self.target_sparsity.is_some(), "--target-sparsity"),
             ("--polish", self.polish > 0.0, masks, "--method mask"),
             ("--learning-rate", self.learning_rate != usual.learning_rate, masks, of_scores),
-            (
-                "--dense-learning-rate",
-                self.dense_learning_rate != usual.dense_learning_rate,
-                dense,
-                "--method layers or full, or --tune",
-            ),
+            ("--dense-learning-rate", self.dense_learning_rate != usual.dense_learning_rate, dense, replaces),
             ("--precision", self.precision != Precision::F32, live, below_head),
+            ("--delta-dtype", self.delta_dtype != usual.delta_dtype, dense, replaces),
+            (
+                "--teacher-temperature",
+                self.teacher.as_ref().is_some_and(|teacher| teacher.temperature != TeacherOptions::TEMPERATURE),
+                matches!(self.form.kind, TaskKind::Classify | TaskKind::Tag),
+                "--task classify or tag",
+            ),
             ("--teacher-features", taught(|teacher| teacher.features), live, below_head),
             ("--teacher-states", taught(|teacher| teacher.states), live, below_head),
         ] {
@@ -347,10 +356,9 @@ impl TrainOptions {
         })?;
         if replaced > MAX_BYTES {
             let reason = format!(
-                "{} takes {} MB for the tensors that would train, and a pack has {} MB at most: train fewer --layers",
-                self.delta_dtype,
-                replaced >> 20,
-                MAX_BYTES >> 20
+                "{} takes {} bytes for the tensors that would train, and a pack has {MAX_BYTES} at most: use f16 or \
+                 bf16, or --method layers with fewer --layers",
+                self.delta_dtype, replaced
             );
             return wrong("--delta-dtype", reason);
         }
@@ -359,6 +367,10 @@ impl TrainOptions {
         }
         if (self.form.kind == TaskKind::Tag) != (self.pooling == Pooling::First) {
             return wrong("--pooling", "is `first` for --task tag, and for no other".to_owned());
+        }
+        let states = self.teacher.as_ref().is_some_and(|teacher| teacher.states > 0.0);
+        if states && self.form.kind == TaskKind::Tag && self.in_parts() {
+            return wrong("--teacher-states", "is not for --micro-batch with --task tag".to_owned());
         }
         if self.max_tokens < 3 || self.max_tokens > a.max_positions {
             return wrong("--max-tokens", format!("{} is not from 3 to {}", self.max_tokens, a.max_positions));

@@ -232,7 +232,7 @@ fn facts(base: &Base, data: &Data<'_>, learner: &Learner<'_>, o: &TrainOptions) 
     facts.extend(o.micro_batch.filter(|_| o.in_parts()).map(|size| ("micro_batch", json!(size))));
     facts.extend((o.precision != Precision::F32).then_some(("precision", json!(o.precision))));
     // What runs at every step runs in other batches.
-    facts.extend((!learner.cuts_prefix).then_some(("prefix_cache", json!(false))));
+    facts.extend((!learner.cuts_prefix).then_some(("prefix_kept", json!(false))));
     facts.extend(o.max_steps.map(|steps| ("max_steps", json!(steps))));
     facts.extend(data.eval.map(|eval| ("eval_sha256", json!(data::digest(eval)))));
     facts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()

@@ -36,7 +36,7 @@ pub(super) fn spec(base: &Base, labels: usize, o: &TrainOptions) -> Result<Spec,
         features: *features as f32,
         states: *states as f32,
     });
-    let (kind, pooling, clip_norm, cut_prefix) = (o.form.kind, o.pooling, o.clip_norm as f32, o.prefix_cache > 0);
+    let (kind, pooling, clip_norm, cut_prefix) = (o.form.kind, o.pooling, o.clip_norm as f32, o.cache > 0);
     let precision = o.precision;
     Ok(Spec { encoder, kind, pooling, labels, clip_norm, teacher, cut_prefix, precision })
 }

@@ -81,8 +81,8 @@ impl GraphBuilder {
         self.output(name, data_type, shape);
     }
 
-    /// Gives values names of their own: pairs of a name and the value that is to have it. A value that has
-    /// got a name before, or that no node makes, is copied.
+    /// Gives values names of their own, before any of them is an output: pairs of a name and the value that is
+    /// to have it. A value that has got a name before, or that no node makes, is copied.
     pub fn rename_all(&mut self, pairs: &[(String, String)]) {
         let made: HashSet<&String> = self.graph.node.iter().flat_map(|node| &node.output).collect();
         let (mut names, mut copies) = (HashMap::new(), Vec::new());

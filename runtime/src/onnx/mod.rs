@@ -192,6 +192,20 @@ mod tests {
     }
 
     #[test]
+    fn values_get_names_of_their_own() {
+        let mut g = GraphBuilder::new("names");
+        g.input("x", data_type::FLOAT, &["n"]);
+        let y = g.op("Neg", &["x"], &[]);
+        let z = g.op("Abs", &[&y], &[]);
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        g.rename_all(&[pair("first", &y), pair("second", &y), pair("third", &z), pair("fourth", "x")]);
+        let nodes: Vec<String> =
+            g.graph().node.iter().map(|n| format!("{} = {} {}", n.output[0], n.op_type, n.input[0])).collect();
+        let expected = ["first = Neg x", "third = Abs first", "second = Identity first", "fourth = Identity x"];
+        assert_eq!(nodes, expected);
+    }
+
+    #[test]
     fn a_model_survives_writing_and_reading() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("m.onnx");

@@ -208,13 +208,13 @@ struct TeacherArgs {
     teacher_weight: f64,
     /// What logits are divided by before they become the probabilities that are learnt, of labels and
     /// tags.
-    #[arg(long, value_name = "T", default_value_t = 2.0, requires = "teacher")]
+    #[arg(long, value_name = "T", default_value_t = TeacherOptions::TEMPERATURE, requires = "teacher")]
     teacher_temperature: f64,
     /// Weight of the mean square difference of what the two heads see.
     #[arg(long, value_name = "WEIGHT", default_value_t = 0.0, requires = "teacher")]
     teacher_features: f64,
     /// Weight of the mean square difference of the tokens' vectors, the encoders' outputs. The teacher's
-    /// are kept in memory (1.5 kB a token at a width of 384).
+    /// are kept in memory: see --cache.
     #[arg(long, value_name = "WEIGHT", default_value_t = 0.0, requires = "teacher")]
     teacher_states: f64,
 }
@@ -238,10 +238,11 @@ struct Machine {
     /// step; default: all of --batch-size.
     #[arg(long, value_name = "N")]
     micro_batch: Option<usize>,
-    /// The most memory, in MB, for the output of the layers below everything that trains, which run once
-    /// for each example (1.5 kB a token at a width of 384). Where it would be more, they run at every step.
+    /// The most memory, in MB, for what is computed once for each example: the output of the layers below
+    /// everything that trains (1.5 kB a token at a width of 384; where it would be more, they run at every
+    /// step), and as much again for --teacher-states.
     #[arg(long, value_name = "MB", default_value_t = 4000)]
-    prefix_cache: u32,
+    cache: u32,
     /// Write the state of the run to this file, now and then; it is removed at the end.
     #[arg(long, value_name = "FILE")]
     checkpoint: Option<PathBuf>,
@@ -419,7 +420,7 @@ impl TrainArgs {
             device: self.machine.device,
             threads: self.machine.threads.map_or(usual.threads, usize::from),
             max_steps: self.tuning.max_steps,
-            prefix_cache: u64::from(self.machine.prefix_cache) * 1_000_000,
+            cache: u64::from(self.machine.cache) * 1_000_000,
             checkpoint,
             log_losses: self.machine.log_losses.clone(),
             check_placement: self.machine.device == Device::Cuda && !self.machine.allow_cpu_fallback,

@@ -5,12 +5,15 @@ mod args;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context, Error};
 use overmask::base::Base;
 use overmask::cli::Verbosity;
 use overmask::error::{CodedError, ExitCode};
 use serde_json::json;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
 
 pub(super) use self::args::{PrecisionArg, TrainArgs};
 
@@ -104,7 +107,7 @@ pub(super) fn run(args: &TrainArgs, verbosity: Verbosity) -> Result<(), Error> {
     args.check_places(&options)?;
     let Datasets { labels, train, dev, eval } = args.datasets()?;
     let base = Arc::new(Base::open(&args.base)?);
-    let stop = stop_at_ctrl_c("stopping after this step; once more ends at once and keeps nothing")?;
+    let stop = stop_when_asked("stopping after this step; once more ends at once and keeps nothing")?;
     let bar = output::bar(verbosity, 0, "{wide_bar} {pos}/{len} steps, {msg}, {eta} left")?;
     let data = train::Data { train: &train, labels: labels.as_ref(), dev: dev.as_ref(), eval: eval.as_ref() };
     let outcome = train::run(&base, data, &options, &stop, &mut |now| {
@@ -180,18 +183,23 @@ fn report(args: &TrainArgs, options: &TrainOptions, outcome: &Outcome) -> Result
 }
 
 /// Becomes true when the program is asked to end, by Ctrl-C or by SIGTERM as job systems do, which is
-/// answered; asked again, it ends at once.
-pub(super) fn stop_at_ctrl_c(answer: &'static str) -> Result<Arc<AtomicBool>, Error> {
+/// answered; asked again, it ends at once. Nothing else is caught: `nohup` still shields from SIGHUP.
+pub(super) fn stop_when_asked(answer: &'static str) -> Result<Arc<AtomicBool>, Error> {
     let stop = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&stop);
-    ctrlc::set_handler(move || {
-        if flag.swap(true, Ordering::Relaxed) {
-            // What a shell expects of a program that was interrupted.
-            std::process::exit(130);
+    // The codes that a shell gives to programs that these signals end.
+    for (signal, code) in [(SIGINT, 130), (SIGTERM, 143)] {
+        // In this order: the first looks whether the second has seen one before.
+        flag::register_conditional_shutdown(signal, code, Arc::clone(&stop))
+            .and_then(|_| flag::register(signal, Arc::clone(&stop)))
+            .context("cannot catch Ctrl-C and SIGTERM")?;
+    }
+    let asked = Arc::clone(&stop);
+    std::thread::spawn(move || {
+        while !asked.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(100));
         }
         log::warn!("{answer}");
-    })
-    .context("cannot catch Ctrl-C")?;
+    });
     Ok(stop)
 }
 

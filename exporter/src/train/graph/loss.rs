@@ -16,7 +16,7 @@ use super::{Distillation, ENCODED, Spec, name};
 /// | a number | squared error | squared error |
 ///
 /// Each is the mean over rows, for several labels over labels, too. Of features and states it is the
-/// squared error, the mean over rows or tokens and the width.
+/// squared error, the mean over rows, or over texts and the tokens of each, and the width.
 pub(super) fn loss(b: &mut GraphBuilder, spec: &Spec, logits: &str, pooled: &str, width: usize) -> String {
     let (rows, labels) = (spec.rows(), spec.labels.to_string());
     let of_labels = match spec.kind {
@@ -63,16 +63,18 @@ pub(super) fn loss(b: &mut GraphBuilder, spec: &Spec, logits: &str, pooled: &str
     sum
 }
 
-/// The squared error of the encoder's output [batch, sequence, width], the mean over what is no padding.
+/// The squared error of the encoder's output [batch, sequence, width]: the mean over each text's tokens, and of
+/// that over texts, so that it does not matter in which parts a batch runs.
 fn squared_error_of_tokens(b: &mut GraphBuilder, targets: &str) -> String {
     let difference = b.op("Sub", &[ENCODED, targets], &[]);
     let square = b.op("Mul", &[&difference, &difference], &[]);
     let of_token = b.op("ReduceMean", &[&square], &[("axes", vec![2].into()), ("keepdims", 0i64.into())]);
     let mask = b.op("Cast", &["attention_mask"], &[("to", i64::from(data_type::FLOAT).into())]);
     let kept = b.op("Mul", &[&of_token, &mask], &[]);
-    let both = b.shape(&[0, 1]);
-    let [sum, count] = [&kept, &mask].map(|values| b.op("ReduceSum", &[values, &both], &[("keepdims", 0i64.into())]));
-    b.op("Div", &[&sum, &count], &[])
+    let along = b.shape(&[1]);
+    let [sum, count] = [&kept, &mask].map(|values| b.op("ReduceSum", &[values, &along], &[("keepdims", 0i64.into())]));
+    let of_text = b.op("Div", &[&sum, &count], &[]);
+    b.op("ReduceMean", &[&of_text], &[("axes", vec![0].into()), ("keepdims", 0i64.into())])
 }
 
 /// Mean over the rows of -Σ probability · log softmax(logits).

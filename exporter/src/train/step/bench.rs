@@ -8,7 +8,7 @@ use overmask::base::Base;
 use overmask::mask::Granularity;
 use serde::Serialize;
 
-use super::{Part, StepSession, Way};
+use super::{Backend, Part, StepSession};
 use crate::train::batch::{Feed, dropout};
 use crate::train::graph::name;
 use crate::train::session::{Placement, f32_value, fresh, frozen, i64_value};
@@ -43,12 +43,12 @@ pub fn bench_step(
 ) -> Result<StepBench, TrainError> {
     overmask::engine::ort::environment()?;
     let spec = spec(base, classes, options)?;
-    let way = Way::of(options.device, false);
-    let graph = way.graph(base, &spec)?;
+    let backend = Backend::of(options.device, false);
+    let graph = backend.graph(base, &spec)?;
     let placement = Placement { device: options.device, threads: options.threads, profile: profile.clone() };
     let weights = frozen(base, &graph.frozen, &placement)?;
     let state = fresh(initial(base, &graph, options)?);
-    let mut session = StepSession::new(way, &graph, &spec, state, &weights, &placement)?;
+    let mut session = StepSession::new(backend, &graph, &spec, state, &weights, &placement)?;
     let (scores, dense, head) = (options.learning_rate, options.dense_learning_rate, options.head_learning_rate);
     let rates = Rates { scores, dense, head };
     let (size, a) = (options.batch_size, &base.manifest().architecture);

@@ -8,7 +8,7 @@ use ort::session::Session;
 use overmask::engine::Device;
 use overmask::engine::ort::{Binding, Bound};
 
-use super::{Ready, StepSizes, Stepper, place};
+use super::{Ready, StepSizes, Stepper, index_of};
 use crate::train::TrainError;
 use crate::train::graph::{self, Graph, Spec, Trained, name, next};
 use crate::train::session::{
@@ -109,17 +109,17 @@ impl Stepper for DeviceStep {
         self.gradients.iter_mut().try_for_each(|gradients| gradients.bind(shared))
     }
 
-    fn try_step(&mut self, parts: &[Ready], sizes: StepSizes, factor: f32) -> Result<(f32, f32), TrainError> {
+    fn try_step(&mut self, parts: &[Ready], sizes: StepSizes, loss_scale: f32) -> Result<(f32, f32), TrainError> {
         let binding = &mut self.bindings[self.turn];
         let mut own = sizes.feed()?;
-        own.push((name::LOSS_SCALE.to_owned(), f32_value(&[], vec![factor])?));
+        own.push((name::LOSS_SCALE.to_owned(), f32_value(&[], vec![loss_scale])?));
         bind(&self.session, binding, &all_owned(own))?;
         let mut loss = None;
         match &mut self.gradients {
             None => parts.iter().try_for_each(|part| bind(&self.session, binding, &part.inputs))?,
             Some(gradients) => {
                 let parameters = self.state[self.turn].iter().step_by(3);
-                loss = Some(gradients.run(parameters, parts, factor)?);
+                loss = Some(gradients.run(parameters, parts, loss_scale)?);
                 for (name, value) in gradients.sums() {
                     binding.input(name, value)?;
                 }
@@ -142,7 +142,7 @@ impl Stepper for DeviceStep {
     }
 
     fn parameter(&self, name: &str) -> Result<&Arc<Bound>, TrainError> {
-        Ok(&self.state[self.turn][3 * place(&self.trained, name)?])
+        Ok(&self.state[self.turn][3 * index_of(&self.trained, name)?])
     }
 
     fn state(&self) -> Result<Vec<Vec<f32>>, TrainError> {
@@ -204,12 +204,12 @@ impl GradientSession {
         bind(&self.session, &mut self.binding, shared)
     }
 
-    /// Adds up the gradients of the loss times a factor, and returns the loss.
+    /// Adds up the gradients of the loss times `loss_scale`, and returns the loss.
     fn run<'a>(
         &mut self,
         parameters: impl Iterator<Item = &'a Arc<Bound>>,
         parts: &[Ready],
-        factor: f32,
+        loss_scale: f32,
     ) -> Result<f32, TrainError> {
         for (name, value) in self.parameters.iter().zip(parameters) {
             self.binding.input(name, value)?;
@@ -217,7 +217,7 @@ impl GradientSession {
         let mut loss = 0.0;
         for (i, Ready { inputs, share }) in parts.iter().enumerate() {
             bind(&self.session, &mut self.binding, inputs)?;
-            self.binding.input(name::SHARE, &owned(f32_value(&[], vec![share * factor])?))?;
+            self.binding.input(name::SHARE, &owned(f32_value(&[], vec![share * loss_scale])?))?;
             let before = if i == 0 { &self.zeros } else { &self.sums[self.turn] };
             self.turn = 1 - self.turn;
             for ((name, before), after) in self.names.iter().zip(before).zip(&self.sums[self.turn]) {

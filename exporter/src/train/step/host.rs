@@ -7,7 +7,7 @@ use overmask::engine::ort::{Binding, Bound};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::adamw::{self, Change};
-use super::{Ready, StepSizes, Stepper, place};
+use super::{Ready, StepSizes, Stepper, index_of};
 use crate::train::TrainError;
 use crate::train::graph::{self, Graph, Spec, Trained, name};
 use crate::train::session::{Frozen, Inputs, Placement, bind, device_buffers, f32_value, open, owned, scalar};
@@ -85,12 +85,20 @@ impl HostStep {
         }
         Ok(())
     }
+}
 
+/// The gradients of a step: those of its only part, or the sums of all parts.
+enum Gradients<'a> {
+    Whole(&'a [Arc<Bound>]),
+    Sums(&'a [Vec<f32>]),
+}
+
+impl Gradients<'_> {
     /// Hands the gradient of a parameter on.
-    fn with_gradient<R>(&self, index: usize, with: impl FnOnce(&[f32]) -> R) -> Result<R, TrainError> {
-        match self.in_parts {
-            true => Ok(with(&self.sums[index])),
-            false => Ok(self.gradients[index].with(with)?),
+    fn with<R>(&self, index: usize, with: impl FnOnce(&[f32]) -> R) -> Result<R, TrainError> {
+        match self {
+            Gradients::Whole(values) => Ok(values[index].with(with)?),
+            Gradients::Sums(values) => Ok(with(&values[index])),
         }
     }
 }
@@ -100,44 +108,47 @@ impl Stepper for HostStep {
         bind(&self.session, &mut self.binding, shared)
     }
 
-    fn try_step(&mut self, parts: &[Ready], sizes: StepSizes, factor: f32) -> Result<(f32, f32), TrainError> {
+    fn try_step(&mut self, parts: &[Ready], sizes: StepSizes, loss_scale: f32) -> Result<(f32, f32), TrainError> {
         self.in_parts = parts.len() > 1;
         let mut loss = 0.0;
         for (i, Ready { inputs, share }) in parts.iter().enumerate() {
             bind(&self.session, &mut self.binding, inputs)?;
-            self.binding.input(name::SHARE, &owned(f32_value(&[], vec![share * factor])?))?;
+            self.binding.input(name::SHARE, &owned(f32_value(&[], vec![share * loss_scale])?))?;
             self.binding.run(&mut self.session)?;
             loss += share * scalar(&self.loss)?;
             if self.in_parts {
                 self.add(i == 0)?;
             }
         }
-        let mut squares = 0.0;
-        for index in 0..self.gradients.len() {
-            squares += self.with_gradient(index, |gradient| self.pool.install(|| adamw::sum_of_squares(gradient)))?;
-        }
-        let norm = (squares.sqrt() / f64::from(factor)) as f32;
-        self.next = Some((sizes, (self.clip_norm / (norm + 1e-6)).min(1.0) / factor));
+        let gradients = if self.in_parts { Gradients::Sums(&self.sums) } else { Gradients::Whole(&self.gradients) };
+        let squares = self.pool.install(|| {
+            let of = |index| gradients.with(index, adamw::sum_of_squares);
+            (0..self.trained.len()).map(of).sum::<Result<f64, TrainError>>()
+        })?;
+        let norm = (squares.sqrt() / f64::from(loss_scale)) as f32;
+        let clipped = (self.clip_norm / (norm + 1e-6)).min(1.0);
+        self.next = Some((sizes, clipped / loss_scale));
         Ok((loss, norm))
     }
 
     fn accept(&mut self) -> Result<(), TrainError> {
-        let Some((sizes, scale)) = self.next.take() else { return Ok(()) };
-        let mut moments = std::mem::take(&mut self.moments);
-        let mut change = |(index, [m, v]): (usize, &mut [Vec<f32>; 2])| {
-            let by = Change { scale, rate: sizes.of(&self.trained[index]), epsilon: sizes.epsilon };
-            self.with_gradient(index, |gradient| {
-                self.parameters[index].with_mut(|p| self.pool.install(|| adamw::update(p, m, v, gradient, by)))
-            })?
-            .map_err(TrainError::from)
-        };
-        let changed = moments.iter_mut().enumerate().try_for_each(&mut change);
-        self.moments = moments;
-        changed
+        let nothing = || TrainError::Runtime("no step was tried".to_owned());
+        let (sizes, scale) = self.next.take().ok_or_else(nothing)?;
+        let gradients = if self.in_parts { Gradients::Sums(&self.sums) } else { Gradients::Whole(&self.gradients) };
+        let (trained, parameters, moments) = (&self.trained, &self.parameters, &mut self.moments);
+        self.pool.install(|| {
+            for (index, ([m, v], parameter)) in moments.iter_mut().zip(trained).enumerate() {
+                let by = Change { scale, rate: sizes.of(parameter), epsilon: sizes.epsilon };
+                gradients.with(index, |gradient| {
+                    parameters[index].with_mut(|values| adamw::update(values, m, v, gradient, by))
+                })??;
+            }
+            Ok(())
+        })
     }
 
     fn parameter(&self, name: &str) -> Result<&Arc<Bound>, TrainError> {
-        Ok(&self.parameters[place(&self.trained, name)?])
+        Ok(&self.parameters[index_of(&self.trained, name)?])
     }
 
     fn state(&self) -> Result<Vec<Vec<f32>>, TrainError> {

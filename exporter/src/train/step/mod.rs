@@ -70,7 +70,7 @@ impl StepSizes {
 
 /// Where steps are made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Way {
+pub(super) enum Backend {
     /// Gradients by a graph, the rest here.
     Host,
     /// All by a graph, a whole batch at once.
@@ -79,33 +79,33 @@ pub(super) enum Way {
     DeviceInParts,
 }
 
-impl Way {
+impl Backend {
     /// The best one.
     pub(super) fn of(device: Device, in_parts: bool) -> Self {
         match (device, in_parts) {
-            (Device::Cpu, _) => Way::Host,
-            (Device::Cuda, false) => Way::Device,
-            (Device::Cuda, true) => Way::DeviceInParts,
+            (Device::Cpu, _) => Backend::Host,
+            (Device::Cuda, false) => Backend::Device,
+            (Device::Cuda, true) => Backend::DeviceInParts,
         }
     }
 
     /// The graph that it starts from.
     pub(super) fn graph(self, base: &Base, spec: &Spec) -> Result<Graph, TrainError> {
         match self {
-            Way::Host => graph::gradients(base, spec),
-            Way::Device => graph::step(base, spec),
-            Way::DeviceInParts => graph::sums(base, spec),
+            Backend::Host => graph::gradients(base, spec),
+            Backend::Device => graph::step(base, spec),
+            Backend::DeviceInParts => graph::sums(base, spec),
         }
     }
 }
 
-/// What makes steps: first the next state, then, if it is one, it takes the place of the current one.
+/// What makes steps, in two halves: the state changes in the second, if the first gave numbers.
 trait Stepper {
-    /// Makes the next state from the gradients of the loss times `factor`, and returns the loss and the
-    /// gradients' norm, of the loss itself.
-    fn try_step(&mut self, parts: &[Ready], sizes: StepSizes, factor: f32) -> Result<(f32, f32), TrainError>;
+    /// Computes the gradients of the loss times `loss_scale`, and returns the loss and the norm of its
+    /// gradients, both without that factor. The current state stays as it is.
+    fn try_step(&mut self, parts: &[Ready], sizes: StepSizes, loss_scale: f32) -> Result<(f32, f32), TrainError>;
 
-    /// Makes the next state the current one.
+    /// Makes the state after the step that was tried the current one.
     fn accept(&mut self) -> Result<(), TrainError>;
 
     /// Binds what all parts see.
@@ -117,7 +117,7 @@ trait Stepper {
     /// The whole state: for each parameter its values and two moments.
     fn state(&self) -> Result<Vec<Vec<f32>>, TrainError>;
 
-    /// Starts anew in a state.
+    /// Puts another state in the place of that in which it started; for before the first step.
     fn restore(&mut self, state: Vec<Vec<f32>>) -> Result<(), TrainError>;
 
     /// Ends profiling and returns the files' names.
@@ -132,19 +132,19 @@ pub(super) struct StepSession {
 
 impl StepSession {
     /// A session that starts in a state: for each parameter its values and two moments. `graph` is that of
-    /// [`Way::graph`].
+    /// [`Backend::graph`].
     pub(super) fn new(
-        way: Way,
+        backend: Backend,
         graph: &Graph,
         spec: &Spec,
         state: Vec<Vec<f32>>,
         frozen: &Frozen,
         placement: &Placement,
     ) -> Result<Self, TrainError> {
-        let stepper: Box<dyn Stepper> = match way {
-            Way::Host => Box::new(HostStep::new(graph, spec, state, frozen, placement)?),
-            Way::Device => Box::new(DeviceStep::new(graph, state, frozen, placement)?),
-            Way::DeviceInParts => Box::new(DeviceStep::in_parts(graph, spec, state, frozen, placement)?),
+        let stepper: Box<dyn Stepper> = match backend {
+            Backend::Host => Box::new(HostStep::new(graph, spec, state, frozen, placement)?),
+            Backend::Device => Box::new(DeviceStep::new(graph, state, frozen, placement)?),
+            Backend::DeviceInParts => Box::new(DeviceStep::in_parts(graph, spec, state, frozen, placement)?),
         };
         Ok(StepSession { stepper, scale: spec.scales_loss().then(LossScale::new) })
     }
@@ -156,8 +156,8 @@ impl StepSession {
         let ready = |part: Part| Ready { inputs: all_owned(part.inputs), share: part.share };
         let parts: Vec<Ready> = parts.into_iter().map(ready).collect();
         loop {
-            let factor = self.scale.map_or(1.0, LossScale::factor);
-            let (loss, norm) = self.stepper.try_step(&parts, sizes, factor)?;
+            let loss_scale = self.scale.map_or(1.0, LossScale::factor);
+            let (loss, norm) = self.stepper.try_step(&parts, sizes, loss_scale)?;
             let fine = loss.is_finite() && norm.is_finite();
             if fine {
                 self.scale.iter_mut().for_each(LossScale::passed);
@@ -184,7 +184,7 @@ impl StepSession {
         self.stepper.state()
     }
 
-    /// Starts anew in a state.
+    /// Puts another state in the place of that in which it started; for before the first step.
     pub(super) fn restore(&mut self, state: Vec<Vec<f32>>) -> Result<(), TrainError> {
         self.stepper.restore(state)
     }
@@ -205,8 +205,8 @@ impl StepSession {
     }
 }
 
-/// The place of a parameter among all.
-fn place(trained: &[Trained], name: &str) -> Result<usize, TrainError> {
-    let place = trained.iter().position(|parameter| parameter.name == name);
-    place.ok_or_else(|| TrainError::Runtime(format!("no parameter `{name}`")))
+/// The index of a parameter.
+fn index_of(trained: &[Trained], name: &str) -> Result<usize, TrainError> {
+    let index = trained.iter().position(|parameter| parameter.name == name);
+    index.ok_or_else(|| TrainError::Runtime(format!("no parameter `{name}`")))
 }

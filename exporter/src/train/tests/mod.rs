@@ -21,7 +21,7 @@ use super::graph::{self, Distillation, Encoder, Graph, Precision, Spec, name};
 use super::scores::to_mask;
 use super::session::{ForwardSession, Placement, copies, f32_value, fresh, frozen, i64_value};
 use super::setup::Rates;
-use super::step::{Part, StepSession, StepSizes, Way};
+use super::step::{Backend, Part, StepSession, StepSizes};
 use super::{gelu, placement as profile};
 use crate::autodiff;
 use crate::import::hf;
@@ -103,14 +103,20 @@ fn sizes(step: u64) -> StepSizes {
 }
 
 /// All ways of steps; on a CPU those of a device do as well, and are the host's twin.
-const WAYS: [Way; 3] = [Way::Host, Way::Device, Way::DeviceInParts];
+const BACKENDS: [Backend; 3] = [Backend::Host, Backend::Device, Backend::DeviceInParts];
 
 /// A session that begins with recorded values, and its graph.
-fn start(way: Way, base: &Arc<Base>, spec: &Spec, reference: &Reference, scores: Option<&str>) -> (Graph, StepSession) {
-    let graph = way.graph(base, spec).unwrap();
+fn start(
+    backend: Backend,
+    base: &Arc<Base>,
+    spec: &Spec,
+    reference: &Reference,
+    scores: Option<&str>,
+) -> (Graph, StepSession) {
+    let graph = backend.graph(base, spec).unwrap();
     let weights = frozen(base, &graph.frozen, &placement()).unwrap();
     let state = fresh(initial(reference, &graph, scores));
-    let session = StepSession::new(way, &graph, spec, state, &weights, &placement()).unwrap();
+    let session = StepSession::new(backend, &graph, spec, state, &weights, &placement()).unwrap();
     (graph, session)
 }
 
@@ -159,7 +165,7 @@ fn logits_agree_with_pytorch() {
         (BLOCK, Some("scores_block"), "logits_block", "loss_block"),
     ] {
         let spec = spec(&base, granularity);
-        let (graph, session) = start(Way::Host, &base, &spec, &reference, scores);
+        let (graph, session) = start(Backend::Host, &base, &spec, &reference, scores);
         let weights = frozen(&base, &graph.frozen, &placement()).unwrap();
         let forward = graph::forward(&base, &spec).unwrap();
         let mut forward = ForwardSession::new(&forward, &weights, &placement()).unwrap();
@@ -176,8 +182,10 @@ fn three_training_steps_agree_with_pytorch() {
     let reference = Reference::read();
     let (_dir, base) = base();
     let kinds = [(Granularity::Weight, "scores", "", "step3"), (BLOCK, "scores_block", "_block", "step3_block")];
-    for ((granularity, scores, suffix, end), way) in kinds.into_iter().flat_map(|kind| WAYS.map(|way| (kind, way))) {
-        let (graph, mut session) = start(way, &base, &spec(&base, granularity), &reference, Some(scores));
+    for ((granularity, scores, suffix, end), backend) in
+        kinds.into_iter().flat_map(|kind| BACKENDS.map(|backend| (kind, backend)))
+    {
+        let (graph, mut session) = start(backend, &base, &spec(&base, granularity), &reference, Some(scores));
         let (losses, norms): (Vec<f32>, Vec<f32>) = (0..3).map(|i| step(&mut session, &reference, i)).unzip();
         assert_close("losses", &losses, &reference.f32(&format!("step_losses{suffix}")), 1e-5);
         assert_close("norms", &norms, &reference.f32(&format!("step_grad_norms{suffix}")), 1e-4);
@@ -205,7 +213,7 @@ fn a_teachers_features_and_states_count_by_their_weight() {
     let loss = |(features, states)| {
         let teacher = Some(Distillation { weight: 0.0, temperature: 1.0, features, states });
         let spec = Spec { teacher, ..spec(&base, BLOCK) };
-        let (_, mut session) = start(Way::Host, &base, &spec, &reference, Some("scores_block"));
+        let (_, mut session) = start(Backend::Host, &base, &spec, &reference, Some("scores_block"));
         let mut inputs = reference.batch();
         inputs.push(reference.targets());
         inputs.push((name::TEACHER.to_owned(), f32_value(&[3, 3], vec![1.0 / 3.0; 9]).unwrap()));
@@ -230,15 +238,40 @@ fn a_teachers_features_and_states_count_by_their_weight() {
     }
 }
 
+#[test]
+fn a_step_without_numbers_leaves_the_state_as_it_is() {
+    let reference = Reference::read();
+    let (_dir, base) = base();
+    for (precision, backend) in
+        [Precision::F32, Precision::F16].into_iter().flat_map(|precision| BACKENDS.map(|b| (precision, b)))
+    {
+        let spec = Spec { precision, ..spec(&base, BLOCK) };
+        let (_, mut session) = start(backend, &base, &spec, &reference, Some("scores_block"));
+        step(&mut session, &reference, 0);
+        let before = session.state().unwrap();
+        let mut inputs = reference.batch();
+        inputs.push(reference.targets());
+        inputs[0].1 = f32_value(&[3, 32], vec![f32::INFINITY; 96]).unwrap();
+        let (loss, norm) = session.run(vec![Part { inputs, share: 1.0 }], Feed::new(), sizes(1)).unwrap();
+        assert!(!loss.is_finite() || !norm.is_finite());
+        assert!(session.state().unwrap() == before, "{precision:?}, {backend:?}");
+        // It goes on from there.
+        let (loss, norm) = step(&mut session, &reference, 1);
+        assert!(loss.is_finite() && norm.is_finite() && session.state().unwrap() != before);
+    }
+}
+
 /// Loss, gradient norm and the straight-through gradients of the scores.
 #[test]
 fn gradients_of_scores_agree_with_pytorch() {
     let reference = Reference::read();
     let (_dir, base) = base();
     let kinds = [(Granularity::Weight, "scores", "loss", "_weight"), (BLOCK, "scores_block", "loss_block", "_block")];
-    for ((granularity, scores, loss, suffix), way) in kinds.into_iter().flat_map(|kind| WAYS.map(|way| (kind, way))) {
+    for ((granularity, scores, loss, suffix), backend) in
+        kinds.into_iter().flat_map(|kind| BACKENDS.map(|backend| (kind, backend)))
+    {
         let spec = Spec { clip_norm: 1e9, ..spec(&base, granularity) };
-        let (graph, mut session) = start(way, &base, &spec, &reference, Some(scores));
+        let (graph, mut session) = start(backend, &base, &spec, &reference, Some(scores));
         let ours = step(&mut session, &reference, 0);
         assert_close(loss, &[ours.0], &reference.f32(loss), 1e-5);
         assert_close("norm", &[ours.1], &reference.f32(&format!("grad_norm{suffix}")), 1e-5);
@@ -269,8 +302,8 @@ fn a_batch_in_parts_agrees_with_pytorch() {
         inputs.push((name::TARGETS.to_owned(), targets));
         Part { inputs, share: count as f32 / 3.0 }
     };
-    for way in [Way::Host, Way::DeviceInParts] {
-        let (graph, mut session) = start(way, &base, &spec, &reference, Some("scores"));
+    for backend in [Backend::Host, Backend::DeviceInParts] {
+        let (graph, mut session) = start(backend, &base, &spec, &reference, Some("scores"));
         let mut run = |index| {
             let parts = vec![part(0..2), part(2..3)];
             session.run(parts, vec![threshold()], sizes(index)).unwrap()
@@ -301,11 +334,13 @@ fn copies_of_weights_are_what_they_are_of() {
 fn gradients_in_f16_are_near_those_of_pytorch() {
     let reference = Reference::read();
     let (_dir, base) = base();
-    for (granularity, way) in [Granularity::Weight, BLOCK].into_iter().flat_map(|g| WAYS.map(|way| (g, way))) {
+    for (granularity, backend) in
+        [Granularity::Weight, BLOCK].into_iter().flat_map(|g| BACKENDS.map(|backend| (g, backend)))
+    {
         let suffix = if granularity == BLOCK { "_block" } else { "_weight" };
         let scores = if granularity == BLOCK { "scores_block" } else { "scores" };
         let spec = Spec { clip_norm: 1e9, precision: Precision::F16, ..spec(&base, granularity) };
-        let (graph, mut session) = start(way, &base, &spec, &reference, Some(scores));
+        let (graph, mut session) = start(backend, &base, &spec, &reference, Some(scores));
         let (_, norm) = step(&mut session, &reference, 0);
         let theirs = reference.f32(&format!("grad_norm{suffix}"));
         assert_close("norm", &[norm], &theirs, 5e-3);
@@ -379,7 +414,7 @@ fn a_profile_tells_shapes_from_the_rest() {
     let weights = frozen(&base, &graph.frozen, &placement()).unwrap();
     let state = fresh(initial(&reference, &graph, Some("scores_block")));
     let placement = Placement { profile: Some(dir.path().join("step")), ..placement() };
-    let mut session = StepSession::new(Way::Device, &graph, &spec, state, &weights, &placement).unwrap();
+    let mut session = StepSession::new(Backend::Device, &graph, &spec, state, &weights, &placement).unwrap();
     step(&mut session, &reference, 0);
     let text = std::fs::read(&session.end_profiling().unwrap()[0]).unwrap();
     let here = profile::placed(&text, Device::Cpu).unwrap();

@@ -418,7 +418,7 @@ fn a_run_that_diverges_ends_with_advice() {
         let error = learn(&base, &texts(40), &options).unwrap_err();
         assert!(matches!(error, TrainError::Diverged { step: 2.., .. }), "{method:?}: {error}");
         let advice = error.to_string();
-        assert!(advice.contains("lower --learning-rate") && advice.contains("the loss is "), "{advice}");
+        assert!(advice.contains("lower the learning rates") && advice.contains("the loss is "), "{advice}");
     }
 }
 
@@ -452,6 +452,29 @@ fn a_teacher_is_followed_and_must_fit() {
     assert!(matches!(error, TrainError::Teacher { .. }), "{error}");
 }
 
+/// A teacher that is the base itself: at the first step nothing is to be learnt of its states, whatever their
+/// weight, and however the batch is divided.
+#[test]
+fn states_are_those_of_the_same_tokens() {
+    let (dir, base) = base();
+    let mut data = texts(40);
+    for (i, example) in data.examples.iter_mut().enumerate() {
+        example.input = Input::Text(format!("{}good film {i}", "the ".repeat(i % 9)));
+    }
+    let path = dir.path().join("teacher.pack");
+    learn(&base, &data, &options(Method::Head, 1)).unwrap().pack.write(&path, Some(&base)).unwrap();
+    let first_loss = |states, micro_batch| {
+        let teacher = TeacherOptions { pack: path.clone(), weight: 0.0, temperature: 2.0, features: 0.0, states };
+        let o = TrainOptions { teacher: Some(teacher), micro_batch, max_steps: Some(1), ..options(Method::Full, 1) };
+        learn(&base, &data, &o).unwrap().curve[0].loss
+    };
+    let alone = first_loss(0.0, None);
+    for micro_batch in [None, Some(3)] {
+        let taught = first_loss(1e3, micro_batch);
+        assert!((taught - alone).abs() < 1e-4, "{micro_batch:?}: {taught} and {alone}");
+    }
+}
+
 #[test]
 fn what_does_not_train_runs_once_and_changes_nothing() {
     let (_dir, base) = base();
@@ -464,13 +487,13 @@ fn what_does_not_train_runs_once_and_changes_nothing() {
             (o.layers, o.modules, o.pooling) = ("1".parse().unwrap(), vec!["intermediate".into()], Pooling::Cls)
         }),
     ] {
-        let run = |prefix_cache| {
-            let mut options = TrainOptions { prefix_cache, epochs: 3, ..options(method, 1) };
+        let run = |cache| {
+            let mut options = TrainOptions { cache, epochs: 3, ..options(method, 1) };
             change(&mut options);
             learn(&base, &texts(40), &options).unwrap()
         };
         let (cached, plain) = (run(1 << 20), run(0));
-        let uncached = |outcome: &Outcome| outcome.pack.document.provenance.contains_key("prefix_cache");
+        let uncached = |outcome: &Outcome| outcome.pack.document.provenance.contains_key("prefix_kept");
         assert_eq!([&cached, &plain].map(uncached), [false, true]);
         for (cached, plain) in cached.curve.iter().zip(&plain.curve) {
             assert!((cached.loss - plain.loss).abs() < 1e-3, "{method:?}: {} and {}", cached.loss, plain.loss);
@@ -478,8 +501,8 @@ fn what_does_not_train_runs_once_and_changes_nothing() {
         }
     }
     // Too small a cache is as good as none.
-    let [small, none] = [100, 0].map(|prefix_cache| {
-        let options = TrainOptions { prefix_cache, layers: "1".parse().unwrap(), ..options(Method::Mask, 1) };
+    let [small, none] = [100, 0].map(|cache| {
+        let options = TrainOptions { cache, layers: "1".parse().unwrap(), ..options(Method::Mask, 1) };
         learn(&base, &texts(40), &options).unwrap()
     });
     assert_eq!((&small.curve, &small.pack), (&none.curve, &none.pack));

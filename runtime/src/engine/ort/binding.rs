@@ -23,8 +23,8 @@ use crate::base::Base;
 /// run holds the locks of all that it reads and writes; so that no order of locks can block two
 /// runs for ever, a run or a copy that would have to wait is refused.
 pub struct Bound {
-    // Dropped before the memory that it may point to. It never leaves, not even borrowed: runs
-    // write to its memory.
+    // Dropped before the memory that it may point to. It never leaves; its memory is lent while the
+    // lock is held, as runs write to it.
     value: RwLock<DynValue>,
     mapped: Option<Arc<Base>>,
 }
@@ -59,9 +59,7 @@ impl Bound {
         let host = tensor.to(AllocationDevice::CPU, 0)?;
         Ok(host.extract_tensor().1.to_vec())
     }
-}
 
-impl Bound {
     /// Hands on the values of an f32 tensor in the CPU's memory, without a copy.
     ///
     /// # Errors
@@ -83,7 +81,6 @@ impl Bound {
         Ok(change(value.try_extract_tensor_mut()?.1))
     }
 }
-
 fn in_use(what: &str) -> Error {
     Error::new(format!("{what} is in use: by another run, or bound here twice"))
 }
