@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 
 import bert
 import finetune
+import split
 import texts
 import tune
 
@@ -230,6 +231,17 @@ class Data(WithFiles):
             self.assertFalse(set(lines[0]) & set(lines[1]))
             self.assertEqual(sorted(lines[0] + lines[1]), list(range(1, 201)))
             self.assertTrue(all(part == sorted(part) for part in lines))
+
+    def test_written_splits_are_those_of_a_run(self):
+        directory = self.directory / "splits"
+        counts = split.write_splits(self.train, 0.25, [1, 2], directory)
+        examples = texts.read(self.train)
+        for seed in (1, 2):
+            files = [texts.read(directory / f"{name}-{seed}.jsonl") for name in ("train", "dev")]
+            self.assertEqual(counts[seed], tuple(map(len, files)))
+            for file, part in zip(files, texts.split(examples, 0.25, seed)):
+                self.assertEqual(texts.digest(file), texts.digest(part))
+        self.assertEqual(len(list(directory.iterdir())), 4, "nothing unfinished is left")
 
     def test_the_digest_is_that_of_the_canonical_file(self):
         # From exporter/src/data: text before label, no spaces, nothing escaped that need not be.

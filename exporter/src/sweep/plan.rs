@@ -120,7 +120,7 @@ impl Plan {
         let dir = path.parent().unwrap_or(Path::new(""));
         let mut files = Files { dir, digests: HashMap::new() };
         let base = dir.join(&document.base);
-        let base_digest = file_digest(&base.join(file::MANIFEST))?;
+        let base_id = base_id(&base.join(file::MANIFEST))?;
         let methods = document.methods().map_err(wrong)?;
         let mut runs = Vec::new();
         for task in &document.tasks {
@@ -129,7 +129,7 @@ impl Plan {
                 let settings = expand::merge(&layers, &known).map_err(wrong)?;
                 let named = files.look_at(&settings, &known)?;
                 for &seed in &document.seeds {
-                    let id = identity(&base_digest, &task.name, seed, &settings, &named.digests);
+                    let id = identity(&base_id, &task.name, seed, &settings, &named.digests);
                     let mut arguments = vec!["train".into(), option("base", &base)];
                     arguments.push(format!("--name={}", task.name).into());
                     arguments.push(format!("--seed={seed}").into());
@@ -277,6 +277,18 @@ fn option(name: &str, path: &Path) -> OsString {
     argument
 }
 
+/// Which base it is, whatever else its manifest says: a licence or a source added changes no run.
+fn base_id(manifest: &Path) -> Result<String, SweepError> {
+    #[derive(Deserialize)]
+    struct Manifest {
+        base_id: String,
+    }
+    let text = fs::read_to_string(manifest).map_err(unreadable(manifest))?;
+    let named: Manifest = serde_json::from_str(&text)
+        .map_err(|error| SweepError::Plan { path: manifest.into(), reason: format!("not a base: {error}") })?;
+    Ok(named.base_id)
+}
+
 /// What a run depends on, in a few digits. A file counts by its bytes, wherever it lies.
 fn identity(
     base: &str,
@@ -296,7 +308,7 @@ fn identity(
             (name, value)
         })
         .collect();
-    let canonical = json!(["overmask sweep 1", base, task, seed, options]).to_string();
+    let canonical = json!(["overmask sweep 2", base, task, seed, options]).to_string();
     hex(&Sha256::digest(canonical.as_bytes())).chars().take(ID_DIGITS).collect()
 }
 

@@ -32,7 +32,7 @@ impl Place {
     fn new(sweep: &str) -> Self {
         let place = Place { dir: tempfile::tempdir().unwrap() };
         fs::create_dir(place.path("base")).unwrap();
-        for (name, text) in [("base/base.json", "{}"), ("a.jsonl", "a"), ("b.jsonl", "b"), ("sweep.toml", sweep)] {
+        for (name, text) in [("base/base.json", r#"{"base_id": "b"}"#), ("a.jsonl", "a"), ("b.jsonl", "b"), ("sweep.toml", sweep)] {
             fs::write(place.path(name), text).unwrap();
         }
         place
@@ -117,7 +117,9 @@ fn an_id_is_that_of_the_content_wherever_it_lies() {
     let after = ids(&place);
     assert!(before[..4].iter().all(|id| !after.contains(id)));
     assert_eq!(before[4..], after[4..]);
-    fs::write(place.path("base/base.json"), "{ }").unwrap();
+    fs::write(place.path("base/base.json"), r#"{"base_id": "b", "licence": "MIT"}"#).unwrap();
+    assert_eq!(ids(&place), after);
+    fs::write(place.path("base/base.json"), r#"{"base_id": "c"}"#).unwrap();
     assert!(ids(&place).iter().all(|id| !after.contains(id)));
 }
 
@@ -158,6 +160,9 @@ fn what_is_wrong_with_a_sweep_is_named() {
         assert_eq!(error.exit_code(), ExitCode::InputData);
     }
     let place = Place::new(SWEEP);
+    fs::write(place.path("base/base.json"), "{}").unwrap();
+    let error = place.plan().unwrap_err().to_string();
+    assert!(error.contains("base.json: not a base: missing field `base_id`"), "{error}");
     fs::remove_file(place.path("base/base.json")).unwrap();
     assert!(place.plan().unwrap_err().to_string().contains("base.json"));
 }
