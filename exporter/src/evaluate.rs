@@ -4,10 +4,10 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use overmask::base::{Base, BaseError};
+use overmask::base::Base;
 use overmask::engine::{self, EngineError, EngineKind, EngineOptions};
 use overmask::error::ExitCode;
-use overmask::pack::{Pack, PackError};
+use overmask::pack::Pack;
 use overmask::task::{Runner, TaskError, TaskRef};
 use serde::Serialize;
 
@@ -24,12 +24,6 @@ pub enum EvaluateError {
     /// The texts or their labels.
     #[error(transparent)]
     Data(#[from] DataError),
-    /// The base.
-    #[error(transparent)]
-    Base(#[from] BaseError),
-    /// The pack.
-    #[error(transparent)]
-    Pack(#[from] PackError),
     /// The engine.
     #[error(transparent)]
     Engine(#[from] EngineError),
@@ -51,8 +45,6 @@ impl EvaluateError {
     pub fn exit_code(&self) -> ExitCode {
         match self {
             Self::Data(e) => e.exit_code(),
-            Self::Base(e) => e.exit_code(),
-            Self::Pack(e) => e.exit_code(),
             Self::Engine(e) => e.exit_code(),
             Self::Task(e) => e.exit_code(),
             Self::Write { .. } => ExitCode::DeviceOrStore,
@@ -115,8 +107,9 @@ pub fn measure(
     let info = runner.describe();
     let task = runner.add_pack(pack)?;
     let said = answers(runner, task, dataset, progress);
-    runner.remove(task)?;
+    let removed = runner.remove(task);
     let said = said?;
+    removed?;
     let card = score::card(task_kind, labels.names(), &gold, &said);
     Ok(Report { card, engine: info.engine, precision: info.precision, labels: labels.names().to_vec(), said })
 }

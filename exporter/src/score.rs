@@ -82,6 +82,9 @@ pub struct Card {
     /// Every metric by name; one that is not defined for these answers is left out.
     #[serde(flatten)]
     pub metrics: BTreeMap<&'static str, f64>,
+    /// The label that `f1` is of, where there are two: the second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub f1_label: Option<String>,
     /// Between which values each probably lies: 95 % of 1000 selections of the examples.
     pub intervals: BTreeMap<&'static str, Interval>,
     /// Precision, recall and F1 of each label, or of each kind of span.
@@ -98,6 +101,16 @@ impl Card {
     pub fn main(&self) -> f64 {
         self.metrics.get(self.metric).copied().unwrap_or(0.0)
     }
+}
+
+/// Whether a metric is a share of texts, labels or spans, which is written in per cent.
+pub fn is_share(metric: &str) -> bool {
+    ["accuracy", "f1", "precision", "recall", "exact_match"].iter().any(|share| metric.contains(share))
+}
+
+/// A metric's value with its unit.
+pub fn say(metric: &str, value: f64) -> String {
+    if is_share(metric) { format!("{:.2} %", 100.0 * value) } else { format!("{value:.4}") }
 }
 
 /// How well a label was found.
@@ -151,7 +164,8 @@ pub fn card(kind: TaskKind, labels: &[String], gold: &[Gold], said: &[Said]) -> 
             (metrics::span_table(gold, said).iter().map(|(label, scores)| class((label, *scores))).collect(), None)
         }
     };
-    Card { task: kind, metric: main_metric(kind), n: gold.len(), metrics, intervals, classes, confusion }
+    let f1_label = metrics.contains_key("f1").then(|| labels[1].clone());
+    Card { task: kind, metric: main_metric(kind), n: gold.len(), metrics, f1_label, intervals, classes, confusion }
 }
 
 fn all(gold: &[Gold]) -> Vec<usize> {

@@ -1,20 +1,22 @@
 //! Files that appear whole or not at all, and reading no more than a file may have.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Writes a file beside its place, brings it to the disk, and renames it into place.
 ///
 /// A reader sees the old file or the new one, never a part; when anything fails the old file
-/// is still there and nothing else is left.
+/// is still there and nothing else is left. A link stays one: the file that it names is replaced.
 ///
 /// # Errors
-/// What `write` returns, or what the file system reports.
+/// What `write` returns, or what the file system reports; where a device, a pipe or a directory is in
+/// the way.
 pub fn write_atomically<E: From<io::Error>>(
     path: &Path,
     write: impl FnOnce(&mut File) -> Result<(), E>,
 ) -> Result<(), E> {
+    let path = &place(path)?;
     // As others are: for all whom the process's umask lets read.
     let (mut beside, dir) = beside(path, 0o666)?;
     write(beside.as_file_mut())?;
@@ -22,6 +24,21 @@ pub fn write_atomically<E: From<io::Error>>(
     beside.persist(path).map_err(|e| e.error)?;
     sync_dir(dir)?;
     Ok(())
+}
+
+/// Where a file of this name goes: to where a link leads, else there.
+///
+/// # Errors
+/// When something is there that a rename must not replace: a device, a pipe, a directory, a link to nothing.
+pub fn place(path: &Path) -> io::Result<PathBuf> {
+    let refused = |kind, reason| Err(io::Error::new(kind, reason));
+    match (fs::symlink_metadata(path), fs::metadata(path)) {
+        (_, Ok(found)) if found.is_dir() => refused(io::ErrorKind::IsADirectory, "is a directory; name a file"),
+        (_, Ok(found)) if !found.is_file() => refused(io::ErrorKind::InvalidInput, "is no regular file; name another"),
+        (Ok(found), Ok(_)) if found.is_symlink() => fs::canonicalize(path),
+        (Ok(_), Err(_)) => refused(io::ErrorKind::InvalidInput, "is a link to nothing that is there; remove it"),
+        _ => Ok(path.to_owned()),
+    }
 }
 
 /// Writes a file that must not be there yet, whole or not at all; a private one is for nobody
@@ -92,6 +109,31 @@ mod tests {
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
         write_atomically::<io::Error>(&path, |f| f.write_all(b"new")).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"new");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn only_files_are_replaced_and_links_stay() {
+        use std::os::unix::fs::{FileTypeExt, symlink};
+
+        let dir = tempfile::tempdir().unwrap();
+        let [real, link, broken, pipe] = ["real", "link", "broken", "pipe"].map(|name| dir.path().join(name));
+        std::fs::write(&real, b"old").unwrap();
+        symlink("real", &link).unwrap();
+        symlink("nothing", &broken).unwrap();
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
+        assert!(made.success());
+        write_atomically::<io::Error>(&link, |f| f.write_all(b"new")).unwrap();
+        assert_eq!(std::fs::read(&real).unwrap(), b"new");
+        assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink());
+        for (path, said) in
+            [(&broken, "link to nothing"), (&pipe, "no regular file"), (&dir.path().to_owned(), "directory")]
+        {
+            let error = write_atomically::<io::Error>(path, |f| f.write_all(b"new")).unwrap_err();
+            assert!(error.to_string().contains(said), "{error}");
+        }
+        assert!(std::fs::metadata(&pipe).unwrap().file_type().is_fifo());
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 4);
     }
 
     /// Run twice: as it is, and by itself in a process with another umask.

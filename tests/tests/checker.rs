@@ -45,6 +45,7 @@ fn spec() -> Spec {
         pooling,
         labels: 6,
         clip_norm: 1.0,
+        damping: 1.0,
         teacher: None,
         cut_prefix: true,
         precision: Precision::F32,

@@ -11,9 +11,6 @@ use super::AnalyzeError;
 use crate::data::rng;
 use crate::train::module;
 
-/// The stream of the random initialisation; the tensor's place in the manifest is the counter.
-const STREAM: u64 = 10;
-
 /// The standard deviation with which BERT's linear weights are initialised.
 const INIT_DEVIATION: f64 = 0.02;
 
@@ -49,7 +46,6 @@ pub struct TensorDistance {
     #[serde(skip)]
     pub weights: usize,
     /// The share of weights whose value as f16 did not change.
-    #[serde(skip)]
     pub unchanged: f64,
 }
 
@@ -109,7 +105,7 @@ pub fn closeness(base: &Base, pack: &Pack, seed: u64) -> Result<Closeness, Analy
     for (place, tensor) in base.manifest().maskable.iter().enumerate() {
         let (_, weights) = base.tensor_f32(&tensor.name)?;
         if let Some(changed) = changed(pack, tensor, weights)? {
-            let random = rng::normal(seed, STREAM, place as u64, weights.len());
+            let random = rng::normal(seed, rng::stream::INITIALISATION, place as u64, weights.len());
             let random: Vec<f32> = random.into_iter().map(|z| (f64::from(z) * INIT_DEVIATION) as f32).collect();
             let same = weights.iter().zip(&changed).filter(|(a, b)| f16::from_f32(**a) == f16::from_f32(**b)).count();
             tensors.push(TensorDistance {

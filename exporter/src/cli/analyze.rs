@@ -156,11 +156,11 @@ fn closeness(args: &ClosenessArgs) -> Result<(), Error> {
         return output::json(&found);
     }
     let by_layer = |tensor: &TensorDistance| format!("layer {}", tensor.layer);
-    output::line("group               mean |change|   angle     of random init   angle     same f16")?;
+    output::line("group               mean |change|  angle/rad   of random init  angle/rad    same f16")?;
     for (name, total) in found.totals(by_layer).iter().chain(&found.totals(|tensor| tensor.module.clone())) {
         let Total { l1, angle, l1_random, angle_random, unchanged } = total;
         output::line(&printable(&format!(
-            "{name:<18}  {l1:>13.6}  {angle:>6.4}  {l1_random:>17.6}  {angle_random:>6.4}  {:>9.2} %",
+            "{name:<18}  {l1:>13.6}  {angle:>9.4}  {l1_random:>15.6}  {angle_random:>9.4}  {:>8.2} %",
             100.0 * unchanged
         )))?;
     }

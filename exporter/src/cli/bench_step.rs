@@ -7,7 +7,7 @@ use anyhow::Error;
 use clap::Args;
 use overmask::base::Base;
 use overmask::engine::Device;
-use overmask::error::ExitCode;
+use overmask::error::{CodedError, ExitCode};
 use overmask::mask::Granularity;
 
 use super::output;
@@ -69,6 +69,11 @@ fn at_least_one(text: &str) -> Result<usize, String> {
 
 pub(super) fn run(args: &BenchStepArgs) -> Result<(), Error> {
     let base = Arc::new(Base::open(&args.base)?);
+    let most = base.manifest().architecture.max_positions;
+    if args.tokens > most {
+        let message = format!("--tokens {}: this base takes {most} at most", args.tokens);
+        return Err(CodedError { message, code: ExitCode::Usage }.into());
+    }
     // All of the base's linear tensors are masked, and the rates are those of real training.
     let options = TrainOptions {
         granularity: args.granularity,

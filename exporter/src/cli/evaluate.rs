@@ -11,7 +11,7 @@ use overmask::base::Base;
 use overmask::cli::Verbosity;
 use overmask::engine::{self, EngineKind, EngineOptions};
 use overmask::error::{ExitCode, printable};
-use overmask::pack::Pack;
+use overmask::pack::{Pack, TaskKind};
 
 use super::{output, places};
 use crate::data::{self, Form};
@@ -85,15 +85,20 @@ pub(super) fn run(args: &EvaluateArgs, verbosity: Verbosity) -> Result<(), Error
 fn print(Report { card, engine, precision, .. }: &Report) -> Result<(), Error> {
     let figure = |(name, value): (&&str, &f64)| {
         let [low, high] = card.intervals.get(*name).map_or([*value; 2], |interval| [interval.low, interval.high]);
-        format!("{:<20} {value:>7.4}  95 % {low:.4} to {high:.4}\n", name.replace('_', " "))
+        let name = match (&card.f1_label, *name) {
+            (Some(label), "f1") => format!("f1 of {}", printable(label)),
+            (_, name) => name.replace('_', " "),
+        };
+        format!("{name:<20} {value:>7.4}  95 % {low:.4} to {high:.4}\n")
     };
     let figures: String = card.metrics.iter().map(figure).collect();
     output::line(&format!("{figures}{} examples, {engine} {precision}", card.n))?;
+    let counted = if card.task == TaskKind::Tag { "spans" } else { "examples" };
     for class in &card.classes {
         let Scores { precision, recall, f1, support } = class.scores;
         let label = printable(&class.label);
         output::line(&format!(
-            "  {label:<18} precision {precision:.4}, recall {recall:.4}, F1 {f1:.4}, {support} examples"
+            "  {label:<18} precision {precision:.4}, recall {recall:.4}, F1 {f1:.4}, {support} {counted}"
         ))?;
     }
     card.confusion.as_ref().map_or(Ok(()), |confusion| output::line(&matrix(confusion)))

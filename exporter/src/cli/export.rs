@@ -43,6 +43,7 @@ pub(super) struct ExportArgs {
 
 pub(super) fn run(args: &ExportArgs) -> Result<(), Error> {
     let base = Base::open(&args.base)?;
+    base.verify()?;
     let pack = Pack::open(&args.pack, &base)?;
     let part = if args.encoder_only { Part::Encoder } else { Part::Whole };
     export::export(&base, &pack, &args.output, part)?;

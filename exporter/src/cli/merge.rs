@@ -1,10 +1,11 @@
 //! `overmask-export merge`: several packs in one file.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use anyhow::Error;
 use clap::Args;
-use overmask::error::ExitCode;
+use overmask::error::{CodedError, ExitCode};
 use overmask::pack::{PackSet, read_file, write_file};
 use serde_json::json;
 
@@ -34,6 +35,11 @@ pub(super) struct MergeArgs {
 pub(super) fn run(args: &MergeArgs) -> Result<(), Error> {
     let files = args.packs.iter().map(|path| Ok((path.clone(), read_file(path)?)));
     let set = PackSet::new(&files.collect::<Result<Vec<_>, Error>>()?)?;
+    let bases: BTreeSet<&str> = set.packs().map(|pack| pack.document().base_id.as_str()).collect();
+    if bases.len() > 1 {
+        let message = format!("the packs are for {} different bases, and a set is run on one", bases.len());
+        return Err(CodedError { message, code: ExitCode::BaseMismatch }.into());
+    }
     let bytes = set.to_bytes()?;
     write_file(&args.output, &bytes)?;
     log::info!("{}: {} packs, {} bytes", args.output.display(), set.packs().len(), bytes.len());

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Error;
+use overmask::base::file;
 use overmask::error::{CodedError, ExitCode};
 use overmask::pack::split_name;
 
@@ -47,8 +48,14 @@ fn check_place(option: &str, output: &Path) -> Result<(), Error> {
     if !dir.is_dir() {
         return wrong(format!("there is no directory {}", dir.display()));
     }
-    if output.is_dir() {
-        return wrong("is a directory; name the file to write".to_owned());
+    let place = match overmask::fs::place(output) {
+        Ok(place) => place,
+        Err(e) => return wrong(e.to_string()),
+    };
+    let dir = directory(&place);
+    // A run would overwrite the base that it learns on.
+    if dir.join(file::MANIFEST).is_file() {
+        return wrong("is in a base bundle, which holds its own files alone; name another directory".to_owned());
     }
     // As the file is written beside its place: what the file system allows, only a file tells.
     match tempfile::Builder::new().prefix(".overmask-").tempfile_in(dir) {
@@ -72,6 +79,11 @@ mod tests {
         for wrong in [Path::new("absent/dir/x.pack"), dir.path()] {
             assert_eq!(ExitCode::of(&check_place("-o", wrong).unwrap_err()), ExitCode::DeviceOrStore);
         }
+        let base = dir.path().join("base");
+        std::fs::create_dir(&base).unwrap();
+        std::fs::write(base.join("base.json"), "{}").unwrap();
+        let error = check_place("-o", &base.join("model.safetensors")).unwrap_err();
+        assert!(error.to_string().contains("is in a base bundle"), "{error}");
         // A directory in which nobody, not even root, can make a file.
         if cfg!(target_os = "linux") {
             let error = check_place("-o", Path::new("/proc/x.pack")).unwrap_err();

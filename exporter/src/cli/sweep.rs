@@ -146,7 +146,9 @@ fn said(line: &Line, done: usize, of: usize) {
         Status::Done => log::info!("[{done}/{of}] {title}: done in {:.0} s", line.seconds),
         Status::Failed => {
             let error = line.error.as_deref().unwrap_or_default();
-            log::warn!("[{done}/{of}] {title}: failed: {}", error.lines().last().unwrap_or_default());
+            // Advice may follow it.
+            let what = error.lines().find(|line| line.starts_with("error")).or(error.lines().last());
+            log::warn!("[{done}/{of}] {title}: failed: {}", what.unwrap_or_default());
         }
     }
 }

@@ -1,8 +1,8 @@
 //! CoNLL columns: a word a line, its tag in the last column, sentences apart by blank lines.
 //!
 //! Columns are separated by spaces or tabs; the first is the word, the last the tag, those in between
-//! (parts of speech, chunks) are skipped. A line that starts with `-DOCSTART-` separates documents
-//! and is skipped, as in the files of CoNLL-2003.
+//! (parts of speech, chunks) are skipped. A line that starts with `-DOCSTART-`, as in the files of
+//! CoNLL-2003, separates documents, and so ends a sentence.
 
 use std::path::Path;
 
@@ -22,13 +22,12 @@ pub fn parse(path: &Path, text: &str) -> Result<Vec<Example>, DataError> {
         // No other white space: a no-break space may be part of a word.
         let columns: Vec<&str> = line.trim_end_matches('\r').split([' ', '\t']).filter(|c| !c.is_empty()).collect();
         match columns.as_slice() {
-            [] if words.is_empty() => {}
-            [] => {
+            [] | ["-DOCSTART-", ..] if words.is_empty() => {}
+            [] | ["-DOCSTART-", ..] => {
                 let input = Input::Words { words: std::mem::take(&mut words) };
                 let target = Target::Tags(std::mem::take(&mut tags));
                 examples.push(Example { input, target, line: first });
             }
-            ["-DOCSTART-", ..] => {}
             [word, .., tag] => {
                 if words.is_empty() {
                     first = i + 1;
@@ -59,11 +58,12 @@ mod tests {
 
     #[test]
     fn sentences_are_what_lies_between_blank_lines() {
-        let text = "-DOCSTART- -X- O\n\nLima NNP B-LOC\nis\tVBZ\tO\r\n\n\n. O";
+        let text = "-DOCSTART- -X- O\n\nLima NNP B-LOC\nis\tVBZ\tO\r\n\n-DOCSTART- O\n. O\n-DOCSTART- O\nso O";
         let found = read(text).unwrap();
         let lines: Vec<_> =
             found.iter().map(|e| (e.input.texts().join(" "), e.target.labels().join(" "), e.line)).collect();
-        assert_eq!(lines, [("Lima is".into(), "B-LOC O".into(), 3), (".".to_owned(), "O".to_owned(), 7)]);
+        let sentence = |words: &str, tags: &str, line| (words.to_owned(), tags.to_owned(), line);
+        assert_eq!(lines, [sentence("Lima is", "B-LOC O", 3), sentence(".", "O", 7), sentence("so", "O", 9)]);
     }
 
     #[test]

@@ -126,11 +126,19 @@ fn parse_table(path: &Path, text: &str, form: Form, format: &mut ReaderBuilder) 
 }
 
 fn column(path: &Path, header: &StringRecord, field: &'static str) -> Result<usize, DataError> {
-    header.iter().position(|name| name.trim().eq_ignore_ascii_case(field)).ok_or_else(|| DataError::Column {
-        path: path.to_owned(),
-        field,
-        found: header.iter().collect::<Vec<_>>().join(", "),
-    })
+    let mut found = header.iter().enumerate().filter(|(_, name)| name.trim().eq_ignore_ascii_case(field));
+    match (found.next(), found.next()) {
+        (Some((column, _)), None) => Ok(column),
+        (Some(_), Some(_)) => Err(DataError::Line {
+            path: path.to_owned(),
+            line: 1,
+            reason: format!("has several columns `{field}`; rename or remove all but one"),
+        }),
+        (None, _) => {
+            let found = header.iter().collect::<Vec<_>>().join(", ");
+            Err(DataError::Column { path: path.to_owned(), field, found })
+        }
+    }
 }
 
 /// Line numbers of ascending places in a text. The reader's own are one too low behind a line

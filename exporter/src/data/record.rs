@@ -103,7 +103,9 @@ impl Reader<'_> {
             Value::String(text) => text.trim().parse().ok(),
             other => return Err(self.wrong("value", format!("is {}, not a number", kind(&other)))),
         };
-        value.filter(|value| value.is_finite()).ok_or_else(|| self.wrong("value", "is not a finite number"))
+        // Training and packs have f32.
+        let finite = value.filter(|value| (*value as f32).is_finite());
+        finite.ok_or_else(|| self.wrong("value", "is not a finite number"))
     }
 
     fn words(&self, field: &'static str) -> Result<Vec<String>, DataError> {

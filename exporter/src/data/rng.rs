@@ -10,13 +10,28 @@
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-/// What this module's neighbours draw random numbers for; `train::batch`, `metrics::bootstrap` and
-/// `fetch::recipe` have others. The numbers are part of what a seed means: never change one, only add.
-pub(super) mod stream {
+/// What random numbers are drawn for. They are part of what a seed means: never change one, only add.
+pub(crate) mod stream {
     /// Splitting a data set.
-    pub(in crate::data) const SPLIT: u64 = 1;
+    pub(crate) const SPLIT: u64 = 1;
     /// The order of examples in an epoch.
-    pub(in crate::data) const EPOCH: u64 = 2;
+    pub(crate) const EPOCH: u64 = 2;
+    /// Dropout masks.
+    pub(crate) const DROPOUT: u64 = 3;
+    /// The head's first weights.
+    pub(crate) const HEAD: u64 = 4;
+    /// The selections of the bootstrap.
+    pub(crate) const BOOTSTRAP: u64 = 5;
+    /// Which replies of a dialogue are exchanged.
+    pub(crate) const EXCHANGED: u64 = 6;
+    /// What is taken of all examples of a fetched data set.
+    pub(crate) const TAKEN: u64 = 7;
+    /// Scores that start at random.
+    pub(crate) const SCORES: u64 = 8;
+    /// The noise of Bernoulli masks.
+    pub(crate) const NOISE: u64 = 9;
+    /// A random initialisation that fine-tuned weights are compared with; the counter is the tensor's place.
+    pub(crate) const INITIALISATION: u64 = 10;
 }
 
 /// Each counter owns 2^32 words of its stream, so that counters do not overlap.

@@ -50,11 +50,6 @@ pub enum Format {
     Dialogue,
 }
 
-/// The stream of random numbers for which replies of a dialogue are exchanged.
-const EXCHANGED: u64 = 6;
-/// The stream for what is taken of all examples.
-const TAKEN: u64 = 7;
-
 /// Converts the only file in `from` into the two files in `to`, and checks them.
 pub(super) fn convert(recipe: &Recipe, from: &Path, to: &Path) -> Result<(), FetchError> {
     let raw = fs::read_dir(from)
@@ -65,7 +60,7 @@ pub(super) fn convert(recipe: &Recipe, from: &Path, to: &Path) -> Result<(), Fet
     let text = fs::read_to_string(&raw).map_err(unreadable(&raw))?;
     let mut examples = unique(parse(recipe.format, &raw, &text, recipe.seed)?);
     if let Some(take) = recipe.take {
-        let mut taken = rng::permutation(recipe.seed, TAKEN, 0, examples.len());
+        let mut taken = rng::permutation(recipe.seed, rng::stream::TAKEN, 0, examples.len());
         taken.truncate(take);
         taken.sort_unstable();
         examples = taken.into_iter().map(|i| examples[i].clone()).collect();
@@ -182,8 +177,8 @@ fn dialogue(path: &Path, text: &str, seed: u64) -> Result<Vec<Example>, DataErro
             turns.push((statement.to_owned(), reply.to_owned(), i + 2));
         }
     }
-    let exchanged = rng::uniform(seed, EXCHANGED, 0, turns.len());
-    let others = rng::permutation(seed, EXCHANGED, 1, turns.len());
+    let exchanged = rng::uniform(seed, rng::stream::EXCHANGED, 0, turns.len());
+    let others = rng::permutation(seed, rng::stream::EXCHANGED, 1, turns.len());
     let example = |i: usize| {
         let (statement, reply, line) = &turns[i];
         let (second, label) = match exchanged[i] < 0.5 {

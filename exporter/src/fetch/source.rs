@@ -24,6 +24,8 @@ pub(super) fn obtain(
 ) -> Result<String, FetchError> {
     let mut attempts = Vec::new();
     if let Some(path) = from {
+        // A slip: a copy that is not complete is made up for, one that is not there is not.
+        fs::metadata(path).map_err(unreadable(path))?;
         attempts.push(Attempt::Local(path));
     }
     for source in manifest.ordered_sources() {

@@ -185,15 +185,19 @@ fn wrong_files_never_arrive() {
 fn the_exit_code_is_that_of_the_most_telling_attempt() {
     let setup = Setup::new();
     let wrong = url_source(&setup.write("u/a.txt", b"hallo"), "[]");
-    let absent = setup.path("absent");
+    let empty = setup.path("empty");
+    std::fs::create_dir(&empty).unwrap();
     for (sources, code) in [(NO_SOURCE, ExitCode::InputData), (&wrong, ExitCode::CorruptFile)] {
-        let (result, _) = setup.fetch(&manifest("a.txt", b"hello", sources), Some(&absent));
+        let (result, _) = setup.fetch(&manifest("a.txt", b"hello", sources), Some(&empty));
         let error = result.unwrap_err();
         assert!(matches!(error, FetchError::NoSource { .. }), "{error}");
         assert_eq!(error.exit_code(), code, "{error}");
     }
     let (result, _) = setup.fetch(&manifest("a.txt", b"hello", NO_SOURCE), None);
     assert_eq!(result.unwrap_err().exit_code(), ExitCode::Other);
+    // What is named and not there is a slip: nothing else is tried.
+    let (result, notes) = setup.fetch(&manifest("a.txt", b"hello", &wrong), Some(&setup.path("absent")));
+    assert_eq!((result.unwrap_err().exit_code(), notes.as_str()), (ExitCode::InputData, ""));
 }
 
 #[test]

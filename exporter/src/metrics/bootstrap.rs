@@ -9,10 +9,6 @@ use serde::Serialize;
 
 use crate::data::rng;
 
-/// The stream of the random generator that selections are drawn from; `data` has 1 and 2,
-/// `train::batch` 3 and 4.
-const STREAM: u64 = 5;
-
 /// How intervals are estimated.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Bootstrap {
@@ -62,7 +58,7 @@ impl Bootstrap {
         let mut drawn = vec![0; n];
         let mut values = Vec::with_capacity(self.resamples);
         for resample in 0..self.resamples {
-            let mut rng = rng::generator(self.seed, STREAM, resample as u64);
+            let mut rng = rng::generator(self.seed, rng::stream::BOOTSTRAP, resample as u64);
             drawn.fill_with(|| rng::below(&mut rng, n as u64) as usize);
             values.push(statistic(&drawn));
         }

@@ -34,8 +34,8 @@ pub(super) fn sections(page: &mut Page, all: &[Analysis]) -> Result<(), ReportEr
     if !closeness.is_empty() {
         page.section(
             "Closeness to the base",
-            "How far each masked tensor is from the base's, by layer and module: the L1 distance and the \
-             angle. The table has those of a random initialisation beside them.",
+            "How far each masked tensor is from the base's, by layer and module: the mean absolute difference \
+             of a weight (the L1 distance over their number) and the angle in radians. The table has those of a random initialisation beside them.",
         );
         closeness.iter().try_for_each(|one| draw_closeness(page, one))?;
     }
@@ -74,7 +74,7 @@ fn percent(value: Option<f64>) -> String {
 fn draw_closeness(page: &mut Page, one: &Closeness) -> Result<(), ReportError> {
     type Number = fn(&TensorDistance) -> Option<f64>;
     page.raw(&format!("<h3>{}</h3>\n", html::escape(&one.pack)));
-    let kinds: [(&str, Number); 2] = [("L1 distance", |t| t.l1), ("angle", |t| t.angle)];
+    let kinds: [(&str, Number); 2] = [("mean absolute difference", |t| t.l1), ("angle in radians", |t| t.angle)];
     let mut figures = Vec::new();
     for (what, of) in kinds {
         let title = format!("{}: {what}", one.pack);
@@ -83,8 +83,8 @@ fn draw_closeness(page: &mut Page, one: &Closeness) -> Result<(), ReportError> {
         }
     }
     page.row(&figures);
-    let columns = [("tensor", Words), ("layer", Numbers), ("module", Words), ("L1", Numbers)];
-    let more = [("L1, random init", Numbers), ("angle", Numbers), ("angle, random init", Numbers)];
+    let columns = [("tensor", Words), ("layer", Numbers), ("module", Words), ("difference", Numbers)];
+    let more = [("difference, random init", Numbers), ("angle", Numbers), ("angle, random init", Numbers)];
     let mut table = Table::new(&[columns.as_slice(), more.as_slice()].concat());
     for tensor in &one.tensors {
         table.row(vec![

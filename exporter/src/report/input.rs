@@ -157,13 +157,13 @@ pub struct TensorDistance {
     pub layer: Option<u64>,
     /// What it is in the layer.
     pub module: Option<String>,
-    /// L1 distance.
+    /// Mean absolute difference of a weight.
     pub l1: Option<f64>,
-    /// Angular distance.
+    /// Angle, in radians.
     pub angle: Option<f64>,
-    /// L1 distance of a random initialisation.
+    /// That of a random initialisation.
     pub l1_random: Option<f64>,
-    /// Angular distance of a random initialisation, in radians.
+    /// That of a random initialisation.
     pub angle_random: Option<f64>,
 }
 

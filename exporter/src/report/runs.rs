@@ -147,7 +147,8 @@ fn scatter(
         let what = format!("{}{}", kind(&runs), words(metric));
         let y_axis = Axis { label: format!("{what}{}", y_unit.suffix()), scale: y_scale };
         let drawing = plot(task, HALF, &x_axis, &y_axis, &series)?;
-        let text = format!("{task}: {what} against {over}, {} runs of {} methods.", all.len(), methods.len());
+        let shown = series.iter().filter(|series| !series.points.is_empty()).count();
+        let text = format!("{task}: {what} against {over}, {} runs of {shown} methods.", all.len());
         figures.push((task.to_owned(), text, drawing));
     }
     if !figures.is_empty() {
@@ -244,7 +245,8 @@ fn best(page: &mut Page, report: &Report) -> Result<(), ReportError> {
         confusion(page, best)?;
         if !best.classes.is_empty() {
             let columns = [("label", Words), ("precision (%)", Numbers), ("recall (%)", Numbers)];
-            let more = [("F1 (%)", Numbers), ("texts", Numbers)];
+            let counted = if best.metric.starts_with("span") { "spans" } else { "texts" };
+            let more = [("F1 (%)", Numbers), (counted, Numbers)];
             let mut table = Table::new(&[columns.as_slice(), more.as_slice()].concat());
             let share = |part: Option<f64>| or_dash(part.map(|part| Unit::Percent.show(part)));
             for class in &best.classes {

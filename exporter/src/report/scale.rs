@@ -23,8 +23,7 @@ pub(super) enum Unit {
 impl Unit {
     /// That of a metric: what is a share of texts or labels is in per cent.
     pub(super) fn of_metric(name: &str) -> Self {
-        const SHARES: [&str; 5] = ["accuracy", "f1", "precision", "recall", "exact_match"];
-        if SHARES.iter().any(|share| name.contains(share)) { Unit::Percent } else { Unit::Plain }
+        if crate::score::is_share(name) { Unit::Percent } else { Unit::Plain }
     }
 
     /// What stands behind the name of the quantity.

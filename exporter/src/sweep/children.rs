@@ -264,7 +264,13 @@ fn train<'a>(
     let stopped = printed.as_ref().is_none_or(|train| train["stopped"] == true);
     let cut_off = output.status.success() && stopped;
     if stop.load(Ordering::Relaxed) && stopped || cut_off && printed.is_some() {
-        let _ = fs::remove_file(options.pack(run));
+        let pack = options.pack(run);
+        match fs::remove_file(&pack) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                log::warn!("remove {}, which holds half a run: {error}", pack.display());
+            }
+            _ => (),
+        }
         return Ok(News::Stopped);
     }
     let error = match (&printed, output.status.success()) {

@@ -248,9 +248,7 @@ impl Files<'_> {
                     let path = self.dir.join(text);
                     // Of a set, SET#NAME.
                     let (file, _) = split_name(&path);
-                    if file.is_file() {
-                        named.digests.insert(name, self.digest(&file)?);
-                    }
+                    named.digests.insert(name, self.digest(&file)?);
                     option(name, &path)
                 }
                 Setting::Text(text) => format!("--{name}={text}").into(),

@@ -32,7 +32,9 @@ impl Place {
     fn new(sweep: &str) -> Self {
         let place = Place { dir: tempfile::tempdir().unwrap() };
         fs::create_dir(place.path("base")).unwrap();
-        for (name, text) in [("base/base.json", r#"{"base_id": "b"}"#), ("a.jsonl", "a"), ("b.jsonl", "b"), ("sweep.toml", sweep)] {
+        for (name, text) in
+            [("base/base.json", r#"{"base_id": "b"}"#), ("a.jsonl", "a"), ("b.jsonl", "b"), ("sweep.toml", sweep)]
+        {
             fs::write(place.path(name), text).unwrap();
         }
         place

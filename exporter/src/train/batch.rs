@@ -19,19 +19,6 @@ pub(super) mod salt {
     pub(in crate::train) const ORDER: u64 = 2;
 }
 
-/// Streams of the random generator for what training draws itself; [`crate::data`] has 1 and 2,
-/// `metrics::bootstrap` 5, `fetch::recipe` 6 and 7.
-pub(super) mod stream {
-    /// Dropout masks.
-    pub(in crate::train) const DROPOUT: u64 = 3;
-    /// The head's first weights.
-    pub(in crate::train) const HEAD: u64 = 4;
-    /// Scores that start at random.
-    pub(in crate::train) const SCORES: u64 = 8;
-    /// The noise of Bernoulli masks.
-    pub(in crate::train) const NOISE: u64 = 9;
-}
-
 /// Inputs of a graph by name.
 pub(super) type Feed = Vec<(String, DynValue)>;
 
@@ -285,5 +272,5 @@ pub(super) fn dropout(rate: f64, seed: u64, step: u64, count: usize) -> Vec<f32>
     }
     let kept = (1.0 / (1.0 - rate)) as f32;
     let drop = |u: f32| if f64::from(u) < rate { 0.0 } else { kept };
-    rng::uniform(seed, stream::DROPOUT, step, count).into_iter().map(drop).collect()
+    rng::uniform(seed, rng::stream::DROPOUT, step, count).into_iter().map(drop).collect()
 }

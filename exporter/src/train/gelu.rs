@@ -68,7 +68,8 @@ impl Gelu {
         let of_x = nodes.iter().filter(|n| n.input.contains(x)).count() == 2 && nodes[gated].input.contains(x);
         let constants =
             has_constant(graph, scaled, SQRT_2) && has_constant(graph, gate, 1.0) && has_constant(graph, halved, 0.5);
-        let plain = [before, after].iter().all(|i| nodes[*i].attribute("alpha").is_none());
+        let plain = [before, after].iter().all(|i| nodes[*i].attribute("alpha").is_none())
+            && nodes[before].attribute("beta").is_none();
         let reads_first = input(after) == output(halved);
         (of_x && constants && plain && reads_first).then_some(Gelu { before, scaled, erf, gated, halved, after })
     }

@@ -120,8 +120,14 @@ impl<'a> Learner<'a> {
         let mut train = tokenize(train, None)?;
         let mut dev = tokenize(dev, Some(train.scale))?;
         if train.len() == 0 || dev.len() == 0 {
-            let reason = format!("leaves {} examples to train on, {} to choose by", train.len(), dev.len());
+            let counts = format!("leaves {} examples to train on, {} to choose by", train.len(), dev.len());
+            let reason = format!("{counts}; take another fraction, or --dev-data");
             return Err(TrainError::Option { option: "--dev-fraction", reason });
+        }
+        let full = train.lengths.iter().chain(&dev.lengths).filter(|length| **length >= options.max_tokens).count();
+        if full > 0 {
+            let all = train.len() + dev.len();
+            log::info!("{full} of {all} examples fill --max-tokens {}: what is longer is cut", options.max_tokens);
         }
         if options.form.kind == TaskKind::Regress {
             train.scale.check(options.head_dtype)?;
@@ -309,7 +315,11 @@ impl<'a> Learner<'a> {
         curve.push(Epoch { epoch, step: now.step, loss: now.loss, dev: score, dev_loss: loss, sparsity });
         // Equal scores are common on small dev splits; then the lower loss is better. A state that has not
         // the sparsity asked for only counts when there is no other.
-        let counts = phases.reached(now.step) || stopped && best.is_none();
+        let reached = phases.reached(now.step);
+        if !reached && stopped && best.is_none() {
+            log::warn!("{zeros:.1} % of masked weights are zero so far, not yet what --target-sparsity asks for");
+        }
+        let counts = reached || stopped && best.is_none();
         if counts && best.as_ref().is_none_or(|best| (score, -loss) > (best.score, -best.loss)) {
             *best = Some(Best { score, loss, kept });
         }

@@ -1,7 +1,7 @@
 //! The log of losses that `--log-losses` asks for, one JSON object a step.
 
 use std::fs::File;
-use std::io::{LineWriter, Write};
+use std::io::{ErrorKind, LineWriter, Write};
 use std::path::{Path, PathBuf};
 
 use super::TrainError;
@@ -16,7 +16,11 @@ impl Losses {
     pub(super) fn open(path: Option<&Path>, done: u64) -> Result<Self, TrainError> {
         let Some(path) = path else { return Ok(Losses(None)) };
         let failed = |source| TrainError::Write { path: path.to_owned(), source };
-        let before = if done > 0 { std::fs::read_to_string(path).unwrap_or_default() } else { String::new() };
+        let before = match std::fs::read_to_string(path) {
+            _ if done == 0 => String::new(),
+            Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
+            read => read.map_err(|source| TrainError::Read { path: path.to_owned(), source })?,
+        };
         let mut file = LineWriter::new(File::create(path).map_err(failed)?);
         // A run that was killed may have been in the middle of a line.
         let step = |line: &&str| serde_json::from_str::<serde_json::Value>(line).ok()?["step"].as_u64();

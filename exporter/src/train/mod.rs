@@ -137,6 +137,14 @@ pub enum TrainError {
     /// It was stopped before anything was learnt.
     #[error("stopped before the first step: nothing was learnt")]
     Stopped,
+    /// A file cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
     /// A file cannot be written.
     #[error("cannot write {}: {source}", path.display())]
     Write {
@@ -169,7 +177,7 @@ impl TrainError {
             Self::Pack(e) => e.exit_code(),
             Self::Evaluate(e) => e.exit_code(),
             Self::Indivisible { .. } | Self::Option { .. } => ExitCode::Usage,
-            Self::Teacher { .. } | Self::Checkpoint { .. } => ExitCode::InputData,
+            Self::Teacher { .. } | Self::Checkpoint { .. } | Self::Read { .. } => ExitCode::InputData,
             Self::Write { .. } => ExitCode::DeviceOrStore,
             Self::Placement { .. } => ExitCode::EngineUnavailable,
             Self::Autodiff(_) | Self::Diverged { .. } | Self::Stopped | Self::Runtime(_) => ExitCode::Other,

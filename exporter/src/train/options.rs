@@ -127,6 +127,8 @@ pub struct TrainOptions {
     pub dropout: f64,
     /// Largest norm of all gradients together.
     pub clip_norm: f64,
+    /// How much scores with small gradients are held back; 0 for plain AdamW.
+    pub damping: f64,
     /// Who teaches, if anybody does.
     pub teacher: Option<TeacherOptions>,
     /// Decides splits, order, dropout, noise and start values.
@@ -189,6 +191,7 @@ impl TrainOptions {
             warmup: 0.06,
             dropout: 0.1,
             clip_norm: 1.0,
+            damping: 0.0,
             teacher: None,
             seed: 1,
             max_tokens: 64,
@@ -255,6 +258,7 @@ impl TrainOptions {
         let below_head = "an encoder that trains, not a head alone";
         let of_scores = "the scores of --method mask; --dense-learning-rate and --head-learning-rate are for the rest";
         for (option, given, fits, of) in [
+            ("--tune", self.tune != Tune::default(), self.method != Method::Full, "--method mask, layers or head"),
             ("--layers", self.layers != Layers::all(), chooses, "--method mask or layers"),
             ("--modules", !self.modules.is_empty(), chooses, "--method mask or layers"),
             ("--granularity", self.granularity != usual.granularity, masks, "--method mask"),
@@ -269,6 +273,7 @@ impl TrainOptions {
             ("--target-sparsity", self.target_sparsity.is_some(), masks, "--method mask"),
             ("--ramp", self.ramp != usual.ramp, self.target_sparsity.is_some(), "--target-sparsity"),
             ("--polish", self.polish > 0.0, masks, "--method mask"),
+            ("--damping", self.damping > 0.0, masks, "--method mask"),
             ("--learning-rate", self.learning_rate != usual.learning_rate, masks, of_scores),
             ("--dense-learning-rate", self.dense_learning_rate != usual.dense_learning_rate, dense, replaces),
             ("--precision", self.precision != Precision::F32, live, below_head),
@@ -278,6 +283,18 @@ impl TrainOptions {
                 self.teacher.as_ref().is_some_and(|teacher| teacher.temperature != TeacherOptions::TEMPERATURE),
                 matches!(self.form.kind, TaskKind::Classify | TaskKind::Tag),
                 "--task classify or tag",
+            ),
+            (
+                "--teacher-temperature",
+                self.teacher.as_ref().is_some_and(|teacher| teacher.temperature != TeacherOptions::TEMPERATURE),
+                taught(|teacher| teacher.weight),
+                "a --teacher-weight above 0",
+            ),
+            (
+                "--teacher",
+                self.teacher.is_some(),
+                taught(|teacher| teacher.weight + teacher.features + teacher.states),
+                "a weight of --teacher-weight, --teacher-features or --teacher-states",
             ),
             ("--teacher-features", taught(|teacher| teacher.features), live, below_head),
             ("--teacher-states", taught(|teacher| teacher.states), live, below_head),
@@ -314,6 +331,9 @@ impl TrainOptions {
             if !(value.is_finite() && value > 0.0) {
                 return wrong(option, format!("{value} is not above 0"));
             }
+        }
+        if !(self.damping.is_finite() && self.damping >= 0.0) {
+            return wrong("--damping", format!("{} is not 0 or more", self.damping));
         }
         if let Some(target) = self.target_sparsity {
             if !(target > 0.0 && target < 1.0) {
@@ -373,7 +393,9 @@ impl TrainOptions {
             return wrong("--teacher-states", "is not for --micro-batch with --task tag".to_owned());
         }
         if self.max_tokens < 3 || self.max_tokens > a.max_positions {
-            return wrong("--max-tokens", format!("{} is not from 3 to {}", self.max_tokens, a.max_positions));
+            let reason =
+                format!("{} is not from 3 to {}, the most that this base takes", self.max_tokens, a.max_positions);
+            return wrong("--max-tokens", reason);
         }
         let every = self.checkpoint.as_ref().map_or(1, |checkpoint| checkpoint.every as usize);
         for (option, value) in [

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use overmask::base::Base;
 use overmask::engine::{self, Device, EngineKind, EngineOptions};
-use overmask::pack::{Codec, Delta, Golden, Head, Input, Pack, PackDocument, SCHEMA, TextSettings};
+use overmask::pack::{Codec, Delta, FloatType, Golden, Head, Input, Pack, PackDocument, SCHEMA, TextSettings};
 use overmask::task::Runner;
 use serde_json::{Value, json};
 
@@ -22,6 +22,10 @@ use crate::score::{self, Card};
 
 /// Inputs whose logits a pack records, so that a device can check its own.
 const GOLDEN: usize = 8;
+/// Characters of each of their texts, ...
+const GOLDEN_CHARS: usize = 200;
+/// ... and how many words there are at most.
+const GOLDEN_WORDS: usize = 32;
 
 /// What a run made.
 #[derive(Debug)]
@@ -92,7 +96,7 @@ pub fn run(
     }
     let teacher = teacher::open(base, &labels, options)?;
     let mut learner = Learner::new(base, &rest, &dev, &labels, teacher.as_ref(), options, stop)?;
-    let facts = facts(base, &data, &learner, options);
+    let facts = facts(base, &data, &learner, options)?;
     let prepared = started.elapsed();
     let learnt = learner.learn(&facts, stop, progress)?;
     let (steps, stopped, time, waited) = (learnt.steps, learnt.stopped, learnt.time, learnt.waited);
@@ -104,8 +108,29 @@ pub fn run(
         let whole = |i: &usize| examples.counted(*i).iter().all(|counted| *counted);
         (0..examples.len()).filter(whole).map(|i| &examples.source[i]).collect::<Vec<_>>()
     });
-    let (dev, eval) = measure(base, &mut pack, golden.take(GOLDEN), &dev, data.eval, options)?;
+    let golden = golden.take(GOLDEN).map(short);
+    let (dev, eval) = measure(base, &mut pack, golden, &dev, data.eval, options)?;
     Ok(Outcome { pack, dev, eval, curve, steps, stopped, prepared, time, waited })
+}
+
+/// The beginning of an input: packs are small, and any input that is recorded with its logits checks a device.
+fn short(input: &Input) -> Input {
+    let start = |text: &String| text.trim_start().chars().take(GOLDEN_CHARS).collect();
+    match input {
+        Input::Text(text) => Input::Text(start(text)),
+        Input::Pair(a, b) => Input::Pair(start(a), start(b)),
+        Input::Words { words } => Input::Words { words: words.iter().take(GOLDEN_WORDS).map(start).collect() },
+    }
+}
+
+/// How a pack stores some values: as asked for, unless that cannot hold them.
+fn fitting(dtype: FloatType, name: &str, values: &[f32]) -> FloatType {
+    let fits = |value: &f32| !value.is_finite() || dtype.round(*value).is_finite();
+    if values.iter().all(fits) {
+        return dtype;
+    }
+    log::warn!("`{name}` has values that {dtype} cannot hold: it is stored as f32");
+    FloatType::F32
 }
 
 /// The pack, as yet without golden vectors.
@@ -127,11 +152,13 @@ fn pack(
     let (weight, bias) = (take(name::HEAD_WEIGHT), take(name::HEAD_BIAS));
     let manifest = base.manifest();
     let hidden = manifest.architecture.hidden_size;
-    let head = Head { weight, bias, labels: labels.len(), hidden, dtype: o.head_dtype };
+    let dtype = [&weight, &bias].into_iter().fold(o.head_dtype, |dtype, values| fitting(dtype, "head", values));
+    let head = Head { weight, bias, labels: labels.len(), hidden, dtype };
     let mut deltas = Vec::new();
     for (tensor, values) in best.tensors {
         let shape = base.tensor_f32(&tensor)?.0.to_vec();
-        deltas.push(Delta { tensor, shape, values, dtype: o.delta_dtype });
+        let dtype = fitting(o.delta_dtype, &tensor, &values);
+        deltas.push(Delta { tensor, shape, values, dtype });
     }
     let maskable: usize = manifest.maskable.iter().map(|t| t.outputs * t.inputs).sum();
     let zeros: u64 = best.masks.iter().map(|m| m.mask.zero_weights()).sum();
@@ -159,7 +186,12 @@ fn pack(
 
 /// How the pack was made: with the same program, base and data it can be made again, and a run with
 /// the same facts can go on from its checkpoint.
-fn facts(base: &Base, data: &Data<'_>, learner: &Learner<'_>, o: &TrainOptions) -> BTreeMap<String, Value> {
+fn facts(
+    base: &Base,
+    data: &Data<'_>,
+    learner: &Learner<'_>,
+    o: &TrainOptions,
+) -> Result<BTreeMap<String, Value>, TrainError> {
     let mut facts = vec![
         ("tool", json!(format!("overmask-export {}", env!("CARGO_PKG_VERSION")))),
         ("method", json!(o.method)),
@@ -185,6 +217,9 @@ fn facts(base: &Base, data: &Data<'_>, learner: &Learner<'_>, o: &TrainOptions) 
     if o.method == Method::Mask {
         facts.push(("granularity", json!(o.granularity)));
         facts.push(("learning_rate", json!(o.learning_rate)));
+        if o.damping > 0.0 {
+            facts.push(("damping", json!(o.damping)));
+        }
         facts.push(("initial_sparsity", json!(o.initial_sparsity)));
         if o.init != Init::Magnitude {
             facts.push(("init", json!(o.init)));
@@ -223,9 +258,7 @@ fn facts(base: &Base, data: &Data<'_>, learner: &Learner<'_>, o: &TrainOptions) 
         facts.push(("teacher_features", json!(teacher.features)));
         facts.extend((teacher.states > 0.0).then_some(("teacher_states", json!(teacher.states))));
         let (file, name) = overmask::pack::split_name(&teacher.pack);
-        if let Ok(digest) = overmask::base::file_digest(&file) {
-            facts.push(("teacher_sha256", json!(digest)));
-        }
+        facts.push(("teacher_sha256", json!(overmask::base::file_digest(&file)?)));
         facts.extend(name.map(|name| ("teacher_name", json!(name))));
     }
     // A batch in parts rounds differently.
@@ -235,15 +268,15 @@ fn facts(base: &Base, data: &Data<'_>, learner: &Learner<'_>, o: &TrainOptions) 
     facts.extend((!learner.cuts_prefix).then_some(("prefix_kept", json!(false))));
     facts.extend(o.max_steps.map(|steps| ("max_steps", json!(steps))));
     facts.extend(data.eval.map(|eval| ("eval_sha256", json!(data::digest(eval)))));
-    facts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    Ok(facts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
 }
 
 /// Measures the pack through the code that a device runs, and records the logits of some inputs.
 /// Returns how good it is on the dev split and on what is only measured.
-fn measure<'a>(
+fn measure(
     base: &Arc<Base>,
     pack: &mut Pack,
-    inputs: impl Iterator<Item = &'a Input>,
+    inputs: impl Iterator<Item = Input>,
     dev: &Dataset,
     eval: Option<&Dataset>,
     o: &TrainOptions,
@@ -254,10 +287,9 @@ fn measure<'a>(
     let mut golden = Vec::with_capacity(GOLDEN);
     // One by one, as a device checks them: no padding, whatever the other inputs.
     for input in inputs {
-        for rows in runner.logits(task, std::slice::from_ref(input))? {
-            let logits = rows.into_iter().flatten().flatten().collect();
-            golden.push(Golden { input: input.clone(), logits });
-        }
+        let rows = runner.logits(task, std::slice::from_ref(&input))?;
+        let logits = rows.into_iter().flatten().flatten().flatten().collect();
+        golden.push(Golden { input, logits });
     }
     runner.remove(task)?;
     let mut document = pack.document.clone();

@@ -4,7 +4,6 @@ use overmask::base::MaskableTensor;
 use overmask::mask::{Granularity, Mask};
 
 use super::TrainError;
-use super::batch::stream;
 use super::graph::units;
 use crate::data::rng;
 
@@ -53,7 +52,7 @@ pub fn uniform(
     seed: u64,
 ) -> Result<Vec<f32>, TrainError> {
     let count = units(tensor, granularity)?.iter().product();
-    let draws = rng::uniform(seed, stream::SCORES, index as u64, count);
+    let draws = rng::uniform(seed, rng::stream::SCORES, index as u64, count);
     Ok(draws.into_iter().map(|u| (f64::from(u) - sparsity) as f32).collect())
 }
 

@@ -2,7 +2,6 @@
 
 use overmask::base::Base;
 
-use super::batch::stream;
 use super::graph::{self, Distillation, Encoder, Graph, Role, Spec, name};
 use super::options::{Init, Sampling, TeacherOptions};
 use super::step::StepSizes;
@@ -36,9 +35,10 @@ pub(super) fn spec(base: &Base, labels: usize, o: &TrainOptions) -> Result<Spec,
         features: *features as f32,
         states: *states as f32,
     });
-    let (kind, pooling, clip_norm, cut_prefix) = (o.form.kind, o.pooling, o.clip_norm as f32, o.cache > 0);
+    let (kind, pooling, cut_prefix) = (o.form.kind, o.pooling, o.cache > 0);
+    let (clip_norm, damping) = (o.clip_norm as f32, o.damping as f32);
     let precision = o.precision;
-    Ok(Spec { encoder, kind, pooling, labels, clip_norm, teacher, cut_prefix, precision })
+    Ok(Spec { encoder, kind, pooling, labels, clip_norm, damping, teacher, cut_prefix, precision })
 }
 
 /// Where each parameter starts.
@@ -56,7 +56,7 @@ pub(super) fn initial(base: &Base, graph: &Graph, o: &TrainOptions) -> Result<Ve
             let count = parameter.dims.iter().product();
             let weight = parameter.name == name::HEAD_WEIGHT;
             // BERT's own initialisation of new layers.
-            let normal = rng::normal(o.seed, stream::HEAD, 0, count).into_iter().map(|n| 0.02 * n);
+            let normal = rng::normal(o.seed, rng::stream::HEAD, 0, count).into_iter().map(|n| 0.02 * n);
             Ok(if weight { normal.collect() } else { vec![0.0; count] })
         }
     };

@@ -1,17 +1,19 @@
 //! Where the threshold of the scores is: at 0, or where a schedule of sparsity puts it.
 
 use super::TrainError;
-use super::batch::{Feed, stream};
+use super::batch::Feed;
 use super::graph::{self, Trained};
 use super::options::{Sampling, TrainOptions};
 use super::session::f32_value;
 use crate::data::rng;
 
-/// Steps after which a threshold is looked for anew while the sparsity rises.
+/// Steps after which a threshold is looked for anew while the sparsity rises: often enough to follow the cubic,
+/// seldom enough that ordering all scores is lost among the steps.
 const EVERY: u64 = 16;
 
 /// How much noise Bernoulli sampling adds to scores: a unit that far above the threshold is kept
-/// with a probability of σ(1).
+/// with a probability of σ(1). Scores are ranks from -0.05 to 0.95 at first: units of some tenth of all have
+/// a say in the lot.
 const TEMPERATURE: f64 = 0.02;
 
 /// Where the phases of a run end, in steps.
@@ -46,7 +48,7 @@ impl Phases {
 /// *To prune, or not to prune*, 2017): fast at first, when there is most to choose from.
 pub(super) fn scheduled(o: &TrainOptions, phases: &Phases, step: u64) -> Option<f64> {
     let target = o.target_sparsity?;
-    let left = 1.0 - (step as f64 / phases.ramp_end.max(1) as f64).min(1.0);
+    let left = if phases.reached(step) { 0.0 } else { 1.0 - step as f64 / phases.ramp_end as f64 };
     Some(target + (o.initial_sparsity - target) * left.powi(3))
 }
 
@@ -98,13 +100,16 @@ impl Noise {
             let u = f64::from(u).clamp(1e-7, 1.0 - 1e-7);
             (TEMPERATURE * (u / (1.0 - u)).ln()) as f32
         };
-        rng::uniform(seed, stream::NOISE, step, count).into_iter().map(logistic).collect()
+        rng::uniform(seed, rng::stream::NOISE, step, count).into_iter().map(logistic).collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
+    use crate::train::Method;
 
     #[test]
     fn a_threshold_leaves_as_many_zeros_as_asked_for() {
@@ -118,6 +123,31 @@ mod tests {
             assert!((zeros as f64 / 1000.0 - sparsity).abs() < 0.002, "{zeros} for {sparsity}");
         }
     }
+
+    #[test]
+    fn a_cubic_leads_to_the_target() {
+        let o = TrainOptions {
+            initial_sparsity: 0.05,
+            target_sparsity: Some(0.45),
+            ramp: 0.6,
+            polish: 0.2,
+            ..TrainOptions::new("a", Method::Mask)
+        };
+        let phases = Phases::new(100, &o);
+        assert_eq!(phases, Phases { ramp_end: 60, polish: 80 });
+        for (step, wanted) in [(0, 0.05), (30, 0.45 - 0.4 / 8.0), (60, 0.45), (99, 0.45)] {
+            let found = scheduled(&o, &phases, step).unwrap();
+            assert!((found - wanted).abs() < 1e-12, "{found} at {step}");
+        }
+        let moves: Vec<u64> = (0..100).filter(|step| phases.moves_threshold(*step)).collect();
+        assert_eq!(moves, [0, 16, 32, 48, 60, 80]);
+        assert!(!phases.reached(59) && phases.reached(60));
+        // A ramp of no step is at the target at once.
+        let phases = Phases::new(100, &TrainOptions { ramp: 0.001, ..o.clone() });
+        assert!(phases.moves_threshold(0) && scheduled(&o, &phases, 0) == Some(0.45));
+        assert_eq!(scheduled(&TrainOptions { target_sparsity: None, ..o }, &phases, 0), None);
+    }
+
     #[test]
     fn noise_keeps_a_unit_as_often_as_its_score_says() {
         let noise = Noise { tensors: Vec::new(), seed: 3, polish: 5 };

@@ -22,8 +22,12 @@ pub(super) fn open(base: &Arc<Base>, labels: &LabelSet, o: &TrainOptions) -> Res
     let pack = Pack::open(path, base)?;
     let document = &pack.document;
     let wrong = |reason: String| Err(TrainError::Teacher { path: path.clone(), reason });
-    if (document.kind, document.text.pair) != (o.form.kind, o.form.pair) {
+    if document.kind != o.form.kind {
         return wrong(format!("is a task of the kind `{}`, this one is of `{}`", document.kind, o.form.kind));
+    }
+    if document.text.pair != o.form.pair {
+        let of = |pair| if pair { "pairs of texts" } else { "single texts" };
+        return wrong(format!("is a task of {}, this one is of {}", of(document.text.pair), of(o.form.pair)));
     }
     if document.labels != labels.names() {
         return wrong(format!("has the labels {:?}, the data have {:?}", document.labels, labels.names()));

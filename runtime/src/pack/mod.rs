@@ -148,7 +148,7 @@ impl PackError {
 #[derive(Debug, thiserror::Error)]
 pub enum Reason {
     /// More bytes than any pack has.
-    #[error("has more than {} MiB, or its header more than {} MiB: more than any pack", read::MAX_BYTES >> 20, read::MAX_HEADER >> 20)]
+    #[error("no pack: it has more than {} MiB, or what should be its header more than {} MiB", read::MAX_BYTES >> 20, read::MAX_HEADER >> 20)]
     TooLarge,
     /// No safetensors file.
     #[error("not a safetensors file, or damaged: {0}; copy or export the pack again")]

@@ -19,6 +19,7 @@ pub(super) use self::args::{PrecisionArg, TrainArgs};
 
 use super::{output, places};
 use crate::data::{self, Dataset};
+use crate::score;
 use crate::train::{self, Outcome, TrainOptions};
 
 /// What a run learns from, chooses by and is measured on.
@@ -107,13 +108,16 @@ pub(super) fn run(args: &TrainArgs, verbosity: Verbosity) -> Result<(), Error> {
     args.check_places(&options)?;
     let Datasets { labels, train, dev, eval } = args.datasets()?;
     let base = Arc::new(Base::open(&args.base)?);
+    // What is learnt on a damaged base fits no other.
+    base.verify()?;
     let stop = stop_when_asked("stopping after this step; once more ends at once and keeps nothing")?;
     let bar = output::bar(verbosity, 0, "{wide_bar} {pos}/{len} steps, {msg}, {eta} left")?;
     let data = train::Data { train: &train, labels: labels.as_ref(), dev: dev.as_ref(), eval: eval.as_ref() };
+    let metric = score::main_metric(options.form.kind);
     let outcome = train::run(&base, data, &options, &stop, &mut |now| {
         bar.set_length(now.steps);
         bar.set_position(now.step);
-        let best = now.dev.map_or_else(String::new, |a| format!(", best {:.1} %", 100.0 * a));
+        let best = now.dev.map_or_else(String::new, |value| format!(", best {}", score::say(metric, value)));
         bar.set_message(format!("epoch {}, loss {:.3}{best}", now.epoch + 1, now.loss));
     });
     bar.finish_and_clear();
@@ -136,17 +140,18 @@ fn report(args: &TrainArgs, options: &TrainOptions, outcome: &Outcome) -> Result
     let document = &outcome.pack.document;
     let bytes =
         std::fs::metadata(&args.output).with_context(|| format!("cannot read {}", args.output.display()))?.len();
-    let metric = outcome.dev.metric.replace('_', " ");
+    let metric = outcome.dev.metric;
+    let say = |what: &str, value: f64| format!(", {what} {} {}", metric.replace('_', " "), score::say(metric, value));
     if outcome.stopped {
         log::warn!("stopped after {} steps; this is the best state of them", outcome.steps);
     }
     log::info!(
-        "{}: {} bytes, {:.1} % of all maskable weights zero, dev {metric} {:.2} %{}, {} steps in {:.0} s",
+        "{}: {} bytes, {:.1} % of all maskable weights zero{}{}, {} steps in {:.0} s",
         args.output.display(),
         bytes,
         100.0 * document.sparsity,
-        100.0 * outcome.dev.main(),
-        outcome.eval.as_ref().map_or_else(String::new, |eval| format!(", eval {metric} {:.2} %", 100.0 * eval.main())),
+        say("dev", outcome.dev.main()),
+        outcome.eval.as_ref().map_or_else(String::new, |eval| say("eval", eval.main())),
         outcome.steps,
         outcome.time.as_secs_f64(),
     );

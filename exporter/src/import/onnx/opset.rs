@@ -94,19 +94,19 @@ fn to_input(b: &mut GraphBuilder, node: &mut NodeProto, name: &str) {
 fn reduction(b: &GraphBuilder, node: &mut NodeProto) -> Result<(), Problem> {
     let nothing = node.int("noop_with_empty_axes", 0) != 0;
     drop_attribute(node, "noop_with_empty_axes");
-    let Some(axes) = node.input.get(1).filter(|a| !a.is_empty()) else {
-        if nothing {
-            return Err(Problem::node(node, "reduces no axis; export without it"));
+    let axes: Vec<i64> = match node.input.get(1).filter(|a| !a.is_empty()) {
+        None => Vec::new(),
+        Some(axes) => {
+            let constant = normal::initializer(b.graph(), axes).filter(|t| t.data_type == data_type::INT64);
+            let constant = constant.ok_or_else(|| Problem::node(node, "its axes are not constant"))?;
+            constant.raw_data.as_chunks::<8>().0.iter().map(|b| i64::from_le_bytes(*b)).collect()
         }
-        node.input.truncate(1);
-        return Ok(());
     };
-    let constant = normal::initializer(b.graph(), axes).filter(|t| t.data_type == data_type::INT64);
-    let Some(constant) = constant else {
-        return Err(Problem::node(node, "its axes are not constant"));
-    };
-    let axes: Vec<i64> = constant.raw_data.as_chunks::<8>().0.iter().map(|b| i64::from_le_bytes(*b)).collect();
     node.input.truncate(1);
+    // A list that is empty is as good as none.
+    if axes.is_empty() {
+        return if nothing { Err(Problem::node(node, "reduces no axis; export without it")) } else { Ok(()) };
+    }
     node.attribute.push(AttributeProto { name: "axes".to_owned(), ..axes.into() });
     Ok(())
 }

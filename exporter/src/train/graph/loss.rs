@@ -119,3 +119,74 @@ fn times(b: &mut GraphBuilder, value: &str, factor: f32) -> String {
     let factor = b.float(factor);
     b.op("Mul", &[value, &factor], &[])
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use ort::session::Session;
+    use ort::value::{DynValue, Tensor};
+    use overmask::onnx;
+    use overmask::pack::Pooling;
+
+    use super::*;
+    use crate::train::graph::{Encoder, Precision};
+
+    const LOGITS: [f32; 6] = [1.0, -0.5, 0.25, -2.0, 0.75, 1.5];
+    const TEACHER: [f32; 6] = [0.7, 0.2, 0.1, 0.05, 0.25, 0.7];
+    const POOLED: [f32; 4] = [0.5, -1.0, 2.0, 0.25];
+    const SEEN: [f32; 4] = [0.25, -0.5, 1.0, 0.75];
+
+    /// The loss of two rows.
+    fn of(kind: TaskKind, labels: usize, targets: DynValue, teacher: Option<Distillation>) -> f32 {
+        let (encoder, pooling, precision) = (Encoder::Frozen, Pooling::Mean, Precision::F32);
+        let spec = Spec {
+            encoder,
+            kind,
+            pooling,
+            labels,
+            clip_norm: 1.0,
+            damping: 0.0,
+            teacher,
+            cut_prefix: false,
+            precision,
+        };
+        let mut b = GraphBuilder::new("loss");
+        b.input("logits", data_type::FLOAT, &["2", &labels.to_string()]);
+        b.input("pooled", data_type::FLOAT, &["2", "2"]);
+        let value = loss(&mut b, &spec, "logits", "pooled", 2);
+        b.output_as(&value, "loss", data_type::FLOAT, &[]);
+        let mut session = Session::builder(overmask::engine::ort::environment().unwrap()).unwrap();
+        let mut session = session.commit_from_memory(&onnx::encode(&b.finish())).unwrap();
+        let matrix =
+            |values: &[f32], width: usize| Tensor::from_array(([2, width], values.to_vec())).unwrap().into_dyn();
+        // The first columns.
+        let columns =
+            |values: &[f32]| -> Vec<f32> { values.chunks(3).flat_map(|row| &row[..labels]).copied().collect() };
+        let mut feed = vec![("logits", matrix(&columns(&LOGITS), labels)), ("pooled", matrix(&POOLED, 2))];
+        feed.push((name::TARGETS, targets));
+        if teacher.is_some() {
+            feed.push((name::TEACHER, matrix(&columns(&TEACHER), labels)));
+            feed.push((name::TEACHER_FEATURES, matrix(&SEEN, 2)));
+        }
+        session.run(feed).unwrap()["loss"].try_extract_tensor::<f32>().unwrap().1[0]
+    }
+
+    /// What PyTorch computes: `cross_entropy`, `binary_cross_entropy_with_logits` and `mse_loss`, and of the
+    /// teacher T² times `kl_div` and its entropy.
+    #[test]
+    fn losses_are_those_of_pytorch() {
+        let classes = || Tensor::from_array(([2], vec![0i64, 1])).unwrap().into_dyn();
+        let sets = Tensor::from_array(([2, 3], vec![1f32, 0.0, 1.0, 0.0, 0.0, 1.0])).unwrap().into_dyn();
+        let values = Tensor::from_array(([2, 1], vec![0.5f32, -1.0])).unwrap().into_dyn();
+        let teacher = Some(Distillation { weight: 0.3, temperature: 2.0, features: 0.25, states: 0.0 });
+        for (found, wanted) in [
+            (of(TaskKind::Classify, 3, classes(), None), 0.842_574_4),
+            (of(TaskKind::Classify, 3, classes(), teacher), 1.743_366_4),
+            (of(TaskKind::Multilabel, 3, sets, teacher), 0.618_446_35),
+            (of(TaskKind::Regress, 1, values, teacher), 1.179_031_3),
+        ] {
+            assert!((found - wanted).abs() < 1e-5, "{found} for {wanted}");
+        }
+    }
+}

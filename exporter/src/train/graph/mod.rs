@@ -20,7 +20,7 @@ use overmask::pack::{Pooling, TaskKind};
 
 pub use self::half::Precision;
 pub use self::mask::units;
-pub use self::optimizer::{BETA1, BETA2};
+pub use self::optimizer::{BETA1, BETA2, CLIP_EPSILON};
 pub use self::prefix::Prefix;
 
 use self::mask::Masked;
@@ -175,6 +175,8 @@ pub struct Spec {
     pub labels: usize,
     /// Largest norm of all gradients together.
     pub clip_norm: f32,
+    /// How much scores with small gradients are held back; 0 for plain AdamW.
+    pub damping: f32,
     /// Whether there is a teacher.
     pub teacher: Option<Distillation>,
     /// Whether what lies below everything that trains is taken off, if it can be.
@@ -228,7 +230,7 @@ pub fn forward(base: &Base, spec: &Spec) -> Result<Graph, TrainError> {
 pub fn step(base: &Base, spec: &Spec) -> Result<Graph, TrainError> {
     let scale = spec.scales_loss().then_some(name::LOSS_SCALE);
     let Differentiated { mut forward, loss, gradients } = Differentiated::new(base, spec, scale)?;
-    let norm = optimizer::update(&mut forward.b, &forward.trained, &gradients, spec.clip_norm, scale);
+    let norm = optimizer::update(&mut forward.b, &forward.trained, &gradients, spec, scale);
     Ok(forward.finish(&[(&loss, name::LOSS, &[]), (&norm, name::NORM, &[])]))
 }
 
@@ -277,7 +279,7 @@ pub fn update(trained: &[Trained], spec: &Spec) -> ModelProto {
         });
     }
     let scale = spec.scales_loss().then(|| b.input(name::LOSS_SCALE, data_type::FLOAT, &[]));
-    let norm = optimizer::update(&mut b, trained, &sums, spec.clip_norm, scale.as_deref());
+    let norm = optimizer::update(&mut b, trained, &sums, spec, scale.as_deref());
     b.output_as(&norm, name::NORM, data_type::FLOAT, &[]);
     b.finish()
 }

@@ -3,15 +3,23 @@
 use overmask::onnx::GraphBuilder;
 use overmask::onnx::proto::data_type;
 
-use super::{Role, Trained, declare, name, next};
+use super::{Role, Spec, Trained, declare, name, next};
 
 /// AdamW's decay of the first moment.
 pub const BETA1: f64 = 0.9;
 /// AdamW's decay of the second moment.
 pub const BETA2: f64 = 0.999;
 
-/// Clips the gradients' common norm and lets AdamW (Loshchilov & Hutter 2019) change each
-/// parameter. Returns the norm before clipping.
+/// What is added to the norm that gradients are clipped by, so that a norm of 0 divides nothing; PyTorch's.
+pub const CLIP_EPSILON: f32 = 1e-6;
+
+/// Clips the gradients' common norm and lets AdamW (Loshchilov & Hutter 2019), without weight decay,
+/// change each parameter. Returns the norm before clipping. Scores whose rate is 0 are not part of the norm.
+///
+/// AdamW moves every parameter about as far, however small its gradients are. For weights that is its strength;
+/// of scores it makes many cross the threshold that hardly matter. Theirs are damped: the root of their tensor's
+/// mean second moment, `damping` times, is added to ε, so that those with small gradients stay nearer to where
+/// they were.
 ///
 /// The moments are kept without their factors 1 - β, and the caller folds those and the
 /// bias correction into rate and epsilon, which saves three passes over every parameter:
@@ -22,7 +30,7 @@ pub(super) fn update(
     b: &mut GraphBuilder,
     trained: &[Trained],
     gradients: &[String],
-    clip_norm: f32,
+    spec: &Spec,
     loss_scale: Option<&str>,
 ) -> String {
     for rate in [name::SCORE_RATE, name::DENSE_RATE, name::HEAD_RATE] {
@@ -31,15 +39,22 @@ pub(super) fn update(
         }
     }
     b.input(name::EPSILON, data_type::FLOAT, &[]);
-    let squares: Vec<String> =
-        gradients.iter().map(|g| b.op("ReduceSumSquare", &[g], &[("keepdims", 0i64.into())])).collect();
+    let moves = trained.iter().any(|t| rate_of(t) == name::SCORE_RATE).then(|| b.op("Sign", &[name::SCORE_RATE], &[]));
+    let of = |(parameter, gradient): (&Trained, &String)| {
+        let squares = b.op("ReduceSumSquare", &[gradient], &[("keepdims", 0i64.into())]);
+        match &moves {
+            Some(moves) if rate_of(parameter) == name::SCORE_RATE => b.op("Mul", &[&squares, moves], &[]),
+            _ => squares,
+        }
+    };
+    let squares: Vec<String> = trained.iter().zip(gradients).map(of).collect();
     let squares: Vec<&str> = squares.iter().map(String::as_str).collect();
     let total = b.op("Sum", &squares, &[]);
     let mut norm = b.op("Sqrt", &[&total], &[]);
     if let Some(factor) = loss_scale {
         norm = b.op("Div", &[&norm, factor], &[]);
     }
-    let (tiny, limit, one) = (b.float(1e-6), b.float(clip_norm), b.float(1.0));
+    let (tiny, limit, one) = (b.float(CLIP_EPSILON), b.float(spec.clip_norm), b.float(1.0));
     let above = b.op("Add", &[&norm, &tiny], &[]);
     let ratio = b.op("Div", &[&limit, &above], &[]);
     let mut scale = b.op("Min", &[&ratio, &one], &[]);
@@ -59,7 +74,16 @@ pub(super) fn update(
         let old = b.op("Mul", &[&v, &beta2], &[]);
         b.node("Add", &[&old, &square], &[&next(&v)], &[]);
         let root = b.op("Sqrt", &[&next(&v)], &[]);
-        let root = b.op("Add", &[&root, name::EPSILON], &[]);
+        let epsilon = match parameter.role {
+            Role::Scores(_) if spec.damping > 0.0 => {
+                let mean = b.op("ReduceMean", &[&next(&v)], &[("keepdims", 0i64.into())]);
+                let (size, damping) = (b.op("Sqrt", &[&mean], &[]), b.float(spec.damping));
+                let damped = b.op("Mul", &[&size, &damping], &[]);
+                b.op("Add", &[&damped, name::EPSILON], &[])
+            }
+            _ => name::EPSILON.to_owned(),
+        };
+        let root = b.op("Add", &[&root, &epsilon], &[]);
         let direction = b.op("Div", &[&next(&m), &root], &[]);
         let change = b.op("Mul", &[&direction, rate_of(parameter)], &[]);
         b.node("Sub", &[&p, &change], &[&next(&p)], &[]);

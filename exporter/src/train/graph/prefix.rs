@@ -21,6 +21,9 @@ pub struct Prefix {
 /// Takes the prefix off a graph, whose weights are inputs: `live` are those that train, `frozen` the
 /// others. [`name::PREFIX`] becomes an input in its place.
 ///
+/// Where several values of the prefix are read, as keys are beside the layer's input when only queries train, it
+/// ends at the one that the others can be made of.
+///
 /// None when it is not worth it, or more than one value would have to be kept: then the graph stays as
 /// it is.
 pub(super) fn cut(graph: &mut GraphProto, live: &[&str], frozen: &[String], width: usize) -> Option<Prefix> {
@@ -31,11 +34,19 @@ pub(super) fn cut(graph: &mut GraphProto, live: &[&str], frozen: &[String], widt
     let live = reached(&graph.node, live.iter().copied().map(str::to_owned).collect());
     // What is made of texts and of weights that do not train, and read by what does. Weights in another
     // order, shapes and masks of padding are made anew: they cost nothing.
-    let is_kept = |value: &&String| weighty.contains(*value) && of_texts.contains(*value) && !live.contains(*value);
+    let is_made = |value: &String| weighty.contains(value) && of_texts.contains(value) && !live.contains(value);
     let readers = graph.node.iter().filter(|node| node.output.iter().any(|o| live.contains(o)));
-    let ends: HashSet<&String> = readers.flat_map(|node| &node.input).filter(is_kept).collect();
-    let [value] = ends.into_iter().collect::<Vec<_>>()[..] else { return None };
-    let value = value.clone();
+    let read: HashSet<&String> = readers.flat_map(|node| &node.input).filter(|i| is_made(i)).collect();
+    let ends: Vec<&String> = graph.node.iter().flat_map(|node| &node.output).filter(|o| read.contains(o)).collect();
+    // Nothing that it is made of has to be made for the others again.
+    let whole: Vec<String> = ends.iter().map(|end| (*end).clone()).collect();
+    let makes_others = |value: &&&String| {
+        let below = needed(&graph.node, std::slice::from_ref(*value), None);
+        let below: HashSet<&String> = below.iter().flat_map(|node| &node.output).filter(|o| is_made(o)).collect();
+        let above = needed(&graph.node, &whole, Some(value));
+        above.iter().flat_map(|node| &node.output).all(|output| !below.contains(output))
+    };
+    let value = (*ends.iter().rev().find(makes_others)?).clone();
     let nodes = needed(&graph.node, std::slice::from_ref(&value), None);
     // Embeddings alone are cheaper than what it takes to keep them.
     if !nodes.iter().any(|node| matches!(node.op_type.as_str(), "Gemm" | "MatMul")) {

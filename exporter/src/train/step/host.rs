@@ -9,7 +9,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 use super::adamw::{self, Change};
 use super::{Ready, StepSizes, Stepper, index_of};
 use crate::train::TrainError;
-use crate::train::graph::{self, Graph, Spec, Trained, name};
+use crate::train::graph::{self, CLIP_EPSILON, Graph, Spec, Trained, name};
 use crate::train::session::{Frozen, Inputs, Placement, bind, device_buffers, f32_value, open, owned, scalar};
 
 /// A step of which only the gradients are a graph's.
@@ -30,6 +30,7 @@ pub(super) struct HostStep {
     /// What the gradients in place make of the state.
     next: Option<(StepSizes, f32)>,
     clip_norm: f32,
+    damping: f32,
     pool: ThreadPool,
 }
 
@@ -66,6 +67,7 @@ impl HostStep {
             in_parts: false,
             next: None,
             clip_norm: spec.clip_norm,
+            damping: spec.damping,
             pool,
         };
         step.restore(state)?;
@@ -85,6 +87,13 @@ impl HostStep {
         }
         Ok(())
     }
+}
+
+/// Parameters that this step changes, by number, and their step sizes: scores that are polished stay, and
+/// their gradients clip nobody else's.
+fn moving(trained: &[Trained], sizes: StepSizes) -> impl Iterator<Item = (usize, f32)> {
+    let all = trained.iter().map(move |parameter| sizes.of(parameter)).enumerate();
+    all.filter(|(_, rate)| *rate != 0.0)
 }
 
 /// The gradients of a step: those of its only part, or the sums of all parts.
@@ -122,11 +131,11 @@ impl Stepper for HostStep {
         }
         let gradients = if self.in_parts { Gradients::Sums(&self.sums) } else { Gradients::Whole(&self.gradients) };
         let squares = self.pool.install(|| {
-            let of = |index| gradients.with(index, adamw::sum_of_squares);
-            (0..self.trained.len()).map(of).sum::<Result<f64, TrainError>>()
+            let of = |(index, _)| gradients.with(index, adamw::sum_of_squares);
+            moving(&self.trained, sizes).map(of).sum::<Result<f64, TrainError>>()
         })?;
         let norm = (squares.sqrt() / f64::from(loss_scale)) as f32;
-        let clipped = (self.clip_norm / (norm + 1e-6)).min(1.0);
+        let clipped = (self.clip_norm / (norm + CLIP_EPSILON)).min(1.0);
         self.next = Some((sizes, clipped / loss_scale));
         Ok((loss, norm))
     }
@@ -135,10 +144,12 @@ impl Stepper for HostStep {
         let nothing = || TrainError::Runtime("no step was tried".to_owned());
         let (sizes, scale) = self.next.take().ok_or_else(nothing)?;
         let gradients = if self.in_parts { Gradients::Sums(&self.sums) } else { Gradients::Whole(&self.gradients) };
-        let (trained, parameters, moments) = (&self.trained, &self.parameters, &mut self.moments);
+        let (trained, parameters, moments, damping) =
+            (&self.trained, &self.parameters, &mut self.moments, self.damping);
         self.pool.install(|| {
-            for (index, ([m, v], parameter)) in moments.iter_mut().zip(trained).enumerate() {
-                let by = Change { scale, rate: sizes.of(parameter), epsilon: sizes.epsilon };
+            for (index, rate) in moving(trained, sizes) {
+                let damping = if trained[index].scores_of().is_some() { damping } else { 0.0 };
+                let (by, [m, v]) = (Change { scale, rate, epsilon: sizes.epsilon, damping }, &mut moments[index]);
                 gradients.with(index, |gradient| {
                     parameters[index].with_mut(|values| adamw::update(values, m, v, gradient, by))
                 })??;

@@ -1,4 +1,4 @@
-//! Whole runs on a tiny encoder: every method and kind, stopping, going on, teachers.
+//! Whole runs on a tiny encoder: every method and kind, stopping, going on.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +9,7 @@ use overmask::pack::{Input, NamedMask, Pooling, TaskKind};
 
 use super::super::learner::Progress;
 use super::super::{
-    CheckpointOptions, Data, Init, Method, Outcome, Precision, Sampling, TeacherOptions, TrainError, TrainOptions, Tune,
+    CheckpointOptions, Data, Init, Method, Outcome, Precision, Sampling, TrainError, TrainOptions, Tune,
 };
 use super::{BLOCK, base};
 use crate::data::tests::dataset;
@@ -17,7 +17,7 @@ use crate::data::{self, Dataset, Form, Target};
 use crate::train;
 
 /// Texts of two labels.
-fn texts(count: usize) -> Dataset {
+pub(super) fn texts(count: usize) -> Dataset {
     let texts = ["good film", "bad film", "fine plot", "dull plot"];
     let examples = (0..count).map(|i| (format!("{} {i}", texts[i % 4]), if i % 2 == 0 { "yes" } else { "no" }));
     let examples: Vec<_> = examples.collect();
@@ -45,7 +45,7 @@ fn only(train: &Dataset) -> Data<'_> {
     Data { train, labels: None, dev: None, eval: None }
 }
 
-fn options(method: Method, seed: u64) -> TrainOptions {
+pub(super) fn options(method: Method, seed: u64) -> TrainOptions {
     let usual = TrainOptions::new("tiny", method);
     TrainOptions {
         epochs: 2,
@@ -128,6 +128,8 @@ fn options_that_cannot_be_are_refused_before_the_work() {
     assert!(
         change(|o| *o = TrainOptions { learning_rate: 2e-5, ..options(Method::Full, 1) }).starts_with("--learning-")
     );
+    let of_full = change(|o| (o.method, o.tune.norms) = (Method::Full, true));
+    assert!(of_full.starts_with("--tune: is for --method mask, layers or head"), "{of_full}");
     assert!(change(|o| o.dense_learning_rate = 2e-5).starts_with("--dense-learning-rate: "));
     assert!(change(|o| (o.granularity, o.initial_sparsity) = (Granularity::TwoOfFour, 0.1)).starts_with("--initial-"));
     let of_head = change(|o| *o = TrainOptions { granularity: Granularity::Weight, ..options(Method::Head, 1) });
@@ -147,9 +149,10 @@ fn options_that_cannot_be_are_refused_before_the_work() {
     assert!(change(|o| o.dropout = 1.0).starts_with("--dropout: "));
     assert!(change(|o| o.dev_fraction = 0.01).starts_with("--dev-fraction: "));
     assert!(change(|o| o.clip_norm = f64::NAN).starts_with("--clip-norm: "));
+    assert!(change(|o| o.damping = -0.5).starts_with("--damping: "));
 }
 
-fn learn(base: &Arc<Base>, data: &Dataset, options: &TrainOptions) -> Result<Outcome, TrainError> {
+pub(super) fn learn(base: &Arc<Base>, data: &Dataset, options: &TrainOptions) -> Result<Outcome, TrainError> {
     train::run(base, only(data), options, &AtomicBool::new(false), &mut |_| ())
 }
 
@@ -216,11 +219,12 @@ fn a_sparsity_that_is_asked_for_is_hit() {
             let options =
                 TrainOptions { granularity, target_sparsity: Some(target), epochs: 4, ..options(Method::Mask, 1) };
             let outcome = learn(&base, &texts(40), &options).unwrap();
-            // A unit of the tiny encoder's blocks is a thousandth of all.
+            // Half a unit may be missing, and units of the same score fall together.
+            let unit = 1.0 / outcome.pack.masks.iter().map(|m| m.mask.unit_bits().len()).sum::<usize>() as f64;
             let found = outcome.pack.document.sparsity;
-            assert!((found - target).abs() < 0.005, "{granularity}: {found} for {target}");
+            assert!((found - target).abs() < 1.5 * unit, "{granularity}: {found} for {target}");
             let curve: Vec<f64> = outcome.curve.iter().map(|epoch| epoch.sparsity).collect();
-            assert!((curve[3] - target).abs() < 0.005 && (curve[0] - target).abs() > 0.001, "{curve:?}");
+            assert!((curve[3] - target).abs() < 1.5 * unit && (curve[0] - target).abs() > 0.001, "{curve:?}");
         }
     }
     let options = TrainOptions { granularity: Granularity::TwoOfFour, ..options(Method::Mask, 1) };
@@ -235,14 +239,15 @@ fn polished_masks_stay_as_they_are() {
         let options = TrainOptions { epochs, polish, max_steps, ..options(Method::Mask, 1) };
         learn(&base, &texts(40), &options).unwrap().pack
     };
-    // 4 steps an epoch. With no step but the first left to the scores, masks hardly move.
+    // 4 steps an epoch, and no step but the first left to the scores.
     let start = run(1, 0.0, Some(1)).masks;
     let polished = run(4, 0.93, None).masks;
     let free = run(4, 0.0, None).masks;
     let moved = |masks: &[NamedMask]| -> usize {
         masks.iter().zip(&start).map(|(a, b)| a.mask.xor(&b.mask).unwrap().unit_bits().count_ones()).sum()
     };
-    assert!(moved(&polished) < moved(&free), "{} and {}", moved(&polished), moved(&free));
+    assert_eq!(moved(&polished), 0);
+    assert!(moved(&free) > 0);
 }
 
 /// Whatever a task's rows are, a batch in parts learns what a whole one does.
@@ -348,7 +353,7 @@ fn a_resumed_run_equals_an_unbroken_one() {
 }
 
 /// The same texts for every kind of task.
-fn of_kind(kind: TaskKind, pair: bool) -> Dataset {
+pub(super) fn of_kind(kind: TaskKind, pair: bool) -> Dataset {
     let mut data = texts(60);
     for (i, example) in data.examples.iter_mut().enumerate() {
         let text = example.input.texts()[0].to_owned();
@@ -423,64 +428,13 @@ fn a_run_that_diverges_ends_with_advice() {
 }
 
 #[test]
-fn a_teacher_is_followed_and_must_fit() {
-    let (dir, base) = base();
-    let data = texts(60);
-    let full =
-        TrainOptions { epochs: 20, dense_learning_rate: 5e-3, head_learning_rate: 1e-2, ..options(Method::Full, 1) };
-    let outcome = learn(&base, &data, &full).unwrap();
-    let path = dir.path().join("teacher.pack");
-    outcome.pack.write(&path, Some(&base)).unwrap();
-    let teacher = |weight, features, states| {
-        Some(TeacherOptions { pack: path.clone(), weight, temperature: 2.0, features, states })
-    };
-    // With all of the loss its own, the labels say nothing: what is learnt is the teacher.
-    for (kind, teacher) in
-        [("logits", teacher(1.0, 0.0, 0.0)), ("features", teacher(1.0, 1.0, 0.0)), ("states", teacher(1.0, 0.0, 1.0))]
-    {
-        let student = TrainOptions { teacher, epochs: 20, ..options(Method::Mask, 1) };
-        let outcome = learn(&base, &data, &student).unwrap();
-        assert!(outcome.dev.main() > 0.7, "{kind}: {:?}", outcome.dev.metrics);
-        assert!(outcome.pack.document.provenance.contains_key("teacher_sha256"));
-    }
-    let other = TrainOptions {
-        teacher: teacher(0.5, 0.0, 0.0),
-        form: Form { kind: TaskKind::Regress, pair: false },
-        ..options(Method::Mask, 1)
-    };
-    let error = learn(&base, &of_kind(TaskKind::Regress, false), &other).unwrap_err();
-    assert!(matches!(error, TrainError::Teacher { .. }), "{error}");
-}
-
-/// A teacher that is the base itself: at the first step nothing is to be learnt of its states, whatever their
-/// weight, and however the batch is divided.
-#[test]
-fn states_are_those_of_the_same_tokens() {
-    let (dir, base) = base();
-    let mut data = texts(40);
-    for (i, example) in data.examples.iter_mut().enumerate() {
-        example.input = Input::Text(format!("{}good film {i}", "the ".repeat(i % 9)));
-    }
-    let path = dir.path().join("teacher.pack");
-    learn(&base, &data, &options(Method::Head, 1)).unwrap().pack.write(&path, Some(&base)).unwrap();
-    let first_loss = |states, micro_batch| {
-        let teacher = TeacherOptions { pack: path.clone(), weight: 0.0, temperature: 2.0, features: 0.0, states };
-        let o = TrainOptions { teacher: Some(teacher), micro_batch, max_steps: Some(1), ..options(Method::Full, 1) };
-        learn(&base, &data, &o).unwrap().curve[0].loss
-    };
-    let alone = first_loss(0.0, None);
-    for micro_batch in [None, Some(3)] {
-        let taught = first_loss(1e3, micro_batch);
-        assert!((taught - alone).abs() < 1e-4, "{micro_batch:?}: {taught} and {alone}");
-    }
-}
-
-#[test]
 fn what_does_not_train_runs_once_and_changes_nothing() {
     let (_dir, base) = base();
     for (method, change) in [
         (Method::Mask, (|o| o.layers = "1".parse().unwrap()) as fn(&mut TrainOptions)),
         (Method::Layers, |o| (o.layers, o.modules) = ("1".parse().unwrap(), vec!["output".into()])),
+        // Keys and values of the same layer are made anew of what is kept.
+        (Method::Mask, |o| (o.layers, o.modules) = ("1".parse().unwrap(), vec!["query".into()])),
         // No attention above it: only pooling reads where texts end.
         (Method::Layers, |o| (o.layers, o.modules) = ("1".parse().unwrap(), vec!["intermediate".into()])),
         (Method::Mask, |o| {
@@ -512,6 +466,12 @@ fn what_does_not_train_runs_once_and_changes_nothing() {
         super::super::setup::spec(&base, 2, &options).unwrap()
     };
     let step = |spec| crate::train::graph::step(&base, &spec).unwrap();
+    for module in ["query", "key", "value", "attention-output", "intermediate", "output"] {
+        let mut options = TrainOptions { layers: "1".parse().unwrap(), ..options(Method::Mask, 1) };
+        options.modules = vec![module.into()];
+        let upper = step(super::super::setup::spec(&base, 2, &options).unwrap());
+        assert!(upper.prefix.is_some(), "{module}");
+    }
     let (upper, all) = (step(spec(|o| o.layers = "1".parse().unwrap())), step(spec(|_| ())));
     assert!(upper.prefix.is_some() && all.prefix.is_none());
     assert!(upper.frozen.len() < all.frozen.len(), "the weights below are not the step's");
