@@ -24,11 +24,11 @@ pub(super) fn obtain(
 ) -> Result<String, FetchError> {
     let mut attempts = Vec::new();
     if let Some(path) = from {
-        // A slip: a copy that is not complete is made up for, one that is not there is not.
-        fs::metadata(path).map_err(unreadable(path))?;
         attempts.push(Attempt::Local(path));
     }
-    for source in manifest.ordered_sources() {
+    // A copy that lacks something is made up for by the other sources; a path that is not there is a slip.
+    let others = from.is_none_or(Path::exists).then(|| manifest.ordered_sources());
+    for source in others.into_iter().flatten() {
         match (&source.package, &source.url) {
             (Some(package), _) => attempts.push(Attempt::Package(package, source)),
             (None, Some(url)) => attempts.push(Attempt::Url(url, source)),

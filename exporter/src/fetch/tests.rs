@@ -197,7 +197,7 @@ fn the_exit_code_is_that_of_the_most_telling_attempt() {
     assert_eq!(result.unwrap_err().exit_code(), ExitCode::Other);
     // What is named and not there is a slip: nothing else is tried.
     let (result, notes) = setup.fetch(&manifest("a.txt", b"hello", &wrong), Some(&setup.path("absent")));
-    assert_eq!((result.unwrap_err().exit_code(), notes.as_str()), (ExitCode::InputData, ""));
+    assert_eq!((result.unwrap_err().exit_code(), notes.matches("trying").count()), (ExitCode::InputData, 1));
 }
 
 #[test]

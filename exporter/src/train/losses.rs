@@ -16,10 +16,11 @@ impl Losses {
     pub(super) fn open(path: Option<&Path>, done: u64) -> Result<Self, TrainError> {
         let Some(path) = path else { return Ok(Losses(None)) };
         let failed = |source| TrainError::Write { path: path.to_owned(), source };
-        let before = match std::fs::read_to_string(path) {
-            _ if done == 0 => String::new(),
-            Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
-            read => read.map_err(|source| TrainError::Read { path: path.to_owned(), source })?,
+        let read = (done > 0).then(|| std::fs::read_to_string(path));
+        let before = match read {
+            None => String::new(),
+            Some(Err(error)) if error.kind() == ErrorKind::NotFound => String::new(),
+            Some(read) => read.map_err(|source| TrainError::Read { path: path.to_owned(), source })?,
         };
         let mut file = LineWriter::new(File::create(path).map_err(failed)?);
         // A run that was killed may have been in the middle of a line.

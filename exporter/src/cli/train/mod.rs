@@ -83,7 +83,9 @@ impl TrainArgs {
     fn check_places(&self, options: &TrainOptions) -> Result<(), Error> {
         let mut written = vec![("-o", self.output.as_path())];
         written.extend(options.checkpoint.as_ref().map(|checkpoint| ("--checkpoint", checkpoint.file.as_path())));
-        written.extend(options.log_losses.as_deref().map(|file| ("--log-losses", file)));
+        // A pipe or a device is written to as it is.
+        let log = options.log_losses.as_deref().filter(|file| !file.exists() || file.is_file() || file.is_dir());
+        written.extend(log.map(|file| ("--log-losses", file)));
         let teacher = options.teacher.as_ref().map(|teacher| teacher.pack.as_path());
         let read = [
             ("--data", Some(self.data.as_path())),
