@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::Error;
 use clap::Args;
-use overmask::error::{CodedError, ExitCode};
+use overmask::error::ExitCode;
 use overmask::pack::{PackSet, read_file, write_file};
 use serde_json::json;
 
@@ -37,8 +37,7 @@ pub(super) fn run(args: &MergeArgs) -> Result<(), Error> {
     let set = PackSet::new(&files.collect::<Result<Vec<_>, Error>>()?)?;
     let bases: BTreeSet<&str> = set.packs().map(|pack| pack.document().base_id.as_str()).collect();
     if bases.len() > 1 {
-        let message = format!("the packs are for {} different bases, and a set is run on one", bases.len());
-        return Err(CodedError { message, code: ExitCode::BaseMismatch }.into());
+        log::warn!("the packs are for {} different bases: name the one to run as SET#NAME", bases.len());
     }
     let bytes = set.to_bytes()?;
     write_file(&args.output, &bytes)?;

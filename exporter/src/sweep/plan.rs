@@ -248,6 +248,7 @@ impl Files<'_> {
                     let path = self.dir.join(text);
                     // Of a set, SET#NAME.
                     let (file, _) = split_name(&path);
+                    fs::File::open(&file).map_err(unreadable(&file))?;
                     named.digests.insert(name, self.digest(&file)?);
                     option(name, &path)
                 }

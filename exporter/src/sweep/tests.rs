@@ -162,6 +162,11 @@ fn what_is_wrong_with_a_sweep_is_named() {
         assert_eq!(error.exit_code(), ExitCode::InputData);
     }
     let place = Place::new(SWEEP);
+    let texts = place.path("b.jsonl");
+    fs::rename(&texts, place.path("elsewhere")).unwrap();
+    let error = place.plan().unwrap_err().to_string();
+    assert!(error.starts_with("cannot read") && error.contains("b.jsonl") && !error.contains("import"), "{error}");
+    fs::rename(place.path("elsewhere"), &texts).unwrap();
     fs::write(place.path("base/base.json"), "{}").unwrap();
     let error = place.plan().unwrap_err().to_string();
     assert!(error.contains("base.json: not a base: missing field `base_id`"), "{error}");

@@ -123,14 +123,13 @@ fn short(input: &Input) -> Input {
     }
 }
 
-/// How a pack stores some values: as asked for, unless that cannot hold them.
-fn fitting(dtype: FloatType, name: &str, values: &[f32]) -> FloatType {
-    let fits = |value: &f32| !value.is_finite() || dtype.round(*value).is_finite();
-    if values.iter().all(fits) {
-        return dtype;
-    }
-    log::warn!("`{name}` has values that {dtype} cannot hold: it is stored as f32");
-    FloatType::F32
+/// Checks that a pack can store what was learnt. Values that f16 cannot hold are those of a run that went astray.
+fn check_held(option: &'static str, dtype: FloatType, values: &[f32]) -> Result<(), TrainError> {
+    let Some(value) = values.iter().find(|value| value.is_finite() && !dtype.round(**value).is_finite()) else {
+        return Ok(());
+    };
+    let reason = format!("{dtype} cannot hold {value}, which was learnt; lower the learning rates, or take f32");
+    Err(TrainError::Option { option, reason })
 }
 
 /// The pack, as yet without golden vectors.
@@ -152,13 +151,15 @@ fn pack(
     let (weight, bias) = (take(name::HEAD_WEIGHT), take(name::HEAD_BIAS));
     let manifest = base.manifest();
     let hidden = manifest.architecture.hidden_size;
-    let dtype = [&weight, &bias].into_iter().fold(o.head_dtype, |dtype, values| fitting(dtype, "head", values));
-    let head = Head { weight, bias, labels: labels.len(), hidden, dtype };
+    for values in [&weight, &bias] {
+        check_held("--head-dtype", o.head_dtype, values)?;
+    }
+    let head = Head { weight, bias, labels: labels.len(), hidden, dtype: o.head_dtype };
     let mut deltas = Vec::new();
     for (tensor, values) in best.tensors {
         let shape = base.tensor_f32(&tensor)?.0.to_vec();
-        let dtype = fitting(o.delta_dtype, &tensor, &values);
-        deltas.push(Delta { tensor, shape, values, dtype });
+        check_held("--delta-dtype", o.delta_dtype, &values)?;
+        deltas.push(Delta { tensor, shape, values, dtype: o.delta_dtype });
     }
     let maskable: usize = manifest.maskable.iter().map(|t| t.outputs * t.inputs).sum();
     let zeros: u64 = best.masks.iter().map(|m| m.mask.zero_weights()).sum();
@@ -307,4 +308,25 @@ fn measure(
     let deltas = std::mem::take(&mut pack.deltas);
     *pack = Pack::new(document, std::mem::take(&mut pack.masks), pack.head.clone(), golden)?.with_deltas(deltas)?;
     Ok((dev, measured))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn golden_inputs_are_short() {
+        assert_eq!(short(&Input::Text(format!(" {}", "ä".repeat(300)))), Input::Text("ä".repeat(200)));
+        assert_eq!(short(&Input::Pair("a b".into(), "c".into())), Input::Pair("a b".into(), "c".into()));
+        let words = |count: usize| Input::Words { words: vec!["x".to_owned(); count] };
+        assert_eq!(short(&words(100)), words(32));
+    }
+
+    #[test]
+    fn values_that_a_pack_cannot_hold_are_told_with_advice() {
+        assert!(check_held("--head-dtype", FloatType::F16, &[1.0, -65504.0]).is_ok());
+        assert!(check_held("--head-dtype", FloatType::F32, &[1e30]).is_ok());
+        let error = check_held("--head-dtype", FloatType::F16, &[1.0, 1e6]).err().map(|error| error.to_string());
+        assert!(error.as_ref().is_some_and(|e| e.starts_with("--head-dtype: f16 cannot hold 1000000")), "{error:?}");
+    }
 }

@@ -12,8 +12,8 @@ use crate::data::rng;
 const EVERY: u64 = 16;
 
 /// How much noise Bernoulli sampling adds to scores: a unit that far above the threshold is kept
-/// with a probability of σ(1). Scores are ranks from -0.05 to 0.95 at first: units of some tenth of all have
-/// a say in the lot.
+/// with a probability of σ(1). Scores are ranks, less the initial sparsity, at first: the lot
+/// decides for about a tenth of all units.
 const TEMPERATURE: f64 = 0.02;
 
 /// Where the phases of a run end, in steps.

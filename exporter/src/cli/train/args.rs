@@ -185,7 +185,7 @@ struct Tuning {
     #[arg(long, value_name = "NORM", default_value_t = 1.0)]
     clip_norm: f64,
     /// How much scores whose gradients are small beside those of their tensor are held back, so that fewer cross
-    /// the threshold for little and masks take fewer bytes: 1 with about three times the learning rate.
+    /// the threshold for little and masks take fewer bytes: 1 with two to three times the learning rate.
     #[arg(long, value_name = "FACTOR", default_value_t = 0.0)]
     damping: f64,
     /// The longest input, in tokens with the special ones; longer ones are cut.
