@@ -11,12 +11,12 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use overmask::base::Base;
-use overmask::engine::native::{Budget, NativeEngine, Part};
-use overmask::engine::{Engine, EngineOptions, TokenBatch};
-use overmask::kernels::{Activations, Isa, NR, PanelMask, Panels, Scratch, multiply};
+use overmask::engine::native::{Budget, NativeEngine, Stage};
+use overmask::engine::{Changes, Engine};
+use overmask_kernels::{Activations, Isa, NR, PanelMask, Panels, Scratch, multiply};
 use serde_json::Value;
 
-use crate::contenders::{Contender, OnnxRuntime, Texts};
+use crate::contenders::{Batch, Contender, OnnxRuntime, Texts, options};
 use crate::rows::Rows;
 
 const PASSES: usize = 60;
@@ -37,12 +37,12 @@ pub(crate) fn run(base: &Path, texts: &Path) -> Result<Rows> {
             let (what, batch) = texts.batch(length)?;
             let theirs = of_onnx_runtime(&base, threads, &batch)?;
             let ours = of_native(&base, threads, &batch)?;
-            for part in Part::ALL.map(Part::name).into_iter().chain(["other", "all"]) {
+            for part in Stage::ALL.map(Stage::name).into_iter().chain(["other", "all"]) {
                 let theirs = theirs.get(part).copied().unwrap_or_default();
                 rows.add(format!("{threads} thr, {what}: {part}"), "ms", ours[part], Some(theirs), "");
             }
             // Each weight is read once and used for every token.
-            let tokens = batch.attention_mask.iter().filter(|m| **m == 1).count();
+            let tokens = batch.ragged.tokens();
             let flops = 2.0 * (weights * tokens) as f64;
             let seconds = ours["linears"] / 1e3 / threads as f64;
             let limit = limits.flops.min(limits.bytes * flops / (4 * weights) as f64);
@@ -64,7 +64,7 @@ struct Limits {
 
 impl Limits {
     fn measure(threads: usize) -> Result<Limits> {
-        let isa = Isa::choose()?;
+        let isa = options(threads)?.isa.unwrap_or_else(Isa::best);
         // Weights of 16 kB and activations of 7 kB stay in the nearest cache.
         let flops = best(threads, || {
             const STEPS: usize = 128;
@@ -112,22 +112,22 @@ fn complete(mut parts: Parts, threads: usize, all: f64) -> Parts {
     parts
 }
 
-fn of_native(base: &Arc<Base>, threads: usize, batch: &TokenBatch) -> Result<Parts> {
-    let mut engine = NativeEngine::new(Arc::clone(base), &EngineOptions { threads: Some(threads) })?;
-    let task = engine.load(&[], &[])?;
+fn of_native(base: &Arc<Base>, threads: usize, batch: &Batch) -> Result<Parts> {
+    let engine = NativeEngine::new(Arc::clone(base), &options(threads)?)?;
+    let task = engine.add(Changes::NONE)?;
     for _ in 0..WARM_UP {
-        engine.encode(task, batch)?;
+        engine.encode(task, &batch.ragged)?;
     }
     let (budget, start) = (Budget::default(), Instant::now());
     for _ in 0..PASSES {
-        engine.encode_timed(task, batch, &budget)?;
+        engine.encode_timed(task, &batch.ragged, &budget)?;
     }
     let all = start.elapsed().as_secs_f64() * 1e3 / PASSES as f64;
-    let parts = Part::ALL.map(|part| (part.name(), budget.spent(part).as_secs_f64() * 1e3 / PASSES as f64));
+    let parts = Stage::ALL.map(|part| (part.name(), budget.spent(part).as_secs_f64() * 1e3 / PASSES as f64));
     Ok(complete(parts.into(), threads, all))
 }
 
-fn of_onnx_runtime(base: &Base, threads: usize, batch: &TokenBatch) -> Result<Parts> {
+fn of_onnx_runtime(base: &Base, threads: usize, batch: &Batch) -> Result<Parts> {
     let dir = tempfile::tempdir()?;
     let mut session = OnnxRuntime::new(base, threads, Some(&dir.path().join("profile")))?;
     // Its profile cannot be switched on later: the times of warming up are among the others.

@@ -9,37 +9,56 @@ use candle_nn::VarBuilder;
 use candle_transformers::models::bert;
 use ort::session::Session;
 use ort::session::builder::GraphOptimizationLevel;
+use overmask::base::family::bert::{Names, Table};
 use overmask::base::{Base, file};
-use overmask::engine::{self, Engine, EngineOptions, TaskId, TokenBatch};
-use overmask::onnx::proto::{GraphProto, NodeProto};
+use overmask::engine::{Changes, Engine, EngineOptions, TaskId, TokenBatch};
 use overmask::pack::{Input, NamedMask};
-use overmask::task::{Tokenizer, Tokens};
+use overmask::task::Tokenizer;
+use overmask_graph::encoder::{ATTENTION_MASK, INPUT_IDS, Padded, TOKEN_TYPE_IDS};
+use overmask_graph::proto::{GraphProto, NodeProto};
 use rten_tensor::NdTensor;
 use serde_json::Value;
+
+/// Texts as tokens: as ours takes them, and as the others do.
+pub(crate) struct Batch {
+    pub(crate) ragged: TokenBatch,
+    pub(crate) padded: Padded,
+}
+
+impl From<TokenBatch> for Batch {
+    fn from(ragged: TokenBatch) -> Self {
+        Batch { padded: Padded::from(&ragged), ragged }
+    }
+}
+
+/// Options of our engines in a measurement: derived files lie where the programs have theirs.
+pub(crate) fn options(threads: usize) -> Result<EngineOptions> {
+    overmask_cli::engine_options(Some(threads))
+}
 
 /// Who runs the encoder on a batch.
 pub(crate) trait Contender {
     /// One pass, from token numbers to vectors.
-    fn pass(&mut self, batch: &TokenBatch) -> Result<()>;
+    fn pass(&mut self, batch: &Batch) -> Result<()>;
 }
 
 /// One of our engines with a task.
 pub(crate) struct Ours {
-    engine: Box<dyn Engine>,
+    engine: Arc<dyn Engine>,
     task: TaskId,
 }
 
 impl Ours {
     pub(crate) fn new(name: &str, base: &Arc<Base>, threads: usize, masks: &[NamedMask]) -> Result<Self> {
-        let mut engine = engine::start(name.parse()?, Arc::clone(base), &EngineOptions { threads: Some(threads) })?;
-        let task = engine.load(masks, &[])?;
+        let engine = overmask_cli::start(name.parse()?, base, &options(threads)?)?;
+        let task = engine.add(Changes::masks_alone(masks))?;
         Ok(Ours { engine, task })
     }
 }
 
 impl Contender for Ours {
-    fn pass(&mut self, batch: &TokenBatch) -> Result<()> {
-        self.engine.encode(self.task, batch)?;
+    fn pass(&mut self, batch: &Batch) -> Result<()> {
+        self.engine.encode(self.task, &batch.ragged)?;
         Ok(())
     }
 }
@@ -51,7 +70,7 @@ pub(crate) struct OnnxRuntime(Session);
 impl OnnxRuntime {
     /// A session; `profile` is where to write what each operator took, if anywhere.
     pub(crate) fn new(base: &Base, threads: usize, profile: Option<&Path>) -> Result<Self> {
-        let builder = Session::builder(engine::ort::environment()?).map_err(plain)?;
+        let builder = Session::builder(overmask_ort::environment()?).map_err(plain)?;
         let builder = builder.with_optimization_level(GraphOptimizationLevel::All).map_err(plain)?;
         let mut builder = builder.with_intra_threads(threads).map_err(plain)?;
         if let Some(path) = profile {
@@ -67,13 +86,14 @@ impl OnnxRuntime {
 }
 
 impl Contender for OnnxRuntime {
-    fn pass(&mut self, batch: &TokenBatch) -> Result<()> {
+    fn pass(&mut self, batch: &Batch) -> Result<()> {
+        let batch = &batch.padded;
         let shape = [batch.batch, batch.sequence];
         let tensor = |values: &Vec<i64>| ort::value::Tensor::from_array((shape, values.clone())).map_err(plain);
         let inputs = ort::inputs![
-            "input_ids" => tensor(&batch.input_ids)?,
-            "attention_mask" => tensor(&batch.attention_mask)?,
-            "token_type_ids" => tensor(&batch.token_type_ids)?,
+            INPUT_IDS => tensor(&batch.input_ids)?,
+            ATTENTION_MASK => tensor(&batch.attention_mask)?,
+            TOKEN_TYPE_IDS => tensor(&batch.token_type_ids)?,
         ];
         let outputs = self.0.run(inputs).map_err(plain)?;
         ensure!(outputs.len() == 1, "not one output");
@@ -96,7 +116,7 @@ impl Rten {
     pub(crate) fn new(base: &Base, threads: usize) -> Result<Self> {
         // It takes external data only under some names.
         const NAME: &str = "weights.data";
-        let mut model = overmask::onnx::read_model(&base.model_path())?;
+        let mut model = overmask_graph::read_model(&base.model_path())?;
         let graph = model.graph.as_mut().context("the model has no graph")?;
         matmuls(base, graph)?;
         for entry in graph.initializer.iter_mut().flat_map(|tensor| &mut tensor.external_data) {
@@ -106,7 +126,7 @@ impl Rten {
         }
         let mut options = rten::ModelOptions::with_all_ops();
         options.prepack_weights(true).external_data(NAME, std::fs::read(base.dir().join(file::WEIGHTS))?);
-        let model = options.load(overmask::onnx::encode(&model))?;
+        let model = options.load(overmask_graph::encode(&model))?;
         let pool = Arc::new(rten::ThreadPool::with_num_threads(threads));
         Ok(Rten { model, options: rten::RunOptions::default().with_thread_pool(Some(pool)) })
     }
@@ -148,11 +168,12 @@ fn matmuls(base: &Base, graph: &mut GraphProto) -> Result<()> {
 }
 
 impl Contender for Rten {
-    fn pass(&mut self, batch: &TokenBatch) -> Result<()> {
+    fn pass(&mut self, batch: &Batch) -> Result<()> {
+        let batch = &batch.padded;
         let fields = [
-            ("input_ids", &batch.input_ids),
-            ("attention_mask", &batch.attention_mask),
-            ("token_type_ids", &batch.token_type_ids),
+            (INPUT_IDS, &batch.input_ids),
+            (ATTENTION_MASK, &batch.attention_mask),
+            (TOKEN_TYPE_IDS, &batch.token_type_ids),
         ];
         let shape = [batch.batch, batch.sequence];
         let mut inputs = Vec::new();
@@ -173,37 +194,39 @@ pub(crate) struct Candle(bert::BertModel);
 impl Candle {
     pub(crate) fn new(base: &Base) -> Result<Self> {
         let architecture = &base.manifest().architecture;
-        let names = base.manifest().maskable.iter().map(|tensor| tensor.name.as_str());
-        let prefix = names.filter_map(|name| name.split_once("encoder.")).map(|(prefix, _)| prefix).next();
-        let prefix = prefix.unwrap_or_default();
+        let (names, sizes) = Names::of_base(base.manifest()).map_err(anyhow::Error::msg)?;
         let bytes = std::fs::read(base.dir().join(file::WEIGHTS))?;
         let weights = VarBuilder::from_buffered_safetensors(bytes, DType::F32, &Device::Cpu)?;
-        let segments = base.tensor_f32(&format!("{prefix}embeddings.token_type_embeddings.weight"))?.0[0];
+        let segments = base.tensor_f32(&names.table(Table::Segments))?.0[0];
         let config = bert::Config {
             vocab_size: architecture.vocab_size,
             hidden_size: architecture.hidden_size,
             num_hidden_layers: architecture.layers,
-            num_attention_heads: architecture.heads,
-            intermediate_size: architecture.intermediate_size,
+            num_attention_heads: sizes.heads,
+            intermediate_size: sizes.intermediate_size,
             hidden_act: bert::HiddenAct::Gelu,
             hidden_dropout_prob: 0.0,
             max_position_embeddings: architecture.max_positions,
             type_vocab_size: segments,
             initializer_range: 0.02,
-            layer_norm_eps: architecture.layer_norm_eps,
+            layer_norm_eps: sizes.layer_norm_eps,
             pad_token_id: 0,
             position_embedding_type: bert::PositionEmbeddingType::Absolute,
             use_cache: false,
             classifier_dropout: None,
             model_type: None,
         };
-        let weights = if prefix.is_empty() { weights } else { weights.pp(prefix.trim_end_matches('.')) };
+        let weights = match names.prefix.trim_end_matches('.') {
+            "" => weights,
+            prefix => weights.pp(prefix),
+        };
         Ok(Candle(bert::BertModel::load(weights, &config)?))
     }
 }
 
 impl Contender for Candle {
-    fn pass(&mut self, batch: &TokenBatch) -> Result<()> {
+    fn pass(&mut self, batch: &Batch) -> Result<()> {
+        let batch = &batch.padded;
         let shape = (batch.batch, batch.sequence);
         let tensor = |values: &Vec<i64>| {
             Tensor::from_vec(values.iter().map(|v| *v as u32).collect::<Vec<_>>(), shape, &Device::Cpu)
@@ -236,18 +259,17 @@ impl Texts {
 
     /// One text of so many tokens, the first ones together and cut; or the first texts as they are,
     /// of whatever length. With words for a row.
-    pub(crate) fn batch(&self, tokens: Option<usize>) -> Result<(String, TokenBatch)> {
+    pub(crate) fn batch(&self, tokens: Option<usize>) -> Result<(String, Batch)> {
         let Some(tokens) = tokens else {
-            let texts: Vec<Input> = self.texts.iter().take(MIXED).map(|text| text.as_str().into()).collect();
-            let tokens = self.tokenizer.encode_batch(&texts, 128)?;
-            let batch = self.tokenizer.pad(&tokens.iter().collect::<Vec<_>>());
-            let real: usize = tokens.iter().map(Tokens::len).sum();
-            return Ok((format!("{MIXED} texts, {real} tokens, {} padded", batch.input_ids.len()), batch));
+            let texts = self.texts.iter().take(MIXED).map(|text| self.tokenizer.encode(&text.as_str().into(), 128));
+            let batch = Batch::from(self.tokenizer.batch(&texts.collect::<Result<Vec<_>, _>>()?));
+            let (real, padded) = (batch.ragged.tokens(), batch.padded.input_ids.len());
+            return Ok((format!("{MIXED} texts, {real} tokens, {padded} padded"), batch));
         };
         let all = self.texts.iter().take(tokens).map(String::as_str).collect::<Vec<_>>().join(" ");
         let ids = self.tokenizer.encode(&Input::Text(all), tokens)?;
         ensure!(ids.len() == tokens, "there are fewer than {tokens} tokens of text");
-        Ok((format!("{tokens} tokens"), self.tokenizer.pad(&[&ids])))
+        Ok((format!("{tokens} tokens"), self.tokenizer.batch([&ids]).into()))
     }
 }
 

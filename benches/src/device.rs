@@ -8,11 +8,10 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use overmask::base::Base;
-use overmask::engine::{self, EngineOptions};
 use overmask::pack::PackFile;
 use overmask::task::{Runner, Tokenizer};
 
-use crate::contenders::{Contender, OnnxRuntime, call_self, median};
+use crate::contenders::{Contender, OnnxRuntime, call_self, median, options};
 use crate::rows::Rows;
 
 /// How this program calls itself: memory is that of a process.
@@ -93,14 +92,14 @@ pub(crate) fn child(args: &[PathBuf]) -> Result<()> {
         let mut session = OnnxRuntime::new(&base, 1, None)?;
         let tokenizer = Tokenizer::open(&base)?;
         let tokens = tokenizer.encode(&TEXT.into(), 64)?;
-        session.pass(&tokenizer.pad(&[&tokens]))?;
+        session.pass(&tokenizer.batch([&tokens]).into())?;
         return print_pss();
     }
-    let engine = engine::start("native".parse()?, Arc::clone(&base), &EngineOptions { threads: Some(1) })?;
-    let mut runner = Runner::new(engine, base)?;
+    let engine = overmask_cli::start("native".parse()?, &base, &options(1)?)?;
+    let runner = Runner::new(engine, base)?;
     for pack in packs {
-        let task = runner.add_file(PackFile::open(pack)?)?;
-        runner.classify(task, &[TEXT])?;
+        let task = runner.add(pack)?;
+        runner.run(&[(TEXT, [task])])?;
     }
     print_pss()
 }

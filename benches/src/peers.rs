@@ -12,10 +12,11 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use overmask::base::Base;
-use overmask::engine::{Engine, EngineOptions, TaskId, TokenBatch, native::NativeEngine};
+use overmask::engine::native::NativeEngine;
+use overmask::engine::{Changes, Engine, TaskId};
 use overmask::pack::{NamedMask, Pack};
 
-use crate::contenders::{Candle, Contender, OnnxRuntime, Ours, Rten, Texts, call_self, median};
+use crate::contenders::{Batch, Candle, Contender, OnnxRuntime, Ours, Rten, Texts, call_self, median, options};
 use crate::rows::Rows;
 
 /// How this program calls itself: once for each number of threads.
@@ -112,7 +113,7 @@ fn reach(task: &Task<'_>, peer: &str, length: Option<usize>) -> &'static str {
 }
 
 /// The better median of each, in milliseconds: our tasks, then the peers.
-fn measure(base: &Arc<Base>, threads: usize, tasks: &[Task<'_>], batch: &TokenBatch) -> Result<Vec<f64>> {
+fn measure(base: &Arc<Base>, threads: usize, tasks: &[Task<'_>], batch: &Batch) -> Result<Vec<f64>> {
     let count = tasks.len() + PEERS.len();
     let start = |i: usize| -> Result<Box<dyn Contender>> {
         Ok(match i.checked_sub(tasks.len()) {
@@ -156,13 +157,13 @@ fn measure(base: &Arc<Base>, threads: usize, tasks: &[Task<'_>], batch: &TokenBa
 }
 
 /// What it costs to take another task for each text: A, B, A, B ... less A, A, A ... and B, B, B.
-fn switch(base: &Arc<Base>, batch: &TokenBatch, a: &Pack, b: &Pack, rows: &mut Rows) -> Result<()> {
-    let mut engine = NativeEngine::new(Arc::clone(base), &EngineOptions { threads: Some(1) })?;
-    let [first, second] = [engine.load(&a.masks, &[])?, engine.load(&b.masks, &[])?];
+fn switch(base: &Arc<Base>, batch: &Batch, a: &Pack, b: &Pack, rows: &mut Rows) -> Result<()> {
+    let engine = NativeEngine::new(Arc::clone(base), &options(1)?)?;
+    let [first, second] = [engine.add(Changes::masks_alone(&a.masks))?, engine.add(Changes::masks_alone(&b.masks))?];
     let mut times: [Vec<f64>; 4] = Default::default();
     let pass = |task: TaskId| -> Result<f64> {
         let start = Instant::now();
-        engine.encode(task, batch)?;
+        engine.encode(task, &batch.ragged)?;
         Ok(start.elapsed().as_secs_f64() * 1e6)
     };
     // In short runs that take turns, so that a change of the machine's speed is in all of them.

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use overmask::base::Base;
-use overmask::engine::{self, EngineError, EngineKind, EngineOptions};
-use overmask::error::ExitCode;
+use overmask::engine::{Engine, EngineError, TaskId};
+use overmask::error::ErrorKind;
 use overmask::pack::Pack;
-use overmask::task::{Runner, TaskError, TaskRef};
+use overmask::task::{Runner, TaskError};
 use serde::Serialize;
 
 use crate::data::{DataError, Dataset, Example, LabelSet};
@@ -41,13 +41,13 @@ pub enum EvaluateError {
 }
 
 impl EvaluateError {
-    /// The program's exit code for this error.
-    pub fn exit_code(&self) -> ExitCode {
+    /// Of which kind it is.
+    pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Data(e) => e.exit_code(),
-            Self::Engine(e) => e.exit_code(),
-            Self::Task(e) => e.exit_code(),
-            Self::Write { .. } => ExitCode::DeviceOrStore,
+            Self::Data(e) => e.kind(),
+            Self::Engine(e) => e.kind(),
+            Self::Task(e) => e.kind(),
+            Self::Write { .. } => ErrorKind::DeviceOrStore,
         }
     }
 }
@@ -75,20 +75,15 @@ pub struct Report {
 /// `progress` is told how many examples are done.
 ///
 /// # Errors
-/// When a label is not one of the pack's, the pack is not for this base, or the engine cannot
-/// start or fails.
+/// When a label is not one of the pack's, the pack is not for this base, or the engine fails.
 pub fn evaluate(
     base: &Arc<Base>,
     pack: Pack,
     dataset: &Dataset,
-    kind: EngineKind,
-    options: &EngineOptions,
+    engine: Arc<dyn Engine>,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Report, EvaluateError> {
-    // A wrong label is told before an engine starts.
-    LabelSet::new(pack.document.labels.clone()).gold(dataset)?;
-    let engine = engine::start(kind, Arc::clone(base), options)?;
-    measure(&mut Runner::new(engine, Arc::clone(base))?, pack, dataset, progress)
+    measure(&Runner::new(engine, Arc::clone(base))?, pack, dataset, progress)
 }
 
 /// The same on an engine that runs already, which lets the task go afterwards: of many packs that are
@@ -97,7 +92,7 @@ pub fn evaluate(
 /// # Errors
 /// As [`evaluate`].
 pub fn measure(
-    runner: &mut Runner,
+    runner: &Runner,
     pack: Pack,
     dataset: &Dataset,
     progress: &mut dyn FnMut(usize),
@@ -111,13 +106,14 @@ pub fn measure(
     let said = said?;
     removed?;
     let card = score::card(task_kind, labels.names(), &gold, &said);
-    Ok(Report { card, engine: info.engine, precision: info.precision, labels: labels.names().to_vec(), said })
+    let (engine, precision) = (info.engine.to_string(), info.precision.to_string());
+    Ok(Report { card, engine, precision, labels: labels.names().to_vec(), said })
 }
 
 /// What a task says of each example.
 fn answers(
     runner: &Runner,
-    task: TaskRef,
+    task: TaskId,
     dataset: &Dataset,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Vec<Said>, TaskError> {

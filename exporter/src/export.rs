@@ -15,22 +15,20 @@ mod tests;
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
-use overmask::base::{Base, BaseError, file};
-use overmask::error::ExitCode;
+use overmask::base::{Base, BaseError, file, write_weights};
+use overmask::error::ErrorKind;
+use overmask::fs::{Staged, StagedError};
 use overmask::mask::MaskError;
-use overmask::onnx::proto::data_type;
-use overmask::onnx::{self, External, GraphBuilder, OnnxError};
 use overmask::pack::{Pack, PackDocument, PackError, Pooling, TaskKind};
+use overmask_graph::encoder;
+use overmask_graph::proto::data_type;
+use overmask_graph::{External, GraphBuilder, OnnxError};
 use serde::{Serialize, Serializer};
 
-use crate::staged::{Staged, StagedError};
 use crate::train::graph::{self, name};
 
 /// The file that says what the outputs mean.
 pub const CONFIG: &str = "config.json";
-
-/// The encoder's output, [batch, sequence, width].
-const STATES: &str = "last_hidden_state";
 
 /// What can go wrong when a model is exported.
 #[derive(Debug, thiserror::Error)]
@@ -79,15 +77,15 @@ pub enum ExportError {
 }
 
 impl ExportError {
-    /// The program's exit code for this error.
-    pub fn exit_code(&self) -> ExitCode {
+    /// Of which kind it is.
+    pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Base(e) => e.exit_code(),
-            Self::Pack(e) => e.exit_code(),
-            Self::Onnx(e) => e.exit_code(),
-            Self::Mask { .. } | Self::Taken { .. } => ExitCode::CorruptFile,
-            Self::Read { .. } => ExitCode::InputData,
-            Self::Staged(e) => e.exit_code(),
+            Self::Base(e) => e.kind(),
+            Self::Pack(e) => e.kind(),
+            Self::Onnx(e) => e.kind(),
+            Self::Mask { .. } | Self::Taken { .. } => ErrorKind::CorruptFile,
+            Self::Read { .. } => ErrorKind::InputData,
+            Self::Staged(e) => e.kind(),
         }
     }
 }
@@ -106,7 +104,7 @@ impl Part {
     pub fn output(self) -> &'static str {
         match self {
             Self::Whole => name::LOGITS,
-            Self::Encoder => STATES,
+            Self::Encoder => encoder::OUTPUT,
         }
     }
 }
@@ -119,7 +117,7 @@ impl Part {
 pub fn export(base: &Base, pack: &Pack, out: &Path, part: Part) -> Result<(), ExportError> {
     pack.check_base(base)?;
     let staged = Staged::new(out)?;
-    let mut model = onnx::read_model(&base.model_path())?;
+    let mut model = overmask_graph::read_model(&base.model_path())?;
     let names = graph::external_names(&model)?;
     let mut graph = model.graph.take().ok_or(OnnxError::NoGraph)?;
     let changed = pack.masks.iter().map(|m| &m.tensor).chain(pack.deltas.iter().map(|d| &d.tensor));
@@ -142,7 +140,7 @@ pub fn export(base: &Base, pack: &Pack, out: &Path, part: Part) -> Result<(), Ex
         tensors.push((name::HEAD_BIAS, vec![head.labels], Cow::Owned(bytes_of(&head.bias))));
     }
     let listed: Vec<_> = tensors.iter().map(|(name, shape, bytes)| (*name, shape.as_slice(), &bytes[..])).collect();
-    let offsets = staged.weights(file::WEIGHTS, &listed)?;
+    let offsets = staged.file(file::WEIGHTS, |out| write_weights(out, &listed))?;
 
     graph.initializer.retain(|tensor| !names.contains(&tensor.name));
     if part == Part::Whole {
@@ -157,7 +155,7 @@ pub fn export(base: &Base, pack: &Pack, out: &Path, part: Part) -> Result<(), Ex
     if part == Part::Whole {
         add_head(&mut b, pack.document.text.pooling, pack.head.labels, pack.head.hidden);
     }
-    staged.write(file::MODEL, &onnx::encode(&b.finish()))?;
+    staged.write(file::MODEL, &overmask_graph::encode(&b.finish()))?;
 
     let path = base.tokenizer_path();
     let tokenizer = std::fs::read(&path).map_err(|source| ExportError::Read { path, source })?;
@@ -193,7 +191,7 @@ fn bytes_of(values: &[f32]) -> Vec<u8> {
 fn add_head(b: &mut GraphBuilder, pooling: Pooling, labels: usize, width: usize) {
     let (seen, rows): (_, &[&str]) = match pooling {
         Pooling::Mean | Pooling::Cls => (graph::pool(b, pooling, width), &["batch"]),
-        Pooling::First => (STATES.to_owned(), &["batch", "sequence"]),
+        Pooling::First => (encoder::OUTPUT.to_owned(), &["batch", "sequence"]),
     };
     let weight = b.op("Transpose", &[name::HEAD_WEIGHT], &[]);
     let product = b.op("MatMul", &[&seen, &weight], &[]);

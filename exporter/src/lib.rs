@@ -15,7 +15,6 @@
 //! | [`analyze`] | packs compared: with each other, with their base, part by part |
 //! | [`sweep`] | tasks x methods x seeds, trained by many processes |
 //! | [`report`] | results and analyses as a page of figures and tables |
-//! | [`staged`] | directories that appear whole or not at all |
 //! | [`cli`] | the `overmask-export` program |
 
 #![forbid(unsafe_code)]
@@ -31,6 +30,5 @@ pub mod import;
 pub mod metrics;
 pub mod report;
 pub mod score;
-pub mod staged;
 pub mod sweep;
 pub mod train;

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use overmask::pack::TaskKind;
-use overmask::task::{Answer, Span, spans};
+use overmask::task::{Answer, Span, largest, spans};
 use serde::Serialize;
 
 use crate::data::Gold;
@@ -28,17 +28,18 @@ impl Said {
     pub fn new(answer: &Answer) -> Self {
         match answer {
             Answer::Label(prediction) => Said::Class(prediction.index),
-            Answer::Labels { chosen, scores } => {
+            Answer::Labels { chosen, scores, .. } => {
                 Said::Set((0..scores.len()).map(|label| chosen.contains(&label)).collect())
             }
             Answer::Value(value) => Said::Value(f64::from(*value)),
-            Answer::Tags(tags) => Said::Tags(tags.iter().map(|tag| tag.as_ref().map(|tag| tag.index)).collect()),
+            Answer::Tags { tags, .. } => Said::Tags(tags.iter().map(|tag| tag.as_ref().map(|tag| tag.index)).collect()),
+            // A kind of answer that this version does not know counts as no answer.
+            _ => Said::Tags(Vec::new()),
         }
     }
 
     /// What rows of logits mean: one, or one for each word that has any.
     pub fn of_logits(kind: TaskKind, rows: &[Option<&[f32]>]) -> Self {
-        let largest = |row: &[f32]| (1..row.len()).fold(0, |best, i| if row[i] > row[best] { i } else { best });
         let row = rows.first().copied().flatten().unwrap_or_default();
         match kind {
             TaskKind::Classify => Said::Class(largest(row)),
@@ -292,8 +293,6 @@ impl<'a> Table<'a> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used)]
-
     use super::*;
 
     fn names(names: &[&str]) -> Vec<String> {

@@ -1,141 +1,24 @@
-//! The programs' exit codes, and how an error finds its own.
+//! What every error of the library can be asked: of which kind it is.
 
-use std::error::Error;
-
-use crate::base::BaseError;
-use crate::engine::EngineError;
-use crate::mask::MaskError;
-use crate::mask::resident::ResidentError;
-use crate::onnx::OnnxError;
-use crate::pack::PackError;
-use crate::task::TaskError;
-use crate::trust::TrustError;
-
-/// What a program's exit status says; the numbers are part of the interface.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(u8)]
-pub enum ExitCode {
-    /// Everything was done.
-    Ok = 0,
-    /// Anything that has no code of its own.
-    Other = 1,
-    /// The command line is wrong.
-    Usage = 2,
-    /// The input data (texts, labels, files to read) are wrong or missing.
-    InputData = 3,
-    /// A file is damaged, or of a version that this program does not know.
-    CorruptFile = 4,
+/// What sort of thing went wrong, whichever part of the library says so: a program makes its exit status
+/// of it, a server its answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// Anything that has no kind of its own.
+    Other,
+    /// What was asked for cannot be.
+    Usage,
+    /// The input (texts, labels, files to read) is wrong or missing.
+    InputData,
+    /// A file is damaged, or of a version that is not known.
+    CorruptFile,
     /// A signature is missing or wrong.
-    Signature = 5,
+    Signature,
     /// A pack was made for another base.
-    BaseMismatch = 6,
+    BaseMismatch,
     /// The engine that was asked for cannot start.
-    EngineUnavailable = 7,
+    EngineUnavailable,
     /// The device or the store refuses: space, permission, lock.
-    DeviceOrStore = 8,
-}
-
-impl ExitCode {
-    /// The table of codes for a program's `--help`.
-    pub const HELP: &'static str = "\
-Exit codes:
-  0  ok
-  1  anything that has no code below
-  2  wrong command line
-  3  wrong or missing input data
-  4  corrupt or unsupported file
-  5  missing or wrong signature
-  6  the pack was made for another base
-  7  the engine is not available
-  8  device or store: space, permission, lock";
-
-    /// The code of an error: that of the first library error in its chain of causes.
-    pub fn of(error: &anyhow::Error) -> ExitCode {
-        Self::find(error, |_| None)
-    }
-
-    /// The same for a program with errors of its own, whose codes `own` knows.
-    pub fn find(error: &anyhow::Error, own: impl Fn(&(dyn Error + 'static)) -> Option<ExitCode>) -> ExitCode {
-        // A message given as context is not in the chain under its own type.
-        let context = error.downcast_ref::<CodedError>().map(CodedError::exit_code);
-        context
-            .or_else(|| error.chain().find_map(|cause| own(cause).or_else(|| known(cause))))
-            .unwrap_or(ExitCode::Other)
-    }
-}
-
-impl From<ExitCode> for std::process::ExitCode {
-    fn from(code: ExitCode) -> Self {
-        std::process::ExitCode::from(code as u8)
-    }
-}
-
-/// The code of one of this library's errors.
-fn known(error: &(dyn Error + 'static)) -> Option<ExitCode> {
-    macro_rules! first_of {
-        ($($kind:ty),*) => { None$(.or_else(|| error.downcast_ref::<$kind>().map(<$kind>::exit_code)))* };
-    }
-    first_of!(CodedError, TaskError, PackError, BaseError, EngineError, OnnxError, MaskError, ResidentError, TrustError)
-}
-
-/// A text by someone else, made fit for one line of a terminal: what could drive the terminal or
-/// turn the text's direction is replaced by spaces.
-pub fn printable(text: &str) -> String {
-    text.chars().map(|c| if is_unprintable(c) { ' ' } else { c }).collect()
-}
-
-/// Whether a character drives a terminal or turns the direction of text.
-pub(crate) fn is_unprintable(c: char) -> bool {
-    let turns = matches!(c, '\u{61c}' | '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-    c.is_control() || turns
-}
-
-/// A message with the exit code that it asks for, for errors that only a program knows.
-#[derive(Debug, thiserror::Error)]
-#[error("{message}")]
-pub struct CodedError {
-    /// What is wrong, where, and what to do.
-    pub message: String,
-    /// The exit code.
-    pub code: ExitCode,
-}
-
-impl CodedError {
-    /// A message about the input data.
-    pub fn input(message: impl Into<String>) -> Self {
-        CodedError { message: message.into(), code: ExitCode::InputData }
-    }
-
-    /// The exit code.
-    pub fn exit_code(&self) -> ExitCode {
-        self.code
-    }
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::expect_used)]
-mod tests {
-    use anyhow::Context;
-
-    use super::*;
-
-    #[test]
-    fn the_code_is_found_below_any_context() {
-        let error: anyhow::Error = CodedError::input("line 3").into();
-        let error = Err::<(), _>(error).context("outer").context("outermost").unwrap_err();
-        assert_eq!(ExitCode::of(&error), ExitCode::InputData);
-        assert_eq!(ExitCode::of(&anyhow::anyhow!("something")), ExitCode::Other);
-    }
-
-    #[test]
-    fn terminals_get_no_control_characters() {
-        assert_eq!(printable("a\u{1b}[2J\tb\u{9b}é\u{202e}c\n"), "a [2J b é c ");
-    }
-
-    #[test]
-    fn every_code_is_in_the_help() {
-        for code in 0..=ExitCode::DeviceOrStore as u8 {
-            assert!(ExitCode::HELP.contains(&format!("\n  {code}  ")));
-        }
-    }
+    DeviceOrStore,
 }

@@ -1,46 +1,42 @@
-//! The device side of Overmask: one frozen base encoder, and for every task a small pack that
-//! says which of the base's weights are zero.
+//! The device side of Overmask: one frozen base encoder, and for every task a small pack that says which
+//! of the base's weights are zero.
+//!
+//! ```no_run
+//! use overmask::task::Runner;
+//!
+//! # fn main() -> Result<(), overmask::task::TaskError> {
+//! let runner = Runner::open("base/")?;
+//! let trec = runner.add("trec.pack")?;
+//! let movie = runner.add("movie.pack")?;
+//! let answers = runner.run(&[("Where is Lima?", &[trec, movie])])?;
+//! println!("{}", answers[0][0]);
+//! # Ok(()) }
+//! ```
+//!
+//! [`Runner::open`](task::Runner::open) runs the engine `native`, our own kernels on the CPU, which knows
+//! encoders of the BERT kind; [`Runner::new`](task::Runner::new) takes any [`engine::Engine`], those of the
+//! crates `overmask-ort` (ONNX Runtime) and `overmask-tract` (pure Rust) among them, which run any encoder.
 //!
 //! | module | what it does |
 //! | --- | --- |
-//! | [`mask`] | bit masks over weights, and the granularities that they come in |
-//! | [`onnx`] | reading, writing, building and rewriting ONNX graphs |
-//! | [`base`](mod@base) | the base bundle: manifest, memory-mapped weights, digests |
-//! | [`codec`] | masks as few bytes, given the base |
+//! | [`task`] | text to tokens to plan to answer |
+//! | [`engine`] | what runs the encoder: one trait, and the native engine |
 //! | [`pack`] | the pack file: a task's masks, head, labels and golden vectors |
-//! | [`kernels`] | products with masked weights, for each instruction set |
-//! | [`engine`] | what runs the encoder: ONNX Runtime or tract, behind one trait |
-//! | [`task`] | text to tokens to engine to labelled result |
 //! | [`trust`] | signatures of packs, and the keys that are trusted |
-//! | [`cli`] | the `overmask` program |
-//!
-//! The usual way in is a [`task::Runner`]:
-//!
-//! ```no_run
-//! use std::{path::Path, sync::Arc};
-//! use overmask::{base::Base, engine, pack::Pack, task::Runner};
-//!
-//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let base = Arc::new(Base::open(Path::new("base/"))?);
-//! let engine = engine::start("ort".parse()?, Arc::clone(&base), &engine::EngineOptions::default())?;
-//! let mut runner = Runner::new(engine, base)?;
-//! let trec = runner.add_pack(Pack::open(Path::new("trec.pack"), runner.base())?)?;
-//! for result in runner.classify(trec, &["What is the capital of Peru?"])? {
-//!     println!("{} {:.3}", result.label, result.score);
-//! }
-//! # Ok(()) }
-//! ```
+//! | [`codec`] | masks as few bytes, given the base |
+//! | [`mask`] | bit masks over weights, and the granularities that they come in |
+//! | [`base`](mod@base) | the base bundle: manifest, memory-mapped weights, digests |
+//! | [`fs`] | the ground floor: files that appear whole, bounded reads, maps, digests |
 
 pub mod base;
-pub mod cli;
 pub mod codec;
+#[cfg(feature = "native")]
+mod derived;
 pub mod engine;
 pub mod error;
 pub mod fs;
-pub mod kernels;
 pub mod mask;
-mod mmap;
-pub mod onnx;
 pub mod pack;
 pub mod task;
+pub mod text;
 pub mod trust;

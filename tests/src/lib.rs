@@ -11,11 +11,13 @@ use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, OnceLock};
 
 use overmask::base::Base;
-use overmask::engine::{self, Engine, EngineKind, EngineOptions};
+use overmask::engine::{Engine, EngineOptions, TaskId};
 use overmask::mask::{Granularity, Mask};
 use overmask::pack::{
-    Codec, FloatType, Golden, Head, NamedMask, Pack, PackDocument, PackFile, Pooling, SCHEMA, TaskKind, TextSettings,
+    Codec, FloatType, Golden, Head, Input, NamedMask, Pack, PackDocument, PackFile, Pooling, SCHEMA, TaskKind,
+    TextSettings,
 };
+use overmask::task::{Answer, Prediction, Runner};
 use serde_json::Value;
 
 /// What to do when something is missing.
@@ -47,10 +49,24 @@ pub fn base() -> Arc<Base> {
 }
 
 /// An engine on a base, with one thread.
-pub fn engine(name: &str, base: &Arc<Base>) -> Box<dyn Engine> {
-    let kind: EngineKind = name.parse().unwrap();
-    engine::start(kind, Arc::clone(base), &EngineOptions { threads: Some(1) })
-        .unwrap_or_else(|e| panic!("{e}\n{SET_UP}"))
+pub fn engine(name: &str, base: &Arc<Base>) -> Arc<dyn Engine> {
+    engine_with(name, base, 1)
+}
+
+/// The same with so many threads.
+pub fn engine_with(name: &str, base: &Arc<Base>, threads: usize) -> Arc<dyn Engine> {
+    let options = EngineOptions::default().threads(threads).derived(program_dir().join("../derived"));
+    overmask_cli::start(name.parse().unwrap(), base, &options).unwrap_or_else(|e| panic!("{e}\n{SET_UP}"))
+}
+
+/// What a task that gives one label says of texts.
+pub fn classify<T: AsRef<str>>(runner: &Runner, task: TaskId, texts: &[T]) -> Vec<Prediction> {
+    let inputs: Vec<Input> = texts.iter().map(|text| text.as_ref().into()).collect();
+    let label = |answer| match answer {
+        Answer::Label(prediction) => prediction,
+        other => panic!("no label: {other:?}"),
+    };
+    runner.predict(task, &inputs).unwrap().into_iter().map(label).collect()
 }
 
 /// The first `count` questions of TREC, held-out ones first.

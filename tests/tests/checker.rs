@@ -7,10 +7,10 @@ use std::path::Path;
 use std::process::Command;
 
 use overmask::mask::Granularity;
-use overmask::onnx::{encode, proto::ModelProto};
 use overmask::pack::{Pack, Pooling, TaskKind};
 use overmask_exporter::export::{Part, export};
 use overmask_exporter::train::graph::{self, Distillation, Encoder, Precision, Spec};
+use overmask_graph::{encode, proto::ModelProto};
 use overmask_tests::{Recipe, asset, base, base_dir};
 
 const CHECK: &str = "import onnx, sys; onnx.checker.check_model(sys.argv[1], full_check=True)";
@@ -59,7 +59,7 @@ fn every_training_graph_passes() {
         let masked = base.manifest().maskable.iter().filter(|t| t.layer >= from).cloned().collect();
         Encoder::Live { masked, granularity, noisy, dense: Vec::new() }
     };
-    let model = overmask::onnx::read_model(&base.model_path()).unwrap();
+    let model = overmask_graph::read_model(&base.model_path()).unwrap();
     let external = model.graph.unwrap().initializer.into_iter().filter(|t| !t.external_data.is_empty());
     let dense = external.map(|t| t.name).collect();
     let granularity = Granularity::Weight;

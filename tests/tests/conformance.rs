@@ -5,12 +5,12 @@
 
 use std::sync::Arc;
 
-use overmask::base::{Base, TensorBytes, write_weights};
-use overmask::engine::{self, Device, Engine, EngineError, EngineKind, EngineOptions, TaskId, TokenBatch};
+use overmask::base::{Base, Precision, TensorBytes, write_weights};
+use overmask::engine::{Changes, Device, Engine, EngineError, EngineKind, EngineOptions, Plan, TaskId, TokenBatch};
 use overmask::mask::Granularity;
 use overmask::pack::{Delta, FloatType, Golden, Input, Pack, Pooling, TaskKind};
-use overmask::task::{Prediction, Runner, TaskError, TaskRef, Tokenizer};
-use overmask_tests::{Recipe, base, base_dir, difference, engine, questions, stored};
+use overmask::task::{Prediction, Runner, TaskError, Tokenizer};
+use overmask_tests::{Recipe, base, base_dir, classify, difference, engine, engine_with, questions, stored};
 
 /// Engines that every test machine has.
 const ENGINES: [&str; 3] = ["ort:cpu", "tract", "native"];
@@ -22,11 +22,6 @@ const BLOCK: Granularity = Granularity::Block { rows: 32, cols: 1 };
 
 fn runner(name: &str) -> Runner {
     Runner::new(engine(name, &base()), base()).unwrap()
-}
-
-fn classify(runner: &Runner, task: TaskRef, texts: &[String]) -> Vec<Prediction> {
-    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-    runner.classify(task, &texts).unwrap()
 }
 
 fn logits(predictions: &[Prediction]) -> Vec<f32> {
@@ -57,7 +52,7 @@ fn engines_agree_on_the_logits_of_every_kind_of_pack() {
     let texts = mixed_texts();
     for recipe in recipes {
         let [a, others @ ..] = ENGINES.map(|name| {
-            let mut runner = runner(name);
+            let runner = runner(name);
             let task = runner.add_pack(recipe.pack(&base)).unwrap();
             classify(&runner, task, &texts)
         });
@@ -81,7 +76,7 @@ fn engines_give_the_same_labels_to_a_thousand_texts() {
     for granularity in [Granularity::Weight, BLOCK] {
         let pack = Recipe { granularity, seed: 7, ..Default::default() }.pack(&base);
         let [a, others @ ..] = ENGINES.map(|name| {
-            let mut runner = runner(name);
+            let runner = runner(name);
             let task = runner.add_pack(pack.clone()).unwrap();
             classify(&runner, task, &texts)
         });
@@ -124,7 +119,7 @@ fn every_engine_replaces_the_same_tensors_with_and_without_masks() {
         let pack = stored(&plain.clone().with_deltas(deltas(&base)).unwrap(), &base);
         assert_eq!(pack.deltas.len(), 6);
         let [first, others @ ..] = ENGINES.map(|name| {
-            let mut runner = runner(name);
+            let runner = runner(name);
             let unchanged = runner.add_pack(plain.clone()).unwrap();
             let before = logits(&classify(&runner, unchanged, &texts));
             let task = runner.add_pack(pack.clone()).unwrap();
@@ -160,14 +155,18 @@ fn pairs_and_words_are_the_same_in_every_engine() {
         (of(TaskKind::Tag, Pooling::First, false), words.to_vec()),
     ] {
         let [first, others @ ..] = ENGINES.map(|name| {
-            let mut runner = runner(name);
+            let runner = runner(name);
             let task = runner.add_pack(pack.clone()).unwrap();
             let rows = runner.logits(task, &inputs).unwrap();
             let of_input = |input: &Input| input.rows();
             assert_eq!(rows.iter().map(Vec::len).collect::<Vec<_>>(), inputs.iter().map(of_input).collect::<Vec<_>>());
-            let wrong = runner.predict(task, &[Input::from("one text")]).unwrap_err();
+            let wrong = match pack.document.kind {
+                TaskKind::Tag => Input::Pair("a".into(), "b".into()),
+                _ => Input::from("one text"),
+            };
+            let wrong = runner.predict(task, &[wrong]).unwrap_err();
             assert!(matches!(wrong, TaskError::Text { index: 0, .. }), "{wrong}");
-            assert!(matches!(runner.classify(task, &[]), Ok(none) if none.is_empty()));
+            assert!(matches!(runner.predict(task, &[]), Ok(none) if none.is_empty()));
             rows.concat().into_iter().flatten().flatten().collect::<Vec<f32>>()
         });
         for (name, other) in ENGINES[1..].iter().zip(others) {
@@ -175,7 +174,7 @@ fn pairs_and_words_are_the_same_in_every_engine() {
         }
     }
     // The order of a pair, and which text a word is in, are not lost.
-    let mut runner = runner("native");
+    let runner = runner("native");
     let task = runner.add_pack(of(TaskKind::Multilabel, Pooling::Mean, true)).unwrap();
     let both =
         runner.logits(task, &[Input::Pair("a".into(), "b".into()), Input::Pair("b".into(), "a".into())]).unwrap();
@@ -187,7 +186,7 @@ fn golden_vectors_are_reproduced_by_every_engine() {
     let base = base();
     let recipe = Recipe { granularity: Granularity::Weight, seed: 11, ..Default::default() };
     let texts = mixed_texts();
-    let mut maker = runner("ort:cpu");
+    let maker = runner("ort:cpu");
     let task = maker.add_pack(recipe.pack(&base)).unwrap();
     let recorded = classify(&maker, task, &texts);
     let golden = texts.iter().zip(recorded).map(|(text, p)| Golden { input: text.as_str().into(), logits: p.logits });
@@ -195,7 +194,7 @@ fn golden_vectors_are_reproduced_by_every_engine() {
     // What is checked is what a device would read.
     let pack = stored(&pack, &base);
     for name in ENGINES {
-        let mut runner = runner(name);
+        let runner = runner(name);
         let task = runner.add_pack(pack.clone()).unwrap();
         let check = runner.check_golden(task).unwrap();
         assert_eq!(check.texts, texts.len());
@@ -211,11 +210,11 @@ fn switching_tasks_changes_no_bit() {
     let texts = questions(8);
     for name in ENGINES {
         let alone = {
-            let mut runner = runner(name);
+            let runner = runner(name);
             let task = runner.add_pack(a.clone()).unwrap();
             logits(&classify(&runner, task, &texts))
         };
-        let mut runner = runner(name);
+        let runner = runner(name);
         let [task_a, task_b] = [&a, &b].map(|pack| runner.add_pack(pack.clone()).unwrap());
         let first = logits(&classify(&runner, task_a, &texts));
         let other = classify(&runner, task_b, &texts);
@@ -236,10 +235,8 @@ fn threads_that_share_an_engine_run_different_tasks_at_once() {
         .collect();
     let texts = questions(6);
     for (name, threads) in [("ort:cpu", 1), ("tract", 1), ("native", 1), ("native", 2)] {
-        let options = EngineOptions { threads: Some(threads) };
-        let engine = engine::start(name.parse().unwrap(), Arc::clone(&base), &options).unwrap();
-        let mut runner = Runner::new(engine, Arc::clone(&base)).unwrap();
-        let tasks: Vec<TaskRef> = packs.iter().map(|pack| runner.add_pack(pack.clone()).unwrap()).collect();
+        let runner = Runner::new(engine_with(name, &base, threads), Arc::clone(&base)).unwrap();
+        let tasks: Vec<TaskId> = packs.iter().map(|pack| runner.add_pack(pack.clone()).unwrap()).collect();
         let alone: Vec<_> = tasks.iter().map(|task| logits(&classify(&runner, *task, &texts))).collect();
         std::thread::scope(|scope| {
             for (task, alone) in tasks.iter().zip(&alone) {
@@ -257,16 +254,13 @@ fn threads_that_share_an_engine_run_different_tasks_at_once() {
 /// The tokens of some texts in one batch.
 fn batch(texts: &[&str]) -> TokenBatch {
     let tokenizer = Tokenizer::open(&base()).unwrap();
-    let inputs: Vec<Input> = texts.iter().map(|text| Input::from(*text)).collect();
-    let tokens = tokenizer.encode_batch(&inputs, 64).unwrap();
-    tokenizer.pad(&tokens.iter().collect::<Vec<_>>())
+    let tokens: Vec<_> = texts.iter().map(|text| tokenizer.encode(&Input::from(*text), 64).unwrap()).collect();
+    tokenizer.batch(&tokens)
 }
 
-/// The vectors of the real tokens of a text.
-fn row(engine: &mut dyn Engine, task: TaskId, batch: &TokenBatch, row: usize) -> Vec<f32> {
-    let hidden = engine.encode(task, batch).unwrap();
-    let start = row * hidden.sequence * hidden.hidden;
-    hidden.data[start..start + batch.row_length(row) * hidden.hidden].to_vec()
+/// The vectors of a text's tokens.
+fn row(engine: &dyn Engine, task: TaskId, batch: &TokenBatch, row: usize) -> Vec<f32> {
+    engine.encode(task, batch).unwrap().rows().nth(row).unwrap().to_vec()
 }
 
 #[test]
@@ -275,14 +269,15 @@ fn a_task_that_is_unloaded_is_gone_and_the_others_stay() {
     let [a, b] = [31, 32].map(|seed| Recipe { seed, ..Default::default() }.pack(&base));
     let text = batch(&["Who wrote Hamlet?"]);
     for name in ENGINES {
-        let mut engine = engine(name, &base);
-        let [a, b] = [&a, &b].map(|pack| engine.load(&pack.masks, &pack.deltas).unwrap());
-        let before = row(engine.as_mut(), b, &text, 0);
-        engine.unload(a).unwrap();
+        let engine = engine(name, &base);
+        let [a, b] =
+            [&a, &b].map(|pack| engine.add(Changes::Decoded { masks: &pack.masks, deltas: &pack.deltas }).unwrap());
+        let before = row(engine.as_ref(), b, &text, 0);
+        engine.remove(a).unwrap();
         assert!(matches!(engine.encode(a, &text), Err(EngineError::NoTask(_))));
-        assert!(matches!(engine.unload(a), Err(EngineError::NoTask(_))));
-        assert_eq!(row(engine.as_mut(), b, &text, 0), before);
-        let c = engine.load(&[], &[]).unwrap();
+        assert!(matches!(engine.remove(a), Err(EngineError::NoTask(_))));
+        assert_eq!(row(engine.as_ref(), b, &text, 0), before);
+        let c = engine.add(Changes::NONE).unwrap();
         assert!(c != a && c != b, "identifiers are not used twice");
     }
 }
@@ -298,11 +293,11 @@ fn a_task_that_is_removed_from_a_runner_is_refused_and_the_others_stay() {
     ];
     let texts = questions(2);
     for name in ENGINES {
-        let mut runner = runner(name);
-        let tasks: Vec<TaskRef> = packs.iter().map(|pack| runner.add_pack(pack.clone()).unwrap()).collect();
+        let runner = runner(name);
+        let tasks: Vec<TaskId> = packs.iter().map(|pack| runner.add_pack(pack.clone()).unwrap()).collect();
         let before: Vec<_> = tasks.iter().map(|task| logits(&classify(&runner, *task, &texts))).collect();
         runner.remove(tasks[1]).unwrap();
-        let refused = runner.classify(tasks[1], &["a"]).unwrap_err();
+        let refused = runner.predict(tasks[1], &["a".into()]).unwrap_err();
         assert!(matches!(refused, TaskError::NoTask), "{name}: {refused}");
         assert!(matches!(runner.encode(tasks[1], &batch(&["a"])), Err(TaskError::NoTask)), "{name}");
         assert!(matches!(runner.remove(tasks[1]), Err(TaskError::NoTask)), "{name}");
@@ -322,12 +317,12 @@ fn padding_and_company_change_next_to_nothing() {
     let long = "word ".repeat(50);
     let texts = ["Who wrote Hamlet?", long.as_str(), "Where is Lima, the capital of Peru?"];
     for name in ENGINES {
-        let mut engine = engine(name, &base);
-        let task = engine.load(&pack.masks, &pack.deltas).unwrap();
+        let engine = engine(name, &base);
+        let task = engine.add(Changes::Decoded { masks: &pack.masks, deltas: &pack.deltas }).unwrap();
         let together = batch(&texts);
         for (i, text) in texts.iter().enumerate() {
-            let alone = row(engine.as_mut(), task, &batch(&[text]), 0);
-            let apart = difference(&alone, &row(engine.as_mut(), task, &together, i));
+            let alone = row(engine.as_ref(), task, &batch(&[text]), 0);
+            let apart = difference(&alone, &row(engine.as_ref(), task, &together, i));
             assert!(apart <= 1e-4, "{name}, {text:?}: {apart}");
         }
     }
@@ -347,10 +342,10 @@ fn a_mask_does_what_zeros_in_the_file_do() {
     manifest.base_id = "0".repeat(64);
     std::fs::write(dir.path().join("base.json"), serde_json::to_vec(&manifest).unwrap()).unwrap();
     // The tensors in the order and at the places that the graph's external data name.
-    let model = overmask::onnx::read_model(&base.model_path()).unwrap();
+    let model = overmask_graph::read_model(&base.model_path()).unwrap();
     let mut tensors: Vec<(u64, String, Vec<usize>, Vec<u8>)> = Vec::new();
     for initializer in &model.graph.unwrap().initializer {
-        let Some(external) = overmask::onnx::external_data(initializer).unwrap() else { continue };
+        let Some(external) = overmask_graph::external_data(initializer).unwrap() else { continue };
         let (shape, values) = base.tensor_f32(&initializer.name).unwrap();
         let mut values = values.to_vec();
         if let Some(named) = pack.masks.iter().find(|m| m.tensor == initializer.name) {
@@ -369,12 +364,12 @@ fn a_mask_does_what_zeros_in_the_file_do() {
     let masked_base = Arc::new(Base::open(dir.path()).unwrap());
     let text = batch(&["Who wrote Hamlet?"]);
     for name in ENGINES {
-        let mut plain = engine(name, &masked_base);
-        let task = plain.load(&[], &[]).unwrap();
-        let expected = row(plain.as_mut(), task, &text, 0);
-        let mut engine = engine(name, &base);
-        let task = engine.load(&pack.masks, &pack.deltas).unwrap();
-        assert_eq!(row(engine.as_mut(), task, &text, 0), expected, "{name}");
+        let plain = engine(name, &masked_base);
+        let task = plain.add(Changes::NONE).unwrap();
+        let expected = row(plain.as_ref(), task, &text, 0);
+        let engine = engine(name, &base);
+        let task = engine.add(Changes::Decoded { masks: &pack.masks, deltas: &pack.deltas }).unwrap();
+        assert_eq!(row(engine.as_ref(), task, &text, 0), expected, "{name}");
     }
 }
 
@@ -384,48 +379,94 @@ fn what_does_not_fit_the_base_is_an_error() {
     let pack = Recipe::default().pack(&base);
     let good = batch(&["Who wrote Hamlet?"]);
     for name in ENGINES {
-        let mut engine = engine(name, &base);
+        let engine = engine(name, &base);
         let mut unknown = pack.masks[..1].to_vec();
         unknown[0].tensor = "no.such.weight".to_owned();
-        assert!(matches!(engine.load(&unknown, &[]), Err(EngineError::Mask { .. })));
+        assert!(matches!(engine.add(Changes::masks_alone(&unknown)), Err(EngineError::Mask { .. })));
         let mut moved = pack.masks[..1].to_vec();
         moved[0].tensor = base.manifest().maskable.iter().find(|t| t.outputs != t.inputs).unwrap().name.clone();
-        assert!(matches!(engine.load(&moved, &[]), Err(EngineError::Mask { .. })));
+        assert!(matches!(engine.add(Changes::masks_alone(&moved)), Err(EngineError::Mask { .. })));
         let twice = [pack.masks[0].clone(), pack.masks[0].clone()];
-        assert!(matches!(engine.load(&twice, &[]), Err(EngineError::Mask { .. })));
+        assert!(matches!(engine.add(Changes::masks_alone(&twice)), Err(EngineError::Mask { .. })));
 
-        let task = engine.load(&[], &[]).unwrap();
-        let wrong: [fn(&mut TokenBatch); 7] = [
-            |b| b.input_ids[1] = 1 << 40,
-            |b| b.input_ids[1] = -1,
-            |b| b.attention_mask[1] = 2,
-            |b| b.attention_mask.fill(0),
-            |b| b.token_type_ids[0] = 9,
-            |b| b.sequence += 1,
-            |b| {
-                *b = TokenBatch {
-                    batch: 1,
-                    sequence: 5000,
-                    input_ids: vec![5; 5000],
-                    attention_mask: vec![1; 5000],
-                    token_type_ids: vec![0; 5000],
-                }
-            },
-        ];
-        for change in wrong {
-            let mut batch = good.clone();
-            change(&mut batch);
+        let task = engine.add(Changes::NONE).unwrap();
+        let of = |ids: &[u32], segments: &[u32], pad: u32| {
+            let mut batch = TokenBatch::new(pad);
+            batch.push(ids, segments);
+            batch
+        };
+        for batch in [
+            of(&[101, 1 << 30, 102], &[0; 3], 0),
+            of(&[101, u32::MAX, 102], &[0; 3], 0),
+            of(&[], &[], 0),
+            of(&[101, 102], &[0, 9], 0),
+            of(&[101, 102], &[0; 2], 1 << 30),
+            of(&[5; 5000], &[0; 5000], 0),
+            TokenBatch::new(0),
+        ] {
             assert!(matches!(engine.encode(task, &batch), Err(EngineError::Batch(_))), "{name}: {batch:?}");
         }
         engine.encode(task, &good).unwrap();
     }
 }
 
+/// Any texts for any tasks give what each task gives for each text alone.
+#[test]
+fn a_plan_is_what_its_tasks_are_one_by_one() {
+    let base = base();
+    let packs = [61, 62, 63].map(|seed| Recipe { seed, sparsity: 0.3, ..Default::default() }.pack(&base));
+    let texts = ["Who wrote Hamlet?", "Where is Lima, the capital of Peru?", "one", ""];
+    let all = batch(&texts);
+    for name in ENGINES {
+        let engine = engine(name, &base);
+        let [a, b, c] = [&packs[0], &packs[1], &packs[2]].map(|pack| engine.add(Changes::from(pack)).unwrap());
+        let plan = Plan::new(all.clone(), &[vec![a, b], vec![b, c, a], vec![], vec![c]]);
+        let found = engine.run(&plan).unwrap();
+        assert_eq!(found.len(), 3);
+        for ((task, of_task), hidden) in plan.tasks().iter().zip(&found) {
+            assert_eq!(hidden.len(), of_task.len());
+            for (text, vectors) in of_task.iter().zip(hidden.rows()) {
+                let alone = row(engine.as_ref(), *task, &batch(&[texts[*text]]), 0);
+                let apart = difference(&alone, vectors);
+                assert!(apart <= 1e-4, "{name}, task {task}, text {text}: {apart}");
+            }
+        }
+        engine.remove(b).unwrap();
+        assert!(matches!(engine.run(&plan), Err(EngineError::NoTask(task)) if task == b), "{name}");
+    }
+}
+
+/// One reader asks on while tasks are added and removed around it.
+#[test]
+fn tasks_come_and_go_while_other_threads_ask() {
+    let base = base();
+    let packs = [71, 72].map(|seed| Recipe { seed, ..Default::default() }.pack(&base));
+    let text = questions(1);
+    for name in ENGINES {
+        let runner = runner(name);
+        let stays = runner.add_pack(packs[0].clone()).unwrap();
+        let expected = logits(&classify(&runner, stays, &text));
+        let rounds = if name == "tract" { 2 } else { 8 };
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for _ in 0..rounds {
+                    let comes = runner.add_pack(packs[1].clone()).unwrap();
+                    assert_ne!(logits(&classify(&runner, comes, &text)), expected, "{name}");
+                    runner.remove(comes).unwrap();
+                }
+            });
+            for _ in 0..4 * rounds {
+                assert_eq!(logits(&classify(&runner, stays, &text)), expected, "{name}");
+            }
+        });
+    }
+}
+
 #[test]
 fn a_device_that_cannot_start_is_an_error() {
     let options = EngineOptions::default();
-    match engine::start(EngineKind::Ort(Device::Cuda), base(), &options) {
-        Ok(engine) => assert_eq!(engine.describe().engine, "ort:cuda"),
+    match overmask_cli::start(EngineKind::Ort(Device::Cuda), &base(), &options) {
+        Ok(engine) => assert_eq!(engine.describe().engine, EngineKind::Ort(Device::Cuda)),
         Err(error) => {
             assert!(matches!(error, EngineError::Unavailable { .. }), "{error}");
             assert!(error.to_string().contains("ort:cuda"), "{error}");
@@ -437,6 +478,6 @@ fn a_device_that_cannot_start_is_an_error() {
 fn results_say_what_made_them() {
     for name in ENGINES {
         let info = engine(name, &base()).describe();
-        assert_eq!((info.engine.as_str(), info.precision.as_str()), (name, "f32"));
+        assert_eq!((info.engine.to_string().as_str(), info.precision), (name, Precision::F32));
     }
 }

@@ -30,6 +30,17 @@ fn seeds_are_those_of_the_present_formats() {
     }
 }
 
+/// `cargo xtask fuzz` runs what has a folder of seeds.
+#[test]
+fn every_target_has_a_folder_of_seeds_and_no_other_is_there() {
+    let folders = std::fs::read_dir(folder("seeds", "")).unwrap();
+    let mut folders: Vec<String> = folders.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    folders.sort();
+    let mut names = fuzz::TARGETS.map(|(name, _)| name);
+    names.sort_unstable();
+    assert_eq!(folders, names);
+}
+
 #[test]
 fn what_fuzzing_found_stays_fixed() {
     for (name, target) in fuzz::TARGETS {

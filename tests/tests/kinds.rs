@@ -55,7 +55,7 @@ fn run(pack: &Path, arguments: &[&str]) -> Command {
 
 /// What the library answers.
 fn answers(pack: &Pack, inputs: &[Input]) -> Vec<Answer> {
-    let mut runner = Runner::new(engine("native", &base()), base()).unwrap();
+    let runner = Runner::new(engine("native", &base()), base()).unwrap();
     let task = runner.add_pack(pack.clone()).unwrap();
     runner.predict(task, inputs).unwrap()
 }
@@ -128,7 +128,7 @@ fn any_number_of_labels_may_apply() {
     let rows = json_lines(&got);
     let plain = ran(run(&path, &[]).args(texts));
     for (((row, line), answer), text) in rows.iter().zip(plain.stdout.lines()).zip(&expected).zip(texts) {
-        let Answer::Labels { chosen, scores } = answer else { panic!("{answer:?}") };
+        let Answer::Labels { chosen, scores, .. } = answer else { panic!("{answer:?}") };
         let names: Vec<&str> = chosen.iter().map(|i| pack.document.labels[*i].as_str()).collect();
         assert_eq!((&row["labels"], &row["text"]), (&json!(names), &text.into()));
         assert!(row["label"].is_null() && row["score"].is_null());
@@ -225,7 +225,7 @@ fn given_tokens_keep_their_places() {
     let rows = json_lines(&got);
     assert_eq!(rows.len(), 2);
     for ((row, text), answer) in rows.iter().zip(given).zip(&expected) {
-        let Answer::Tags(tags) = answer else { panic!("{answer:?}") };
+        let Answer::Tags { tags, .. } = answer else { panic!("{answer:?}") };
         let tags: Vec<_> = tags.iter().map(|tag| tag.as_ref().map(|tag| tag.label.as_str())).collect();
         assert_eq!((&row["tags"], &row["text"]), (&json!(tags), &Value::Null));
         let tokens: Vec<&str> = text.split(' ').collect();

@@ -8,7 +8,9 @@ use std::process::{Command, Stdio};
 use overmask::mask::Granularity;
 use overmask::pack::{Codec, Golden};
 use overmask::task::Runner;
-use overmask_tests::{Ran, Recipe, base, base_dir, engine, failed, json_lines, program, questions, ran, ran_with};
+use overmask_tests::{
+    Ran, Recipe, base, base_dir, classify, engine, failed, json_lines, program, questions, ran, ran_with,
+};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -16,10 +18,10 @@ use tempfile::TempDir;
 fn folder() -> (TempDir, PathBuf) {
     let dir = tempfile::tempdir().unwrap();
     let recipe = Recipe { name: "demo", ..Default::default() };
-    let mut runner = Runner::new(engine("ort", &base()), base()).unwrap();
+    let runner = Runner::new(engine("ort", &base()), base()).unwrap();
     let task = runner.add_pack(recipe.pack(&base())).unwrap();
     let texts = ["Where is Lima?", "Who wrote Hamlet?"];
-    let predictions = runner.classify(task, &texts).unwrap();
+    let predictions = classify(&runner, task, &texts);
     let golden = texts.iter().zip(predictions).map(|(t, p)| Golden { input: (*t).into(), logits: p.logits });
     let path = dir.path().join("demo.pack");
     recipe.pack_with(&base(), golden.collect()).write(&path, Some(&base())).unwrap();

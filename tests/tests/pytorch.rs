@@ -3,9 +3,10 @@
 
 use std::path::Path;
 
-use overmask::engine::TokenBatch;
+use overmask::engine::{Changes, TokenBatch};
 use overmask::pack::Pooling;
 use overmask::task::{Tokenizer, Tokens, pool};
+use overmask_graph::encoder::Padded;
 use serde_json::Value;
 
 /// How many of each token's values the reference has, the first ones.
@@ -40,8 +41,8 @@ fn texts_become_the_reference_tokenizers_numbers() {
     let reference = reference();
     let tokenizer = Tokenizer::open(&overmask_tests::base()).unwrap();
     let texts = reference["texts"].as_array().unwrap().iter().map(|t| t.as_str().unwrap().into());
-    let tokens = tokenizer.encode_batch(&texts.collect::<Vec<_>>(), 128).unwrap();
-    let batch = tokenizer.pad(&tokens.iter().collect::<Vec<_>>());
+    let tokens: Vec<Tokens> = texts.map(|text| tokenizer.encode(&text, 128).unwrap()).collect();
+    let batch = Padded::from(&tokenizer.batch(&tokens));
     assert_eq!(batch.input_ids, rows(&reference["input_ids"]).concat());
     assert_eq!(batch.attention_mask, rows(&reference["attention_mask"]).concat());
 }
@@ -50,38 +51,29 @@ fn texts_become_the_reference_tokenizers_numbers() {
 fn both_engines_agree_with_pytorch() {
     let reference = reference();
     let (ids, mask) = (rows(&reference["input_ids"]), rows(&reference["attention_mask"]));
-    let (batch, sequence) = (ids.len(), ids[0].len());
-    let tokens = TokenBatch {
-        batch,
-        sequence,
-        input_ids: ids.concat(),
-        attention_mask: mask.concat(),
-        token_type_ids: vec![0; batch * sequence],
-    };
+    let mut tokens = TokenBatch::new(0);
+    for (ids, mask) in ids.iter().zip(&mask) {
+        let real = ids.iter().zip(mask).filter(|(_, mask)| **mask == 1);
+        let ids: Vec<u32> = real.map(|(id, _)| *id as u32).collect();
+        tokens.push(&ids, &vec![0; ids.len()]);
+    }
     for kind in ["ort", "tract"] {
-        let mut engine = overmask_tests::engine(kind, &overmask_tests::base());
-        let task = engine.load(&[], &[]).unwrap();
+        let engine = overmask_tests::engine(kind, &overmask_tests::base());
+        let task = engine.add(Changes::NONE).unwrap();
         let hidden = engine.encode(task, &tokens).unwrap();
-        let recorded = reference["hidden"].as_array().unwrap();
-        assert_eq!(recorded.len(), batch);
-        for (text, positions) in recorded.iter().enumerate() {
+        let width = hidden.width();
+        let [recorded, pooled] = ["hidden", "pooled"].map(|name| reference[name].as_array().unwrap());
+        assert_eq!((recorded.len(), pooled.len()), (hidden.len(), hidden.len()));
+        for (text, ((vectors, positions), pooled)) in hidden.rows().zip(recorded).zip(pooled).enumerate() {
             let positions = positions.as_array().unwrap();
-            assert_eq!(positions.len(), tokens.row_length(text));
-            for (position, values) in positions.iter().enumerate() {
-                let at = (text * hidden.sequence + position) * hidden.hidden;
-                let ours = &hidden.data[at..at + OF_TOKEN];
-                assert_close(ours, &numbers(values), &format!("{kind}: text {text}, token {position}"));
+            assert_eq!(width * positions.len(), vectors.len());
+            for (position, (ours, values)) in vectors.chunks(width).zip(positions).enumerate() {
+                assert_close(&ours[..OF_TOKEN], &numbers(values), &format!("{kind}: text {text}, token {position}"));
             }
-        }
-        let lengths = (0..batch).map(|text| tokens.row_length(text));
-        let texts: Vec<Tokens> =
-            lengths.map(|n| Tokens { ids: vec![0; n], segments: vec![0; n], firsts: Vec::new() }).collect();
-        let pooled = pool(&hidden, &texts.iter().collect::<Vec<_>>(), Pooling::Mean);
-        let recorded = reference["pooled"].as_array().unwrap();
-        assert_eq!(pooled.len(), recorded.len());
-        for (ours, theirs) in pooled.iter().zip(recorded) {
-            let ours = ours[0].as_ref().unwrap();
-            assert_close(&ours[..OF_TEXT], &numbers(theirs), &format!("{kind}: pooled"));
+            let count = positions.len();
+            let tokens = Tokens { ids: vec![0; count], segments: vec![0; count], firsts: Vec::new() };
+            let ours = pool(vectors, width, &tokens, Pooling::Mean).remove(0).unwrap();
+            assert_close(&ours[..OF_TEXT], &numbers(pooled), &format!("{kind}: pooled"));
         }
     }
 }

@@ -1,6 +1,7 @@
 //! `cargo xtask fuzz`: the fuzz targets, each for a while; and `cargo xtask miri`.
 
 use std::fs;
+use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -8,8 +9,6 @@ use crate::work::{Run, Work};
 
 /// The version of cargo-fuzz that is installed where there is none.
 const CARGO_FUZZ: &str = "0.13.2";
-
-const TARGETS: [&str; 7] = ["pack", "mask", "base", "onnx", "resident", "signature", "kernels"];
 
 /// The most memory that a target may use, in MiB: far less than a hostile file could ask for.
 const MEMORY_MIB: u32 = 1024;
@@ -26,15 +25,28 @@ pub(crate) fn miri(work: &Work) -> Result<()> {
         // Tree borrows: `bitvec` is at odds with the older model, stacked borrows.
         .env("MIRIFLAGS", "-Zmiri-disable-isolation -Zmiri-tree-borrows -Zmiri-permissive-provenance")
         .env("PROPTEST_CASES", "2")
-        .args("+nightly miri test -p overmask --lib --no-default-features --features native -- kernels::")
+        .args("+nightly miri test -p overmask-kernels --lib")
         .show()
+}
+
+/// The names of the targets: each has a folder of seeds.
+fn targets(seeds: &Path) -> Result<Vec<String>> {
+    let context = || format!("cannot list {}", seeds.display());
+    let mut names = Vec::new();
+    for entry in fs::read_dir(seeds).with_context(context)? {
+        names.push(entry.with_context(context)?.file_name().to_string_lossy().into_owned());
+    }
+    names.sort();
+    Ok(names)
 }
 
 /// Fuzzes every target for so many seconds, or one.
 pub(crate) fn run(work: &Work, seconds: &str, only: Option<&str>) -> Result<()> {
     seconds.parse::<u32>().with_context(|| format!("{seconds} is no number of seconds"))?;
-    let targets: Vec<&str> = TARGETS.into_iter().filter(|target| only.is_none_or(|only| only == *target)).collect();
-    ensure!(!targets.is_empty(), "there is no target `{}`, only {}", only.unwrap_or_default(), TARGETS.join(", "));
+    let place = work.root.join("tests").join("fuzz");
+    let all = targets(&place.join("seeds"))?;
+    let targets: Vec<&String> = all.iter().filter(|target| only.is_none_or(|only| only == *target)).collect();
+    ensure!(!targets.is_empty(), "there is no target `{}`, only {}", only.unwrap_or_default(), all.join(", "));
     if !Run::new("c++").arg("--version").works() {
         bail!("a C++ compiler is missing, which libFuzzer needs; install it: sudo apt install g++");
     }
@@ -43,7 +55,6 @@ pub(crate) fn run(work: &Work, seconds: &str, only: Option<&str>) -> Result<()> 
     if !program.is_file() {
         work.cargo().args("install cargo-fuzz --locked --version").arg(CARGO_FUZZ).arg("--root").arg(&tools).show()?;
     }
-    let place = work.root.join("tests").join("fuzz");
     for target in targets {
         // What libFuzzer finds on its way is kept, and not in the repository.
         let corpus = work.target.join("fuzz-corpus").join(target);
@@ -53,9 +64,11 @@ pub(crate) fn run(work: &Work, seconds: &str, only: Option<&str>) -> Result<()> 
             // The sanitizer's flag is not stable yet; the compiler and its sanitizers are.
             .env("RUSTC_BOOTSTRAP", "1")
             .env("CARGO_TARGET_DIR", work.target.join("fuzz"))
+            // One program for all: it is linked once.
+            .env("OVERMASK_FUZZ", target)
             .args("fuzz run --fuzz-dir")
             .arg(&place)
-            .arg(target)
+            .args("fuzz")
             .arg(&corpus);
         for kind in ["seeds", "regressions"] {
             run = run.arg(place.join(kind).join(target));

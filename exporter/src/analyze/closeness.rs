@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::AnalyzeError;
 use crate::data::rng;
-use crate::train::module;
+use overmask::base::family::module;
 
 /// The standard deviation with which BERT's linear weights are initialised.
 const INIT_DEVIATION: f64 = 0.02;
@@ -162,8 +162,6 @@ fn angle(a: &[f32], b: &[f32]) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used)]
-
     use std::f64::consts::{FRAC_PI_2, FRAC_PI_4, PI};
 
     use super::*;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use overmask::base::{Base, BaseError};
-use overmask::error::ExitCode;
+use overmask::error::ErrorKind;
 use overmask::mask::{Granularity, Mask, MaskError};
 use overmask::pack::{Pack, PackDocument, PackError, PackFile, Sizes};
 use serde::Serialize;
@@ -57,15 +57,15 @@ pub enum AnalyzeError {
 }
 
 impl AnalyzeError {
-    /// The program's exit code for this error.
-    pub fn exit_code(&self) -> ExitCode {
+    /// Of which kind it is.
+    pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Base(error) => error.exit_code(),
-            Self::Pack(error) => error.exit_code(),
-            Self::Document(_) => ExitCode::Other,
-            Self::Mask { source, .. } => source.exit_code(),
-            Self::Evaluate(error) => error.exit_code(),
-            Self::NoPacks | Self::OtherTask { .. } => ExitCode::InputData,
+            Self::Base(error) => error.kind(),
+            Self::Pack(error) => error.kind(),
+            Self::Document(_) => ErrorKind::Other,
+            Self::Mask { source, .. } => source.kind(),
+            Self::Evaluate(error) => error.kind(),
+            Self::NoPacks | Self::OtherTask { .. } => ErrorKind::InputData,
         }
     }
 }
@@ -226,8 +226,6 @@ fn compare(path: &str, a: Value, b: Value, found: &mut BTreeMap<String, [Value; 
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used)]
-
     use serde_json::json;
 
     use super::*;

@@ -7,7 +7,6 @@ mod overlap;
 mod sensitivity;
 mod solutions;
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests;
 
 pub use closeness::{Closeness, TensorDistance, Total, closeness};

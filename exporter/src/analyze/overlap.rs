@@ -107,8 +107,6 @@ fn square(n: usize) -> Matrix {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used)]
-
     use proptest::prelude::*;
 
     use super::super::tests::{base, pack};

@@ -5,14 +5,14 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use overmask::base::{Base, MaskableTensor};
-use overmask::engine::{self, EngineKind, EngineOptions};
+use overmask::engine::Engine;
 use overmask::pack::Pack;
 use overmask::task::Runner;
 use serde::Serialize;
 
 use crate::data::Dataset;
 use crate::evaluate::{EvaluateError, measure};
-use crate::train::module;
+use overmask::base::family::module;
 
 /// What is taken away together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -92,14 +92,14 @@ pub fn sensitivity(
     pack: &Pack,
     data: &Dataset,
     (by, only): (By, bool),
-    (kind, options): (EngineKind, &EngineOptions),
+    engine: Arc<dyn Engine>,
     progress: &mut dyn FnMut(usize, usize),
 ) -> Result<Sensitivity, EvaluateError> {
-    let mut runner = Runner::new(engine::start(kind, Arc::clone(base), options)?, Arc::clone(base))?;
+    let runner = Runner::new(engine, Arc::clone(base))?;
     let groups: BTreeMap<&str, String> =
         base.manifest().maskable.iter().map(|tensor| (tensor.name.as_str(), by.group(tensor))).collect();
     let names = changed(base, pack, by);
-    let whole = measure(&mut runner, pack.clone(), data, &mut |_| ())?;
+    let whole = measure(&runner, pack.clone(), data, &mut |_| ())?;
     progress(1, names.len() + 1);
     let mut measured = Vec::with_capacity(names.len());
     for group in &names {
@@ -107,7 +107,7 @@ pub fn sensitivity(
         let mut part = pack.clone();
         part.masks.retain(|mask| stays(&mask.tensor));
         part.deltas.retain(|delta| stays(&delta.tensor));
-        let metric = measure(&mut runner, part, data, &mut |_| ())?.card.main();
+        let metric = measure(&runner, part, data, &mut |_| ())?.card.main();
         measured.push(Group { group: group.clone(), metric, drop: whole.card.main() - metric });
         progress(measured.len() + 1, names.len() + 1);
     }
@@ -138,8 +138,6 @@ fn changed(base: &Base, pack: &Pack, by: By) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used)]
-
     use overmask::pack::{Delta, FloatType};
 
     use super::super::tests::{base, pack};

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use overmask::base::Base;
-use overmask::engine::{self, EngineKind, EngineOptions};
+use overmask::engine::Engine;
 use overmask::pack::Pack;
 use overmask::task::Runner;
 use serde::Serialize;
@@ -107,13 +107,12 @@ pub fn solutions(
     base: &Arc<Base>,
     packs: &[(PathBuf, Pack)],
     data: &Dataset,
-    (kind, options): (EngineKind, &EngineOptions),
+    engine: Arc<dyn Engine>,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Solutions, AnalyzeError> {
     let form = common_form(packs)?;
-    // A pack that does not fit is told before an engine starts.
     packs.iter().try_for_each(|(_, pack)| pack.check_base(base))?;
-    let metrics = metrics(base, packs, data, (kind, options), progress)?;
+    let metrics = metrics(base, packs, data, engine, progress)?;
     let task = packs.first().map_or("", |(_, pack)| &pack.document.name);
     let point = |((path, pack), metric): (&(PathBuf, Pack), &f64)| Solution {
         task: task.to_owned(),
@@ -137,16 +136,16 @@ fn metrics(
     base: &Arc<Base>,
     packs: &[(PathBuf, Pack)],
     data: &Dataset,
-    (kind, options): (EngineKind, &EngineOptions),
+    engine: Arc<dyn Engine>,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Vec<f64>, EvaluateError> {
     if let Some((_, pack)) = packs.first() {
         LabelSet::new(pack.document.labels.clone()).gold(data)?;
     }
-    let mut runner = Runner::new(engine::start(kind, Arc::clone(base), options)?, Arc::clone(base))?;
+    let runner = Runner::new(engine, Arc::clone(base))?;
     let mut metrics = Vec::with_capacity(packs.len());
     for (_, pack) in packs {
-        metrics.push(measure(&mut runner, pack.clone(), data, &mut |_| ())?.card.main());
+        metrics.push(measure(&runner, pack.clone(), data, &mut |_| ())?.card.main());
         progress(metrics.len());
     }
     Ok(metrics)
@@ -187,12 +186,13 @@ impl SharedZeros {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used)]
-
-    use overmask::error::ExitCode;
+    use overmask::error::ErrorKind;
     use overmask::pack::{Pooling, TaskKind};
 
     use super::super::tests::{base, pack};
+    use overmask::engine::EngineOptions;
+    use overmask::engine::native::NativeEngine;
+
     use super::*;
     use crate::data;
 
@@ -228,8 +228,8 @@ mod tests {
         data::read(&path, Form::CLASSIFY).unwrap()
     }
 
-    fn engine() -> (EngineKind, EngineOptions) {
-        (EngineKind::Native, EngineOptions { threads: Some(1) })
+    fn engine(base: &Arc<Base>) -> Arc<dyn Engine> {
+        Arc::new(NativeEngine::new(Arc::clone(base), &EngineOptions::default().threads(1)).unwrap())
     }
 
     #[test]
@@ -250,13 +250,14 @@ mod tests {
         let head = &mut packs[1].1.head;
         head.weight.iter_mut().for_each(|w| *w = -*w);
         let data = texts(&(0..8).map(|i| format!("{{\"text\":\"{i}\",\"label\":\"yes\"}}\n")).collect::<String>());
-        let (kind, options) = engine();
+        let engine = engine(&base);
         let mut told = Vec::new();
-        let found = solutions(&base, &packs, &data, (kind, &options), &mut |done| told.push(done)).unwrap();
+        let found = solutions(&base, &packs, &data, Arc::clone(&engine), &mut |done| told.push(done)).unwrap();
         assert_eq!(told, [1, 2, 3, 4]);
         assert_eq!((found.analysis, found.metric), ("solutions", "accuracy"));
         for (point, (path, pack)) in found.points.iter().zip(&packs) {
-            let alone = crate::evaluate::evaluate(&base, pack.clone(), &data, kind, &options, &mut |_| ()).unwrap();
+            let alone =
+                crate::evaluate::evaluate(&base, pack.clone(), &data, Arc::clone(&engine), &mut |_| ()).unwrap();
             assert_eq!((point.metric, &point.pack), (alone.card.main(), path));
             // All are of one task, whatever they are called.
             assert_eq!((point.task.as_str(), point.sparsity), ("trec", pack.document.sparsity));
@@ -285,7 +286,7 @@ mod tests {
             change(&mut other);
             let packs = [("a.pack".into(), first.clone()), ("b.pack".into(), other)];
             let error = common_form(&packs).unwrap_err();
-            assert_eq!(error.exit_code(), ExitCode::InputData);
+            assert_eq!(error.kind(), ErrorKind::InputData);
             error.to_string()
         };
         assert_eq!(
@@ -309,12 +310,12 @@ mod tests {
         let (_dir, base) = base();
         let mut packs: Vec<(PathBuf, Pack)> =
             ["a.pack", "b.pack"].map(|name| (name.into(), pack(&base, "t", &[]))).into();
-        let (kind, options) = engine();
+        let engine = engine(&base);
         let data = texts("{\"text\":\"x\",\"label\":\"maybe\"}\n");
-        let error = solutions(&base, &packs, &data, (kind, &options), &mut |_| ()).unwrap_err();
-        assert!(error.exit_code() == ExitCode::InputData && error.to_string().contains("maybe"), "{error}");
+        let error = solutions(&base, &packs, &data, Arc::clone(&engine), &mut |_| ()).unwrap_err();
+        assert!(error.kind() == ErrorKind::InputData && error.to_string().contains("maybe"), "{error}");
         packs[1].1.document.base_id = "0".repeat(64);
-        let error = solutions(&base, &packs, &data, (kind, &options), &mut |_| ()).unwrap_err();
-        assert!(error.exit_code() == ExitCode::BaseMismatch, "{error}");
+        let error = solutions(&base, &packs, &data, Arc::clone(&engine), &mut |_| ()).unwrap_err();
+        assert!(error.kind() == ErrorKind::BaseMismatch, "{error}");
     }
 }

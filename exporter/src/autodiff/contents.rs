@@ -3,7 +3,7 @@
 //!
 //! A scalar is a list of one, and a truth value is 0 or 1.
 
-use overmask::onnx::proto::{NodeProto, data_type};
+use overmask_graph::proto::{NodeProto, data_type};
 
 use super::shape::{Dim, Shapes};
 

@@ -1,6 +1,6 @@
 //! Rules of operators that work element by element, with NumPy broadcasting.
 
-use overmask::onnx::proto::{NodeProto, data_type};
+use overmask_graph::proto::{NodeProto, data_type};
 
 use super::{AutodiffError, Backward, Rule, unsupported};
 

@@ -1,6 +1,6 @@
 //! The rule of `Gather`: rows of a table, or one place along an axis.
 
-use overmask::onnx::proto::NodeProto;
+use overmask_graph::proto::NodeProto;
 
 use super::{AutodiffError, Backward, Rule, movement, unsupported};
 

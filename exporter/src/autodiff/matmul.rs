@@ -1,6 +1,6 @@
 //! Rules of matrix products.
 
-use overmask::onnx::proto::NodeProto;
+use overmask_graph::proto::NodeProto;
 
 use super::shape::Dim;
 use super::{AutodiffError, Backward, Rule, unsupported};

@@ -18,13 +18,12 @@ mod norm;
 mod reduce;
 pub mod shape;
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests;
 
 use std::collections::{HashMap, HashSet};
 
-use overmask::onnx::GraphBuilder;
-use overmask::onnx::proto::NodeProto;
+use overmask_graph::GraphBuilder;
+use overmask_graph::proto::NodeProto;
 use shape::{Dim, Shapes};
 
 /// Why a graph cannot be differentiated.

@@ -1,6 +1,6 @@
 //! Rules of operators that normalise along an axis.
 
-use overmask::onnx::proto::NodeProto;
+use overmask_graph::proto::NodeProto;
 
 use super::{AutodiffError, Backward, Rule, unsupported};
 

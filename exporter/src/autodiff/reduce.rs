@@ -1,6 +1,6 @@
 //! Rules of sums and means over axes.
 
-use overmask::onnx::proto::NodeProto;
+use overmask_graph::proto::NodeProto;
 
 use super::{AutodiffError, Backward, Rule, shape};
 

@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 
-use overmask::onnx::proto::{Dimension, GraphProto, NodeProto, TensorProto, ValueInfoProto, data_type};
+use overmask_graph::proto::{Dimension, GraphProto, NodeProto, TensorProto, ValueInfoProto, data_type};
 
 use super::{AutodiffError, contents, unsupported};
 

@@ -2,16 +2,16 @@
 
 use ort::session::Session;
 use ort::value::{DynValue, Tensor};
-use overmask::onnx::proto::{GraphProto, ValueInfoProto, data_type};
-use overmask::onnx::{self, GraphBuilder};
+use overmask_graph::GraphBuilder;
+use overmask_graph::proto::{GraphProto, ValueInfoProto, data_type};
 use proptest::prelude::*;
 
 use super::*;
 
 fn session(b: GraphBuilder) -> Session {
-    let environment = overmask::engine::ort::environment().expect("ONNX Runtime: run `cargo xtask test`");
+    let environment = overmask_ort::environment().expect("ONNX Runtime: run `cargo xtask test`");
     let mut builder = Session::builder(environment).unwrap().with_intra_threads(1).unwrap();
-    builder.commit_from_memory(&onnx::encode(&b.finish())).unwrap()
+    builder.commit_from_memory(&overmask_graph::encode(&b.finish())).unwrap()
 }
 
 fn run(session: &mut Session, inputs: &[(Vec<usize>, Vec<f32>)], names: &[String]) -> Vec<Vec<f32>> {

@@ -6,10 +6,9 @@ use std::sync::Arc;
 use anyhow::Error;
 use clap::{Args, Subcommand};
 use overmask::base::Base;
-use overmask::cli::Verbosity;
-use overmask::engine::{self, EngineKind, EngineOptions};
-use overmask::error::{ExitCode, printable};
 use overmask::pack::Pack;
+use overmask::text::printable;
+use overmask_cli::{EngineArgs, ExitCode, Verbosity};
 
 use super::output;
 use crate::analyze::{self, By, SharedZeros, Solution, SparsityGroup, TensorDistance, Total};
@@ -97,12 +96,8 @@ struct SensitivityArgs {
     /// Keep only the group instead of taking it away.
     #[arg(long)]
     only: bool,
-    /// What computes: see `evaluate --help`.
-    #[arg(long)]
-    engine: Option<EngineKind>,
-    /// Threads to compute with; default: the engine decides.
-    #[arg(long, value_name = "N", value_parser = super::threads())]
-    threads: Option<u16>,
+    #[command(flatten)]
+    engine: EngineArgs,
     /// Print the result as JSON.
     #[arg(long)]
     json: bool,
@@ -129,12 +124,8 @@ struct SolutionsArgs {
     /// Labelled examples, as `evaluate` takes them.
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
-    /// What computes: see `evaluate --help`.
-    #[arg(long)]
-    engine: Option<EngineKind>,
-    /// Threads to compute with; default: the engine decides.
-    #[arg(long, value_name = "N", value_parser = super::threads())]
-    threads: Option<u16>,
+    #[command(flatten)]
+    engine: EngineArgs,
     /// Print the result as JSON, for `report`.
     #[arg(long)]
     json: bool,
@@ -191,10 +182,9 @@ fn sensitivity(args: &SensitivityArgs, verbosity: Verbosity) -> Result<(), Error
     let base = Arc::new(Base::open(&args.base)?);
     let pack = Pack::open(&args.pack, &base)?;
     let data = data::read(&args.data, Form { kind: pack.document.kind, pair: pack.document.text.pair })?;
-    let options = EngineOptions { threads: args.threads.map(usize::from) };
-    let engine = args.engine.unwrap_or_else(|| engine::default_for(&base));
+    let engine = args.engine.start(&base)?;
     let bar = output::bar(verbosity, 0, "{wide_bar} {pos}/{len} groups, {eta} left")?;
-    let found = analyze::sensitivity(&base, &pack, &data, (args.by, args.only), (engine, &options), &mut |done, of| {
+    let found = analyze::sensitivity(&base, &pack, &data, (args.by, args.only), engine, &mut |done, of| {
         bar.set_length(of as u64);
         bar.set_position(done as u64);
     });
@@ -216,10 +206,9 @@ fn solutions(args: &SolutionsArgs, verbosity: Verbosity) -> Result<(), Error> {
     let open = |path: &PathBuf| Ok((path.clone(), Pack::open(path, &base)?));
     let packs = args.packs.iter().map(open).collect::<Result<Vec<_>, Error>>()?;
     let data = data::read(&args.data, analyze::common_form(&packs)?)?;
-    let options = EngineOptions { threads: args.threads.map(usize::from) };
-    let engine = args.engine.unwrap_or_else(|| engine::default_for(&base));
+    let engine = args.engine.start(&base)?;
     let bar = output::bar(verbosity, packs.len() as u64, "{wide_bar} {pos}/{len} packs, {eta} left")?;
-    let found = analyze::solutions(&base, &packs, &data, (engine, &options), &mut |done| bar.set_position(done as u64));
+    let found = analyze::solutions(&base, &packs, &data, engine, &mut |done| bar.set_position(done as u64));
     bar.finish_and_clear();
     let found = found?;
     if args.json {

@@ -7,8 +7,8 @@ use anyhow::Error;
 use clap::Args;
 use overmask::base::Base;
 use overmask::engine::Device;
-use overmask::error::{CodedError, ExitCode};
 use overmask::mask::Granularity;
+use overmask_cli::{CodedError, ExitCode};
 
 use super::output;
 use super::train::PrecisionArg;
@@ -35,7 +35,7 @@ pub(super) struct BenchStepArgs {
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = at_least_one)]
     tokens: usize,
     /// Threads of a CPU run.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = super::threads())]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = overmask_cli::threads())]
     threads: u16,
     /// What is kept or zeroed together.
     #[arg(long, default_value = "weight")]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Error;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Subcommand};
-use overmask::error::ExitCode;
+use overmask_cli::ExitCode;
 use serde_json::json;
 
 use super::output;
@@ -109,8 +109,6 @@ fn commands(task: GlueTask, dir: &Path, written: &[Written]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used)]
-
     use super::*;
 
     #[test]

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use anyhow::Error;
 use clap::Args;
 use overmask::base::Base;
-use overmask::error::{ExitCode, printable};
 use overmask::pack::PackFile;
+use overmask::text::printable;
+use overmask_cli::ExitCode;
 use serde::Serialize;
 use serde_json::Value;
 

@@ -8,10 +8,9 @@ use std::sync::Arc;
 use anyhow::Error;
 use clap::Args;
 use overmask::base::Base;
-use overmask::cli::Verbosity;
-use overmask::engine::{self, EngineKind, EngineOptions};
-use overmask::error::{ExitCode, printable};
 use overmask::pack::{Pack, TaskKind};
+use overmask::text::printable;
+use overmask_cli::{EngineArgs, ExitCode, Verbosity};
 
 use super::{output, places};
 use crate::data::{self, Form};
@@ -39,13 +38,8 @@ pub(super) struct EvaluateArgs {
     /// Labelled examples, with the fields that the pack's kind asks for: see `train --help`.
     #[arg(long, value_name = "FILE")]
     data: PathBuf,
-    /// What computes: native, ort (the same as ort:cpu), ort:cuda or tract; default: native for the
-    /// bases that it knows, else ort.
-    #[arg(long)]
-    engine: Option<EngineKind>,
-    /// Threads to compute with; `tract` always takes one; default: the engine decides.
-    #[arg(long, value_name = "N", value_parser = super::threads())]
-    threads: Option<u16>,
+    #[command(flatten)]
+    engine: EngineArgs,
     /// Write each text, its label and the predicted label, one JSON object a line.
     #[arg(long, value_name = "FILE")]
     predictions: Option<PathBuf>,
@@ -63,10 +57,9 @@ pub(super) fn run(args: &EvaluateArgs, verbosity: Verbosity) -> Result<(), Error
     let pack = Pack::open(&args.pack, &base)?;
     let form = Form { kind: pack.document.kind, pair: pack.document.text.pair };
     let dataset = data::read(&args.data, form)?;
-    let options = EngineOptions { threads: args.threads.map(usize::from) };
     let bar = output::bar(verbosity, dataset.len() as u64, "{wide_bar} {pos}/{len} texts, {eta} left")?;
-    let engine = args.engine.unwrap_or_else(|| engine::default_for(&base));
-    let report = evaluate::evaluate(&base, pack, &dataset, engine, &options, &mut |done| {
+    let engine = args.engine.start(&base)?;
+    let report = evaluate::evaluate(&base, pack, &dataset, engine, &mut |done| {
         bar.set_position(done as u64);
     });
     bar.finish_and_clear();

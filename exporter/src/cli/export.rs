@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use anyhow::Error;
 use clap::Args;
 use overmask::base::Base;
-use overmask::error::ExitCode;
 use overmask::pack::Pack;
+use overmask_cli::ExitCode;
 use serde_json::json;
 
 use super::output;

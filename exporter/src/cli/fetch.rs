@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Error;
 use clap::Args;
-use overmask::error::ExitCode;
+use overmask_cli::ExitCode;
 use serde_json::json;
 
 use super::output;

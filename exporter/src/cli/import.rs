@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::Error;
 use clap::{Args, Subcommand};
 use overmask::base::Base;
-use overmask::error::ExitCode;
+use overmask_cli::ExitCode;
 use serde_json::json;
 
 use super::output;

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Error};
 use clap::Args;
 use minisign::KeyPair;
-use overmask::error::{CodedError, ExitCode};
 use overmask::fs::read_at_most;
 use overmask::trust::PublicKey;
+use overmask_cli::{CodedError, ExitCode};
 use serde_json::json;
 
 use super::output;
@@ -176,8 +176,6 @@ fn exists(path: &Path) -> Error {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used)]
-
     use clap::Parser;
 
     use super::*;

@@ -21,12 +21,10 @@ mod train;
 
 use std::process;
 
-use clap::builder::RangedI64ValueParser;
 use clap::{CommandFactory, Parser, Subcommand};
-use log::LevelFilter;
-use overmask::cli::Verbosity;
-use overmask::cli::help::{self, CompletionsArgs, ManArgs};
-use overmask::error::ExitCode;
+use overmask::error::ErrorKind;
+use overmask_cli::help::{self, CompletionsArgs, ManArgs};
+use overmask_cli::{ExitCode, Messages, Verbosity};
 
 use crate::analyze::AnalyzeError;
 use crate::data::DataError;
@@ -104,7 +102,8 @@ enum Command {
 pub fn main() -> process::ExitCode {
     // Wrong usage ends here, with exit code 2.
     let cli = Cli::parse();
-    start_log(cli.verbosity);
+    // Unlike on a device, information is shown: what was fetched, learnt and written.
+    cli.verbosity.start(Messages::Information);
     let done = match &cli.command {
         Command::Fetch(args) => fetch::run(args),
         Command::Import(args) => import::run(args),
@@ -124,57 +123,30 @@ pub fn main() -> process::ExitCode {
         Command::Man(args) => output::print(|out| help::man(args, Cli::command(), out)),
         Command::BenchStep(args) => bench_step::run(args),
     };
-    overmask::cli::exit(done, |error| ExitCode::find(error, own_code))
+    overmask_cli::exit(done, |error| ExitCode::find(error, own_kind))
 }
 
-/// How many threads an option may ask for: as `overmask` takes them.
-fn threads() -> RangedI64ValueParser<u16> {
-    clap::value_parser!(u16).range(1..=1024)
-}
-
-/// Unlike on a device, information is shown: what was fetched, learnt and written.
-fn start_log(verbosity: Verbosity) {
-    let level = match (verbosity.quiet, verbosity.verbose) {
-        (true, _) => LevelFilter::Error,
-        (_, 0) => LevelFilter::Info,
-        (_, 1) => LevelFilter::Debug,
-        _ => LevelFilter::Trace,
-    };
-    let mut builder = env_logger::Builder::new();
-    // Our own messages at the level asked for, of libraries only warnings, unless all is wanted.
-    if level == LevelFilter::Trace {
-        builder.filter_level(level);
-    } else {
-        builder.filter_level(level.min(LevelFilter::Warn));
-        builder.filter_module("overmask", level);
-        builder.filter_module("overmask_exporter", level);
+/// The kind of one of this library's errors.
+fn own_kind(error: &(dyn std::error::Error + 'static)) -> Option<ErrorKind> {
+    macro_rules! first_of {
+        ($($kind:ty),*) => { None$(.or_else(|| error.downcast_ref::<$kind>().map(<$kind>::kind)))* };
     }
-    builder.parse_env("OVERMASK_LOG");
-    builder.format(output::format_record);
-    // A second logger can only be one that a test has set.
-    let _ = builder.try_init();
-}
-
-/// The exit code of one of this library's errors.
-fn own_code(error: &(dyn std::error::Error + 'static)) -> Option<ExitCode> {
-    let train = error.downcast_ref().map(TrainError::exit_code);
-    let evaluate = || error.downcast_ref().map(EvaluateError::exit_code);
-    let fetch = || error.downcast_ref().map(FetchError::exit_code);
-    let import = || error.downcast_ref().map(ImportError::exit_code);
-    let export = || error.downcast_ref().map(ExportError::exit_code);
-    let glue = || error.downcast_ref().map(GlueError::exit_code);
-    let data = || error.downcast_ref().map(DataError::exit_code);
-    let analyze = || error.downcast_ref().map(AnalyzeError::exit_code);
-    let sweep = || error.downcast_ref().map(SweepError::exit_code);
-    let report = || error.downcast_ref().map(ReportError::exit_code);
-    let measuring = train.or_else(evaluate).or_else(sweep).or_else(report);
-    measuring.or_else(fetch).or_else(import).or_else(export).or_else(glue).or_else(data).or_else(analyze)
+    first_of!(
+        TrainError,
+        EvaluateError,
+        SweepError,
+        ReportError,
+        FetchError,
+        ImportError,
+        ExportError,
+        GlueError,
+        DataError,
+        AnalyzeError
+    )
 }
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used)]
-
     use anyhow::Error;
 
     use super::*;
@@ -202,8 +174,8 @@ mod tests {
     fn library_errors_keep_their_exit_codes() {
         let error = crate::data::read(std::path::Path::new("absent.csv"), crate::data::Form::CLASSIFY).unwrap_err();
         let error = Error::from(error).context("while testing");
-        assert_eq!(ExitCode::find(&error, own_code), ExitCode::InputData);
+        assert_eq!(ExitCode::find(&error, own_kind), ExitCode::InputData);
         let error = crate::fetch::Manifest::find("absent").unwrap_err();
-        assert_eq!(ExitCode::find(&error.into(), own_code), ExitCode::Usage);
+        assert_eq!(ExitCode::find(&error.into(), own_kind), ExitCode::Usage);
     }
 }

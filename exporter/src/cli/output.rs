@@ -1,15 +1,12 @@
 //! What commands share when they speak: data on stdout, all else on stderr.
 
-use std::io::{self, IsTerminal, Write as _};
+use std::io::{self, IsTerminal};
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Error};
-use env_logger::fmt::Formatter;
 use indicatif::{ProgressBar, ProgressStyle};
-use log::{Level, Record};
-use overmask::cli::{Output, Verbosity};
-use overmask::error::printable;
+use overmask_cli::{Output, Verbosity};
 use serde::Serialize;
 
 use crate::data::Dataset;
@@ -32,23 +29,6 @@ pub(super) fn line(text: &str) -> Result<(), Error> {
 /// Prints a JSON object on one line.
 pub(super) fn json(value: &impl Serialize) -> Result<(), Error> {
     print(|out| out.json(value))
-}
-
-/// A log message: information is plain, all else says what it is.
-pub(super) fn format_record(out: &mut Formatter, record: &Record) -> io::Result<()> {
-    if record.level() == Level::Info {
-        return writeln!(out, "{}", printable(&record.args().to_string()));
-    }
-    let style = out.default_level_style(record.level());
-    let name = match record.level() {
-        Level::Error => "error",
-        Level::Warn => "warning",
-        Level::Info => "info",
-        Level::Debug => "debug",
-        Level::Trace => "trace",
-    };
-    // Messages quote files, which may hold anything.
-    writeln!(out, "{style}{name}{style:#}: {}", printable(&record.args().to_string()))
 }
 
 /// A progress bar on a terminal; nothing elsewhere or when told to be quiet.

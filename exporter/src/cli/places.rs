@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Error;
 use overmask::base::file;
-use overmask::error::{CodedError, ExitCode};
 use overmask::pack::split_name;
+use overmask_cli::{CodedError, ExitCode};
 
 /// Checks that files can be written, and that none takes the place of another or of one that is read. Each
 /// comes with what messages call it, the name of its option for example.
@@ -66,8 +66,6 @@ fn check_place(option: &str, output: &Path) -> Result<(), Error> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used)]
-
     use super::*;
 
     #[test]

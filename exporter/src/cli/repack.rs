@@ -6,8 +6,8 @@ use anyhow::Error;
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use overmask::base::Base;
-use overmask::error::{CodedError, ExitCode};
 use overmask::pack::{Codec, Pack, PackDocument, PackFile, write_file};
+use overmask_cli::{CodedError, ExitCode};
 use serde_json::json;
 
 use super::output;

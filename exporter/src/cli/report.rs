@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Error};
 use clap::Args;
-use overmask::error::{CodedError, ExitCode};
 use overmask::fs::write_atomically;
+use overmask_cli::{CodedError, ExitCode};
 
 use super::places;
 use crate::report::{self, Report};

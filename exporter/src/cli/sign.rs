@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Error};
 use clap::Args;
 use minisign::{ErrorKind, SecretKey, SecretKeyBox};
-use overmask::base::hex;
-use overmask::error::{CodedError, ExitCode, printable};
+use overmask::fs::hex;
 use overmask::fs::write_atomically;
 use overmask::pack::{read_file, read_packs};
+use overmask::text::printable;
 use overmask::trust::{Keyring, PublicKey, signature_path};
+use overmask_cli::{CodedError, ExitCode};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
@@ -235,8 +236,6 @@ fn name(path: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used)]
-
     use std::fs;
 
     use clap::Parser;

@@ -5,8 +5,9 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Error};
 use clap::{Args, Command, ValueHint};
-use overmask::cli::Verbosity;
-use overmask::error::{ExitCode, printable};
+use overmask::text::printable;
+use overmask_cli::ExitCode;
+use overmask_cli::Verbosity;
 use serde_json::json;
 
 use super::{output, train};
@@ -31,10 +32,10 @@ pub(super) struct SweepArgs {
     #[arg(short, long, value_name = "DIR")]
     output: Option<PathBuf>,
     /// Runs at once; default: one, or one for each of the file's CUDA devices.
-    #[arg(long, value_name = "N", value_parser = super::threads())]
+    #[arg(long, value_name = "N", value_parser = overmask_cli::threads())]
     workers: Option<u16>,
     /// Threads of each run; default: an even share, all for a single worker.
-    #[arg(long, value_name = "N", value_parser = super::threads())]
+    #[arg(long, value_name = "N", value_parser = overmask_cli::threads())]
     threads_per_worker: Option<u16>,
     /// Run one part of the sweep: `i/n`, from 0/n, or `auto`: as a Slurm array or a Kubernetes
     /// indexed Job says (SLURM_ARRAY_TASK_ID, JOB_COMPLETION_INDEX, OVERMASK_SHARDS).
@@ -180,8 +181,6 @@ fn show(args: &SweepArgs, plan: &Plan, options: &SweepOptions) -> Result<(), Err
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used)]
-
     use super::*;
 
     #[test]

@@ -48,8 +48,6 @@ fn wrong(path: &Path, line: usize, reason: String) -> DataError {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used)]
-
     use super::*;
 
     fn read(text: &str) -> Result<Vec<Example>, DataError> {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use overmask::error::ExitCode;
+use overmask::error::ErrorKind;
 use overmask::pack::TaskKind;
 
 /// What can be wrong with a data file.
@@ -114,8 +114,8 @@ pub enum DataError {
 }
 
 impl DataError {
-    /// The program's exit code for this error.
-    pub fn exit_code(&self) -> ExitCode {
-        ExitCode::InputData
+    /// Of which kind it is.
+    pub fn kind(&self) -> ErrorKind {
+        ErrorKind::InputData
     }
 }

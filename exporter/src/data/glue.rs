@@ -8,12 +8,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use overmask::error::ExitCode;
+use overmask::error::ErrorKind;
 use overmask::pack::TaskKind;
 use serde_json::Value;
 
 use super::{DataError, Dataset, Form, read, record};
-use crate::staged::{Staged, StagedError};
+use overmask::fs::{Staged, StagedError};
 
 /// Why a task cannot be converted.
 #[derive(Debug, thiserror::Error)]
@@ -27,11 +27,11 @@ pub enum GlueError {
 }
 
 impl GlueError {
-    /// The program's exit code for this error.
-    pub fn exit_code(&self) -> ExitCode {
+    /// Of which kind it is.
+    pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Data(e) => e.exit_code(),
-            Self::Staged(e) => e.exit_code(),
+            Self::Data(e) => e.kind(),
+            Self::Staged(e) => e.kind(),
         }
     }
 }
@@ -273,8 +273,6 @@ fn place(path: &Path, header: &[&str], field: &'static str) -> Result<usize, Dat
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used)]
-
     use super::*;
     use crate::data::{self, Target};
 
@@ -366,7 +364,7 @@ mod tests {
         let rows = "sentence1\tsentence2\tgold_label\na\tb\tneutral\nc\td\tentailment\n";
         fs::write(from.join("train.tsv"), rows).unwrap();
         let error = task("mnli").convert(&from, &out).unwrap_err();
-        assert_eq!(error.exit_code(), ExitCode::InputData);
+        assert_eq!(error.kind(), ErrorKind::InputData);
         assert!(error.to_string().contains("dev_matched.tsv"), "{error}");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
         let converted = |files: &[&str]| {
@@ -380,7 +378,7 @@ mod tests {
         };
         fs::write(from.join("dev_matched.tsv"), rows).unwrap();
         converted(&["train.jsonl", "dev.jsonl"]);
-        assert_eq!(task("mnli").convert(&from, &out).unwrap_err().exit_code(), ExitCode::InputData);
+        assert_eq!(task("mnli").convert(&from, &out).unwrap_err().kind(), ErrorKind::InputData);
         fs::remove_dir_all(&out).unwrap();
         fs::write(from.join("dev_mismatched.tsv"), rows).unwrap();
         converted(&["train.jsonl", "dev.jsonl", "dev_mismatched.jsonl"]);

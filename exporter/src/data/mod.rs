@@ -17,7 +17,7 @@ mod split;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
-use overmask::base::hex;
+use overmask::fs::hex;
 use overmask::pack::{Input, TaskKind};
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};

@@ -179,8 +179,6 @@ fn table_error(path: &Path, line: usize, error: &csv::Error) -> DataError {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used)]
-
     use proptest::prelude::*;
 
     use super::*;

@@ -1,16 +1,15 @@
 //! Exported models in ONNX Runtime, beside what the runtime says of the same pack.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
 use std::sync::Arc;
 
 use ort::session::Session;
 use ort::value::Tensor;
-use overmask::engine::ort::environment;
-use overmask::engine::{self, Device, EngineKind, EngineOptions};
+use overmask::engine::{Device, Engine, EngineOptions};
 use overmask::mask::{Granularity, Mask};
 use overmask::pack::{Codec, Delta, FloatType, Head, Input, NamedMask, SCHEMA, TextSettings};
-use overmask::task::{Runner, Tokenizer};
+use overmask::task::{Runner, Tokenizer, Tokens};
+use overmask_graph::encoder::Padded;
+use overmask_ort::{OrtEngine, environment};
 use tempfile::TempDir;
 
 use super::*;
@@ -79,11 +78,14 @@ fn pack(base: &Base, kind: TaskKind, pooling: Pooling, pair: bool, masks: bool, 
     Pack::new(document, masks, head, Vec::new()).unwrap().with_deltas(deltas).unwrap()
 }
 
+fn tokens(tokenizer: &Tokenizer, inputs: &[Input], max_tokens: usize) -> Vec<Tokens> {
+    inputs.iter().map(|input| tokenizer.encode(input, max_tokens).unwrap()).collect()
+}
+
 /// The model's output for inputs in one batch, with its shape.
 fn run(model: &Path, base: &Base, pack: &Pack, inputs: &[Input], output: &str) -> (Vec<usize>, Vec<f32>) {
     let tokenizer = Tokenizer::open(base).unwrap();
-    let tokens = tokenizer.encode_batch(inputs, pack.document.text.max_tokens).unwrap();
-    let batch = tokenizer.pad(&tokens.iter().collect::<Vec<_>>());
+    let batch = Padded::from(&tokenizer.batch(&tokens(&tokenizer, inputs, pack.document.text.max_tokens)));
     let mut session =
         Session::builder(environment().unwrap()).unwrap().commit_from_file(model.join(file::MODEL)).unwrap();
     let names: Vec<String> = session.outputs().iter().map(|output| output.name().to_owned()).collect();
@@ -110,8 +112,9 @@ fn inputs(kind: TaskKind, pair: bool) -> Vec<Input> {
 
 /// What the runtime says: rows of logits of each input.
 fn said(base: &Arc<Base>, pack: &Pack, inputs: &[Input]) -> Vec<Vec<Option<Vec<f32>>>> {
-    let engine = engine::start(EngineKind::Ort(Device::Cpu), Arc::clone(base), &EngineOptions::default()).unwrap();
-    let mut runner = Runner::new(engine, Arc::clone(base)).unwrap();
+    let engine = OrtEngine::new(Arc::clone(base), Device::Cpu, &EngineOptions::default()).unwrap();
+    let engine: Arc<dyn Engine> = Arc::new(engine);
+    let runner = Runner::new(engine, Arc::clone(base)).unwrap();
     let task = runner.add_pack(pack.clone()).unwrap();
     runner.logits(task, inputs).unwrap()
 }
@@ -141,7 +144,7 @@ fn a_model_says_what_its_pack_does() {
             let (shape, found) = run(&out, &base, &pack, &inputs, "logits");
             let labels = pack.head.labels;
             let tokenizer = Tokenizer::open(&base).unwrap();
-            let tokens = tokenizer.encode_batch(&inputs, pack.document.text.max_tokens).unwrap();
+            let tokens = tokens(&tokenizer, &inputs, pack.document.text.max_tokens);
             let (mut ours, mut theirs) = (Vec::new(), Vec::new());
             for (i, rows) in said(&base, &pack, &inputs).into_iter().enumerate() {
                 for (word, row) in rows.into_iter().enumerate() {
@@ -204,7 +207,7 @@ fn an_encoder_alone_gives_its_states() {
     let (shape, states) = run(&out, &base, &pack, &inputs, "last_hidden_state");
     assert_eq!((shape[0], shape[2]), (4, 32));
     // The pack's head on top of the first word's state gives the first word's logits.
-    let tokens = Tokenizer::open(&base).unwrap().encode_batch(&inputs, 12).unwrap();
+    let tokens = tokens(&Tokenizer::open(&base).unwrap(), &inputs, 12);
     let first = &states[tokens[0].firsts[0].unwrap() * 32..][..32];
     let expected = said(&base, &pack, &inputs)[0][0].clone().unwrap();
     assert!(difference(&overmask::task::logits(&pack.head, first), &expected) <= TOLERANCE);
@@ -251,23 +254,23 @@ fn what_does_not_fit_is_refused_and_leaves_nothing() {
     let mut foreign = good.clone();
     foreign.document.base_id = "0".repeat(64);
     let error = export(&base, &foreign, &out, Part::Whole).unwrap_err();
-    assert_eq!(error.exit_code(), ExitCode::BaseMismatch);
+    assert_eq!(error.kind(), ErrorKind::BaseMismatch);
     let error = export(&base, &good, base.dir(), Part::Whole).unwrap_err();
-    assert_eq!(error.exit_code(), ExitCode::InputData);
+    assert_eq!(error.kind(), ErrorKind::InputData);
     assert!(error.to_string().contains("not an empty directory"), "{error}");
     assert!(!out.exists());
     // A graph with a value of a name that is ours.
-    let model = onnx::read_model(&base.model_path()).unwrap();
+    let model = overmask_graph::read_model(&base.model_path()).unwrap();
     let mut b = GraphBuilder::extend(model.graph.clone().unwrap());
-    b.node("Identity", &[STATES], &[name::LOGITS], &[]);
-    std::fs::write(base.model_path(), onnx::encode(&b.finish())).unwrap();
+    b.node("Identity", &[encoder::OUTPUT], &[name::LOGITS], &[]);
+    std::fs::write(base.model_path(), overmask_graph::encode(&b.finish())).unwrap();
     let error = export(&base, &good, &out, Part::Whole).unwrap_err();
     assert!(error.to_string().contains("`logits`"), "{error}");
     // A graph without the tensor that is masked.
     let mut model = model;
     let graph = model.graph.as_mut().unwrap();
     graph.initializer.retain(|tensor| tensor.name != good.masks[0].tensor);
-    std::fs::write(base.model_path(), onnx::encode(&model)).unwrap();
+    std::fs::write(base.model_path(), overmask_graph::encode(&model)).unwrap();
     let error = export(&base, &good, &out, Part::Whole).unwrap_err();
     assert!(error.to_string().contains(&good.masks[0].tensor), "{error}");
     assert_eq!(std::fs::read_dir(out.parent().unwrap()).unwrap().count(), 0);

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use overmask::error::ExitCode;
+use overmask::error::ErrorKind;
 
 use crate::data::DataError;
 
@@ -119,22 +119,22 @@ pub enum FetchError {
         /// Each attempt and how it failed, a line each.
         attempts: String,
         /// The exit code of the most telling attempt.
-        code: ExitCode,
+        code: ErrorKind,
     },
 }
 
 impl FetchError {
-    /// The program's exit code for this error.
-    pub fn exit_code(&self) -> ExitCode {
+    /// Of which kind it is.
+    pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Unknown { .. } => ExitCode::Usage,
-            Self::Manifest { .. } | Self::Archive { .. } => ExitCode::CorruptFile,
-            Self::Digest { .. } | Self::Size { .. } => ExitCode::CorruptFile,
-            Self::Data(e) => e.exit_code(),
-            Self::Read { .. } | Self::Absent { .. } => ExitCode::InputData,
-            Self::Write { .. } => ExitCode::DeviceOrStore,
+            Self::Unknown { .. } => ErrorKind::Usage,
+            Self::Manifest { .. } | Self::Archive { .. } => ErrorKind::CorruptFile,
+            Self::Digest { .. } | Self::Size { .. } => ErrorKind::CorruptFile,
+            Self::Data(e) => e.kind(),
+            Self::Read { .. } | Self::Absent { .. } => ErrorKind::InputData,
+            Self::Write { .. } => ErrorKind::DeviceOrStore,
             Self::NoSource { code, .. } => *code,
-            Self::Platform { .. } | Self::Missing { .. } | Self::Command { .. } => ExitCode::Other,
+            Self::Platform { .. } | Self::Missing { .. } | Self::Command { .. } => ErrorKind::Other,
         }
     }
 }

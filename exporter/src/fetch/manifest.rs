@@ -3,21 +3,10 @@
 use std::fs;
 use std::path::{Component, Path};
 
+use overmask_models::MANIFESTS;
 use serde::Deserialize;
 
 use super::{FetchError, unreadable};
-
-/// The manifests that the program carries: name and text.
-const BUILTIN: [(&str, &str); 8] = [
-    ("dialogue", include_str!("../../../models/dialogue.toml")),
-    ("minilm-l6", include_str!("../../../models/minilm-l6.toml")),
-    ("movie", include_str!("../../../models/movie.toml")),
-    ("onnxruntime", include_str!("../../../models/onnxruntime.toml")),
-    ("ratings", include_str!("../../../models/ratings.toml")),
-    ("trec", include_str!("../../../models/trec.toml")),
-    ("trec-fine", include_str!("../../../models/trec-fine.toml")),
-    ("tweets", include_str!("../../../models/tweets.toml")),
-];
 
 /// What a manifest describes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -138,7 +127,7 @@ pub struct Output {
 
 /// The manifests that the program carries, by name.
 pub fn builtin() -> impl Iterator<Item = &'static str> {
-    BUILTIN.iter().map(|(name, _)| *name)
+    MANIFESTS.iter().map(|(name, _)| *name)
 }
 
 impl Manifest {
@@ -152,7 +141,7 @@ impl Manifest {
             let text = fs::read_to_string(path).map_err(unreadable(path))?;
             return Self::parse(path, &text);
         }
-        match BUILTIN.iter().find(|(known, _)| *known == name) {
+        match MANIFESTS.iter().find(|(known, _)| *known == name) {
             Some((_, text)) => Self::parse(&Path::new("models").join(format!("{name}.toml")), text),
             None => Err(FetchError::Unknown { name: name.to_owned(), known: builtin().collect::<Vec<_>>().join(", ") }),
         }
@@ -259,8 +248,6 @@ fn is_for_us(wanted: Option<&str>) -> bool {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used)]
-
     use super::*;
 
     #[test]

@@ -17,7 +17,7 @@ mod source;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use overmask::base::file_digest;
+use overmask::fs::file_digest;
 use serde::Serialize;
 
 pub use error::FetchError;
@@ -138,5 +138,4 @@ fn unwritable(path: &Path) -> impl FnOnce(std::io::Error) -> FetchError + use<> 
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests;

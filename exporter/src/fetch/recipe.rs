@@ -212,8 +212,6 @@ fn unique(examples: Vec<Example>) -> Vec<Example> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used)]
-
     use super::*;
 
     fn pairs(examples: Vec<Example>) -> Vec<(String, String)> {

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use overmask::error::ExitCode;
+use overmask::error::ErrorKind;
 
 use super::manifest::{Archive, Manifest, Package, Source, Wanted};
 use super::{FetchError, archive, unreadable, unwritable};
@@ -55,7 +55,7 @@ pub(super) fn obtain(
             Err(e) => {
                 note(&format!("{}: {what}: {e}", manifest.name));
                 failures.push_str(&format!("\n- {what}: {e}"));
-                codes.push(e.exit_code());
+                codes.push(e.kind());
             }
         }
     }
@@ -68,10 +68,10 @@ pub(super) fn obtain(
         },
         // A file that is there but wrong says more than one that is not, and that more than a
         // program that failed.
-        code: [ExitCode::CorruptFile, ExitCode::InputData]
+        code: [ErrorKind::CorruptFile, ErrorKind::InputData]
             .into_iter()
             .find(|code| codes.contains(code))
-            .unwrap_or(ExitCode::Other),
+            .unwrap_or(ErrorKind::Other),
     })
 }
 

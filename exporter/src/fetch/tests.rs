@@ -2,8 +2,8 @@ use std::io::{self, Write};
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use overmask::base::hex;
-use overmask::error::ExitCode;
+use overmask::error::ErrorKind;
+use overmask::fs::hex;
 use sha2::{Digest, Sha256};
 use zip::write::SimpleFileOptions;
 
@@ -175,8 +175,8 @@ fn wrong_files_never_arrive() {
         let error = result.unwrap_err();
         let message = error.to_string();
         assert!(message.contains(expected) && message.contains("--from"), "{message}");
-        let code = if expected.starts_with("holds no") { ExitCode::InputData } else { ExitCode::CorruptFile };
-        assert_eq!(error.exit_code(), code, "{message}");
+        let code = if expected.starts_with("holds no") { ErrorKind::InputData } else { ErrorKind::CorruptFile };
+        assert_eq!(error.kind(), code, "{message}");
         assert!(!setup.path("out").exists());
     }
 }
@@ -187,17 +187,17 @@ fn the_exit_code_is_that_of_the_most_telling_attempt() {
     let wrong = url_source(&setup.write("u/a.txt", b"hallo"), "[]");
     let empty = setup.path("empty");
     std::fs::create_dir(&empty).unwrap();
-    for (sources, code) in [(NO_SOURCE, ExitCode::InputData), (&wrong, ExitCode::CorruptFile)] {
+    for (sources, code) in [(NO_SOURCE, ErrorKind::InputData), (&wrong, ErrorKind::CorruptFile)] {
         let (result, _) = setup.fetch(&manifest("a.txt", b"hello", sources), Some(&empty));
         let error = result.unwrap_err();
         assert!(matches!(error, FetchError::NoSource { .. }), "{error}");
-        assert_eq!(error.exit_code(), code, "{error}");
+        assert_eq!(error.kind(), code, "{error}");
     }
     let (result, _) = setup.fetch(&manifest("a.txt", b"hello", NO_SOURCE), None);
-    assert_eq!(result.unwrap_err().exit_code(), ExitCode::Other);
+    assert_eq!(result.unwrap_err().kind(), ErrorKind::Other);
     // What is named and not there is a slip: nothing else is tried.
     let (result, notes) = setup.fetch(&manifest("a.txt", b"hello", &wrong), Some(&setup.path("absent")));
-    assert_eq!((result.unwrap_err().exit_code(), notes.matches("trying").count()), (ExitCode::InputData, 1));
+    assert_eq!((result.unwrap_err().kind(), notes.matches("trying").count()), (ErrorKind::InputData, 1));
 }
 
 #[test]
@@ -207,12 +207,12 @@ fn what_cannot_be_written_ends_it() {
     let manifest = manifest("a.txt", b"hello", NO_SOURCE);
     // A file where the target directory should be.
     let error = fetch(&manifest, Some(&file), &file.join("out"), &mut |_| ()).unwrap_err();
-    assert_eq!(error.exit_code(), ExitCode::DeviceOrStore, "{error}");
+    assert_eq!(error.kind(), ErrorKind::DeviceOrStore, "{error}");
     // A name that no file system takes: the next source is not tried.
     let long = "x".repeat(300);
     let two = format!("{0}\n{0}", url_source(&file, "[]"));
     let (result, notes) = setup.fetch(&super::tests::manifest(&long, b"hello", &two), None);
-    assert_eq!(result.unwrap_err().exit_code(), ExitCode::DeviceOrStore);
+    assert_eq!(result.unwrap_err().kind(), ErrorKind::DeviceOrStore);
     assert_eq!(notes.matches("trying").count(), 1, "{notes}");
 }
 

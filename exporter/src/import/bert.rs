@@ -7,81 +7,32 @@
 
 use std::collections::BTreeMap;
 
-use overmask::base::{Architecture, MaskableTensor, file};
-use overmask::onnx::proto::{ModelProto, data_type};
-use overmask::onnx::{External, GraphBuilder};
+use overmask::base::family::MASKED_SCORE;
+use overmask::base::family::bert::{Linear, Names, Norm, Sizes, Table};
+use overmask::base::{Architecture, file};
+use overmask_graph::encoder;
+use overmask_graph::proto::{ModelProto, data_type};
+use overmask_graph::{External, GraphBuilder};
 
 /// A tensor that the encoder needs: name in the checkpoint and shape.
 pub(super) type Needed = (String, Vec<usize>);
 
-/// What masked positions get added to their attention score: exp() of it is 0 in f32.
-const MASKED: f32 = -1e9;
-
-/// The linear layers of an encoder layer: name, outputs and inputs.
-fn linears(a: &Architecture) -> [(&'static str, usize, usize); 6] {
-    let (h, i) = (a.hidden_size, a.intermediate_size);
-    [
-        ("attention.self.query", h, h),
-        ("attention.self.key", h, h),
-        ("attention.self.value", h, h),
-        ("attention.output.dense", h, h),
-        ("intermediate.dense", i, h),
-        ("output.dense", h, i),
-    ]
-}
-
-/// How many tensors an encoder of so many layers has, without listing them.
-pub(super) fn count(layers: usize) -> usize {
-    // Words, positions, types and a norm; in each layer six linears and two norms, of two each.
-    layers.saturating_mul(16).saturating_add(5)
-}
-
-/// Every tensor of the encoder, in the order in which a forward pass reads them.
-pub(super) fn tensors(a: &Architecture, prefix: &str, token_types: usize) -> Vec<Needed> {
-    let h = a.hidden_size;
-    let name = |n: &str| format!("{prefix}{n}");
-    let norm = |n: &str| [(name(&format!("{n}.weight")), vec![h]), (name(&format!("{n}.bias")), vec![h])];
-    let mut all = vec![
-        (name("embeddings.word_embeddings.weight"), vec![a.vocab_size, h]),
-        (name("embeddings.position_embeddings.weight"), vec![a.max_positions, h]),
-        (name("embeddings.token_type_embeddings.weight"), vec![token_types, h]),
-    ];
-    all.extend(norm("embeddings.LayerNorm"));
-    for layer in 0..a.layers {
-        for (linear, outputs, inputs) in linears(a) {
-            all.push((name(&format!("encoder.layer.{layer}.{linear}.weight")), vec![outputs, inputs]));
-            all.push((name(&format!("encoder.layer.{layer}.{linear}.bias")), vec![outputs]));
-        }
-        all.extend(norm(&format!("encoder.layer.{layer}.attention.output.LayerNorm")));
-        all.extend(norm(&format!("encoder.layer.{layer}.output.LayerNorm")));
-    }
-    all
-}
-
-/// The tensors that a mask may touch, layer by layer.
-pub(super) fn maskable(a: &Architecture, prefix: &str) -> Vec<MaskableTensor> {
-    (0..a.layers)
-        .flat_map(|layer| {
-            linears(a).map(|(linear, outputs, inputs)| MaskableTensor {
-                name: format!("{prefix}encoder.layer.{layer}.{linear}.weight"),
-                outputs,
-                inputs,
-                layer,
-            })
-        })
-        .collect()
-}
-
 /// The forward graph; `offsets` says where in the weights' file each tensor of `needed` starts.
-pub(super) fn graph(a: &Architecture, prefix: &str, needed: &[Needed], offsets: &BTreeMap<String, u64>) -> ModelProto {
-    let mut g = Forward { b: GraphBuilder::new("encoder"), a, prefix: prefix.to_owned() };
+pub(super) fn graph(
+    a: &Architecture,
+    sizes: &Sizes,
+    names: Names<'_>,
+    needed: &[Needed],
+    offsets: &BTreeMap<String, u64>,
+) -> ModelProto {
+    let mut g = Forward { b: GraphBuilder::new("encoder"), a, sizes, names };
     for (name, shape) in needed {
         let dims: Vec<i64> = shape.iter().map(|d| *d as i64).collect();
         let length = shape.iter().product::<usize>() as u64 * 4;
         let at = External { location: file::WEIGHTS.to_owned(), offset: offsets[name], length };
         g.b.external_initializer(name, data_type::FLOAT, &dims, at);
     }
-    for name in ["input_ids", "attention_mask", "token_type_ids"] {
+    for name in encoder::INPUTS {
         g.b.input(name, data_type::INT64, &["batch", "sequence"]);
     }
     g.encoder();
@@ -91,36 +42,33 @@ pub(super) fn graph(a: &Architecture, prefix: &str, needed: &[Needed], offsets: 
 struct Forward<'a> {
     b: GraphBuilder,
     a: &'a Architecture,
-    prefix: String,
+    sizes: &'a Sizes,
+    names: Names<'a>,
 }
 
 impl Forward<'_> {
-    fn weight(&self, name: &str) -> String {
-        format!("{}{name}", self.prefix)
-    }
-
     fn encoder(&mut self) {
         let h = self.a.hidden_size as i64;
-        let batch_sequence = self.b.op("Shape", &["input_ids"], &[]);
+        let batch_sequence = self.b.op("Shape", &[encoder::INPUT_IDS], &[]);
         let mut x = self.embeddings(&batch_sequence);
         let bias = self.attention_bias();
-        let heads_dims = self.b.shape(&[self.a.heads as i64, h / self.a.heads as i64]);
+        let heads_dims = self.b.shape(&[self.sizes.heads as i64, h / self.sizes.heads as i64]);
         let split = self.b.op("Concat", &[&batch_sequence, &heads_dims], &[("axis", 0i64.into())]);
         for layer in 0..self.a.layers {
             x = self.layer(layer, &x, &bias, &split);
         }
         let width = self.b.shape(&[h]);
         let shape = self.b.op("Concat", &[&batch_sequence, &width], &[("axis", 0i64.into())]);
-        self.b.node("Reshape", &[&x, &shape], &["last_hidden_state"], &[]);
-        self.b.output("last_hidden_state", data_type::FLOAT, &["batch", "sequence", &h.to_string()]);
+        self.b.node("Reshape", &[&x, &shape], &[encoder::OUTPUT], &[]);
+        self.b.output(encoder::OUTPUT, data_type::FLOAT, &["batch", "sequence", &h.to_string()]);
     }
 
     /// Token, position and type embeddings, normed: [batch · sequence, width].
     fn embeddings(&mut self, batch_sequence: &str) -> String {
         let [words, positions, types] =
-            ["word", "position", "token_type"].map(|n| self.weight(&format!("embeddings.{n}_embeddings.weight")));
-        let word = self.b.op("Gather", &[&words, "input_ids"], &[]);
-        let kind = self.b.op("Gather", &[&types, "token_type_ids"], &[]);
+            [Table::Words, Table::Positions, Table::Segments].map(|table| self.names.table(table));
+        let word = self.b.op("Gather", &[&words, encoder::INPUT_IDS], &[]);
+        let kind = self.b.op("Gather", &[&types, encoder::TOKEN_TYPE_IDS], &[]);
         let [zero, one, two] = [0, 1, 2].map(|i| self.b.shape(&[i]));
         let sequence = self.b.op("Slice", &[batch_sequence, &one, &two, &zero], &[]);
         let position = self.b.op("Slice", &[&positions, &zero, &sequence, &zero], &[]);
@@ -128,13 +76,13 @@ impl Forward<'_> {
         let sum = self.b.op("Add", &[&sum, &position], &[]);
         let flat = self.b.shape(&[-1, self.a.hidden_size as i64]);
         let flat = self.b.op("Reshape", &[&sum, &flat], &[]);
-        self.norm("embeddings.LayerNorm", &flat)
+        self.norm(Norm::Embeddings, &flat)
     }
 
-    /// What is added to attention scores: 0, or [`MASKED`] for padding; [batch, 1, 1, sequence].
+    /// What is added to attention scores: 0, or [`MASKED_SCORE`] for padding; [batch, 1, 1, sequence].
     fn attention_bias(&mut self) -> String {
-        let mask = self.b.op("Cast", &["attention_mask"], &[("to", i64::from(data_type::FLOAT).into())]);
-        let (one, masked) = (self.b.float(1.0), self.b.float(MASKED));
+        let mask = self.b.op("Cast", &[encoder::ATTENTION_MASK], &[("to", i64::from(data_type::FLOAT).into())]);
+        let (one, masked) = (self.b.float(1.0), self.b.float(MASKED_SCORE));
         let padding = self.b.op("Sub", &[&one, &mask], &[]);
         let bias = self.b.op("Mul", &[&padding, &masked], &[]);
         let axes = self.b.shape(&[1, 2]);
@@ -142,29 +90,28 @@ impl Forward<'_> {
     }
 
     fn layer(&mut self, layer: usize, x: &str, bias: &str, split: &str) -> String {
-        let at = |n: &str| format!("encoder.layer.{layer}.{n}");
         let context = self.attention(layer, x, bias, split);
-        let attended = self.linear(&at("attention.output.dense"), &context);
+        let attended = self.linear(layer, Linear::AttentionOutput, &context);
         let sum = self.b.op("Add", &[&attended, x], &[]);
-        let x = self.norm(&at("attention.output.LayerNorm"), &sum);
-        let wide = self.linear(&at("intermediate.dense"), &x);
+        let x = self.norm(Norm::Attention(layer), &sum);
+        let wide = self.linear(layer, Linear::Intermediate, &x);
         let wide = self.gelu(&wide);
-        let narrow = self.linear(&at("output.dense"), &wide);
+        let narrow = self.linear(layer, Linear::Output, &wide);
         let sum = self.b.op("Add", &[&narrow, &x], &[]);
-        self.norm(&at("output.LayerNorm"), &sum)
+        self.norm(Norm::Output(layer), &sum)
     }
 
     fn attention(&mut self, layer: usize, x: &str, bias: &str, split: &str) -> String {
-        let mut project = |kind: &str, order: Vec<i64>| {
-            let flat = self.linear(&format!("encoder.layer.{layer}.attention.self.{kind}"), x);
+        let mut project = |linear, order: Vec<i64>| {
+            let flat = self.linear(layer, linear, x);
             let heads = self.b.op("Reshape", &[&flat, split], &[]);
             self.b.op("Transpose", &[&heads], &[("perm", order.into())])
         };
-        let query = project("query", vec![0, 2, 1, 3]);
-        let key = project("key", vec![0, 2, 3, 1]);
-        let value = project("value", vec![0, 2, 1, 3]);
+        let query = project(Linear::Query, vec![0, 2, 1, 3]);
+        let key = project(Linear::Key, vec![0, 2, 3, 1]);
+        let value = project(Linear::Value, vec![0, 2, 1, 3]);
         let scores = self.b.op("MatMul", &[&query, &key], &[]);
-        let scale = self.b.float(1.0 / ((self.a.hidden_size / self.a.heads) as f32).sqrt());
+        let scale = self.b.float(1.0 / ((self.a.hidden_size / self.sizes.heads) as f32).sqrt());
         let scores = self.b.op("Mul", &[&scores, &scale], &[]);
         let scores = self.b.op("Add", &[&scores, bias], &[]);
         let weights = self.b.op("Softmax", &[&scores], &[("axis", (-1i64).into())]);
@@ -174,14 +121,14 @@ impl Forward<'_> {
         self.b.op("Reshape", &[&context, &flat], &[])
     }
 
-    fn linear(&mut self, name: &str, x: &str) -> String {
-        let (weight, bias) = (self.weight(&format!("{name}.weight")), self.weight(&format!("{name}.bias")));
+    fn linear(&mut self, layer: usize, linear: Linear, x: &str) -> String {
+        let (weight, bias) = (self.names.weight(layer, linear), self.names.bias(layer, linear));
         self.b.op("Gemm", &[x, &weight, &bias], &[("transB", 1i64.into())])
     }
 
-    fn norm(&mut self, name: &str, x: &str) -> String {
-        let (scale, bias) = (self.weight(&format!("{name}.weight")), self.weight(&format!("{name}.bias")));
-        let epsilon = self.a.layer_norm_eps as f32;
+    fn norm(&mut self, norm: Norm, x: &str) -> String {
+        let [scale, bias] = self.names.norm(norm);
+        let epsilon = self.sizes.layer_norm_eps as f32;
         self.b.op("LayerNormalization", &[x, &scale, &bias], &[("axis", (-1i64).into()), ("epsilon", epsilon.into())])
     }
 

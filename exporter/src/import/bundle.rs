@@ -4,12 +4,11 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use overmask::base::{self, Architecture, Base, BaseManifest, MaskableTensor, TensorBytes, file};
-use overmask::onnx;
-use overmask::onnx::proto::ModelProto;
+use overmask::base::{self, Architecture, Base, BaseManifest, MaskableTensor, Precision, TensorBytes, file};
+use overmask::fs::{Staged, file_digest};
+use overmask_graph::proto::ModelProto;
 
 use super::{ImportError, Origin};
-use crate::staged::Staged;
 
 /// What a bundle is made of, but for the graph.
 pub(super) struct Parts<'a> {
@@ -37,21 +36,24 @@ pub(super) fn write(
     graph: impl FnOnce(&BTreeMap<String, u64>) -> Result<ModelProto, ImportError>,
 ) -> Result<Base, ImportError> {
     let staged = Staged::new(out)?;
-    let offsets = staged.weights(file::WEIGHTS, &parts.tensors)?;
-    staged.write(file::MODEL, &onnx::encode(&graph(&offsets)?))?;
+    let offsets = staged.file(file::WEIGHTS, |out| base::write_weights(out, &parts.tensors))?;
+    staged.write(file::MODEL, &overmask_graph::encode(&graph(&offsets)?))?;
     staged.write(file::TOKENIZER, &read(&parts.tokenizer)?)?;
 
     let at = |name: &str| staged.dir().join(name);
     let mut digests = BTreeMap::new();
     for name in [file::MODEL, file::TOKENIZER, file::WEIGHTS] {
-        digests.insert(name.to_owned(), base::file_digest(&at(name))?);
+        digests.insert(
+            name.to_owned(),
+            file_digest(&at(name)).map_err(|source| ImportError::Read { path: at(name), source })?,
+        );
     }
     let mut manifest = BaseManifest {
         format: base::FORMAT,
         base_id: String::new(),
         maskable: parts.maskable,
         architecture: parts.architecture,
-        variant: "f32".to_owned(),
+        variant: Precision::F32,
         tokenizer_sha256: digests[file::TOKENIZER].clone(),
         digests,
         licence: parts.origin.licence.unwrap_or_else(|| "unknown".to_owned()),

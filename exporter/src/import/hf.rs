@@ -4,7 +4,9 @@
 use std::borrow::Cow;
 use std::path::Path;
 
-use overmask::base::{Architecture, Base, family};
+use overmask::base::family::Family;
+use overmask::base::family::bert::{self as family, Names, Sizes};
+use overmask::base::{Architecture, Base};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use serde::Deserialize;
@@ -51,25 +53,25 @@ fn default_act() -> String {
 pub fn import(dir: &Path, out: &Path, origin: &Origin) -> Result<Base, ImportError> {
     bundle::check_place(out)?;
     let config = read_config(&dir.join("config.json"))?;
-    let architecture = Architecture {
-        family: family::BERT.to_owned(),
-        hidden_size: config.hidden_size,
-        layers: config.num_hidden_layers,
+    let sizes = Sizes {
         heads: config.num_attention_heads,
         intermediate_size: config.intermediate_size,
+        layer_norm_eps: config.layer_norm_eps,
+    };
+    let architecture = Architecture {
+        family: Family::Bert(sizes),
+        hidden_size: config.hidden_size,
+        layers: config.num_hidden_layers,
         vocab_size: config.vocab_size,
         max_positions: config.max_position_embeddings,
-        layer_norm_eps: config.layer_norm_eps,
     };
     let checkpoint = dir.join("model.safetensors");
     let bytes = read(&checkpoint)?;
     let tensors =
         SafeTensors::deserialize(&bytes).map_err(|source| ImportError::Weights { path: checkpoint.clone(), source })?;
-    // A bare encoder has plain names, one saved with a task head on top has a prefix.
-    let prefixed = tensors.names().contains(&"bert.embeddings.word_embeddings.weight");
-    let prefix = if prefixed { "bert." } else { "" };
+    let names = Names::of_checkpoint(tensors.names());
     // The list of tensors is as long as the config says: no longer than that of the checkpoint.
-    if bert::count(config.num_hidden_layers) > tensors.len() {
+    if family::count(config.num_hidden_layers) > tensors.len() {
         return Err(ImportError::Unsupported {
             path: dir.join("config.json"),
             field: "num_hidden_layers",
@@ -77,7 +79,7 @@ pub fn import(dir: &Path, out: &Path, origin: &Origin) -> Result<Base, ImportErr
             supported: "as many as model.safetensors has tensors for",
         });
     }
-    let needed = bert::tensors(&architecture, prefix, config.type_vocab_size);
+    let needed = names.tensors(&architecture, &sizes, config.type_vocab_size);
     let mut values = Vec::with_capacity(needed.len());
     for (name, shape) in &needed {
         values.push(read_tensor(&tensors, name, shape, &checkpoint)?);
@@ -87,13 +89,13 @@ pub fn import(dir: &Path, out: &Path, origin: &Origin) -> Result<Base, ImportErr
         needed.iter().zip(&values).map(|((name, shape), v)| (name.as_str(), shape.as_slice(), &v[..])).collect();
     let origin = Origin { source: origin.source.clone().or(config.name), ..origin.clone() };
     let parts = Parts {
-        maskable: bert::maskable(&architecture, prefix),
+        maskable: names.maskable(&architecture, &sizes),
         architecture: architecture.clone(),
         tensors: list,
         tokenizer: dir.join("tokenizer.json"),
         origin,
     };
-    bundle::write(out, parts, |offsets| Ok(bert::graph(&architecture, prefix, &needed, offsets)))
+    bundle::write(out, parts, |offsets| Ok(bert::graph(&architecture, &sizes, names, &needed, offsets)))
 }
 
 fn read_config(path: &Path) -> Result<Config, ImportError> {
@@ -147,12 +149,10 @@ fn read_tensor<'a>(
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used)]
-
     use std::fs;
     use std::path::PathBuf;
 
-    use overmask::error::ExitCode;
+    use overmask::error::ErrorKind;
 
     use super::*;
 
@@ -178,10 +178,9 @@ mod tests {
         let out = dir.path().join("base");
         let base = import(&fixture(), &out, &Origin::default()).unwrap();
         base.verify().unwrap();
-        assert_eq!(bert::count(2), bert::tensors(&base.manifest().architecture, "", 2).len());
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
         let error = import(&fixture(), &out, &Origin::default()).unwrap_err();
-        assert!(matches!(error, ImportError::Staged(crate::staged::StagedError::Exists { .. })));
+        assert!(matches!(error, ImportError::Staged(overmask::fs::StagedError::Exists { .. })));
     }
 
     #[test]
@@ -200,7 +199,7 @@ mod tests {
             let (checkpoint, dir) = (changed(from, to), tempfile::tempdir().unwrap());
             let error = import(checkpoint.path(), &dir.path().join("base"), &Origin::default()).unwrap_err();
             assert!(error.to_string().contains(said), "{error}");
-            assert_eq!(error.exit_code(), ExitCode::CorruptFile);
+            assert_eq!(error.kind(), ErrorKind::CorruptFile);
             assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
         }
     }
@@ -209,12 +208,12 @@ mod tests {
     fn what_cannot_be_read_or_written_is_told_apart() {
         let dir = tempfile::tempdir().unwrap();
         let error = import(dir.path(), &dir.path().join("base"), &Origin::default()).unwrap_err();
-        assert_eq!(error.exit_code(), ExitCode::InputData);
+        assert_eq!(error.kind(), ErrorKind::InputData);
         let file = dir.path().join("file");
         fs::write(&file, b"").unwrap();
         for out in [file.join("base"), file] {
             let error = import(&fixture(), &out, &Origin::default()).unwrap_err();
-            assert_eq!(error.exit_code(), ExitCode::DeviceOrStore, "{error}");
+            assert_eq!(error.kind(), ErrorKind::DeviceOrStore, "{error}");
         }
     }
 }

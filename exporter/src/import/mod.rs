@@ -7,9 +7,9 @@ pub mod onnx;
 
 use std::path::PathBuf;
 
-use overmask::error::ExitCode;
+use overmask::error::ErrorKind;
 
-use crate::staged::StagedError;
+use overmask::fs::StagedError;
 
 /// What the manifest says of the weights' origin.
 #[derive(Debug, Clone, Default)]
@@ -56,7 +56,7 @@ pub enum ImportError {
     },
     /// An ONNX model cannot be read.
     #[error(transparent)]
-    Onnx(#[from] overmask::onnx::OnnxError),
+    Onnx(#[from] overmask_graph::OnnxError),
     /// An ONNX model is broken, or of a kind that cannot become a base.
     #[error("{path}: {place}: {reason}")]
     Model {
@@ -99,14 +99,14 @@ pub enum ImportError {
 }
 
 impl ImportError {
-    /// The program's exit code for this error.
-    pub fn exit_code(&self) -> ExitCode {
+    /// Of which kind it is.
+    pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Read { .. } => ExitCode::InputData,
-            Self::Staged(e) => e.exit_code(),
-            Self::Base(e) => e.exit_code(),
-            Self::Onnx(e) => e.exit_code(),
-            _ => ExitCode::CorruptFile,
+            Self::Read { .. } => ErrorKind::InputData,
+            Self::Staged(e) => e.kind(),
+            Self::Base(e) => e.kind(),
+            Self::Onnx(e) => e.kind(),
+            _ => ErrorKind::CorruptFile,
         }
     }
 }

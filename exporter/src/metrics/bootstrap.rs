@@ -98,8 +98,6 @@ pub fn pick<T: Copy>(values: &[T], numbers: &[usize]) -> Vec<T> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used)]
-
     use std::cell::RefCell;
 
     use proptest::prelude::*;

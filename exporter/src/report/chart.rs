@@ -1,6 +1,6 @@
 //! Figures with two axes, and the ground that all figures are drawn on.
 
-use overmask::error::printable;
+use overmask::text::printable;
 use plotters::backend::SVGBackend;
 use plotters::chart::ChartBuilder;
 use plotters::coord::Shift;

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use overmask::error::printable;
+use overmask::text::printable;
 
 /// Text by others, as HTML text or an attribute's value shows it: no markup, and no characters that
 /// turn the direction of what follows.

@@ -15,13 +15,12 @@ mod runs;
 mod scale;
 mod summary;
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests;
 mod tiles;
 
 use std::path::PathBuf;
 
-use overmask::error::ExitCode;
+use overmask::error::ErrorKind;
 
 pub use input::{
     Analysis, Class, Closeness, Confusion, CurvePoint, Group, Input, Overlap, Sensitivity, SharedZeros, Solution,
@@ -72,11 +71,11 @@ pub enum ReportError {
 }
 
 impl ReportError {
-    /// The program's exit code for this error.
-    pub fn exit_code(&self) -> ExitCode {
+    /// Of which kind it is.
+    pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Read { .. } | Self::Line { .. } | Self::Empty { .. } => ExitCode::InputData,
-            Self::Draw { .. } => ExitCode::Other,
+            Self::Read { .. } | Self::Line { .. } | Self::Empty { .. } => ErrorKind::InputData,
+            Self::Draw { .. } => ErrorKind::Other,
         }
     }
 }

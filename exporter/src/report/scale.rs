@@ -185,7 +185,6 @@ impl ValueFormatter<f64> for Scale {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use proptest::prelude::*;
 

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use overmask::error::ExitCode;
+use overmask::error::ErrorKind;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -255,7 +255,7 @@ fn what_cannot_be_read_is_named() {
     ] {
         let error = read_text(text).unwrap_err();
         assert!(error.to_string().contains(part), "{part}: {error}");
-        assert_eq!(error.exit_code(), ExitCode::InputData);
+        assert_eq!(error.kind(), ErrorKind::InputData);
     }
     let error = read(&[PathBuf::from("absent.jsonl")]).unwrap_err();
     assert!(error.to_string().contains("absent.jsonl"), "{error}");

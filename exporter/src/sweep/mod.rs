@@ -10,13 +10,12 @@ mod plan;
 mod results;
 mod shard;
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests;
 
 use std::path::{Path, PathBuf};
 
 use overmask::base::BaseError;
-use overmask::error::ExitCode;
+use overmask::error::ErrorKind;
 
 pub use children::{Event, Summary, SweepOptions, run};
 pub use plan::{Plan, Run, TrainOption};
@@ -107,15 +106,15 @@ pub enum SweepError {
 }
 
 impl SweepError {
-    /// The program's exit code for this error.
-    pub fn exit_code(&self) -> ExitCode {
+    /// Of which kind it is.
+    pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Base(e) => e.exit_code(),
-            Self::Shard { .. } => ExitCode::Usage,
-            Self::Plan { .. } | Self::Read { .. } => ExitCode::InputData,
-            Self::Results { .. } => ExitCode::CorruptFile,
-            Self::Write { .. } | Self::Locked { .. } => ExitCode::DeviceOrStore,
-            Self::Start { .. } | Self::Failed { .. } | Self::Stopped { .. } => ExitCode::Other,
+            Self::Base(e) => e.kind(),
+            Self::Shard { .. } => ErrorKind::Usage,
+            Self::Plan { .. } | Self::Read { .. } => ErrorKind::InputData,
+            Self::Results { .. } => ErrorKind::CorruptFile,
+            Self::Write { .. } | Self::Locked { .. } => ErrorKind::DeviceOrStore,
+            Self::Start { .. } | Self::Failed { .. } | Self::Stopped { .. } => ErrorKind::Other,
         }
     }
 }

@@ -5,7 +5,8 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use overmask::base::{file, file_digest, hex};
+use overmask::base::file;
+use overmask::fs::{file_digest, hex};
 use overmask::pack::split_name;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -263,7 +264,7 @@ impl Files<'_> {
         if let Some(known) = self.digests.get(path) {
             return Ok(known.clone());
         }
-        let digest = file_digest(path)?;
+        let digest = file_digest(path).map_err(|source| SweepError::Read { path: path.to_owned(), source })?;
         self.digests.insert(path.to_owned(), digest.clone());
         Ok(digest)
     }

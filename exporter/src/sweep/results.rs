@@ -178,7 +178,6 @@ pub fn states(dir: &Path) -> Result<BTreeMap<String, Status>, SweepError> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use proptest::prelude::*;
 
@@ -231,7 +230,7 @@ mod tests {
         fs::write(&path, "\n{\"run\":\"a\",\"status\":\"done\"}\n{\"run\":\n").unwrap();
         let error = states(dir.path()).unwrap_err();
         assert!(error.to_string().contains("results.jsonl: line 3: is no result"), "{error}");
-        assert_eq!(error.exit_code(), overmask::error::ExitCode::CorruptFile);
+        assert_eq!(error.kind(), overmask::error::ErrorKind::CorruptFile);
     }
 
     proptest! {

@@ -107,7 +107,6 @@ impl FromStr for Shard {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use proptest::prelude::*;
 
@@ -128,7 +127,7 @@ mod tests {
         {
             let error = wrong.parse::<Shard>().unwrap_err();
             assert!(error.to_string().contains(part), "{error}");
-            assert_eq!(error.exit_code(), overmask::error::ExitCode::Usage);
+            assert_eq!(error.kind(), overmask::error::ErrorKind::Usage);
         }
     }
 

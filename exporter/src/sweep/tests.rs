@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use overmask::error::ExitCode;
+use overmask::error::ErrorKind;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -159,7 +159,7 @@ fn what_is_wrong_with_a_sweep_is_named() {
         assert!(SWEEP.contains(from), "{from}");
         let error = Place::new(&SWEEP.replace(from, to)).plan().unwrap_err();
         assert!(error.to_string().contains("sweep.toml: ") && error.to_string().contains(part), "{part}: {error}");
-        assert_eq!(error.exit_code(), ExitCode::InputData);
+        assert_eq!(error.kind(), ErrorKind::InputData);
     }
     let place = Place::new(SWEEP);
     let texts = place.path("b.jsonl");

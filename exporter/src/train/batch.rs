@@ -3,6 +3,7 @@
 use ort::value::DynValue;
 use overmask::pack::{FloatType, Input, TaskKind};
 use overmask::task::{Tokenizer, Tokens};
+use overmask_graph::encoder::{self, Padded};
 
 use super::TrainError;
 use super::graph::name;
@@ -181,7 +182,7 @@ impl Examples {
         match &self.inputs {
             Inputs::Tokens(tokens) => {
                 let these: Vec<&Tokens> = indices.iter().map(|i| &tokens[*i]).collect();
-                let batch = tokenizer.pad(&these);
+                let batch = Padded::from(&tokenizer.batch(these.iter().copied()));
                 let shape = [batch.batch, batch.sequence];
                 let mut of_tokens = |name: &str, rows: Vec<&Vec<f32>>| {
                     let values = padded(&rows, batch.sequence * width);
@@ -202,9 +203,9 @@ impl Examples {
                     let firsts: Vec<i64> = these.iter().enumerate().flat_map(start).collect();
                     all.push((name::FIRSTS.to_owned(), i64_value(&[rows], firsts)?));
                 }
-                all.push(("input_ids".to_owned(), i64_value(&shape, batch.input_ids)?));
-                all.push(("attention_mask".to_owned(), i64_value(&shape, batch.attention_mask)?));
-                all.push(("token_type_ids".to_owned(), i64_value(&shape, batch.token_type_ids)?));
+                all.push((encoder::INPUT_IDS.to_owned(), i64_value(&shape, batch.input_ids)?));
+                all.push((encoder::ATTENTION_MASK.to_owned(), i64_value(&shape, batch.attention_mask)?));
+                all.push((encoder::TOKEN_TYPE_IDS.to_owned(), i64_value(&shape, batch.token_type_ids)?));
             }
             Inputs::Features(features) => {
                 let values = indices.iter().flat_map(|i| features[*i].concat()).collect();

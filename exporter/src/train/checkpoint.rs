@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::time::Duration;
 
-use overmask::base::hex;
+use overmask::fs::hex;
 use overmask::mask::Mask;
 use overmask::pack::NamedMask;
 use safetensors::SafeTensors;

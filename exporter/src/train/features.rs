@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use overmask::base::Base;
-use overmask::engine::{self, Engine, EngineKind, EngineOptions, TaskId};
+use overmask::engine::{Changes, Engine, EngineOptions, TaskId};
 use overmask::pack::{Delta, NamedMask, Pooling};
 use overmask::task::{self, Tokenizer, Tokens};
+use overmask_graph::encoder::Padded;
+use overmask_ort::OrtEngine;
 
 use super::batch::{Examples, Inputs};
 use super::session::PrefixSession;
@@ -18,7 +20,7 @@ const BATCH: usize = 32;
 
 /// An encoder that does not train.
 pub(super) struct FrozenEncoder {
-    engine: Box<dyn Engine>,
+    engine: OrtEngine,
     task: TaskId,
     pooling: Pooling,
 }
@@ -40,9 +42,9 @@ impl FrozenEncoder {
         deltas: &[Delta],
         o: &TrainOptions,
     ) -> Result<Self, TrainError> {
-        let options = EngineOptions { threads: Some(o.threads) };
-        let mut engine = engine::start(EngineKind::Ort(o.device), Arc::clone(base), &options)?;
-        let task = engine.load(masks, deltas)?;
+        let options = EngineOptions::default().threads(o.threads);
+        let engine = OrtEngine::new(Arc::clone(base), o.device, &options)?;
+        let task = engine.add(Changes::Decoded { masks, deltas })?;
         Ok(FrozenEncoder { engine, task, pooling: o.pooling })
     }
 
@@ -59,14 +61,10 @@ impl FrozenEncoder {
         let mut all = vec![Encoded::default(); tokens.len()];
         for indices in order.chunks(BATCH) {
             go_on(stop)?;
-            let these: Vec<&Tokens> = indices.iter().map(|i| &tokens[*i]).collect();
-            let hidden = self.engine.encode(self.task, &tokenizer.pad(&these))?;
-            let of_inputs = hidden.data.chunks_exact(hidden.sequence * hidden.hidden);
-            for ((index, rows), of_tokens) in
-                indices.iter().zip(task::pool(&hidden, &these, self.pooling)).zip(of_inputs)
-            {
-                let real = if states { tokens[*index].len() } else { 0 };
-                all[*index] = Encoded { rows, states: of_tokens[..real * hidden.hidden].to_vec() };
+            let hidden = self.engine.encode(self.task, &tokenizer.batch(indices.iter().map(|i| &tokens[*i])))?;
+            for (index, vectors) in indices.iter().zip(hidden.rows()) {
+                let rows = task::pool(vectors, hidden.width(), &tokens[*index], self.pooling);
+                all[*index] = Encoded { rows, states: if states { vectors.to_vec() } else { Vec::new() } };
             }
         }
         Ok(all)
@@ -101,8 +99,7 @@ pub(super) fn keep_prefixes(
     let mut prefixes = vec![Vec::new(); tokens.len()];
     for indices in order.chunks(BATCH) {
         go_on(stop)?;
-        let these: Vec<&Tokens> = indices.iter().map(|i| &tokens[*i]).collect();
-        let batch = tokenizer.pad(&these);
+        let batch = Padded::from(&tokenizer.batch(indices.iter().map(|i| &tokens[*i])));
         let values = session.run(&batch, width)?;
         for (index, row) in indices.iter().zip(values.chunks_exact(batch.sequence * width)) {
             prefixes[*index] = row[..tokens[*index].len() * width].to_vec();

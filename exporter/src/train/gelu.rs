@@ -11,7 +11,7 @@
 
 use std::f32::consts::{FRAC_1_SQRT_2, SQRT_2};
 
-use overmask::onnx::proto::{AttributeProto, GraphProto, NodeProto, TensorProto, data_type};
+use overmask_graph::proto::{AttributeProto, GraphProto, NodeProto, TensorProto, data_type};
 
 /// Rewrites each GELU between two `Gemm`s. Any other is left as it is: it means the same.
 pub(super) fn fold_constants(graph: &mut GraphProto) {

@@ -22,7 +22,6 @@ mod sparsity;
 mod step;
 mod teacher;
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests;
 
 use std::path::PathBuf;
@@ -32,11 +31,11 @@ pub use graph::Precision;
 pub use learner::{Epoch, Progress};
 pub use options::{CheckpointOptions, Init, Method, Sampling, TeacherOptions, TrainOptions};
 pub use run::{Data, Outcome, run};
-pub use select::{Layers, Selection, Tune, module};
+pub use select::{Layers, Selection, Tune};
 pub use step::{StepBench, bench_step};
 
 use overmask::engine::EngineError;
-use overmask::error::ExitCode;
+use overmask::error::ErrorKind;
 use overmask::mask::Granularity;
 
 use crate::autodiff::AutodiffError;
@@ -58,7 +57,7 @@ pub enum TrainError {
     Base(#[from] overmask::base::BaseError),
     /// The base's graph.
     #[error(transparent)]
-    Onnx(#[from] overmask::onnx::OnnxError),
+    Onnx(#[from] overmask_graph::OnnxError),
     /// The base's graph cannot be differentiated.
     #[error(transparent)]
     Autodiff(#[from] AutodiffError),
@@ -165,22 +164,22 @@ impl<R> From<ort::Error<R>> for TrainError {
 }
 
 impl TrainError {
-    /// The program's exit code for this error.
-    pub fn exit_code(&self) -> ExitCode {
+    /// Of which kind it is.
+    pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Data(e) => e.exit_code(),
-            Self::Base(e) => e.exit_code(),
-            Self::Onnx(e) => e.exit_code(),
-            Self::Engine(e) => e.exit_code(),
-            Self::Task(e) => e.exit_code(),
-            Self::Mask(e) => e.exit_code(),
-            Self::Pack(e) => e.exit_code(),
-            Self::Evaluate(e) => e.exit_code(),
-            Self::Indivisible { .. } | Self::Option { .. } => ExitCode::Usage,
-            Self::Teacher { .. } | Self::Checkpoint { .. } | Self::Read { .. } => ExitCode::InputData,
-            Self::Write { .. } => ExitCode::DeviceOrStore,
-            Self::Placement { .. } => ExitCode::EngineUnavailable,
-            Self::Autodiff(_) | Self::Diverged { .. } | Self::Stopped | Self::Runtime(_) => ExitCode::Other,
+            Self::Data(e) => e.kind(),
+            Self::Base(e) => e.kind(),
+            Self::Onnx(e) => e.kind(),
+            Self::Engine(e) => e.kind(),
+            Self::Task(e) => e.kind(),
+            Self::Mask(e) => e.kind(),
+            Self::Pack(e) => e.kind(),
+            Self::Evaluate(e) => e.kind(),
+            Self::Indivisible { .. } | Self::Option { .. } => ErrorKind::Usage,
+            Self::Teacher { .. } | Self::Checkpoint { .. } | Self::Read { .. } => ErrorKind::InputData,
+            Self::Write { .. } => ErrorKind::DeviceOrStore,
+            Self::Placement { .. } => ErrorKind::EngineUnavailable,
+            Self::Autodiff(_) | Self::Diverged { .. } | Self::Stopped | Self::Runtime(_) => ErrorKind::Other,
         }
     }
 }

@@ -109,7 +109,6 @@ pub(super) fn placed(profile: &[u8], device: Device) -> Result<Placed, TrainErro
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use super::*;
 

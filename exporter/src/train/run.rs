@@ -6,9 +6,10 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use overmask::base::Base;
-use overmask::engine::{self, Device, EngineKind, EngineOptions};
+use overmask::engine::{Device, Engine, EngineOptions};
 use overmask::pack::{Codec, Delta, FloatType, Golden, Head, Input, Pack, PackDocument, SCHEMA, TextSettings};
 use overmask::task::Runner;
+use overmask_ort::OrtEngine;
 use serde_json::{Value, json};
 
 use super::batch::salt;
@@ -81,7 +82,7 @@ pub fn run(
     let started = Instant::now();
     options.check(base)?;
     // Before the work: `ort` panics where it finds no library.
-    overmask::engine::ort::environment()?;
+    overmask_ort::environment()?;
     let labels = LabelSet::for_training(data.labels.unwrap_or(data.train))?;
     for other in [data.dev, data.eval].into_iter().flatten() {
         labels.gold(other)?;
@@ -259,7 +260,10 @@ fn facts(
         facts.push(("teacher_features", json!(teacher.features)));
         facts.extend((teacher.states > 0.0).then_some(("teacher_states", json!(teacher.states))));
         let (file, name) = overmask::pack::split_name(&teacher.pack);
-        facts.push(("teacher_sha256", json!(overmask::base::file_digest(&file)?)));
+        facts.push((
+            "teacher_sha256",
+            json!(overmask::fs::file_digest(&file).map_err(|source| TrainError::Read { path: file, source })?),
+        ));
         facts.extend(name.map(|name| ("teacher_name", json!(name))));
     }
     // A batch in parts rounds differently.
@@ -282,8 +286,9 @@ fn measure(
     eval: Option<&Dataset>,
     o: &TrainOptions,
 ) -> Result<(Card, Option<Card>), TrainError> {
-    let (kind, options) = (EngineKind::Ort(Device::Cpu), EngineOptions { threads: Some(o.threads) });
-    let mut runner = Runner::new(engine::start(kind, Arc::clone(base), &options)?, Arc::clone(base))?;
+    let engine = OrtEngine::new(Arc::clone(base), Device::Cpu, &EngineOptions::default().threads(o.threads))?;
+    let engine: Arc<dyn Engine> = Arc::new(engine);
+    let runner = Runner::new(engine, Arc::clone(base))?;
     let task = runner.add_pack(pack.clone())?;
     let mut golden = Vec::with_capacity(GOLDEN);
     // One by one, as a device checks them: no padding, whatever the other inputs.
@@ -296,11 +301,11 @@ fn measure(
     let mut document = pack.document.clone();
     let metric = score::main_metric(o.form.kind);
     // Not that of the training loop, whose head and deltas are not rounded yet.
-    let dev = evaluate::measure(&mut runner, pack.clone(), dev, &mut |_| ())?.card;
+    let dev = evaluate::measure(&runner, pack.clone(), dev, &mut |_| ())?.card;
     document.metrics.insert(format!("dev_{metric}"), dev.main());
     let mut measured = None;
     if let Some(eval) = eval {
-        let card = evaluate::measure(&mut runner, pack.clone(), eval, &mut |_| ())?.card;
+        let card = evaluate::measure(&runner, pack.clone(), eval, &mut |_| ())?.card;
         document.metrics.extend(card.metrics.iter().map(|(name, value)| (format!("eval_{name}"), *value)));
         document.metrics.insert("eval_texts".to_owned(), card.n as f64);
         measured = Some(card);

@@ -4,8 +4,9 @@ use std::collections::HashSet;
 use std::fmt;
 use std::str::FromStr;
 
+use overmask::base::family::module;
 use overmask::base::{Base, MaskableTensor};
-use overmask::onnx::{self, proto::NodeProto};
+use overmask_graph::proto::NodeProto;
 
 use super::{TrainError, graph};
 
@@ -76,28 +77,6 @@ pub struct Tune {
     pub biases: bool,
 }
 
-/// Names of modules, and what the names of their tensors have before `.weight`.
-const MODULES: [(&str, &[&str]); 6] = [
-    ("query", &["attention.self.query", "attention.q_lin", "self_attn.q_proj"]),
-    ("key", &["attention.self.key", "attention.k_lin", "self_attn.k_proj"]),
-    ("value", &["attention.self.value", "attention.v_lin", "self_attn.v_proj"]),
-    ("attention-output", &["attention.output.dense", "attention.out_lin", "self_attn.out_proj"]),
-    ("intermediate", &["intermediate.dense", "ffn.lin1", "fc1"]),
-    ("output", &["output.dense", "ffn.lin2", "fc2"]),
-];
-
-/// The module of a maskable tensor: one of those that are known, or its name without layer and
-/// `.weight`.
-pub fn module(tensor: &MaskableTensor) -> String {
-    let name = tensor.name.strip_suffix(".weight").unwrap_or(&tensor.name);
-    // `output.dense` ends `attention.output.dense`, too, which comes first.
-    let known = MODULES.iter().find(|(_, ends)| ends.iter().any(|end| name.ends_with(end)));
-    match known {
-        Some((module, _)) => (*module).to_owned(),
-        None => name.rsplit_once(&format!(".{}.", tensor.layer)).map_or(name, |(_, rest)| rest).to_owned(),
-    }
-}
-
 /// Maskable tensors, by layer and module.
 #[derive(Debug, Clone, Copy)]
 pub struct Selection<'a> {
@@ -140,7 +119,7 @@ impl Selection<'_> {
 /// # Errors
 /// When the graph has none of a kind that is asked for.
 pub(super) fn small_tensors(base: &Base, tune: Tune) -> Result<Vec<String>, TrainError> {
-    let model = onnx::read_model(&base.model_path())?;
+    let model = overmask_graph::read_model(&base.model_path())?;
     let external = graph::external_names(&model)?;
     let nodes: Vec<&NodeProto> = model.graph.iter().flat_map(|g| &g.node).collect();
     let of_norms: HashSet<&String> =
@@ -178,13 +157,11 @@ pub(super) fn small_tensors(base: &Base, tune: Tune) -> Result<Vec<String>, Trai
 
 /// Every tensor of a base's graph.
 pub(super) fn all_tensors(base: &Base) -> Result<Vec<String>, TrainError> {
-    Ok(graph::external_names(&onnx::read_model(&base.model_path())?)?)
+    Ok(graph::external_names(&overmask_graph::read_model(&base.model_path())?)?)
 }
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used)]
-
     use super::*;
 
     #[test]
@@ -202,15 +179,5 @@ mod tests {
         assert_eq!("2-7".parse::<Layers>().unwrap().beyond(6), Some(7));
         assert_eq!("6-".parse::<Layers>().unwrap().beyond(6), Some(6));
         assert_eq!("3-".parse::<Layers>().unwrap().beyond(6), None);
-    }
-
-    #[test]
-    fn tensors_have_modules() {
-        let of = |name: &str| module(&MaskableTensor { name: name.into(), outputs: 1, inputs: 1, layer: 3 });
-        assert_eq!(of("encoder.layer.3.attention.self.query.weight"), "query");
-        assert_eq!(of("bert.encoder.layer.3.attention.output.dense.weight"), "attention-output");
-        assert_eq!(of("encoder.layer.3.output.dense.weight"), "output");
-        assert_eq!(of("transformer.layer.3.ffn.lin1.weight"), "intermediate");
-        assert_eq!(of("blocks.3.mixer.inner.weight"), "mixer.inner");
     }
 }

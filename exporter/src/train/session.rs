@@ -7,10 +7,11 @@ use ort::session::Session;
 use ort::session::builder::GraphOptimizationLevel;
 use ort::value::{DynValue, Tensor};
 use overmask::base::Base;
-use overmask::engine::ort::{Binding, Bound, allocator, environment, on_device};
-use overmask::engine::{Device, TokenBatch};
-use overmask::onnx::proto::{ModelProto, data_type};
-use overmask::onnx::{self, GraphBuilder};
+use overmask::engine::Device;
+use overmask_graph::GraphBuilder;
+use overmask_graph::encoder::{self, Padded};
+use overmask_graph::proto::{ModelProto, data_type};
+use overmask_ort::{Binding, Bound, allocator, environment, on_device};
 
 use super::TrainError;
 use super::batch::Feed;
@@ -86,7 +87,7 @@ pub(super) fn open(model: &ModelProto, placement: &Placement) -> Result<Session,
         builder = builder.with_profiling(path)?;
     }
     let mut builder = on_device(builder, placement.device)?;
-    Ok(builder.commit_from_memory(&onnx::encode(model))?)
+    Ok(builder.commit_from_memory(&overmask_graph::encode(model))?)
 }
 
 /// Inputs that are ready to be bound.
@@ -153,9 +154,9 @@ impl PrefixSession {
     }
 
     /// The output for a batch, [batch, sequence, width].
-    pub(super) fn run(&mut self, batch: &TokenBatch, width: usize) -> Result<Vec<f32>, TrainError> {
+    pub(super) fn run(&mut self, batch: &Padded, width: usize) -> Result<Vec<f32>, TrainError> {
         let shape = [batch.batch, batch.sequence];
-        for name in ["input_ids", "attention_mask", "token_type_ids"].into_iter().filter(|n| reads(&self.session, n)) {
+        for name in encoder::INPUTS.into_iter().filter(|n| reads(&self.session, n)) {
             let values = batch.input(name).cloned().unwrap_or_default();
             self.binding.input(name, &owned(i64_value(&shape, values)?))?;
         }

@@ -1,34 +1,10 @@
-//! Digests of files and the identity of a base.
-
-use std::fs::File;
-use std::io::Read;
-use std::path::Path;
+//! The identity of a base.
 
 use sha2::{Digest, Sha256};
 
-use super::{Architecture, BaseError};
-
-/// Lower-case hex.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
-}
-
-/// SHA-256 of a file, lower-case hex, read in pieces.
-///
-/// # Errors
-/// When the file cannot be read.
-pub fn file_digest(path: &Path) -> Result<String, BaseError> {
-    let io = |source| BaseError::Io { path: path.into(), source };
-    let mut file = File::open(path).map_err(io)?;
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; 1 << 18];
-    loop {
-        match file.read(&mut buffer).map_err(io)? {
-            0 => return Ok(hex(&hash.finalize())),
-            n => hash.update(&buffer[..n]),
-        }
-    }
-}
+use super::Architecture;
+use super::architecture::Fields;
+use crate::fs::hex;
 
 /// The identity of a base: SHA-256 over a canonical text, one fact a line.
 ///
@@ -38,10 +14,11 @@ pub fn file_digest(path: &Path) -> Result<String, BaseError> {
 /// The order of tensors in the file and everything that is not a number of the model (names of
 /// files, sources, licences) is left out, so equal models have equal identities.
 pub fn base_id<'a>(
-    a: &Architecture,
+    architecture: &Architecture,
     tokenizer_sha256: &str,
     tensors: impl IntoIterator<Item = (String, &'a [usize], &'a [u8])>,
 ) -> String {
+    let a = Fields::from(architecture.clone());
     let mut lines = vec![
         "overmask base 1".to_owned(),
         format!("family {}", a.family),

@@ -5,7 +5,8 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::{BaseError, base_id, file, graph_base_id};
+use super::family::Family;
+use super::{Architecture, BaseError, Precision, base_id, file, graph_base_id};
 
 /// The version of the bundle format that this program writes and reads.
 pub const FORMAT: u32 = 1;
@@ -24,8 +25,8 @@ pub struct BaseManifest {
     pub architecture: Architecture,
     /// The tensors that a mask may touch; the order is part of the format.
     pub maskable: Vec<MaskableTensor>,
-    /// Precision of the weights: `f32`.
-    pub variant: String,
+    /// Precision of the weights.
+    pub variant: Precision,
     /// SHA-256 of each other file of the bundle, by file name.
     pub digests: BTreeMap<String, String>,
     /// SHA-256 of `tokenizer.json`.
@@ -34,35 +35,6 @@ pub struct BaseManifest {
     pub licence: String,
     /// Where the weights came from.
     pub source: String,
-}
-
-/// Kind and sizes of an encoder.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Architecture {
-    /// Family: [`family::BERT`] or [`family::ONNX`].
-    pub family: String,
-    /// Width of the residual stream.
-    pub hidden_size: usize,
-    /// Number of encoder layers.
-    pub layers: usize,
-    /// Attention heads a layer; 0 when the graph alone knows.
-    pub heads: usize,
-    /// Width of the feed-forward layer; 0 when the graph alone knows.
-    pub intermediate_size: usize,
-    /// Rows of the token embedding.
-    pub vocab_size: usize,
-    /// Most tokens that a text may have.
-    pub max_positions: usize,
-    /// Epsilon of the layer norms; 0 when the graph alone knows.
-    pub layer_norm_eps: f64,
-}
-
-/// The families of encoders.
-pub mod family {
-    /// A BERT encoder, of which every size and the name of every tensor are known.
-    pub const BERT: &str = "bert";
-    /// Any encoder: what it computes is in its graph and nowhere else.
-    pub const ONNX: &str = "onnx";
 }
 
 /// A 2-D linear weight that a mask may touch.
@@ -84,7 +56,7 @@ impl BaseManifest {
     pub fn identity<'a>(&self, tensors: impl IntoIterator<Item = (String, &'a [usize], &'a [u8])>) -> String {
         let weights = base_id(&self.architecture, &self.tokenizer_sha256, tensors);
         match self.digests.get(file::MODEL) {
-            Some(graph) if self.architecture.family == family::ONNX => graph_base_id(&weights, graph),
+            Some(graph) if matches!(self.architecture.family, Family::Onnx(_)) => graph_base_id(&weights, graph),
             _ => weights,
         }
     }
@@ -104,29 +76,20 @@ impl BaseManifest {
         if self.format != FORMAT {
             return wrong("format", format!("version {}, this program reads {FORMAT}", self.format));
         }
-        if self.variant != "f32" {
+        if self.variant != Precision::F32 {
             return wrong("variant", format!("`{}`, this program reads `f32`", self.variant));
         }
-        let a = &self.architecture;
-        if ![family::BERT, family::ONNX].contains(&a.family.as_str()) {
-            return wrong("architecture/family", format!("`{}`, this program knows `bert` and `onnx`", a.family));
-        }
-        let unknown = a.heads == 0 && a.family == family::ONNX;
-        if a.hidden_size == 0 || (!unknown && (a.heads == 0 || !a.hidden_size.is_multiple_of(a.heads))) {
-            return wrong("architecture/heads", format!("{} heads do not divide width {}", a.heads, a.hidden_size));
-        }
-        for (field, value) in [("max_positions", a.max_positions), ("vocab_size", a.vocab_size), ("layers", a.layers)] {
-            if value == 0 {
-                return wrong(&format!("architecture/{field}"), "is 0".to_owned());
-            }
-        }
+        self.architecture.check()?;
         let mut names = BTreeSet::new();
         for t in &self.maskable {
             if !names.insert(&t.name) {
                 return wrong(&format!("maskable/{}", t.name), "comes twice".to_owned());
             }
-            if t.layer >= a.layers {
-                return wrong(&format!("maskable/{}", t.name), format!("layer {} of {}", t.layer, a.layers));
+            if t.layer >= self.architecture.layers {
+                return wrong(
+                    &format!("maskable/{}", t.name),
+                    format!("layer {} of {}", t.layer, self.architecture.layers),
+                );
             }
         }
         for name in [file::MODEL, file::WEIGHTS, file::TOKENIZER] {

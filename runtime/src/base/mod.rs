@@ -4,6 +4,8 @@
 //! graph), `model.safetensors` (the weights, mapped into memory and never copied) and
 //! `tokenizer.json`.
 
+mod architecture;
+pub mod family;
 mod identity;
 mod manifest;
 mod precision;
@@ -11,17 +13,17 @@ mod weights;
 
 use std::path::{Path, PathBuf};
 
-pub use identity::{base_id, file_digest, graph_base_id, hex};
-pub use manifest::{Architecture, BaseManifest, FORMAT, MaskableTensor, family};
-pub use precision::Int8Tensor;
+pub use architecture::{Architecture, GraphHints};
+pub use identity::{base_id, graph_base_id};
+pub use manifest::{BaseManifest, FORMAT, MaskableTensor};
+pub use precision::{Int8Tensor, Precision};
 pub use weights::{TensorBytes, write_weights};
 
+use family::bert::Table;
 use weights::Weights;
 
-use crate::error::ExitCode;
-
-/// The end of the name of the table of segments.
-const SEGMENTS: &str = "embeddings.token_type_embeddings.weight";
+use crate::error::ErrorKind;
+use crate::fs::file_digest;
 
 /// File names inside a bundle.
 pub mod file {
@@ -37,6 +39,7 @@ pub mod file {
 
 /// What can be wrong with a base bundle.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum BaseError {
     /// A file cannot be read.
     #[error("cannot read {path}: {source}; `overmask-export import` writes a base bundle")]
@@ -103,11 +106,11 @@ pub enum BaseError {
 }
 
 impl BaseError {
-    /// The program's exit code for this error.
-    pub fn exit_code(&self) -> ExitCode {
+    /// Of which kind it is.
+    pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Io { .. } => ExitCode::InputData,
-            _ => ExitCode::CorruptFile,
+            Self::Io { .. } => ErrorKind::InputData,
+            _ => ErrorKind::CorruptFile,
         }
     }
 }
@@ -143,11 +146,12 @@ impl Base {
             }
         }
         let a = &manifest.architecture;
+        let is_bert = a.bert().is_some();
         // The native engine looks tokens and positions up without a check of its own. The others,
         // which alone run encoders of other families, check every index.
-        let tables = [("word", "vocab_size", a.vocab_size), ("position", "max_positions", a.max_positions)];
-        for (table, size, rows) in tables.into_iter().filter(|_| a.family == family::BERT) {
-            let (name, shape) = weights.only(&format!("embeddings.{table}_embeddings.weight"))?;
+        let tables = [(Table::Words, "vocab_size", a.vocab_size), (Table::Positions, "max_positions", a.max_positions)];
+        for (table, size, rows) in tables.into_iter().filter(|_| is_bert) {
+            let (name, shape) = weights.only(table.name())?;
             if shape != [rows, a.hidden_size] {
                 return Err(BaseError::Field {
                     path: dir.join(file::MANIFEST),
@@ -157,8 +161,8 @@ impl Base {
             }
         }
         // Where there is no such table, texts are of one segment, or only the graph knows.
-        let types = weights.only(SEGMENTS).ok().and_then(|(_, shape)| shape.first().copied());
-        let segments = types.or((a.family == family::BERT).then_some(1)).map(|types| types.max(1));
+        let types = weights.only(Table::Segments.name()).ok().and_then(|(_, shape)| shape.first().copied());
+        let segments = types.or(is_bert.then_some(1)).map(|types| types.max(1));
         Ok(Base { dir: dir.to_owned(), manifest, weights, segments })
     }
 
@@ -169,7 +173,7 @@ impl Base {
     pub fn verify(&self) -> Result<(), BaseError> {
         for (name, expected) in &self.manifest.digests {
             let path = self.dir.join(name);
-            let found = file_digest(&path)?;
+            let found = file_digest(&path).map_err(|source| BaseError::Io { path: path.clone(), source })?;
             if found != *expected {
                 return Err(BaseError::Digest { path, expected: expected.clone(), found });
             }
@@ -246,5 +250,4 @@ impl Base {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::expect_used)]
 pub(crate) mod tests;

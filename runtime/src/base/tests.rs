@@ -18,16 +18,9 @@ pub(crate) fn bundle(dir: &Path) -> BaseManifest {
     let names = [file::MODEL, file::WEIGHTS, file::TOKENIZER];
     let digests: std::collections::BTreeMap<_, _> =
         names.iter().map(|n| ((*n).to_owned(), file_digest(&dir.join(n)).unwrap())).collect();
-    let architecture = Architecture {
-        family: "bert".into(),
-        hidden_size: 4,
-        layers: 1,
-        heads: 2,
-        intermediate_size: 8,
-        vocab_size: 10,
-        max_positions: 16,
-        layer_norm_eps: 1e-12,
-    };
+    let sizes = family::bert::Sizes { heads: 2, intermediate_size: 8, layer_norm_eps: 1e-12 };
+    let family = family::Family::Bert(sizes);
+    let architecture = Architecture { family, hidden_size: 4, layers: 1, vocab_size: 10, max_positions: 16 };
     let tokenizer_sha256 = digests[file::TOKENIZER].clone();
     let tensors = tensors.map(|(name, shape, bytes)| (name.to_owned(), shape, bytes));
     let manifest = BaseManifest {
@@ -35,7 +28,7 @@ pub(crate) fn bundle(dir: &Path) -> BaseManifest {
         base_id: base_id(&architecture, &tokenizer_sha256, tensors),
         architecture,
         maskable: vec![MaskableTensor { name: "w".into(), outputs: 3, inputs: 4, layer: 0 }],
-        variant: "f32".into(),
+        variant: Precision::F32,
         digests,
         tokenizer_sha256,
         licence: "none".into(),
@@ -74,6 +67,17 @@ fn a_changed_byte_is_found_and_named() {
     assert!(matches!(&error, BaseError::Digest { path, .. } if path.ends_with(file::WEIGHTS)));
 }
 
+/// What opening a bundle says whose manifest has another text in one place.
+fn changed_text(from: &str, to: &str) -> String {
+    let dir = tempfile::tempdir().unwrap();
+    bundle(dir.path());
+    let path = dir.path().join(file::MANIFEST);
+    let text = std::fs::read_to_string(&path).unwrap();
+    assert!(text.contains(from), "{text}");
+    std::fs::write(&path, text.replace(from, to)).unwrap();
+    Base::open(dir.path()).unwrap_err().to_string()
+}
+
 #[test]
 fn a_wrong_field_is_refused_by_name() {
     let change = |edit: fn(&mut BaseManifest)| {
@@ -84,10 +88,13 @@ fn a_wrong_field_is_refused_by_name() {
         Base::open(dir.path()).unwrap_err().to_string()
     };
     assert!(change(|m| m.format = 9).contains("`format`"));
-    assert!(change(|m| m.variant = "int3".into()).contains("`variant`"));
-    assert!(change(|m| m.architecture.heads = 3).contains("heads"));
-    assert!(change(|m| m.architecture.heads = 0).contains("heads"));
-    assert!(change(|m| m.architecture.family = "gpt".into()).contains("knows `bert` and `onnx`"));
+    assert!(change(|m| m.variant = Precision::Int8).contains("`variant`: `int8`, this program reads `f32`"));
+    for heads in [0, 3] {
+        let error = changed_text("\"heads\":2", &format!("\"heads\":{heads}"));
+        assert!(error.contains("heads"), "{error}");
+    }
+    assert!(changed_text("\"f32\"", "\"int3\"").contains("`variant`: `int3`"));
+    assert!(changed_text("\"bert\"", "\"gpt\"").contains("knows `bert` and `onnx`"));
     assert!(change(|m| m.tokenizer_sha256 = "0".repeat(64)).contains("`tokenizer_sha256`: is 000"));
     assert!(change(|m| m.architecture.vocab_size = 11).contains("`architecture/vocab_size`: 11"));
     assert!(change(|m| m.architecture.max_positions = 512).contains("`architecture/max_positions`: 512"));
@@ -103,7 +110,7 @@ fn an_encoder_of_any_kind_needs_no_embeddings_and_its_graph_is_part_of_its_ident
     let dir = tempfile::tempdir().unwrap();
     let mut manifest = bundle(dir.path());
     let bert = manifest.base_id.clone();
-    manifest.architecture = Architecture { family: "onnx".into(), heads: 0, ..manifest.architecture };
+    manifest.architecture.family = family::Family::Onnx(GraphHints::default());
     // Not the number of rows of any tensor.
     manifest.architecture.max_positions = 77;
     write_manifest(dir.path(), &manifest);
@@ -142,7 +149,7 @@ fn a_manifest_without_end_is_not_read_to_it() {
     manifest.set_len(1 << 40).unwrap();
     let error = Base::open(dir.path()).unwrap_err();
     assert!(matches!(error, BaseError::TooLarge { .. }), "{error}");
-    assert_eq!(error.exit_code(), ExitCode::CorruptFile);
+    assert_eq!(error.kind(), ErrorKind::CorruptFile);
 }
 
 #[test]

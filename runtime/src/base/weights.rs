@@ -9,7 +9,7 @@ use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 
 use super::BaseError;
-use crate::mmap;
+use crate::fs::map;
 
 /// The data section starts on a multiple of this, so that a map of it is page-aligned
 /// on every machine that we know of (x86-64: 4 kB, arm64 with large pages: 64 kB).
@@ -26,7 +26,7 @@ pub(super) struct Weights {
 
 impl Weights {
     pub(super) fn open(path: &Path) -> Result<Self, BaseError> {
-        let map = mmap::map(path).map_err(|source| BaseError::Io { path: path.into(), source })?;
+        let map = map::map(path).map_err(|source| BaseError::Io { path: path.into(), source })?;
         // The crate bounds the header and checks that offsets cover the data exactly.
         let (header, metadata) =
             SafeTensors::read_metadata(&map).map_err(|source| BaseError::Weights { path: path.into(), source })?;
@@ -54,7 +54,7 @@ impl Weights {
 
     pub(super) fn tensor_f32(&self, name: &str) -> Result<(&[usize], &[f32]), BaseError> {
         let (shape, bytes) = self.tensor_bytes(name)?;
-        let values = mmap::as_f32(bytes).ok_or_else(|| self.wrong(name, "is not aligned to 4 bytes".to_owned()))?;
+        let values = map::as_f32(bytes).ok_or_else(|| self.wrong(name, "is not aligned to 4 bytes".to_owned()))?;
         Ok((shape, values))
     }
 

@@ -107,7 +107,6 @@ fn check(units: usize, classes: &[u8]) -> Result<(), CodecError> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use proptest::prelude::*;
 

@@ -104,7 +104,6 @@ fn total(counts: &[Count; CLASSES], knots: &[u8]) -> u64 {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use super::*;
 

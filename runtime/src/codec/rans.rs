@@ -108,7 +108,6 @@ fn decode_lanes<const N: usize>(stream: &[u8], classes: &[u8], zero: &[u16; 256]
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use proptest::prelude::*;
 

@@ -16,6 +16,7 @@ pub enum Device {
 /// An engine that can be asked for; written `native`, `ort` (the same as `ort:cpu`), `ort:cuda` or
 /// `tract`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum EngineKind {
     /// Our own kernels.
     Native,
@@ -54,6 +55,17 @@ impl FromStr for Device {
     }
 }
 
+impl EngineKind {
+    /// The cargo feature of the programs that builds it in.
+    pub fn feature(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Ort(_) => "ort",
+            Self::Tract => "tract",
+        }
+    }
+}
+
 impl fmt::Display for EngineKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -82,7 +94,6 @@ impl FromStr for EngineKind {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use super::*;
 

@@ -1,42 +1,44 @@
-//! What runs the encoder: one trait, and one folder for each engine.
+//! What runs the encoder: one trait, and the engine that is built in.
 //!
-//! | engine | how a mask is applied |
-//! | --- | --- |
-//! | `native` (our own kernels; BERT-type encoders on a CPU) | in the matrix kernels, while weights are read |
-//! | `ort` (ONNX Runtime; CPU or CUDA) | weights are session inputs; a small graph masks them on the device when a task is loaded |
-//! | `tract` (pure Rust) | masked weights are constants of the plan |
+//! | engine | crate | how a mask is applied |
+//! | --- | --- | --- |
+//! | `native` (our own kernels; BERT-type encoders on a CPU) | this one | in the matrix kernels, while weights are read |
+//! | `ort` (ONNX Runtime; CPU or CUDA) | `overmask-ort` | weights are session inputs; a small graph masks them on the device when a task is added |
+//! | `tract` (pure Rust) | `overmask-tract` | masked weights are constants of the plan |
 //!
 //! An engine that was asked for and cannot start is an error; nothing falls back to another one.
 
 mod batch;
+mod changes;
 mod kind;
 #[cfg(feature = "native")]
 pub mod native;
-#[cfg(feature = "ort")]
-pub mod ort;
-#[cfg(feature = "tract")]
-pub mod tract;
+mod options;
+mod plan;
 
-use std::collections::BTreeSet;
+use std::any::Any;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use batch::{Hidden, TokenBatch};
+pub use changes::{Changes, check_changes};
 pub use kind::{Device, EngineKind, ParseEngineError};
+pub use options::EngineOptions;
+pub use plan::Plan;
 
-use crate::base::{Base, BaseError};
-use crate::error::ExitCode;
-use crate::onnx::OnnxError;
-use crate::pack::{Delta, NamedMask, PackFile};
+use crate::base::{BaseError, Precision};
+use crate::error::ErrorKind;
+use crate::pack::PackError;
 
 /// What can go wrong in an engine.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum EngineError {
     /// The engine cannot start.
     #[error("the engine `{engine}` is not available: {reason}")]
     Unavailable {
         /// The engine that was asked for.
-        engine: String,
+        engine: EngineKind,
         /// What is missing, and how to get it.
         reason: String,
     },
@@ -44,7 +46,7 @@ pub enum EngineError {
     #[error("the engine `{engine}` failed: {reason}")]
     Failed {
         /// The engine.
-        engine: String,
+        engine: EngineKind,
         /// What it said.
         reason: String,
     },
@@ -73,52 +75,51 @@ pub enum EngineError {
     /// The base cannot be read.
     #[error(transparent)]
     Base(#[from] BaseError),
-    /// The base's graph cannot be read.
+    /// The base's graph cannot be used.
+    #[error("{0}")]
+    Graph(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A pack's masks cannot be decoded.
     #[error(transparent)]
-    Onnx(#[from] OnnxError),
+    Pack(#[from] PackError),
 }
 
 impl EngineError {
-    /// The program's exit code for this error.
-    pub fn exit_code(&self) -> ExitCode {
+    /// Of which kind it is.
+    pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Unavailable { .. } => ExitCode::EngineUnavailable,
-            Self::Failed { .. } | Self::NoTask(_) => ExitCode::Other,
-            Self::Mask { .. } | Self::Delta { .. } => ExitCode::BaseMismatch,
-            Self::Batch(_) => ExitCode::InputData,
-            Self::Base(error) => error.exit_code(),
-            Self::Onnx(error) => error.exit_code(),
+            Self::Unavailable { .. } => ErrorKind::EngineUnavailable,
+            Self::Failed { .. } | Self::NoTask(_) => ErrorKind::Other,
+            Self::Mask { .. } | Self::Delta { .. } => ErrorKind::BaseMismatch,
+            Self::Batch(_) => ErrorKind::InputData,
+            Self::Base(error) => error.kind(),
+            Self::Graph(_) => ErrorKind::CorruptFile,
+            Self::Pack(error) => error.kind(),
         }
     }
 }
 
 /// Says what made a result.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct EngineInfo {
-    /// The engine and its device, as [`EngineKind`] writes them.
-    pub engine: String,
-    /// Precision of weights and activations: `f32`.
-    pub precision: String,
+    /// The engine and its device.
+    pub engine: EngineKind,
+    /// Precision of weights and activations.
+    pub precision: Precision,
     /// What computes: the instruction set of our own kernels, or the library.
     pub kernels: String,
 }
 
-/// A task that is loaded into an engine.
+impl EngineInfo {
+    /// What an engine says of itself.
+    pub fn new(engine: EngineKind, precision: Precision, kernels: impl Into<String>) -> Self {
+        EngineInfo { engine, precision, kernels: kernels.into() }
+    }
+}
+
+/// A task of an engine; that of a task that was removed never becomes another's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TaskId(u64);
-
-impl TaskId {
-    /// The identifier after this one.
-    #[cfg(any(feature = "native", feature = "ort", feature = "tract"))]
-    fn bump(&mut self) -> TaskId {
-        self.0 += 1;
-        *self
-    }
-
-    /// Before the first task.
-    #[cfg(any(feature = "native", feature = "ort", feature = "tract"))]
-    const NONE: TaskId = TaskId(0);
-}
 
 impl fmt::Display for TaskId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -126,156 +127,55 @@ impl fmt::Display for TaskId {
     }
 }
 
-/// Runs one base's encoder for any number of tasks, on any number of threads at once.
+/// Gives each task of an engine a name of its own.
+#[derive(Debug, Default)]
+pub struct TaskIds(AtomicU64);
+
+impl TaskIds {
+    /// A name that no task had before.
+    pub fn next(&self) -> TaskId {
+        TaskId(self.0.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+}
+
+/// Runs one base's encoder for any number of tasks, on any number of threads at once. Tasks come and go
+/// while other threads run.
 ///
 /// Threads that run `native` do not wait for each other; those of `ort` take turns.
-pub trait Engine: Send + Sync {
+pub trait Engine: Any + Send + Sync {
     /// What the engine is.
     fn describe(&self) -> EngineInfo;
 
-    /// Makes a task resident: afterwards [`Engine::encode`] can run it, and switching between
-    /// resident tasks costs nothing.
-    ///
-    /// A tensor without a mask or a delta keeps the base's values.
+    /// Makes a task resident: afterwards it can be run, and switching between resident tasks costs
+    /// nothing. A tensor without a mask or a delta keeps the base's values.
     ///
     /// # Errors
-    /// When a mask or a delta does not fit the base, or the engine fails.
-    fn load(&mut self, masks: &[NamedMask], deltas: &[Delta]) -> Result<TaskId, EngineError>;
+    /// When a mask or a delta does not fit the base, a mask cannot be decoded, or the engine fails.
+    fn add(&self, task: Changes<'_>) -> Result<TaskId, EngineError>;
 
-    /// Makes a pack's task resident without its masks being decoded, if the engine has kept what
-    /// it made of them before. The pack must fit the base.
-    fn recall(&mut self, _pack: &PackFile) -> Option<TaskId> {
-        None
-    }
-
-    /// Keeps what was made of a pack's masks for [`Engine::recall`], in this process and others; an
-    /// engine that keeps nothing does nothing.
-    fn keep(&mut self, _task: TaskId, _pack: &PackFile) {}
-
-    /// What our own kernels do with a task's masks in products of so many rows; `None` for an
-    /// engine that has others, or a task that is not loaded.
-    fn mask_kernel(&self, _task: TaskId, _rows: usize) -> Option<&'static str> {
-        None
-    }
-
-    /// Lets a task go.
+    /// Lets a task go; what runs at this moment ends as it began.
     ///
     /// # Errors
     /// When there is no such task.
-    fn unload(&mut self, task: TaskId) -> Result<(), EngineError>;
+    fn remove(&self, task: TaskId) -> Result<(), EngineError>;
 
-    /// Runs the encoder on a batch of tokens with a task's weights.
-    ///
-    /// The vectors at padded positions are not specified.
+    /// Runs the encoder on some texts with one task's weights.
     ///
     /// # Errors
     /// When there is no such task, the batch does not fit the base, or the engine fails.
-    fn encode(&self, task: TaskId, batch: &TokenBatch) -> Result<Hidden, EngineError>;
-}
+    fn encode(&self, task: TaskId, texts: &TokenBatch) -> Result<Hidden, EngineError>;
 
-/// Settings of an engine.
-#[derive(Debug, Clone, Default)]
-pub struct EngineOptions {
-    /// Threads to compute with; without it the engine decides. `tract` computes with one.
-    pub threads: Option<usize>,
-}
-
-/// The engine for a base when none is named: the first that this build has and that knows the base
-/// of `native`, `ort` on the CPU, and `tract`.
-pub fn default_for(base: &Base) -> EngineKind {
-    #[cfg(feature = "native")]
-    if native::knows(base) {
-        return EngineKind::Native;
-    }
-    let _ = base;
-    match (cfg!(feature = "ort"), cfg!(feature = "tract")) {
-        (true, _) => EngineKind::Ort(Device::Cpu),
-        (false, true) => EngineKind::Tract,
-        // Who starts it learns what is wrong.
-        (false, false) => EngineKind::Native,
-    }
-}
-
-/// The inputs of a base's graph before weights become inputs, too: which of
-/// [`TokenBatch`]'s fields it reads.
-///
-/// # Errors
-/// When it reads something else.
-#[cfg(any(feature = "ort", feature = "tract"))]
-fn token_inputs(model: &crate::onnx::proto::ModelProto) -> Result<Vec<String>, String> {
-    let known = ["input_ids", "attention_mask", "token_type_ids"];
-    let names = crate::onnx::inputs(model);
-    match names.iter().find(|name| !known.contains(name)) {
-        Some(other) => Err(format!("the base's graph reads `{other}`, which no text has; import the base again")),
-        None => Ok(names.into_iter().map(str::to_owned).collect()),
-    }
-}
-
-/// Starts an engine on a base.
-///
-/// # Errors
-/// When the engine is not available on this machine or in this build, or the base cannot be
-/// read.
-pub fn start(kind: EngineKind, base: Arc<Base>, options: &EngineOptions) -> Result<Box<dyn Engine>, EngineError> {
-    match kind {
-        #[cfg(feature = "native")]
-        EngineKind::Native => Ok(Box::new(native::NativeEngine::new(base, options)?)),
-        #[cfg(feature = "ort")]
-        EngineKind::Ort(device) => Ok(Box::new(ort::OrtEngine::new(base, device, options)?)),
-        #[cfg(feature = "tract")]
-        EngineKind::Tract => Ok(Box::new(tract::TractEngine::new(base, options)?)),
-        #[allow(unreachable_patterns)]
-        _ => {
-            let _ = (base, options);
-            Err(not_built(kind))
-        }
-    }
-}
-
-/// The error for an engine that this build leaves out.
-fn not_built(kind: EngineKind) -> EngineError {
-    let feature = match kind {
-        EngineKind::Native => "native",
-        EngineKind::Ort(_) => "ort",
-        EngineKind::Tract => "tract",
-    };
-    EngineError::Unavailable {
-        engine: kind.to_string(),
-        reason: format!("this program was built without it; build with `--features {feature}`"),
-    }
-}
-
-/// Checks that each mask belongs to a maskable tensor of the base, each delta to any tensor, and at
-/// most one of both to each; every engine does so before it loads a task.
-///
-/// # Errors
-/// [`EngineError::Mask`] or [`EngineError::Delta`], naming the tensor.
-pub fn check_changes(base: &Base, masks: &[NamedMask], deltas: &[Delta]) -> Result<(), EngineError> {
-    let mut seen = BTreeSet::new();
-    for NamedMask { tensor, mask } in masks {
-        let wrong = |reason: String| Err(EngineError::Mask { tensor: tensor.clone(), reason });
-        let Some(expected) = base.maskable(tensor) else {
-            return wrong("the base has no such maskable tensor".to_owned());
+    /// Runs a plan: what the encoder makes of each task's texts, in the order of [`Plan::tasks`].
+    ///
+    /// Here one task is run after the other; an engine that can share work among them does so.
+    ///
+    /// # Errors
+    /// As [`Engine::encode`].
+    fn run(&self, plan: &Plan) -> Result<Vec<Hidden>, EngineError> {
+        let run = |(task, texts): &(TaskId, Vec<usize>)| match texts.len() == plan.texts().len() {
+            true => self.encode(*task, plan.texts()),
+            false => self.encode(*task, &plan.texts().select(texts)),
         };
-        if (mask.outputs(), mask.inputs()) != (expected.outputs, expected.inputs) {
-            let found = format!("[{}, {}]", mask.outputs(), mask.inputs());
-            return wrong(format!("is {found}, the tensor is [{}, {}]", expected.outputs, expected.inputs));
-        }
-        if !seen.insert(tensor) {
-            return wrong("comes twice".to_owned());
-        }
+        plan.tasks().iter().map(run).collect()
     }
-    for Delta { tensor, shape, values, .. } in deltas {
-        let wrong = |reason: String| Err(EngineError::Delta { tensor: tensor.clone(), reason });
-        let Ok((expected, _)) = base.tensor_f32(tensor) else {
-            return wrong("the base has no such tensor".to_owned());
-        };
-        if shape != expected || values.len() != expected.iter().product::<usize>() {
-            return wrong(format!("is {shape:?} with {} values, the tensor is {expected:?}", values.len()));
-        }
-        if !seen.insert(tensor) {
-            return wrong("comes twice, or has a mask, too".to_owned());
-        }
-    }
-    Ok(())
 }

@@ -1,32 +1,8 @@
-//! Masks as sets of units: combining, counting and comparing them.
+//! Masks as sets of units: counting and comparing them.
 
 use super::{Mask, MaskError};
 
 impl Mask {
-    /// The units that both masks keep.
-    ///
-    /// # Errors
-    /// When the masks differ in granularity or shape.
-    pub fn and(&self, other: &Mask) -> Result<Mask, MaskError> {
-        self.combine(other, |a, b| a & b)
-    }
-
-    /// The units that at least one of the masks keeps.
-    ///
-    /// # Errors
-    /// When the masks differ in granularity or shape, or together keep more than `2:4` allows.
-    pub fn or(&self, other: &Mask) -> Result<Mask, MaskError> {
-        self.combine(other, |a, b| a | b)
-    }
-
-    /// The units in which the masks differ: 1 where exactly one of them keeps the unit.
-    ///
-    /// # Errors
-    /// When the masks differ in granularity or shape, or differ in more than `2:4` allows.
-    pub fn xor(&self, other: &Mask) -> Result<Mask, MaskError> {
-        self.combine(other, |a, b| a ^ b)
-    }
-
     /// The number of units that are zeroed.
     pub fn zero_units(&self) -> usize {
         self.units.zeros_in_both(&self.units, 0)
@@ -76,12 +52,6 @@ impl Mask {
             + weights(corner, low, narrow)
     }
 
-    /// `f` gives 0 for two zero bits, so that the bits after the last unit stay 0.
-    fn combine(&self, other: &Mask, f: impl Fn(u8, u8) -> u8) -> Result<Mask, MaskError> {
-        self.check_same_units(other)?;
-        Mask { units: self.units.combine(&other.units, f), ..*self }.checked()
-    }
-
     fn check_same_units(&self, other: &Mask) -> Result<(), MaskError> {
         let same =
             self.granularity == other.granularity && self.outputs == other.outputs && self.inputs == other.inputs;
@@ -97,7 +67,6 @@ impl Mask {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use proptest::prelude::*;
 
@@ -118,23 +87,6 @@ mod tests {
     }
 
     proptest! {
-        #[test]
-        fn sets_are_combined_as_bit_by_bit((a, b, keep) in pair()) {
-            let expected = |f: fn(bool, bool) -> bool| {
-                let bits = keep.iter().map(|(a, b)| f(*a, *b));
-                Mask::from_units(a.granularity(), a.outputs(), a.inputs(), bits).unwrap()
-            };
-            for (found, f) in [
-                (a.and(&b), (|a, b| a && b) as fn(bool, bool) -> bool),
-                (a.or(&b), |a, b| a || b),
-                (a.xor(&b), |a, b| a != b),
-            ] {
-                let (found, expected) = (found.unwrap(), expected(f));
-                prop_assert_eq!(found.as_bytes(), expected.as_bytes());
-                prop_assert_eq!(found, expected);
-            }
-        }
-
         #[test]
         fn zeros_are_counted_as_bit_by_bit((a, b, keep) in pair()) {
             prop_assert_eq!(a.zero_units(), keep.iter().filter(|(a, _)| !a).count());
@@ -163,16 +115,14 @@ mod tests {
     }
 
     #[test]
-    fn masks_over_other_units_are_not_combined() {
+    fn masks_over_other_units_are_not_compared() {
         let block = Granularity::Block { rows: 2, cols: 1 };
         let mask = |g, outputs, inputs| Mask::keep_all(g, outputs, inputs).unwrap();
         let a = mask(block, 4, 6);
         for b in [mask(block, 6, 4), mask(block, 3, 6), mask(Granularity::Weight, 4, 6)] {
-            for found in [a.and(&b), a.or(&b), a.xor(&b), a.zero_in_both(&b).map(|_| a.clone())] {
-                assert!(matches!(found, Err(MaskError::OtherUnits { .. })));
-            }
+            assert!(matches!(a.zero_in_both(&b), Err(MaskError::OtherUnits { .. })));
         }
-        let text = a.and(&mask(Granularity::Weight, 5, 7)).unwrap_err().to_string();
+        let text = a.zero_in_both(&mask(Granularity::Weight, 5, 7)).unwrap_err().to_string();
         for part in ["block:2x1", "4 outputs by 6 inputs", "weight", "5 outputs by 7 inputs"] {
             assert!(text.contains(part), "{text}");
         }

@@ -1,58 +1,34 @@
-//! The bits of a mask: bytes of their own, or a part of a mapped file.
+//! The bits of a mask.
 
 use std::fmt;
-use std::ops::Range;
-use std::sync::Arc;
 
 use bitvec::order::Lsb0;
 use bitvec::slice::BitSlice;
-use memmap2::Mmap;
 
-/// One bit a unit, in the order that the [module](super) describes; equal when the bits are,
-/// wherever they lie.
-#[derive(Clone)]
+/// One bit a unit, in the order that the [module](super) describes.
+#[derive(Clone, PartialEq, Eq)]
 pub(super) struct Bits {
-    bytes: Bytes,
+    bytes: Box<[u8]>,
     /// `bytes` has as many bytes as these take, and the bits after the last are 0.
     units: usize,
 }
 
-#[derive(Clone)]
-enum Bytes {
-    Owned(Box<[u8]>),
-    /// A part of a map that lies inside it.
-    Mapped(Arc<Mmap>, Range<usize>),
-}
-
 impl Bits {
-    /// Bits of their own; of `bytes` as many are used as `units` take, and the bits after the
-    /// last unit are made 0.
+    /// Of `bytes` as many are used as `units` take, and the bits after the last unit are made 0.
     ///
     /// # Panics
     /// When there are fewer bytes than the units take.
-    pub(super) fn owned(mut bytes: Vec<u8>, units: usize) -> Self {
+    pub(super) fn new(mut bytes: Vec<u8>, units: usize) -> Self {
         assert!(bytes.len() >= units.div_ceil(8), "{} bytes for {units} units", bytes.len());
         bytes.truncate(units.div_ceil(8));
         if let (Some(last), used @ 1..) = (bytes.last_mut(), units % 8) {
             *last &= (1 << used) - 1;
         }
-        Self { bytes: Bytes::Owned(bytes.into()), units }
-    }
-
-    /// Bits from byte `start` of a map on, or `None` when they do not lie inside it, or a bit
-    /// after the last unit is set.
-    pub(super) fn mapped(map: &Arc<Mmap>, start: usize, units: usize) -> Option<Self> {
-        let part = start..start.checked_add(units.div_ceil(8))?;
-        let bytes = map.get(part.clone())?;
-        let clear = padding(bytes, units) == 0;
-        clear.then(|| Self { bytes: Bytes::Mapped(Arc::clone(map), part), units })
+        Self { bytes: bytes.into(), units }
     }
 
     pub(super) fn as_bytes(&self) -> &[u8] {
-        match &self.bytes {
-            Bytes::Owned(bytes) => bytes,
-            Bytes::Mapped(map, part) => &map[part.clone()],
-        }
+        &self.bytes
     }
 
     pub(super) fn as_bits(&self) -> &BitSlice<u8, Lsb0> {
@@ -103,12 +79,6 @@ impl Bits {
         }
         self.units - from - ones
     }
-
-    /// The two combined byte by byte; `f` gives 0 for two zero bits, and the lengths are the same.
-    pub(super) fn combine(&self, other: &Self, f: impl Fn(u8, u8) -> u8) -> Self {
-        let bytes = self.as_bytes().iter().zip(other.as_bytes()).map(|(a, b)| f(*a, *b)).collect();
-        Self::owned(bytes, self.units)
-    }
 }
 
 /// The bits after the last unit in its byte, as a number; `bytes` are those that the units take.
@@ -118,14 +88,6 @@ pub(super) fn padding(bytes: &[u8], units: usize) -> u8 {
         _ => 0,
     }
 }
-
-impl PartialEq for Bits {
-    fn eq(&self, other: &Self) -> bool {
-        self.units == other.units && self.as_bytes() == other.as_bytes()
-    }
-}
-
-impl Eq for Bits {}
 
 impl fmt::Debug for Bits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -90,7 +90,6 @@ impl From<Granularity> for String {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use super::*;
 

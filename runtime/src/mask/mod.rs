@@ -3,14 +3,10 @@
 //! A mask covers a tensor of [outputs, inputs] with units of its [`Granularity`]. Unit (r, c) is
 //! bit `r * unit_cols + c`, and bit i of the mask is bit `i % 8` (counted from the lowest) of
 //! byte `i / 8`; the bits after the last unit are 0. That is the form that a pack holds.
-//!
-//! In memory a mask has the same form: it takes a bit a unit, in bytes of its own or in a mapped
-//! file of a task's masks ([`resident`]).
 
 mod algebra;
 mod bits;
 mod granularity;
-pub mod resident;
 
 use bitvec::order::Lsb0;
 use bitvec::slice::BitSlice;
@@ -20,10 +16,11 @@ pub use granularity::{Granularity, ParseGranularityError};
 
 use bits::Bits;
 
-use crate::error::ExitCode;
+use crate::error::ErrorKind;
 
 /// What can be wrong with a mask.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum MaskError {
     /// A block without rows or columns.
     #[error("a block of {rows} outputs by {cols} inputs covers nothing; both must be at least 1")]
@@ -108,19 +105,17 @@ pub enum MaskError {
 }
 
 impl MaskError {
-    /// The program's exit code for this error.
-    pub fn exit_code(&self) -> ExitCode {
+    /// Of which kind it is.
+    pub fn kind(&self) -> ErrorKind {
         match self {
             // Each of the two is sound; they were not made for each other.
-            Self::OtherUnits { .. } => ExitCode::InputData,
-            _ => ExitCode::CorruptFile,
+            Self::OtherUnits { .. } => ErrorKind::InputData,
+            _ => ErrorKind::CorruptFile,
         }
     }
 }
 
 /// Which weights of a tensor are kept.
-///
-/// A clone of a mask in a mapped file shares the map.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mask {
     granularity: Granularity,
@@ -154,7 +149,7 @@ impl Mask {
     pub fn keep_all(granularity: Granularity, outputs: usize, inputs: usize) -> Result<Mask, MaskError> {
         let (down, across) = unit_grid(granularity, outputs, inputs)?;
         let units = down * across;
-        let mask = Mask { granularity, outputs, inputs, units: Bits::owned(vec![0xff; units.div_ceil(8)], units) };
+        let mask = Mask { granularity, outputs, inputs, units: Bits::new(vec![0xff; units.div_ceil(8)], units) };
         mask.checked()
     }
 
@@ -176,7 +171,7 @@ impl Mask {
         if units.len() != expected {
             return Err(MaskError::Units { granularity, outputs, inputs, expected, found: units.len() });
         }
-        Mask { granularity, outputs, inputs, units: Bits::owned(units.into_vec(), expected) }.checked()
+        Mask { granularity, outputs, inputs, units: Bits::new(units.into_vec(), expected) }.checked()
     }
 
     /// A mask from the bytes that [`Mask::as_bytes`] gives.
@@ -201,7 +196,7 @@ impl Mask {
         {
             return Err(MaskError::Padding { byte: *byte, from: units % 8 });
         }
-        Mask { granularity, outputs, inputs, units: Bits::owned(bytes.to_vec(), units) }.checked()
+        Mask { granularity, outputs, inputs, units: Bits::new(bytes.to_vec(), units) }.checked()
     }
 
     /// The mask, if it keeps no more than its granularity allows.
@@ -323,5 +318,4 @@ impl Mask {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests;

@@ -282,7 +282,7 @@ pub fn check_name(name: &str) -> Result<(), String> {
     if name.is_empty() || name.len() > MAX_NAME_BYTES {
         return Err(format!("has {} bytes, must have 1 to {MAX_NAME_BYTES}", name.len()));
     }
-    match name.chars().find(|c| crate::error::is_unprintable(*c)) {
+    match name.chars().find(|c| crate::text::is_unprintable(*c)) {
         Some(c) => Err(format!("holds the control character {c:?}")),
         None => Ok(()),
     }

@@ -93,7 +93,6 @@ impl FromStr for FloatType {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use super::*;
 

@@ -45,6 +45,18 @@ impl Input {
     }
 }
 
+impl From<&Input> for Input {
+    fn from(input: &Input) -> Self {
+        input.clone()
+    }
+}
+
+impl From<String> for Input {
+    fn from(text: String) -> Self {
+        Input::Text(text)
+    }
+}
+
 impl From<&str> for Input {
     fn from(text: &str) -> Self {
         Input::Text(text.to_owned())
@@ -52,7 +64,6 @@ impl From<&str> for Input {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use super::*;
 

@@ -25,7 +25,7 @@ pub use write::file as write_file;
 
 use crate::base::{Base, BaseError};
 use crate::codec::CodecError;
-use crate::error::ExitCode;
+use crate::error::ErrorKind;
 use crate::mask::Mask;
 
 /// The key of the document in the safetensors metadata.
@@ -129,17 +129,17 @@ pub enum PackError {
 }
 
 impl PackError {
-    /// The program's exit code for this error.
-    pub fn exit_code(&self) -> ExitCode {
+    /// Of which kind it is.
+    pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Read { .. } | Self::NoSuchPack { .. } | Self::Several { .. } | Self::SameName { .. } => {
-                ExitCode::InputData
+                ErrorKind::InputData
             }
-            Self::Write { .. } => ExitCode::DeviceOrStore,
-            Self::Invalid { .. } | Self::Bytes(_) => ExitCode::CorruptFile,
-            Self::OtherBase { .. } => ExitCode::BaseMismatch,
-            Self::NeedsBase { .. } => ExitCode::Usage,
-            Self::Base(error) => error.exit_code(),
+            Self::Write { .. } => ErrorKind::DeviceOrStore,
+            Self::Invalid { .. } | Self::Bytes(_) => ErrorKind::CorruptFile,
+            Self::OtherBase { .. } => ErrorKind::BaseMismatch,
+            Self::NeedsBase { .. } => ErrorKind::Usage,
+            Self::Base(error) => error.kind(),
         }
     }
 }
@@ -332,5 +332,4 @@ impl Pack {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests;

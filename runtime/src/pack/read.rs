@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use super::document::{PackDocument, check_name};
 use super::file::{PackFile, Sizes};
 use super::{Delta, FloatType, Golden, Head, METADATA_KEY, PackError, Reason, tensor};
-use crate::base::hex;
+use crate::fs::hex;
 
 /// The most bytes that a pack may have: a bit for each weight of a base of eight thousand million.
 pub const MAX_BYTES: u64 = 1 << 30;

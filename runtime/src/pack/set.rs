@@ -163,7 +163,6 @@ fn members(bytes: &[u8]) -> Result<Vec<(PackFile, Vec<u8>)>, Reason> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use super::*;
 

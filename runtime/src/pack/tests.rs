@@ -86,7 +86,7 @@ fn what_is_written_comes_back() {
     pack.write(&path, None).unwrap();
     let file = PackFile::open(&path).unwrap();
     assert_eq!(file.origin(), Some(path.as_path()));
-    assert_eq!(crate::base::file_digest(&path).unwrap(), file.digest());
+    assert_eq!(crate::fs::file_digest(&path).unwrap(), file.digest());
 }
 
 #[test]
@@ -97,7 +97,7 @@ fn masks_coded_given_the_base_need_it() {
     let written = pack.to_bytes(Some(&base)).unwrap();
     let file = PackFile::from_bytes(&written).unwrap();
     let error = file.clone().decode(None).unwrap_err();
-    assert!(error.to_string().contains("--base") && error.exit_code() == ExitCode::Usage, "{error}");
+    assert!(error.to_string().contains("--base") && error.kind() == ErrorKind::Usage, "{error}");
     assert_eq!(file.decode(Some(&base)).unwrap(), pack);
     // The same masks, plain: what one coding holds, the other does.
     let plain = Pack { document: PackDocument { codec: Codec::Plain, ..pack.document.clone() }, ..pack.clone() };
@@ -107,7 +107,7 @@ fn masks_coded_given_the_base_need_it() {
     other.document.base_id = "0".repeat(64);
     let error = other.to_bytes(Some(&base)).unwrap_err();
     assert!(matches!(&error, PackError::OtherBase { field, .. } if field == "base_id"), "{error}");
-    assert_eq!(error.exit_code(), ExitCode::BaseMismatch);
+    assert_eq!(error.kind(), ErrorKind::BaseMismatch);
 }
 
 #[test]
@@ -342,7 +342,7 @@ fn a_header_that_is_too_large_to_be_read_is_not_written() {
 fn a_missing_file_is_an_input_error_that_names_it() {
     let error = PackFile::open(Path::new("no/such.pack")).unwrap_err();
     assert!(error.to_string().contains("no/such.pack"));
-    assert_eq!(error.exit_code(), ExitCode::InputData);
+    assert_eq!(error.kind(), ErrorKind::InputData);
 }
 
 #[test]
@@ -361,7 +361,7 @@ fn a_set_holds_the_files_of_its_packs() {
     write_file(&path, &set.to_bytes().unwrap()).unwrap();
     assert_eq!(PackFile::open(&dir.path().join("all.packset#movie/2")).unwrap().document().name, "movie/2");
     let error = PackFile::open(&path).unwrap_err();
-    assert!(error.to_string().contains("`trec`, `movie/2`") && error.exit_code() == ExitCode::InputData, "{error}");
+    assert!(error.to_string().contains("`trec`, `movie/2`") && error.kind() == ErrorKind::InputData, "{error}");
     assert!(matches!(PackFile::open(&dir.path().join("all.packset#x")), Err(PackError::NoSuchPack { .. })));
     let found = read_packs(&path, &read_file(&path).unwrap()).unwrap();
     let digests: Vec<&str> = found.iter().map(PackFile::digest).collect();

@@ -2,30 +2,24 @@
 //! own to what the engines compute.
 
 use super::Tokens;
-use crate::engine::Hidden;
 use crate::pack::{Head, Pooling};
 
-/// The vectors that the head sees, for each input of a batch: one for a text or a pair, one for each
-/// word of a list, but none for a word without a token.
-pub fn pool(hidden: &Hidden, inputs: &[&Tokens], pooling: Pooling) -> Vec<Vec<Option<Vec<f32>>>> {
-    let width = hidden.hidden;
-    let rows = hidden.data.chunks_exact(hidden.sequence * width).zip(inputs);
-    rows.map(|(vectors, tokens)| {
-        let vector = |token: usize| vectors[token * width..][..width].to_vec();
-        match pooling {
-            Pooling::Cls => vec![Some(vector(0))],
-            Pooling::First => tokens.firsts.iter().map(|first| first.map(vector)).collect(),
-            Pooling::Mean => {
-                let mut sum = vec![0f64; width];
-                for token in vectors.chunks_exact(width).take(tokens.len()) {
-                    sum.iter_mut().zip(token).for_each(|(s, t)| *s += f64::from(*t));
-                }
-                let count = f64::from(tokens.len().max(1) as u32);
-                vec![Some(sum.iter().map(|s| (s / count) as f32).collect())]
+/// The vectors that the head sees of an input: one for a text or a pair, one for each word of a list, but
+/// none for a word without a token. `vectors` are those of its tokens, [tokens, `width`].
+pub fn pool(vectors: &[f32], width: usize, tokens: &Tokens, pooling: Pooling) -> Vec<Option<Vec<f32>>> {
+    let vector = |token: usize| vectors[token * width..][..width].to_vec();
+    match pooling {
+        Pooling::Cls => vec![Some(vector(0))],
+        Pooling::First => tokens.firsts.iter().map(|first| first.map(vector)).collect(),
+        Pooling::Mean => {
+            let mut sum = vec![0f64; width];
+            for token in vectors.chunks_exact(width).take(tokens.len()) {
+                sum.iter_mut().zip(token).for_each(|(s, t)| *s += f64::from(*t));
             }
+            let count = f64::from(tokens.len().max(1) as u32);
+            vec![Some(sum.iter().map(|s| (s / count) as f32).collect())]
         }
-    })
-    .collect()
+    }
 }
 
 /// The head's output for one pooled vector: weight · pooled + bias, one value a label.
@@ -56,7 +50,6 @@ pub fn sigmoid(logit: f32) -> f32 {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use super::*;
     use crate::pack::FloatType;
@@ -66,14 +59,13 @@ mod tests {
     }
 
     #[test]
-    fn padding_takes_no_part() {
-        let data = vec![1.0, 2.0, 3.0, 6.0, 1000.0, f32::NAN, 7.0, 8.0, 1e9, 1e9, 1e9, 1e9];
-        let hidden = Hidden { batch: 2, sequence: 3, hidden: 2, data };
-        let [first, second] = [tokens(2, &[Some(1), None]), tokens(1, &[])];
-        let pooled = |pooling| pool(&hidden, &[&first, &second], pooling);
-        assert_eq!(pooled(Pooling::Mean), [[Some(vec![2.0, 4.0])], [Some(vec![7.0, 8.0])]]);
-        assert_eq!(pooled(Pooling::Cls), [[Some(vec![1.0, 2.0])], [Some(vec![7.0, 8.0])]]);
-        assert_eq!(pooled(Pooling::First), [vec![Some(vec![3.0, 6.0]), None], vec![]]);
+    fn each_pooling_has_its_vectors() {
+        let data = [1.0, 2.0, 3.0, 6.0];
+        let tokens = tokens(2, &[Some(1), None]);
+        let pooled = |pooling| pool(&data, 2, &tokens, pooling);
+        assert_eq!(pooled(Pooling::Mean), [Some(vec![2.0, 4.0])]);
+        assert_eq!(pooled(Pooling::Cls), [Some(vec![1.0, 2.0])]);
+        assert_eq!(pooled(Pooling::First), [Some(vec![3.0, 6.0]), None]);
     }
 
     #[test]

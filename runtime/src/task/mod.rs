@@ -1,23 +1,29 @@
-//! From texts to labels: tokens, encoder, pooling, head; from tags to spans of words.
+//! From texts to answers: questions, tokens, plan, pooling, head, decisions, spans of words.
 
+mod answer;
+mod groups;
 mod head;
+mod question;
 mod runner;
 mod spans;
 mod tokenizer;
 
+pub use answer::{Answer, Prediction, TextSpan, largest};
 pub use head::{logits, pool, sigmoid, softmax};
-pub use runner::{Answer, GOLDEN_TOLERANCE, GoldenCheck, Prediction, Runner, TaskRef};
+pub use question::Question;
+pub use runner::{GOLDEN_TOLERANCE, GoldenCheck, Rows, Runner, Task};
 pub use spans::{Span, spans};
 pub use tokenizer::{Tokenizer, Tokens};
 
 use std::path::PathBuf;
 
 use crate::engine::EngineError;
-use crate::error::ExitCode;
-use crate::pack::{PackError, TaskKind};
+use crate::error::ErrorKind;
+use crate::pack::PackError;
 
 /// What can go wrong between a text and its label.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum TaskError {
     /// The base's tokenizer cannot be used.
     #[error("{path}: {reason}; import the base again")]
@@ -38,14 +44,6 @@ pub enum TaskError {
     /// The pack cannot be used with the base.
     #[error(transparent)]
     Pack(#[from] PackError),
-    /// The task is of another kind than it is asked for.
-    #[error("the task `{task}` is of the kind `{kind}`; it does not give one label for a text")]
-    Kind {
-        /// The task.
-        task: String,
-        /// Its kind.
-        kind: TaskKind,
-    },
     /// There is no such task.
     #[error("the task was never added to this runner, or was removed from it")]
     NoTask,
@@ -58,14 +56,22 @@ pub enum TaskError {
 }
 
 impl TaskError {
-    /// The program's exit code for this error.
-    pub fn exit_code(&self) -> ExitCode {
+    /// The same, of the text at this place.
+    fn at(self, index: usize) -> TaskError {
         match self {
-            Self::Tokenizer { .. } | Self::NotFinite => ExitCode::CorruptFile,
-            Self::Text { .. } | Self::Kind { .. } => ExitCode::InputData,
-            Self::Pack(error) => error.exit_code(),
-            Self::NoTask => ExitCode::Other,
-            Self::Engine(error) => error.exit_code(),
+            Self::Text { reason, .. } => Self::Text { index, reason },
+            other => other,
+        }
+    }
+
+    /// Of which kind it is.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Tokenizer { .. } | Self::NotFinite => ErrorKind::CorruptFile,
+            Self::Text { .. } => ErrorKind::InputData,
+            Self::Pack(error) => error.kind(),
+            Self::NoTask => ErrorKind::Other,
+            Self::Engine(error) => error.kind(),
         }
     }
 }

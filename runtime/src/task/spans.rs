@@ -18,7 +18,7 @@ pub struct Span {
 
 /// How a word takes part in a span.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Part {
+enum Place {
     /// `B-`: its first word.
     Begin,
     /// `I-`: a word of it, the first too unless one of its kind goes before.
@@ -61,22 +61,22 @@ pub fn spans<'a>(tags: impl IntoIterator<Item = &'a str>) -> Vec<Span> {
     spans
 }
 
-/// A tag's part and label; none for `O`.
-fn parse(tag: &str) -> Option<(Part, &str)> {
+/// A tag's place and label; none for `O`.
+fn parse(tag: &str) -> Option<(Place, &str)> {
     if tag == "O" {
         return None;
     }
-    let prefixes = [("B-", Part::Begin), ("I-", Part::Inside), ("E-", Part::End), ("S-", Part::Single)];
+    let prefixes = [("B-", Place::Begin), ("I-", Place::Inside), ("E-", Place::End), ("S-", Place::Single)];
     let label = |prefix: &str| if *tag == prefix[..1] { Some("_") } else { tag.strip_prefix(prefix) };
     let prefixed = prefixes.iter().find_map(|(prefix, part)| Some((*part, label(prefix)?)));
-    Some(prefixed.unwrap_or((Part::Plain, tag)))
+    Some(prefixed.unwrap_or((Place::Plain, tag)))
 }
 
 /// Whether a word belongs to the span of the word before it.
-fn continues(before: (Part, &str), now: (Part, &str)) -> bool {
+fn continues(before: (Place, &str), now: (Place, &str)) -> bool {
     let parts = match (before.0, now.0) {
-        (Part::Begin | Part::Inside, Part::Inside | Part::End) => true,
-        (a, b) => a == Part::Plain && b == Part::Plain,
+        (Place::Begin | Place::Inside, Place::Inside | Place::End) => true,
+        (a, b) => a == Place::Plain && b == Place::Plain,
     };
     parts && before.1 == now.1
 }

@@ -17,9 +17,9 @@ const MAX_BYTES: u64 = 256 << 20;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tokens {
     /// Token numbers, special ones included.
-    pub ids: Vec<i64>,
+    pub ids: Vec<u32>,
     /// The segment of each token: 1 for the second text of a pair, where the base tells them apart.
-    pub segments: Vec<i64>,
+    pub segments: Vec<u32>,
     /// The first token of each word of a list of words; none for a word that has no token or was cut
     /// away.
     pub firsts: Vec<Option<usize>>,
@@ -51,7 +51,7 @@ impl Tokens {
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
     path: PathBuf,
-    pad: i64,
+    pad: u32,
     vocabulary: usize,
 }
 
@@ -74,8 +74,8 @@ impl Tokenizer {
         inner.with_padding(None);
         inner.with_truncation(None).map_err(|e| wrong(e.to_string()))?;
         let vocabulary = base.manifest().architecture.vocab_size;
-        let pad = pad.map_or(0, i64::from);
-        if pad >= vocabulary as i64 {
+        let pad = pad.unwrap_or(0);
+        if pad as usize >= vocabulary {
             return Err(wrong(format!("the padding token has number {pad}, the base knows {vocabulary} tokens")));
         }
         Ok(Tokenizer { inner, path, pad, vocabulary })
@@ -88,27 +88,15 @@ impl Tokenizer {
     /// # Errors
     /// When the tokenizer fails, or knows tokens that the base does not.
     pub fn encode(&self, input: &Input, max_tokens: usize) -> Result<Tokens, TaskError> {
-        self.encode_nth(0, input, max_tokens)
-    }
-
-    /// [`Tokenizer::encode`] for several inputs.
-    ///
-    /// # Errors
-    /// As for one; the error says which.
-    pub fn encode_batch(&self, inputs: &[Input], max_tokens: usize) -> Result<Vec<Tokens>, TaskError> {
-        inputs.iter().enumerate().map(|(index, input)| self.encode_nth(index, input, max_tokens)).collect()
-    }
-
-    fn encode_nth(&self, index: usize, input: &Input, max_tokens: usize) -> Result<Tokens, TaskError> {
-        let wrong = |reason: String| TaskError::Text { index, reason };
+        let wrong = |reason: String| TaskError::Text { index: 0, reason };
         let encoding = match input {
             Input::Text(text) => self.inner.encode_fast(text.as_str(), true),
             Input::Pair(first, second) => self.encode_pair(first, second, max_tokens),
             Input::Words { words } => self.inner.encode(words.iter().map(String::as_str).collect::<Vec<_>>(), true),
         };
         let encoding = encoding.map_err(|e| wrong(e.to_string()))?;
-        let ids = encoding.get_ids().iter().map(|id| i64::from(*id)).collect();
-        let segments = encoding.get_type_ids().iter().map(|id| i64::from(*id)).collect();
+        let ids = encoding.get_ids().to_vec();
+        let segments = encoding.get_type_ids().to_vec();
         let mut tokens = Tokens { ids, segments, firsts: Vec::new() };
         if let Input::Words { words } = input {
             tokens.firsts = vec![None; words.len()];
@@ -126,7 +114,7 @@ impl Tokenizer {
         if tokens.ids.is_empty() {
             return Err(wrong("has no tokens, not even special ones".to_owned()));
         }
-        if let Some(id) = tokens.ids.iter().find(|id| **id >= self.vocabulary as i64) {
+        if let Some(id) = tokens.ids.iter().find(|id| **id as usize >= self.vocabulary) {
             let reason = format!("makes token {id}, the base knows {} tokens", self.vocabulary);
             return Err(TaskError::Tokenizer { path: self.path.clone(), reason });
         }
@@ -177,22 +165,10 @@ impl Tokenizer {
         Ok(words.into_iter().filter_map(trimmed).collect())
     }
 
-    /// Inputs as one batch, padded to the longest.
-    pub fn pad(&self, inputs: &[&Tokens]) -> TokenBatch {
-        let sequence = inputs.iter().map(|t| t.ids.len()).max().unwrap_or(0);
-        let size = inputs.len() * sequence;
-        let mut input_ids = Vec::with_capacity(size);
-        let mut attention_mask = Vec::with_capacity(size);
-        let mut token_type_ids = Vec::with_capacity(size);
-        for Tokens { ids, segments, .. } in inputs {
-            let padding = sequence - ids.len();
-            input_ids.extend_from_slice(ids);
-            input_ids.extend(std::iter::repeat_n(self.pad, padding));
-            attention_mask.extend(std::iter::repeat_n(1, ids.len()));
-            attention_mask.extend(std::iter::repeat_n(0, padding));
-            token_type_ids.extend_from_slice(segments);
-            token_type_ids.extend(std::iter::repeat_n(0, padding));
-        }
-        TokenBatch { batch: inputs.len(), sequence, input_ids, attention_mask, token_type_ids }
+    /// Inputs as one batch.
+    pub fn batch<'t>(&self, inputs: impl IntoIterator<Item = &'t Tokens>) -> TokenBatch {
+        let mut batch = TokenBatch::new(self.pad);
+        inputs.into_iter().for_each(|tokens| batch.push(&tokens.ids, &tokens.segments));
+        batch
     }
 }

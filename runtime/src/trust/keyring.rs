@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use minisign_verify::Signature;
 
 use super::{PublicKey, TrustError, head, hex, signature_path};
-use crate::error::printable;
 use crate::fs::read_at_most;
+use crate::text::printable;
 
 /// Signature files have about 300 bytes and a comment.
 const MAX_SIGNATURE: u64 = 16 * 1024;

@@ -18,10 +18,10 @@ pub use key::PublicKey;
 pub use keyring::{Keyring, Verified};
 
 use std::ffi::OsString;
-use std::io::{self, ErrorKind};
+use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::error::ExitCode;
+use crate::error::ErrorKind;
 
 /// The environment variable that names another directory of trusted keys.
 pub const KEYRING_ENV: &str = "OVERMASK_KEYRING";
@@ -141,13 +141,13 @@ pub enum TrustError {
 }
 
 impl TrustError {
-    /// The program's exit code for this error.
-    pub fn exit_code(&self) -> ExitCode {
+    /// Of which kind it is.
+    pub fn kind(&self) -> ErrorKind {
         match self {
             // A key file that someone named and that is not there is not the device's fault.
-            Self::ReadKey { source, .. } if source.kind() == ErrorKind::NotFound => ExitCode::InputData,
-            Self::ReadKey { .. } | Self::ReadKeyring { .. } => ExitCode::DeviceOrStore,
-            _ => ExitCode::Signature,
+            Self::ReadKey { source, .. } if source.kind() == io::ErrorKind::NotFound => ErrorKind::InputData,
+            Self::ReadKey { .. } | Self::ReadKeyring { .. } => ErrorKind::DeviceOrStore,
+            _ => ErrorKind::Signature,
         }
     }
 }

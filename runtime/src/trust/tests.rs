@@ -42,7 +42,7 @@ fn c_keyring() -> Keyring {
 /// The error, whose exit code must be that of signatures.
 fn refused(result: Result<Verified, TrustError>) -> TrustError {
     let error = result.unwrap_err();
-    assert_eq!(error.exit_code(), ExitCode::Signature, "{error}");
+    assert_eq!(error.kind(), ErrorKind::Signature, "{error}");
     error
 }
 
@@ -76,7 +76,7 @@ fn keys_are_read_with_and_without_their_comment() {
     ] {
         let error = PublicKey::parse(text).unwrap_err();
         assert!(error.to_string().contains(says), "{text:?}: {error}");
-        assert_eq!(error.exit_code(), ExitCode::Signature);
+        assert_eq!(error.kind(), ErrorKind::Signature);
     }
 }
 
@@ -115,7 +115,7 @@ fn every_changed_character_of_a_signature_is_refused() {
                     assert!(text.starts_with("untrusted comment: "), "{text:?}");
                     accepted += 1;
                 }
-                Err(error) => assert_eq!(error.exit_code(), ExitCode::Signature, "{text:?}: {error}"),
+                Err(error) => assert_eq!(error.kind(), ErrorKind::Signature, "{text:?}: {error}"),
             }
         }
     }
@@ -157,7 +157,7 @@ fn a_keyring_is_a_directory_of_keys() {
         let error = Keyring::open(&dir).unwrap_err();
         assert!(matches!(error, TrustError::NoKeys { .. }), "{error}");
         assert!(error.to_string().contains(KEYRING_ENV), "{error}");
-        assert_eq!(error.exit_code(), ExitCode::Signature);
+        assert_eq!(error.kind(), ErrorKind::Signature);
     }
     let ours = pair();
     std::fs::write(dir.path().join("b.pub"), C_KEY).unwrap();
@@ -182,9 +182,9 @@ fn a_keyring_is_a_directory_of_keys() {
     std::fs::create_dir(&broken).unwrap();
     let error = Keyring::open(dir.path()).unwrap_err();
     assert!(error.to_string().contains(&broken.display().to_string()), "{error}");
-    assert_eq!(error.exit_code(), ExitCode::DeviceOrStore);
-    assert_eq!(Keyring::open(&dir.path().join("README")).unwrap_err().exit_code(), ExitCode::DeviceOrStore);
-    assert_eq!(PublicKey::read(&dir.path().join("no.pub")).unwrap_err().exit_code(), ExitCode::InputData);
+    assert_eq!(error.kind(), ErrorKind::DeviceOrStore);
+    assert_eq!(Keyring::open(&dir.path().join("README")).unwrap_err().kind(), ErrorKind::DeviceOrStore);
+    assert_eq!(PublicKey::read(&dir.path().join("no.pub")).unwrap_err().kind(), ErrorKind::InputData);
 }
 
 #[test]

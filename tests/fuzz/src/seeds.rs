@@ -3,13 +3,13 @@
 
 use overmask::base::Base;
 use overmask::codec;
-use overmask::mask::{Granularity, Mask, resident};
-use overmask::onnx::proto::data_type;
-use overmask::onnx::{self, GraphBuilder};
+use overmask::mask::{Granularity, Mask};
 use overmask::pack::{
     Codec, Delta, FloatType, Golden, Head, Input, NamedMask, Pack, PackDocument, PackSet, Pooling, SCHEMA, TaskKind,
     TextSettings,
 };
+use overmask_graph::GraphBuilder;
+use overmask_graph::proto::data_type;
 
 /// A text, and its signature by minisign 0.11 with a key of which this is the public part.
 pub const SIGNED: &[u8] = b"One frozen base, many small packs.\n";
@@ -30,7 +30,6 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
             vec![serde_json::to_vec(&super::write_bundle(dir.path())).unwrap()]
         }
         "onnx" => vec![model()],
-        "resident" => vec![resident_masks()],
         // Few and many rows, masks of weights, of whole steps, of other blocks, and none.
         "kernels" => [[20, 40, 150, 0], [70, 33, 200, 128], [15, 69, 20, 1], [9, 64, 255, 130], [6, 5, 2, 67]]
             .iter()
@@ -116,20 +115,11 @@ fn masks() -> Vec<Vec<u8>> {
     all
 }
 
-fn resident_masks() -> Vec<u8> {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("masks");
-    let block = Granularity::Block { rows: 2, cols: 1 };
-    let mask = |outputs, inputs| Mask::keep_all(block, outputs, inputs).unwrap();
-    resident::write(&path, &[7; 32], &[("w", &mask(3, 4)), ("v", &mask(40, 30))]).unwrap();
-    std::fs::read(&path).unwrap()
-}
-
 fn model() -> Vec<u8> {
     let mut g = GraphBuilder::new("seed");
     let x = g.input("x", data_type::FLOAT, &["n", "4"]);
     let half = g.float(0.5);
     g.node("Mul", &[&x, &half], &["y"], &[]);
     g.output("y", data_type::FLOAT, &["n", "4"]);
-    onnx::encode(&g.finish())
+    overmask_graph::encode(&g.finish())
 }

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use anyhow::Error;
 use clap::{Args, ValueEnum};
 use overmask::engine::Device;
-use overmask::error::{CodedError, ExitCode};
 use overmask::mask::Granularity;
 use overmask::pack::{FloatType, Pooling, TaskKind};
+use overmask_cli::{CodedError, ExitCode};
 
 use crate::data::Form;
 use crate::train::{CheckpointOptions, Init, Layers, Method, Precision, Sampling, TeacherOptions, TrainOptions, Tune};
@@ -232,7 +232,7 @@ struct Machine {
     device: Device,
     /// Threads of a CPU run; default: all. A run repeats bit for bit with the same seed and
     /// number of threads.
-    #[arg(long, value_name = "N", value_parser = crate::cli::threads())]
+    #[arg(long, value_name = "N", value_parser = overmask_cli::threads())]
     threads: Option<u16>,
     /// What the encoder's matrix products compute in; f16 and bf16 are for GPUs. Everything else, and
     /// what is learnt, stays f32.

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Error};
 use overmask::base::Base;
-use overmask::cli::Verbosity;
-use overmask::error::{CodedError, ExitCode};
+use overmask_cli::Verbosity;
+use overmask_cli::{CodedError, ExitCode};
 use serde_json::json;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
@@ -212,8 +212,6 @@ pub(super) fn stop_when_asked(answer: &'static str) -> Result<Arc<AtomicBool>, E
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used)]
-
     use clap::Parser;
 
     use super::*;

@@ -1,13 +1,11 @@
 //! The inputs and the output of an encoder: the same for all bases.
 
-use overmask::onnx::GraphBuilder;
-use overmask::onnx::proto::{Dimension, GraphProto, ValueInfoProto, data_type};
+use overmask_graph::GraphBuilder;
+use overmask_graph::encoder::OUTPUT;
+use overmask_graph::proto::{Dimension, GraphProto, ValueInfoProto, data_type};
 
 use super::{Problem, normal};
 use crate::autodiff::shape::Shapes;
-
-/// The output of a base's graph, [batch, sequence, width].
-pub(super) const OUTPUT: &str = "last_hidden_state";
 
 /// Our inputs, and what exporters call them as well.
 const INPUTS: [(&str, &[&str]); 3] = [

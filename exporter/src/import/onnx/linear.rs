@@ -8,8 +8,8 @@
 use std::collections::{HashMap, HashSet};
 
 use overmask::base::MaskableTensor;
-use overmask::onnx::GraphBuilder;
-use overmask::onnx::proto::{AttributeProto, GraphProto, NodeProto, TensorProto, data_type};
+use overmask_graph::GraphBuilder;
+use overmask_graph::proto::{AttributeProto, GraphProto, NodeProto, TensorProto, data_type};
 
 use super::{Problem, names};
 

@@ -4,7 +4,7 @@
 //! The graph stays what it is. It is brought into the form that the rest of the program reads:
 //! constants are initializers, inputs are `input_ids`, `attention_mask` and `token_type_ids` (as
 //! far as there are such), the one output is `last_hidden_state`, the operator set is
-//! [`OPSET`](overmask::onnx::OPSET), and each linear weight has its module's name and is read
+//! [`OPSET`](overmask_graph::OPSET), and each linear weight has its module's name and is read
 //! as [outputs, inputs].
 
 mod interface;
@@ -20,9 +20,10 @@ mod tests;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use overmask::base::{Architecture, Base, MaskableTensor, family, file};
-use overmask::onnx::proto::{GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, data_type};
-use overmask::onnx::{External, GraphBuilder, MAX_MODEL_BYTES, encode};
+use overmask::base::family::Family;
+use overmask::base::{Architecture, Base, GraphHints, MaskableTensor, file};
+use overmask_graph::proto::{GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, data_type};
+use overmask_graph::{External, GraphBuilder, MAX_MODEL_BYTES, encode};
 
 use super::bundle::{self, Parts};
 use super::{ImportError, Origin};
@@ -150,14 +151,14 @@ impl Encoder {
         normal::forget(&mut graph);
         let hidden_size = interface::describe_output(&mut graph)?;
         let architecture = Architecture {
-            family: family::ONNX.to_owned(),
+            family: Family::Onnx(GraphHints {
+                intermediate_size: maskable.iter().map(|t| t.inputs).max(),
+                layer_norm_eps: sizes::epsilon(&graph),
+            }),
             hidden_size,
             layers: maskable.iter().map(|t| t.layer + 1).max().unwrap_or(0),
-            heads: 0,
-            intermediate_size: maskable.iter().map(|t| t.inputs).max().unwrap_or(0),
             vocab_size: sizes::vocabulary(&graph)?,
             max_positions: sizes::positions(&graph, options.max_positions)?,
-            layer_norm_eps: sizes::epsilon(&graph),
         };
         let weights = take_weights(&mut graph);
         Ok(Encoder { graph, weights, architecture, maskable })
@@ -191,7 +192,7 @@ fn trainable(graph: &GraphProto, weights: &[Weight], maskable: &[MaskableTensor]
     let inputs = weights.iter().map(|w| ValueInfoProto::fixed(&w.name, data_type::FLOAT, &w.dims()));
     graph.input.extend(inputs);
     let mut b = GraphBuilder::extend(graph);
-    let loss = b.op("ReduceSum", &[interface::OUTPUT], &[("keepdims", 0i64.into())]);
+    let loss = b.op("ReduceSum", &[overmask_graph::encoder::OUTPUT], &[("keepdims", 0i64.into())]);
     let wrt: Vec<String> = maskable.iter().map(|t| t.name.clone()).collect();
     autodiff::differentiate(&mut b, &loss, &wrt).map(drop)
 }

@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 
-use overmask::onnx::proto::{GraphProto, NodeProto};
+use overmask_graph::proto::{GraphProto, NodeProto};
 
 use super::normal;
 
@@ -95,8 +95,6 @@ pub(super) fn layer(name: &str) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used)]
-
     use super::*;
 
     #[test]
@@ -116,7 +114,7 @@ mod tests {
             assert_eq!(from_name(none), None);
         }
         let scopes = |value: &str| {
-            let entry = overmask::onnx::proto::StringStringEntryProto { key: SCOPES.into(), value: value.into() };
+            let entry = overmask_graph::proto::StringStringEntryProto { key: SCOPES.into(), value: value.into() };
             from_scopes(&NodeProto { metadata_props: vec![entry], ..Default::default() })
         };
         assert_eq!(scopes("['', 'encoder', 'encoder.layer.0', 'linear']").unwrap(), "encoder.layer.0");

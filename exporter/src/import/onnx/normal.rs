@@ -2,8 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use overmask::onnx::GraphBuilder;
-use overmask::onnx::proto::{AttributeProto, GraphProto, NodeProto, TensorProto, data_type};
+use overmask_graph::GraphBuilder;
+use overmask_graph::proto::{AttributeProto, GraphProto, NodeProto, TensorProto, data_type};
 
 use super::Problem;
 use super::source::is_own;

@@ -5,8 +5,8 @@
 //! (the other reductions), `Softmax` changed in 13, and newer operators are taken apart. The
 //! source is ONNX's own changelog of operators.
 
-use overmask::onnx::proto::{AttributeProto, GraphProto, NodeProto, data_type};
-use overmask::onnx::{GraphBuilder, OPSET};
+use overmask_graph::proto::{AttributeProto, GraphProto, NodeProto, data_type};
+use overmask_graph::{GraphBuilder, OPSET};
 
 use super::{Problem, normal};
 use crate::autodiff::shape::Shapes;

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use overmask::onnx::proto::{GraphProto, NodeProto, TensorProto, data_type};
+use overmask_graph::proto::{GraphProto, NodeProto, TensorProto, data_type};
 
 use super::{Problem, normal};
 
@@ -38,10 +38,10 @@ pub(super) fn positions(graph: &GraphProto, wanted: Option<usize>) -> Result<usi
     }
 }
 
-/// Epsilon of the first layer norm, 0 if the graph has none as an operator.
-pub(super) fn epsilon(graph: &GraphProto) -> f64 {
+/// Epsilon of the first layer norm, none if the graph has none as an operator.
+pub(super) fn epsilon(graph: &GraphProto) -> Option<f64> {
     let norm = graph.node.iter().find(|n| n.op_type == "LayerNormalization");
-    norm.map_or(0.0, |n| f64::from(n.float("epsilon", 1e-5)))
+    norm.map(|n| f64::from(n.float("epsilon", 1e-5)))
 }
 
 /// A look-up in a table of embeddings.

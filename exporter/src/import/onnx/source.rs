@@ -6,8 +6,8 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Component, Path, PathBuf};
 
-use overmask::onnx::proto::{DATA_LOCATION_EXTERNAL, GraphProto, TensorProto, data_type};
-use overmask::onnx::{self, OnnxError};
+use overmask_graph::proto::{DATA_LOCATION_EXTERNAL, GraphProto, TensorProto, data_type};
+use overmask_graph::{self, OnnxError};
 
 use super::Problem;
 use crate::import::ImportError;
@@ -20,7 +20,7 @@ const MAX_BYTES: u64 = 2 << 30;
 /// # Errors
 /// When a file is missing or damaged, or the model has what a graph alone cannot hold.
 pub(super) fn read(path: &Path) -> Result<(GraphProto, i64), ImportError> {
-    let model = onnx::read_model_of(path, MAX_BYTES)?;
+    let model = overmask_graph::read_model_of(path, MAX_BYTES)?;
     let wrong = |place: &str, reason: &str| Err(Problem::new(place, reason).at(path));
     if !model.functions.is_empty() {
         return wrong(

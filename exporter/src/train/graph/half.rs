@@ -7,8 +7,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use overmask::onnx::GraphBuilder;
-use overmask::onnx::proto::{NodeProto, data_type};
+use overmask_graph::GraphBuilder;
+use overmask_graph::proto::{NodeProto, data_type};
 use serde::{Deserialize, Serialize};
 
 /// The type that the step's matrix products compute in.

@@ -1,10 +1,10 @@
 //! Losses: of the labels by the kind of task, and of a teacher.
 
-use overmask::onnx::GraphBuilder;
-use overmask::onnx::proto::data_type;
 use overmask::pack::TaskKind;
+use overmask_graph::proto::data_type;
+use overmask_graph::{GraphBuilder, encoder};
 
-use super::{Distillation, ENCODED, Spec, name};
+use super::{Distillation, Spec, name};
 
 /// The loss of a batch, a scalar: (1 - w) · labels + w · teacher + f · features + s · states, where w is 0
 /// without a teacher.
@@ -66,7 +66,7 @@ pub(super) fn loss(b: &mut GraphBuilder, spec: &Spec, logits: &str, pooled: &str
 /// The squared error of the encoder's output [batch, sequence, width]: the mean over each text's tokens, and of
 /// that over texts, so that it does not matter in which parts a batch runs.
 fn squared_error_of_tokens(b: &mut GraphBuilder, targets: &str) -> String {
-    let difference = b.op("Sub", &[ENCODED, targets], &[]);
+    let difference = b.op("Sub", &[encoder::OUTPUT, targets], &[]);
     let square = b.op("Mul", &[&difference, &difference], &[]);
     let of_token = b.op("ReduceMean", &[&square], &[("axes", vec![2].into()), ("keepdims", 0i64.into())]);
     let mask = b.op("Cast", &["attention_mask"], &[("to", i64::from(data_type::FLOAT).into())]);
@@ -126,7 +126,6 @@ mod tests {
 
     use ort::session::Session;
     use ort::value::{DynValue, Tensor};
-    use overmask::onnx;
     use overmask::pack::Pooling;
 
     use super::*;
@@ -156,8 +155,8 @@ mod tests {
         b.input("pooled", data_type::FLOAT, &["2", "2"]);
         let value = loss(&mut b, &spec, "logits", "pooled", 2);
         b.output_as(&value, "loss", data_type::FLOAT, &[]);
-        let mut session = Session::builder(overmask::engine::ort::environment().unwrap()).unwrap();
-        let mut session = session.commit_from_memory(&onnx::encode(&b.finish())).unwrap();
+        let mut session = Session::builder(overmask_ort::environment().unwrap()).unwrap();
+        let mut session = session.commit_from_memory(&overmask_graph::encode(&b.finish())).unwrap();
         let matrix =
             |values: &[f32], width: usize| Tensor::from_array(([2, width], values.to_vec())).unwrap().into_dyn();
         // The first columns.

@@ -3,8 +3,8 @@
 
 use overmask::base::MaskableTensor;
 use overmask::mask::Granularity;
-use overmask::onnx::GraphBuilder;
-use overmask::onnx::proto::data_type;
+use overmask_graph::GraphBuilder;
+use overmask_graph::proto::data_type;
 
 use super::{Role, Trained, declare, name, noise};
 use crate::train::TrainError;

@@ -14,9 +14,10 @@ mod prefix;
 
 use overmask::base::{Base, MaskableTensor};
 use overmask::mask::Granularity;
-use overmask::onnx::proto::{ModelProto, data_type};
-use overmask::onnx::{self, GraphBuilder, OnnxError};
 use overmask::pack::{Pooling, TaskKind};
+use overmask_graph::encoder;
+use overmask_graph::proto::{ModelProto, data_type};
+use overmask_graph::{self, GraphBuilder, OnnxError};
 
 pub use self::half::Precision;
 pub use self::mask::units;
@@ -345,10 +346,10 @@ impl Forward {
                 (b, features)
             }
             Encoder::Live { masked: tensors, granularity, noisy, dense } => {
-                let mut model = onnx::read_model(&base.model_path())?;
+                let mut model = overmask_graph::read_model(&base.model_path())?;
                 frozen = external_names(&model)?;
                 let names: Vec<&str> = frozen.iter().map(String::as_str).collect();
-                onnx::initializers_to_inputs(&mut model, &names)?;
+                overmask_graph::initializers_to_inputs(&mut model, &names)?;
                 let mut graph = model.graph.unwrap_or_default();
                 // The encoder's own outputs are inner values here.
                 graph.output.clear();
@@ -369,7 +370,7 @@ impl Forward {
                     trained.push(Trained { name: name.clone(), dims, role: Role::Dense });
                 }
                 if training {
-                    half::lower(&mut b, spec.precision, ENCODED);
+                    half::lower(&mut b, spec.precision, encoder::OUTPUT);
                 }
                 let pooled = pool(&mut b, spec.pooling, width);
                 (b, pooled)
@@ -397,12 +398,9 @@ impl Forward {
     }
 }
 
-/// The encoder's output, f32 [batch, sequence, width].
-const ENCODED: &str = "last_hidden_state";
-
 /// What the head sees: one vector a text, or one a word, [rows, width].
 pub(crate) fn pool(b: &mut GraphBuilder, pooling: Pooling, width: usize) -> String {
-    let states = ENCODED;
+    let states = encoder::OUTPUT;
     match pooling {
         Pooling::Mean => {
             let mask = b.op("Cast", &["attention_mask"], &[("to", i64::from(data_type::FLOAT).into())]);
@@ -436,7 +434,7 @@ pub(super) fn declare(dims: &[usize], how: impl FnOnce(&[&str])) {
 pub(crate) fn external_names(model: &ModelProto) -> Result<Vec<String>, OnnxError> {
     let mut names = Vec::new();
     for tensor in model.graph.iter().flat_map(|g| &g.initializer) {
-        if onnx::external_data(tensor)?.is_some() {
+        if overmask_graph::external_data(tensor)?.is_some() {
             names.push(tensor.name.clone());
         }
     }

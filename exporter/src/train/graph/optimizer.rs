@@ -1,7 +1,7 @@
 //! Clipping and AdamW in the step graph.
 
-use overmask::onnx::GraphBuilder;
-use overmask::onnx::proto::data_type;
+use overmask_graph::GraphBuilder;
+use overmask_graph::proto::data_type;
 
 use super::{Role, Spec, Trained, declare, name, next};
 

@@ -3,8 +3,8 @@
 
 use std::collections::HashSet;
 
-use overmask::onnx::proto::{GraphProto, ModelProto, NodeProto, data_type};
-use overmask::onnx::{GraphBuilder, inputs};
+use overmask_graph::proto::{GraphProto, ModelProto, NodeProto, data_type};
+use overmask_graph::{GraphBuilder, inputs};
 
 use super::name;
 use crate::autodiff::shape::{Dim, Shapes};

@@ -41,7 +41,7 @@ pub fn bench_step(
     steps: usize,
     profile: Option<PathBuf>,
 ) -> Result<StepBench, TrainError> {
-    overmask::engine::ort::environment()?;
+    overmask_ort::environment()?;
     let spec = spec(base, classes, options)?;
     let backend = Backend::of(options.device, false);
     let graph = backend.graph(base, &spec)?;

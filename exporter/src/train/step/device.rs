@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use ort::session::Session;
 use overmask::engine::Device;
-use overmask::engine::ort::{Binding, Bound};
+use overmask_ort::{Binding, Bound};
 
 use super::{Ready, StepSizes, Stepper, index_of};
 use crate::train::TrainError;

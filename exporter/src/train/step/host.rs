@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ort::session::Session;
-use overmask::engine::ort::{Binding, Bound};
+use overmask_ort::{Binding, Bound};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::adamw::{self, Change};

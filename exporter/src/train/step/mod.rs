@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use overmask::base::Base;
 use overmask::engine::Device;
-use overmask::engine::ort::Bound;
+use overmask_ort::Bound;
 
 pub use self::bench::{StepBench, bench_step};
 

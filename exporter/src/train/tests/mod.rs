@@ -10,12 +10,13 @@ use std::sync::Arc;
 
 use ort::value::DynValue;
 use overmask::base::Base;
-use overmask::engine::{self, Device, EngineKind, EngineOptions, TokenBatch};
+use overmask::engine::{Changes, Device, EngineKind, EngineOptions, TokenBatch};
 use overmask::mask::Granularity;
-use overmask::onnx::proto::data_type;
-use overmask::onnx::{self, GraphBuilder};
 use overmask::pack::{NamedMask, Pooling, TaskKind};
 use overmask::task::softmax;
+use overmask_graph::encoder::{self, Padded};
+use overmask_graph::proto::data_type;
+use overmask_graph::{self, GraphBuilder};
 use safetensors::SafeTensors;
 
 use super::batch::Feed;
@@ -361,15 +362,14 @@ fn gradients_in_f16_are_near_those_of_pytorch() {
 fn the_engines_agree_with_pytorch() {
     let reference = Reference::read();
     let (_dir, base) = base();
-    let [input_ids, attention_mask, token_type_ids] =
-        ["input_ids", "attention_mask", "token_type_ids"].map(|n| reference.i64(n));
-    assert!(token_type_ids.contains(&1), "one of the recorded texts is a pair");
-    let tokens = TokenBatch { batch: 3, sequence: 9, input_ids, attention_mask, token_type_ids };
-    // What an engine says of padding is not told.
-    let real = |values: Vec<f32>| -> Vec<f32> {
-        let tokens = values.chunks_exact(32).zip(&tokens.attention_mask);
-        tokens.filter(|(_, mask)| **mask == 1).flat_map(|(vector, _)| vector.to_vec()).collect()
-    };
+    let [ids, mask, segments] = encoder::INPUTS.map(|n| reference.i64(n));
+    assert!(segments.contains(&1), "one of the recorded texts is a pair");
+    let mut tokens = TokenBatch::new(0);
+    for row in 0..3 {
+        let length = mask[9 * row..][..9].iter().filter(|m| **m == 1).count();
+        let of_row = |values: &[i64]| values[9 * row..][..length].iter().map(|v| *v as u32).collect::<Vec<u32>>();
+        tokens.push(&of_row(&ids), &of_row(&segments));
+    }
     let masks = |granularity, scores: &str| -> Vec<NamedMask> {
         let tensors = base.manifest().maskable.iter();
         tensors
@@ -381,15 +381,16 @@ fn the_engines_agree_with_pytorch() {
     };
     for kind in ["native", "ort", "tract"] {
         let kind: EngineKind = kind.parse().unwrap();
-        let mut engine = engine::start(kind, Arc::clone(&base), &EngineOptions { threads: Some(1) }).unwrap();
+        let engine = overmask_cli::start(kind, &base, &EngineOptions::default().threads(1)).unwrap();
         for (masks, recorded) in [
             (Vec::new(), "last_hidden_state"),
             (masks(Granularity::Weight, "scores"), "last_hidden_state_weight"),
             (masks(BLOCK, "scores_block"), "last_hidden_state_block"),
         ] {
-            let task = engine.load(&masks, &[]).unwrap();
-            let (ours, theirs) = (engine.encode(task, &tokens).unwrap().data, reference.f32(recorded));
-            assert_close(&format!("{kind}: {recorded}"), &real(ours), &real(theirs), 1e-5);
+            let task = engine.add(Changes::masks_alone(&masks)).unwrap();
+            let ours = engine.encode(task, &tokens).unwrap();
+            let theirs = Padded::without_padding(&tokens, 9, 32, reference.f32(recorded));
+            assert_close(&format!("{kind}: {recorded}"), ours.data(), &theirs, 1e-5);
         }
     }
 }
@@ -397,8 +398,9 @@ fn the_engines_agree_with_pytorch() {
 #[test]
 fn each_gelu_loses_its_two_passes() {
     let (_dir, base) = base();
-    let mut graph = onnx::read_model(&base.model_path()).unwrap().graph.unwrap();
-    let count = |graph: &onnx::proto::GraphProto, op: &str| graph.node.iter().filter(|n| n.op_type == op).count();
+    let mut graph = overmask_graph::read_model(&base.model_path()).unwrap().graph.unwrap();
+    let count =
+        |graph: &overmask_graph::proto::GraphProto, op: &str| graph.node.iter().filter(|n| n.op_type == op).count();
     let (nodes, layers) = (graph.node.len(), base.manifest().architecture.layers);
     // Only a GELU divides, by √2.
     assert_eq!((count(&graph, "Erf"), count(&graph, "Div")), (layers, layers));
@@ -455,9 +457,11 @@ fn gradients_of_the_whole_encoder_agree_with_pytorch() {
         let dims = head.unwrap_or_else(|| base.tensor_f32(value).unwrap().0);
         graph::declare(dims, |dims| b.output(&format!("gradient/{value}"), data_type::FLOAT, dims));
     }
-    let environment = overmask::engine::ort::environment().unwrap();
-    let mut session =
-        ort::session::Session::builder(environment).unwrap().commit_from_memory(&onnx::encode(&b.finish())).unwrap();
+    let environment = overmask_ort::environment().unwrap();
+    let mut session = ort::session::Session::builder(environment)
+        .unwrap()
+        .commit_from_memory(&overmask_graph::encode(&b.finish()))
+        .unwrap();
     let mut inputs: Vec<(String, DynValue)> = reference.batch().into_iter().chain([reference.targets()]).collect();
     for parameter in &forward.trained {
         // Scores above zero keep every weight.

@@ -1,14 +1,13 @@
 //! Attention: for each head and text, softmax(query · keyᵀ / √d) · value.
 
+use std::ops::Range;
+
+use overmask_kernels::{Activations, NR, PanelMask, Panels, Row, multiply};
 use rten_simd::{Isa, SimdOp};
 use rten_vecmath::Softmax;
 
-use super::budget::Part;
-use super::forward::{Memory, Pass, Text, by_rows};
-use crate::kernels::{Activations, NR, PanelMask, Panels, Row, multiply};
-
-/// What is added to the attention score of a token that is masked out: exp() of it is 0.
-const MASKED: f32 = -1e9;
+use super::budget::Stage;
+use super::forward::{Memory, Pass, by_rows};
 
 /// Where sums start that have no bias.
 const ZEROS: Option<&Row> = Some(&[0.0; NR]);
@@ -29,7 +28,14 @@ pub(super) struct Spread {
 
 impl Pass<'_> {
     /// From query, key and value to the context, all in panels.
-    pub(super) fn attention(&self, qkv: &[Row], texts: &[Text], rows: usize, spread: &mut Spread, out: &mut Vec<Row>) {
+    pub(super) fn attention(
+        &self,
+        qkv: &[Row],
+        texts: &[Range<usize>],
+        rows: usize,
+        spread: &mut Spread,
+        out: &mut Vec<Row>,
+    ) {
         let (width, heads) = (self.model.width, self.model.heads);
         let d = width / heads;
         let panels = width.div_ceil(NR);
@@ -51,27 +57,26 @@ impl Pass<'_> {
     }
 
     /// The same for heads that start with a panel.
-    fn heads(&self, qkv: &[Row], texts: &[Text], rows: usize, out: &mut [Row]) {
-        let of_texts: Vec<_> = texts.iter().map(|text| text.first..text.first + text.length).collect();
+    fn heads(&self, qkv: &[Row], texts: &[Range<usize>], rows: usize, out: &mut [Row]) {
         let panels = out.len() / rows / self.model.heads;
         let [query, key, value] = [0, 1, 2].map(|i| &qkv[i * out.len()..][..out.len()]);
         let mut parts = Vec::new();
         for (head, out) in out.chunks_exact_mut(panels * rows).enumerate() {
             let of_head = head * panels * rows..(head + 1) * panels * rows;
             let qkv = [&query[of_head.clone()], &key[of_head.clone()], &value[of_head]];
-            let outs = by_rows(out, rows, &of_texts);
+            let outs = by_rows(out, rows, texts);
             parts.extend(texts.iter().zip(outs).map(|(text, out)| (qkv, text, out)));
         }
         self.each(parts, |(qkv, text, out), memory| self.head(qkv, text, rows, memory, out));
     }
 
     /// One head of a text; query, key and value are the head's panels, with the rows of all texts.
-    fn head(&self, qkv: [&[Row]; 3], text: &Text, rows: usize, memory: &mut Memory, mut out: Vec<&mut [Row]>) {
+    fn head(&self, qkv: [&[Row]; 3], text: &Range<usize>, rows: usize, memory: &mut Memory, mut out: Vec<&mut [Row]>) {
         let [query, key, value] = qkv;
         let Memory { scratch, row, head: HeadMemory { keys, scores }, .. } = memory;
-        let (d, length) = (self.model.width / self.model.heads, text.length);
-        let of_text = |panel: usize, values| &<[Row]>::as_ref(values)[panel * rows + text.first..][..length];
-        self.timed(Part::Attention, || {
+        let (d, length) = (self.model.width / self.model.heads, text.len());
+        let of_text = |panel: usize, values| &<[Row]>::as_ref(values)[panel * rows + text.start..][..length];
+        self.timed(Stage::Attention, || {
             // Keys become a weight of `length` outputs and d inputs.
             keys.resize(Panels::packed_len(length, d), 0.0);
             for (panel, steps) in keys.as_chunks_mut().0.chunks_exact_mut(d).enumerate() {
@@ -81,14 +86,14 @@ impl Pass<'_> {
                 }
             }
             let panels = Panels::new(keys, length, d);
-            let query = Activations::new(query, rows, d).of_rows(text.first..text.first + length);
+            let query = Activations::new(query, rows, d).of_rows(text.clone());
             scores.resize(panels.len() * length, [0.0; NR]);
             for (panel, scores) in scores.chunks_exact_mut(length).enumerate() {
                 multiply(self.isa, query, panels, PanelMask::Dense, panel, ZEROS, scratch, scores);
             }
         });
-        self.timed(Part::Softmax, || Weights { scale: 1.0 / (d as f32).sqrt(), scores, text, row }.dispatch());
-        self.timed(Part::Attention, || {
+        self.timed(Stage::Softmax, || Weights { scale: 1.0 / (d as f32).sqrt(), scores, length, row }.dispatch());
+        self.timed(Stage::Attention, || {
             let weights = Activations::new(scores, length, length);
             for (panel, out) in out.iter_mut().enumerate() {
                 // Values, row by row, are a weight of 32 outputs and `length` inputs as they lie.
@@ -129,7 +134,8 @@ fn move_columns(from: &[Row], to: &mut [Row], rows: usize, columns: impl Iterato
 struct Weights<'a> {
     scale: f32,
     scores: &'a mut [Row],
-    text: &'a Text,
+    /// Tokens of the text.
+    length: usize,
     /// Memory for a row.
     row: &'a mut Vec<f32>,
 }
@@ -139,17 +145,14 @@ impl SimdOp for Weights<'_> {
 
     #[inline(always)]
     fn eval<I: Isa>(self, isa: I) {
-        let Weights { scale, scores, text: Text { length, masked, .. }, row } = self;
+        let Weights { scale, scores, length, row } = self;
         row.resize(length.div_ceil(NR) * NR, 0.0);
-        for i in 0..*length {
-            for (part, panel) in row.as_chunks_mut::<NR>().0.iter_mut().zip(scores.chunks_exact(*length)) {
+        for i in 0..length {
+            for (part, panel) in row.as_chunks_mut::<NR>().0.iter_mut().zip(scores.chunks_exact(length)) {
                 part.iter_mut().zip(&panel[i]).for_each(|(part, score)| *part = score * scale);
             }
-            for (score, masked) in row.iter_mut().zip(masked) {
-                *score += if *masked { MASKED } else { 0.0 };
-            }
-            Softmax::new_mut(&mut row[..*length]).eval(isa);
-            for (part, panel) in row.as_chunks().0.iter().zip(scores.chunks_exact_mut(*length)) {
+            Softmax::new_mut(&mut row[..length]).eval(isa);
+            for (part, panel) in row.as_chunks().0.iter().zip(scores.chunks_exact_mut(length)) {
                 panel[i] = *part;
             }
         }
@@ -157,7 +160,6 @@ impl SimdOp for Weights<'_> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use super::*;
 

@@ -3,9 +3,9 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// A part of a pass.
+/// A stage of a pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Part {
+pub enum Stage {
     /// Looking tokens up, and copying the result out.
     Embedding,
     /// Products with weights, with bias and residual.
@@ -20,9 +20,9 @@ pub enum Part {
     Norms,
 }
 
-impl Part {
-    /// All parts.
-    pub const ALL: [Part; 6] =
+impl Stage {
+    /// All stages.
+    pub const ALL: [Stage; 6] =
         [Self::Embedding, Self::Linears, Self::Gelu, Self::Attention, Self::Softmax, Self::Norms];
 
     /// A word for tables.
@@ -38,21 +38,21 @@ impl Part {
     }
 }
 
-/// The time that passes took, by part, over all threads.
+/// The time that passes took, by stage, over all threads.
 #[derive(Debug, Default)]
-pub struct Budget([AtomicU64; Part::ALL.len()]);
+pub struct Budget([AtomicU64; Stage::ALL.len()]);
 
 impl Budget {
-    /// The time of a part, summed over threads.
-    pub fn spent(&self, part: Part) -> Duration {
-        Duration::from_nanos(self.0[part as usize].load(Ordering::Relaxed))
+    /// The time of a stage, summed over threads.
+    pub fn spent(&self, stage: Stage) -> Duration {
+        Duration::from_nanos(self.0[stage as usize].load(Ordering::Relaxed))
     }
 
-    pub(super) fn timed<R>(&self, part: Part, run: impl FnOnce() -> R) -> R {
+    pub(super) fn timed<R>(&self, stage: Stage, run: impl FnOnce() -> R) -> R {
         let start = Instant::now();
         let result = run();
         // A pass of 500 years is not expected.
-        self.0[part as usize].fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
+        self.0[stage as usize].fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
         result
     }
 }

@@ -6,27 +6,18 @@
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
 
+use overmask_kernels::{Activations, Isa, NR, Row, Scratch, multiply};
 use rten_simd::{SimdOp, SimdUnaryOp};
 use rten_vecmath::Gelu;
 
 use super::attention::{HeadMemory, Spread};
-use super::budget::{Budget, Part};
+use super::budget::{Budget, Stage};
 use super::masks::TaskMasks;
 use super::model::{Layer, Linear, Model, Norm};
 use super::norm::LayerNorm;
 use super::pool;
 use crate::base::Base;
 use crate::engine::{EngineError, TokenBatch};
-use crate::kernels::{Activations, Isa, NR, Row, Scratch, multiply};
-
-/// A text's tokens within the batch.
-pub(super) struct Text {
-    /// Its first row.
-    pub(super) first: usize,
-    pub(super) length: usize,
-    /// Whether each token is masked out; empty if none is.
-    pub(super) masked: Vec<bool>,
-}
 
 /// Rows of a norm or an embedding that are worth handing to another thread.
 const MIN_PART: usize = 8;
@@ -79,29 +70,26 @@ thread_local! {
 }
 
 impl Pass<'_> {
-    /// Runs the encoder; the vectors are [batch, sequence, width], zeros at padding.
+    /// Runs the encoder; the vectors are [tokens of all texts, width].
     pub(super) fn run(&self, batch: &TokenBatch) -> Result<Vec<f32>, EngineError> {
-        let mut texts: Vec<Text> = Vec::new();
         let mut rows = 0;
-        for row in 0..batch.batch {
-            let length = batch.row_length(row);
-            let mask = &batch.attention_mask[row * batch.sequence..][..length];
-            let masked = if mask.contains(&0) { mask.iter().map(|m| *m == 0).collect() } else { Vec::new() };
-            texts.push(Text { first: rows, length, masked });
+        let texts = batch.lengths().map(|length| {
             rows += length;
-        }
+            rows - length..rows
+        });
+        let texts: Vec<Range<usize>> = texts.collect();
         let mut work = WORKSPACE.take();
         work.x.resize(rows * self.model.width.div_ceil(NR), [0.0; NR]);
         self.embed(batch, &texts, &mut work.x, rows)?;
         for layer in &self.model.layers {
             self.layer(layer, &texts, rows, &mut work);
         }
-        let hidden = self.timed(Part::Embedding, || self.hidden(batch, &texts, &work.x, rows));
+        let hidden = self.timed(Stage::Embedding, || self.hidden(&work.x, rows));
         WORKSPACE.set(work);
         Ok(hidden)
     }
 
-    fn layer(&self, layer: &Layer, texts: &[Text], rows: usize, work: &mut Workspace) {
+    fn layer(&self, layer: &Layer, texts: &[Range<usize>], rows: usize, work: &mut Workspace) {
         let Workspace { x, projected, context, intermediate, sums, spread } = work;
         let width = self.model.width;
         let all = Activations::new(x, rows, width);
@@ -125,7 +113,7 @@ impl Pass<'_> {
         out.resize(linears.iter().map(|linear| linear.panels()).sum::<usize>() * rows, [0.0; NR]);
         let parts = panels.zip(out.chunks_exact_mut(rows)).enumerate().collect();
         self.each(parts, |(i, ((linear, panel), sums)), memory| {
-            self.timed(Part::Linears, || {
+            self.timed(Stage::Linears, || {
                 let mut bias = Some(&linear.bias[panel]);
                 if let Epilogue::Add(x) = epilogue {
                     for (sums, x) in sums.iter_mut().zip(&x[i * rows..]) {
@@ -138,7 +126,7 @@ impl Pass<'_> {
                 multiply(self.isa, activations, weight, mask, panel, bias, &mut memory.scratch, sums);
             });
             if let Epilogue::Gelu = epilogue {
-                self.timed(Part::Gelu, || Gelu {}.map_mut(sums.as_flattened_mut()));
+                self.timed(Stage::Gelu, || Gelu {}.map_mut(sums.as_flattened_mut()));
             }
         });
     }
@@ -146,7 +134,7 @@ impl Pass<'_> {
     /// Layer norm of each row.
     fn norm(&self, norm: &Norm, x: &mut [Row], rows: usize) {
         let parts = by_rows(x, rows, &self.parts(rows));
-        self.each(parts, |mut panels, memory| self.timed(Part::Norms, || self.norm_rows(norm, &mut panels, memory)));
+        self.each(parts, |mut panels, memory| self.timed(Stage::Norms, || self.norm_rows(norm, &mut panels, memory)));
     }
 
     fn norm_rows(&self, norm: &Norm, panels: &mut [&mut [Row]], memory: &mut Memory) {
@@ -154,25 +142,19 @@ impl Pass<'_> {
     }
 
     /// Norms of the sums of token, position and segment embeddings.
-    fn embed(&self, batch: &TokenBatch, texts: &[Text], x: &mut [Row], rows: usize) -> Result<(), EngineError> {
+    fn embed(&self, batch: &TokenBatch, texts: &[Range<usize>], x: &mut [Row], rows: usize) -> Result<(), EngineError> {
         let Model { width, words, positions, segments, norm, .. } = self.model;
         let [words, positions, segments] = [words, positions, segments].map(|table| table.values(self.base));
         let (words, positions, segments) = (words?, positions?, segments?);
-        let mut tokens: Vec<[&[f32]; 3]> = Vec::with_capacity(rows);
-        for (i, text) in texts.iter().enumerate() {
-            let [ids, types] =
-                [&batch.input_ids, &batch.token_type_ids].map(|of| &of[i * batch.sequence..][..text.length]);
-            // Numbers of tokens, positions and segments were checked against the tables.
-            tokens.extend(
-                ids.iter()
-                    .zip(types)
-                    .zip(positions.chunks_exact(*width))
-                    .map(|((id, kind), position)| [row(words, *id, *width), row(segments, *kind, *width), position]),
-            );
-        }
+        // Numbers of tokens, positions and segments were checked against the tables.
+        let positions = texts.iter().flat_map(|text| positions.chunks_exact(*width).take(text.len()));
+        let tokens = batch.ids().iter().zip(batch.segments()).zip(positions);
+        let tokens: Vec<[&[f32]; 3]> = tokens
+            .map(|((id, segment), position)| [row(words, *id, *width), row(segments, *segment, *width), position])
+            .collect();
         let parts = by_rows(x, rows, &self.parts(rows));
         self.each(parts.into_iter().zip(self.parts(rows)).collect(), |(mut panels, part), memory| {
-            self.timed(Part::Embedding, || {
+            self.timed(Stage::Embedding, || {
                 for (i, [word, segment, position]) in tokens[part].iter().enumerate() {
                     let values = word.chunks(NR).zip(segment.chunks(NR)).zip(position.chunks(NR));
                     for (panel, ((word, segment), position)) in panels.iter_mut().zip(values) {
@@ -187,14 +169,12 @@ impl Pass<'_> {
     }
 
     /// The vectors as the engine gives them.
-    fn hidden(&self, batch: &TokenBatch, texts: &[Text], x: &[Row], rows: usize) -> Vec<f32> {
+    fn hidden(&self, x: &[Row], rows: usize) -> Vec<f32> {
         let width = self.model.width;
-        let mut hidden = vec![0.0; batch.batch * batch.sequence * width];
-        for (text, out) in texts.iter().zip(hidden.chunks_exact_mut(batch.sequence * width)) {
-            for (i, out) in out.chunks_exact_mut(width).take(text.length).enumerate() {
-                for (part, panel) in out.chunks_mut(NR).zip(x.chunks_exact(rows)) {
-                    part.copy_from_slice(&panel[text.first + i][..part.len()]);
-                }
+        let mut hidden = vec![0.0; rows * width];
+        for (i, out) in hidden.chunks_exact_mut(width).enumerate() {
+            for (part, panel) in out.chunks_mut(NR).zip(x.chunks_exact(rows)) {
+                part.copy_from_slice(&panel[i][..part.len()]);
             }
         }
         hidden
@@ -206,9 +186,9 @@ impl Pass<'_> {
         (0..rows).step_by(part).map(|start| start..rows.min(start + part)).collect()
     }
 
-    pub(super) fn timed<R>(&self, part: Part, run: impl FnOnce() -> R) -> R {
+    pub(super) fn timed<R>(&self, stage: Stage, run: impl FnOnce() -> R) -> R {
         match self.budget {
-            Some(budget) => budget.timed(part, run),
+            Some(budget) => budget.timed(stage, run),
             None => run(),
         }
     }
@@ -220,7 +200,7 @@ impl Pass<'_> {
 }
 
 /// A row of a table.
-fn row(table: &[f32], number: i64, width: usize) -> &[f32] {
+fn row(table: &[f32], number: u32, width: usize) -> &[f32] {
     &table[number as usize * width..][..width]
 }
 

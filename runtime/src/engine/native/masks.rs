@@ -3,11 +3,11 @@
 use std::ops::Range;
 use std::path::Path;
 
+use overmask_kernels::{NR, PanelMask, Units};
 use sha2::{Digest, Sha256};
 
-use super::derived::{Derived, Name};
 use crate::base::Base;
-use crate::kernels::{NR, PanelMask};
+use crate::derived::{Derived, Name};
 use crate::mask::Granularity;
 use crate::pack::{NamedMask, PackFile};
 
@@ -28,7 +28,8 @@ impl TaskMasks {
         let mut words = vec![0; len];
         for (tensor, packed) in base.manifest().maskable.iter().zip(&tensors) {
             if let Some((mask, (_, range))) = of_tensor(&tensor.name).zip(packed.clone()) {
-                PanelMask::pack(mask, &mut words[range]);
+                let (outputs, inputs, block) = (mask.outputs(), mask.inputs(), mask.granularity().block());
+                PanelMask::pack(&Units { outputs, inputs, block, bits: mask.as_bytes() }, &mut words[range]);
             }
         }
         TaskMasks { words: Derived::Memory(words), tensors }
@@ -55,7 +56,7 @@ impl TaskMasks {
     /// The mask of the maskable tensor with this place in the manifest's list.
     pub(super) fn of(&self, index: usize) -> PanelMask<'_> {
         self.tensors[index].as_ref().map_or(PanelMask::Dense, |(granularity, range)| {
-            PanelMask::packed(*granularity, &self.words[range.clone()])
+            PanelMask::packed(granularity.block(), &self.words[range.clone()])
         })
     }
 }
@@ -66,7 +67,7 @@ fn layout(base: &Base, granularity: impl Fn(&str) -> Option<Granularity>) -> (Ve
     let of_tensor = base.manifest().maskable.iter().map(|tensor| {
         let granularity = granularity(&tensor.name)?;
         let start = next;
-        next += PanelMask::packed_len(granularity, tensor.outputs, tensor.inputs);
+        next += PanelMask::packed_len(granularity.block(), tensor.outputs, tensor.inputs);
         Some((granularity, start..next))
     });
     (of_tensor.collect(), next)
@@ -79,7 +80,6 @@ fn name(key: &[u8; 32], directory: Option<&Path>, pack: &PackFile) -> Option<Nam
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use super::*;
     use crate::mask::Mask;

@@ -7,7 +7,6 @@
 
 mod attention;
 mod budget;
-mod derived;
 mod forward;
 mod masks;
 mod model;
@@ -17,17 +16,18 @@ mod pool;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
-pub use self::budget::{Budget, Part};
+pub use overmask_kernels::Isa;
+use overmask_kernels::PanelMask;
+
+pub use self::budget::{Budget, Stage};
 use self::forward::Pass;
 use self::masks::TaskMasks;
 use self::model::Model;
 use self::pool::Pool;
-use super::{Engine, EngineError, EngineInfo, EngineKind, EngineOptions, Hidden, TaskId, TokenBatch};
-use crate::base::Base;
-use crate::kernels::{Isa, PanelMask};
-use crate::pack::{Delta, NamedMask, PackFile};
+use super::{Changes, Engine, EngineError, EngineInfo, EngineKind, EngineOptions, Hidden, TaskId, TaskIds, TokenBatch};
+use crate::base::{Base, Precision};
 
 /// An encoder on our own kernels.
 pub struct NativeEngine {
@@ -35,8 +35,8 @@ pub struct NativeEngine {
     model: Arc<Model>,
     isa: Isa,
     pool: Pool,
-    tasks: BTreeMap<TaskId, Task>,
-    last_task: TaskId,
+    tasks: RwLock<BTreeMap<TaskId, Arc<Task>>>,
+    ids: TaskIds,
     /// Where derived files are, if they are kept.
     directory: Option<PathBuf>,
 }
@@ -52,88 +52,112 @@ impl NativeEngine {
     /// Maps the base's packed weights, or packs them.
     ///
     /// # Errors
-    /// When the base is no encoder that this engine knows, or the processor lacks the instructions
-    /// that `OVERMASK_ISA` names.
+    /// When the base is no encoder that this engine knows, or its threads cannot be made.
     pub fn new(base: Arc<Base>, options: &EngineOptions) -> Result<Self, EngineError> {
-        let isa = Isa::choose().map_err(unavailable)?;
-        let directory = derived::directory();
-        let model = Model::new(&base, directory.as_deref())?;
+        let isa = options.isa.unwrap_or_else(Isa::best);
+        let directory = options.derived.clone();
+        let model = Arc::new(Model::new(&base, directory.as_deref())?);
         let all = || std::thread::available_parallelism().map_or(1, usize::from);
         let threads = options.threads.unwrap_or_else(all).max(1);
         let pool = Pool::new(threads).map_err(unavailable)?;
         log::debug!("native engine: {isa}, {threads} threads");
-        let model = Arc::new(model);
-        Ok(NativeEngine { base, model, isa, pool, tasks: BTreeMap::new(), last_task: TaskId::NONE, directory })
+        Ok(NativeEngine { base, model, isa, pool, tasks: RwLock::default(), ids: TaskIds::default(), directory })
+    }
+
+    /// Whether this engine runs a base's encoder.
+    pub fn knows(base: &Base) -> bool {
+        crate::base::family::bert::Names::of_base(base.manifest()).is_ok()
     }
 
     /// Runs the encoder as [`Engine::encode`] does, and adds up where the time goes.
     ///
     /// # Errors
     /// As for [`Engine::encode`].
-    pub fn encode_timed(&self, task: TaskId, batch: &TokenBatch, budget: &Budget) -> Result<Hidden, EngineError> {
-        self.run(task, batch, Some(budget))
+    pub fn encode_timed(&self, task: TaskId, texts: &TokenBatch, budget: &Budget) -> Result<Hidden, EngineError> {
+        self.run_one(task, texts, Some(budget))
     }
 
-    fn add(&mut self, masks: TaskMasks, deltas: &[Delta]) -> Result<TaskId, EngineError> {
-        let model = match deltas {
-            [] => Arc::clone(&self.model),
-            deltas => Arc::new(self.model.with(&self.base, deltas)?),
+    /// What the kernels do with a task's masks in products of so many rows.
+    ///
+    /// # Errors
+    /// When there is no such task.
+    pub fn mask_kernel(&self, task: TaskId, rows: usize) -> Result<&'static str, EngineError> {
+        let task = self.task(task)?;
+        // All masks of a task are of one granularity; some tensors may have none.
+        let tensors = 0..self.base.manifest().maskable.len();
+        let mask = tensors.map(|index| task.masks.of(index)).find(|mask| *mask != PanelMask::Dense);
+        Ok(self.isa.form(mask.unwrap_or(PanelMask::Dense), rows))
+    }
+
+    /// A panic leaves nothing half done in the table.
+    fn tasks(&self) -> RwLockReadGuard<'_, BTreeMap<TaskId, Arc<Task>>> {
+        self.tasks.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A task, which stays as it is for whoever has it, removed or not.
+    fn task(&self, task: TaskId) -> Result<Arc<Task>, EngineError> {
+        self.tasks().get(&task).cloned().ok_or(EngineError::NoTask(task))
+    }
+
+    /// A task's masks: as an earlier process has kept them, or packed anew, and kept where they come from a
+    /// file.
+    fn masks(&self, changes: Changes<'_>) -> Result<TaskMasks, EngineError> {
+        let (key, directory) = (self.model.packed.key(), self.directory.as_deref());
+        let file = match changes {
+            Changes::File(file) => Some(file),
+            Changes::Decoded { .. } => None,
         };
-        let task = self.last_task.bump();
-        self.tasks.insert(task, Task { masks, model });
-        Ok(task)
+        if let Some(file) = file {
+            // What was kept is of a pack that fitted this base.
+            file.check_base(&self.base)?;
+            if let Some(masks) = TaskMasks::recall(&self.base, key, directory, file) {
+                return Ok(masks);
+            }
+        }
+        let masks = changes.masks(&self.base)?;
+        super::check_changes(&self.base, &masks, changes.deltas())?;
+        let mut masks = TaskMasks::new(&self.base, &masks);
+        // Masks are decoded with the base's weights: only those of a sound one outlive this process.
+        if let Some(file) = file.filter(|_| directory.is_some() && is_sound(&self.base)) {
+            masks.keep(key, directory, file);
+        }
+        Ok(masks)
     }
 
-    fn run(&self, task: TaskId, batch: &TokenBatch, budget: Option<&Budget>) -> Result<Hidden, EngineError> {
-        let Task { masks, model } = self.tasks.get(&task).ok_or(EngineError::NoTask(task))?;
+    fn run_one(&self, task: TaskId, texts: &TokenBatch, budget: Option<&Budget>) -> Result<Hidden, EngineError> {
+        let task = self.task(task)?;
         let Self { base, isa, pool, .. } = self;
-        batch.check(base)?;
+        texts.check(base)?;
+        let Task { masks, model } = &*task;
         let pass = Pass { model, base, masks, isa: *isa, threads: pool.threads(), budget };
-        let data = pool.run(|| pass.run(batch))?;
-        Ok(Hidden { batch: batch.batch, sequence: batch.sequence, hidden: model.width, data })
+        let data = pool.run(|| pass.run(texts))?;
+        Ok(Hidden::new(texts, model.width, data))
     }
 }
 
 impl Engine for NativeEngine {
     fn describe(&self) -> EngineInfo {
-        EngineInfo {
-            engine: EngineKind::Native.to_string(),
-            precision: "f32".to_owned(),
-            kernels: self.isa.to_string(),
-        }
+        EngineInfo::new(EngineKind::Native, Precision::F32, self.isa.to_string())
     }
 
-    fn load(&mut self, masks: &[NamedMask], deltas: &[Delta]) -> Result<TaskId, EngineError> {
-        super::check_changes(&self.base, masks, deltas)?;
-        self.add(TaskMasks::new(&self.base, masks), deltas)
+    fn add(&self, changes: Changes<'_>) -> Result<TaskId, EngineError> {
+        let masks = self.masks(changes)?;
+        let model = match changes.deltas() {
+            [] => Arc::clone(&self.model),
+            deltas => Arc::new(self.model.with(&self.base, deltas)?),
+        };
+        let task = self.ids.next();
+        self.tasks.write().unwrap_or_else(PoisonError::into_inner).insert(task, Arc::new(Task { masks, model }));
+        Ok(task)
     }
 
-    fn recall(&mut self, pack: &PackFile) -> Option<TaskId> {
-        let masks = TaskMasks::recall(&self.base, self.model.packed.key(), self.directory.as_deref(), pack)?;
-        self.add(masks, pack.deltas()).ok()
+    fn remove(&self, task: TaskId) -> Result<(), EngineError> {
+        let removed = self.tasks.write().unwrap_or_else(PoisonError::into_inner).remove(&task);
+        removed.map(drop).ok_or(EngineError::NoTask(task))
     }
 
-    fn keep(&mut self, task: TaskId, pack: &PackFile) {
-        // Masks are decoded with the base's weights.
-        if let Some(task) = self.tasks.get_mut(&task).filter(|_| is_sound(&self.base)) {
-            task.masks.keep(self.model.packed.key(), self.directory.as_deref(), pack);
-        }
-    }
-
-    fn mask_kernel(&self, task: TaskId, rows: usize) -> Option<&'static str> {
-        let Task { masks, .. } = self.tasks.get(&task)?;
-        // All masks of a task are of one granularity; some tensors may have none.
-        let tensors = 0..self.base.manifest().maskable.len();
-        let mask = tensors.map(|index| masks.of(index)).find(|mask| *mask != PanelMask::Dense);
-        Some(self.isa.form(mask.unwrap_or(PanelMask::Dense), rows))
-    }
-
-    fn unload(&mut self, task: TaskId) -> Result<(), EngineError> {
-        self.tasks.remove(&task).map(drop).ok_or(EngineError::NoTask(task))
-    }
-
-    fn encode(&self, task: TaskId, batch: &TokenBatch) -> Result<Hidden, EngineError> {
-        self.run(task, batch, None)
+    fn encode(&self, task: TaskId, texts: &TokenBatch) -> Result<Hidden, EngineError> {
+        self.run_one(task, texts, None)
     }
 }
 
@@ -146,11 +170,6 @@ fn is_sound(base: &Base) -> bool {
     found.is_ok()
 }
 
-/// Whether this engine runs a base's encoder.
-pub(super) fn knows(base: &Base) -> bool {
-    model::prefix(base).is_ok()
-}
-
 fn unavailable(error: impl std::fmt::Display) -> EngineError {
-    EngineError::Unavailable { engine: EngineKind::Native.to_string(), reason: error.to_string() }
+    EngineError::Unavailable { engine: EngineKind::Native, reason: error.to_string() }
 }

@@ -3,14 +3,15 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use overmask_kernels::{NR, Panels, Row};
+
 use super::packed::Packed;
-use crate::base::{Architecture, Base};
+use crate::base::Base;
+use crate::base::family::bert::{self, Names, Sizes};
 use crate::engine::EngineError;
-use crate::kernels::{NR, Panels, Row};
 use crate::pack::Delta;
 
-/// An encoder of the BERT kind (Devlin et al. 2018): post-norm layers, learned positions, exact
-/// GELU.
+/// An encoder of the family [`bert`].
 pub(super) struct Model {
     pub(super) width: usize,
     pub(super) heads: usize,
@@ -86,9 +87,6 @@ pub(super) struct Layer {
     pub(super) output_norm: Norm,
 }
 
-/// The end of a maskable tensor's name from which the prefix of all names is known.
-const FIRST: &str = "encoder.layer.0.attention.self.query.weight";
-
 impl Model {
     /// Finds a base's weights, and maps or packs the maskable ones.
     ///
@@ -96,9 +94,9 @@ impl Model {
     /// When the base is of another kind.
     pub(super) fn new(base: &Base, directory: Option<&Path>) -> Result<Self, EngineError> {
         // First, so that nothing is packed of a base that is of no use.
-        let prefix = known_prefix(base)?;
+        let (names, sizes) = known(base)?;
         let packed = Arc::new(Packed::open(base, directory)?);
-        Reader { base, prefix, deltas: &[] }.model(packed)
+        Reader { base, names, sizes, deltas: &[] }.model(packed)
     }
 
     /// The same with some tensors replaced, which must fit the base.
@@ -106,40 +104,26 @@ impl Model {
     /// # Errors
     /// The same.
     pub(super) fn with(&self, base: &Base, deltas: &[Delta]) -> Result<Self, EngineError> {
-        Reader { base, prefix: known_prefix(base)?, deltas }.model(Arc::clone(&self.packed))
+        let (names, sizes) = known(base)?;
+        Reader { base, names, sizes, deltas }.model(Arc::clone(&self.packed))
     }
 }
 
-fn known_prefix(base: &Base) -> Result<&str, EngineError> {
-    prefix(base).map_err(|reason| {
-        super::unavailable(format!("{reason}; the engines `ort` and `tract` run any encoder: take --engine ort"))
-    })
-}
-
-/// What the names of an encoder's tensors start with, or why it is of no kind that this engine
-/// knows.
-pub(super) fn prefix(base: &Base) -> Result<&str, String> {
-    let (architecture, maskable) = (&base.manifest().architecture, &base.manifest().maskable);
-    if architecture.family != "bert" {
-        return Err(format!("the base is of the family `{}`, not `bert`", architecture.family));
-    }
-    let prefix = maskable.iter().find_map(|tensor| tensor.name.strip_suffix(FIRST));
-    let prefix = prefix.ok_or_else(|| format!("the base has no maskable tensor `{FIRST}`"))?;
-    // Query, key, value, attention output, intermediate and output of each layer.
-    if architecture.layers.checked_mul(6) != Some(maskable.len()) {
-        return Err("the base has maskable tensors that are no part of a BERT layer".to_owned());
-    }
-    Ok(prefix)
+/// The names and sizes of a base that this engine knows.
+fn known(base: &Base) -> Result<(Names<'_>, &Sizes), EngineError> {
+    Names::of_base(base.manifest())
+        .map_err(|reason| super::unavailable(format!("{reason}; the engines `ort` and `tract` run any encoder")))
 }
 
 fn wrong_shape(name: &str, found: &[usize], expected: &[usize]) -> EngineError {
     super::unavailable(format!("`{name}` is {found:?}, a base of its sizes has {expected:?}; import the base again"))
 }
 
-/// Reads tensors whose names have a prefix, those of a task before those of the base.
+/// Reads tensors, those of a task before those of the base.
 struct Reader<'a> {
     base: &'a Base,
-    prefix: &'a str,
+    names: Names<'a>,
+    sizes: &'a Sizes,
     deltas: &'a [Delta],
 }
 
@@ -149,20 +133,19 @@ impl Reader<'_> {
         let layers = (0..architecture.layers).map(|layer| self.layer(layer)).collect::<Result<Vec<_>, _>>()?;
         let width = architecture.hidden_size;
         let rows = [
-            ("word", architecture.vocab_size),
-            ("position", architecture.max_positions),
-            ("token_type", self.base.segments().unwrap_or(1)),
+            (bert::Table::Words, architecture.vocab_size),
+            (bert::Table::Positions, architecture.max_positions),
+            (bert::Table::Segments, self.base.segments().unwrap_or(1)),
         ];
-        let [words, positions, segments] =
-            rows.map(|(kind, rows)| self.table(&format!("embeddings.{kind}_embeddings.weight"), rows, width));
+        let [words, positions, segments] = rows.map(|(table, rows)| self.table(self.names.table(table), rows, width));
         Ok(Model {
             width,
-            heads: architecture.heads,
-            epsilon: architecture.layer_norm_eps as f32,
+            heads: self.sizes.heads,
+            epsilon: self.sizes.layer_norm_eps as f32,
             words: words?,
             positions: positions?,
             segments: segments?,
-            norm: self.norm("embeddings.LayerNorm")?,
+            norm: self.norm(bert::Norm::Embeddings)?,
             layers,
             packed,
         })
@@ -181,8 +164,7 @@ impl Reader<'_> {
     }
 
     /// A table with a row for each number that a batch may have: rows are looked up without a check.
-    fn table(&self, name: &str, rows: usize, width: usize) -> Result<Table, EngineError> {
-        let name = self.name(name);
+    fn table(&self, name: String, rows: usize, width: usize) -> Result<Table, EngineError> {
         match self.tensor(&name)?.0 {
             [found, of] if *found >= rows && *of == width => {}
             shape => return Err(wrong_shape(&name, shape, &[rows, width])),
@@ -193,26 +175,22 @@ impl Reader<'_> {
         })
     }
 
-    fn name(&self, name: &str) -> String {
-        format!("{}{name}", self.prefix)
-    }
-
     fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, EngineError> {
-        let name = self.name(name);
-        match self.tensor(&name)? {
+        match self.tensor(name)? {
             ([found], values) if *found == len => Ok(values.to_vec()),
-            (shape, _) => Err(wrong_shape(&name, shape, &[len])),
+            (shape, _) => Err(wrong_shape(name, shape, &[len])),
         }
     }
 
-    fn norm(&self, name: &str) -> Result<Norm, EngineError> {
+    fn norm(&self, norm: bert::Norm) -> Result<Norm, EngineError> {
         let width = self.base.manifest().architecture.hidden_size;
-        let [scale, bias] = ["weight", "bias"].map(|part| self.vector(&format!("{name}.{part}"), width));
+        let [scale, bias] = self.names.norm(norm).map(|name| self.vector(&name, width));
         Ok(Norm { scale: scale?, bias: bias? })
     }
 
-    fn linear(&self, name: &str, outputs: usize, inputs: usize) -> Result<Linear, EngineError> {
-        let weight = self.name(&format!("{name}.weight"));
+    fn linear(&self, layer: usize, linear: bert::Linear) -> Result<Linear, EngineError> {
+        let [outputs, inputs] = linear.shape(self.base.manifest().architecture.hidden_size, self.sizes);
+        let weight = self.names.weight(layer, linear);
         let maskable = &self.base.manifest().maskable;
         let index = maskable.iter().position(|tensor| tensor.name == weight);
         let missing = || format!("the base has no maskable tensor `{weight}`; import the base again");
@@ -221,7 +199,7 @@ impl Reader<'_> {
         if found != [outputs, inputs] {
             return Err(wrong_shape(&weight, &found, &[outputs, inputs]));
         }
-        let mut bias = self.vector(&format!("{name}.bias"), outputs)?;
+        let mut bias = self.vector(&self.names.bias(layer, linear), outputs)?;
         bias.resize(outputs.next_multiple_of(NR), 0.0);
         let own = self.delta(&weight).map(|delta| {
             let mut panels = vec![0.0; Panels::packed_len(outputs, inputs)];
@@ -232,21 +210,19 @@ impl Reader<'_> {
     }
 
     fn layer(&self, layer: usize) -> Result<Layer, EngineError> {
-        let at = |name: &str| format!("encoder.layer.{layer}.{name}");
-        let Architecture { hidden_size: width, intermediate_size: inner, .. } = self.base.manifest().architecture;
+        let linear = |linear| self.linear(layer, linear);
         Ok(Layer {
-            query: self.linear(&at("attention.self.query"), width, width)?,
-            key: self.linear(&at("attention.self.key"), width, width)?,
-            value: self.linear(&at("attention.self.value"), width, width)?,
-            attended: self.linear(&at("attention.output.dense"), width, width)?,
-            attention_norm: self.norm(&at("attention.output.LayerNorm"))?,
-            intermediate: self.linear(&at("intermediate.dense"), inner, width)?,
-            output: self.linear(&at("output.dense"), width, inner)?,
-            output_norm: self.norm(&at("output.LayerNorm"))?,
+            query: linear(bert::Linear::Query)?,
+            key: linear(bert::Linear::Key)?,
+            value: linear(bert::Linear::Value)?,
+            attended: linear(bert::Linear::AttentionOutput)?,
+            attention_norm: self.norm(bert::Norm::Attention(layer))?,
+            intermediate: linear(bert::Linear::Intermediate)?,
+            output: linear(bert::Linear::Output)?,
+            output_norm: self.norm(bert::Norm::Output(layer))?,
         })
     }
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests;

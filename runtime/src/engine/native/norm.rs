@@ -1,10 +1,10 @@
 //! Layer norm of rows that lie in panels.
 
+use overmask_kernels::{NR, Row};
 use rten_simd::{Isa, SimdOp};
 use rten_vecmath::{Normalize, NormalizeOptions, Sum, SumSquareSub};
 
 use super::model::Norm;
-use crate::kernels::{NR, Row};
 
 /// Layer norm (Ba et al. 2016) of each row, in place.
 pub(super) struct LayerNorm<'a, 'b> {

@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
+use overmask_kernels::{NR, Panels};
 use sha2::{Digest, Sha256};
 
-use super::derived::{Derived, Name};
 use crate::base::{Base, BaseError};
-use crate::kernels::{NR, Panels};
+use crate::derived::{Derived, Name};
 
 /// The weights of a base in panels, one tensor after the other in the manifest's order.
 pub(super) struct Packed {
@@ -59,7 +59,7 @@ fn starts(base: &Base) -> Vec<usize> {
 fn key(base: &Base) -> [u8; 32] {
     let mut digest = Sha256::new();
     digest.update(base.base_id());
-    digest.update(&base.manifest().variant);
+    digest.update(base.manifest().variant.name());
     for tensor in &base.manifest().maskable {
         digest.update(format!("\n{} {} {}", tensor.name, tensor.outputs, tensor.inputs));
     }
@@ -76,7 +76,6 @@ fn pack(base: &Base, starts: &[usize]) -> Result<Vec<f32>, BaseError> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use super::*;
 

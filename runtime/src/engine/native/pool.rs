@@ -112,7 +112,6 @@ impl<F: FnMut()> Drop for OnDrop<F> {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::expect_used)]
 mod tests {
     use std::sync::atomic::AtomicU64;
 

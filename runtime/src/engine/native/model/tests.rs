@@ -4,12 +4,17 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::base::{BaseManifest, FORMAT, MaskableTensor, TensorBytes, file, write_weights};
-use crate::error::ExitCode;
+use crate::base::family::Family;
+use crate::base::{
+    Architecture, BaseManifest, FORMAT, GraphHints, MaskableTensor, Precision, TensorBytes, file, write_weights,
+};
+use crate::error::ErrorKind;
 
 /// What to do with another encoder, and with a damaged one.
-const TAKE_ORT: &str = "; the engines `ort` and `tract` run any encoder: take --engine ort";
+const TAKE_ORT: &str = "; the engines `ort` and `tract` run any encoder";
 const AGAIN: &str = "; import the base again";
+
+const SIZES: Sizes = Sizes { heads: 2, intermediate_size: 8, layer_norm_eps: 1e-12 };
 
 /// Tensors by name, and the manifest.
 struct Parts {
@@ -45,23 +50,15 @@ impl Parts {
             shapes.insert(format!("{name}.weight"), vec![outputs, inputs]);
             maskable.push(MaskableTensor { name: format!("{name}.weight"), outputs, inputs, layer: 0 });
         }
-        let architecture = Architecture {
-            family: "bert".into(),
-            hidden_size: 4,
-            layers: 1,
-            heads: 2,
-            intermediate_size: 8,
-            vocab_size: 10,
-            max_positions: 16,
-            layer_norm_eps: 1e-12,
-        };
+        let family = Family::Bert(SIZES);
+        let architecture = Architecture { family, hidden_size: 4, layers: 1, vocab_size: 10, max_positions: 16 };
         let names = [file::MODEL, file::WEIGHTS, file::TOKENIZER];
         let manifest = BaseManifest {
             format: FORMAT,
             base_id: "0".repeat(64),
             architecture,
             maskable,
-            variant: "f32".into(),
+            variant: Precision::F32,
             digests: names.map(|name| (name.to_owned(), "1".repeat(64))).into(),
             tokenizer_sha256: "1".repeat(64),
             licence: "none".into(),
@@ -131,9 +128,12 @@ fn an_encoder_of_one_layer_is_taken() {
 fn what_is_no_bert_encoder_is_for_the_other_engines() {
     type Change = fn(&mut Parts);
     let cases: [(Change, &str); 5] = [
-        (|p| p.manifest.architecture.family = "onnx".into(), "the base is of the family `onnx`, not `bert`"),
         (
-            |p| p.rename(FIRST, "bert.encoder.layer.0.attention.q_lin.weight"),
+            |p| p.manifest.architecture.family = Family::Onnx(GraphHints::default()),
+            "the base is of the family `onnx`, not `bert`",
+        ),
+        (
+            |p| p.rename("encoder.layer.0.attention.self.query.weight", "bert.encoder.layer.0.attention.q_lin.weight"),
             "the base has no maskable tensor `encoder.layer.0.attention.self.query.weight`",
         ),
         (|p| p.add("bert.pooler.dense.weight"), "the base has maskable tensors that are no part of a BERT layer"),
@@ -147,7 +147,7 @@ fn what_is_no_bert_encoder_is_for_the_other_engines() {
     for (change, said) in cases {
         let error = refused(change);
         let expected = format!("the engine `native` is not available: {said}{TAKE_ORT}");
-        assert_eq!((error.to_string(), error.exit_code()), (expected, ExitCode::EngineUnavailable));
+        assert_eq!((error.to_string(), error.kind()), (expected, ErrorKind::EngineUnavailable));
     }
 }
 
@@ -187,7 +187,7 @@ fn a_tensor_of_another_shape_is_named_with_both() {
             "[4], a base of its sizes has [8]",
         ),
         (
-            |p| p.manifest.architecture.intermediate_size = 16,
+            |p| p.manifest.architecture.family = Family::Bert(Sizes { intermediate_size: 16, ..SIZES }),
             "encoder.layer.0.intermediate.dense.weight",
             "[8, 4], a base of its sizes has [16, 4]",
         ),
@@ -230,7 +230,7 @@ fn a_tensor_that_is_not_there_is_named() {
         let error = refused(|p| p.drop(name));
         let (said, expected) = (error.to_string(), format!("no tensor `bert.{name}`{AGAIN}"));
         assert!(said.ends_with(&expected) && said.contains(file::WEIGHTS), "{said}");
-        assert_eq!(error.exit_code(), ExitCode::CorruptFile);
+        assert_eq!(error.kind(), ErrorKind::CorruptFile);
     }
 }
 
@@ -249,5 +249,5 @@ fn a_tensor_of_another_type_is_named() {
         said.contains(&format!("field `{name}`: is I32, not F32{AGAIN}")) && said.contains(file::WEIGHTS),
         "{said}"
     );
-    assert_eq!(error.exit_code(), ExitCode::CorruptFile);
+    assert_eq!(error.kind(), ErrorKind::CorruptFile);
 }

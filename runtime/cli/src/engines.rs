@@ -1,0 +1,93 @@
+//! The engines that a program has: a line each.
+
+use std::sync::Arc;
+
+use clap::Args;
+use clap::builder::{PossibleValuesParser, RangedI64ValueParser, TypedValueParser};
+use overmask::base::Base;
+#[cfg(feature = "ort")]
+use overmask::engine::Device;
+use overmask::engine::{Engine, EngineError, EngineKind, EngineOptions};
+
+/// The engine that a command runs on.
+#[derive(Debug, Args)]
+pub struct EngineArgs {
+    /// What computes; an engine that cannot start is an error, never replaced by another [default:
+    /// native for the bases that it knows, else ort or what the build has]
+    #[arg(
+        long,
+        value_parser = PossibleValuesParser::new(["native", "ort", "ort:cpu", "ort:cuda", "tract"])
+            .try_map(|name| name.parse::<EngineKind>())
+    )]
+    pub engine: Option<EngineKind>,
+    /// Threads to compute with; `tract` always takes one [default: the engine decides]
+    #[arg(long, value_name = "N", value_parser = threads())]
+    pub threads: Option<u16>,
+}
+
+/// How many threads an option may ask for.
+pub fn threads() -> RangedI64ValueParser<u16> {
+    clap::value_parser!(u16).range(1..=1024)
+}
+
+impl EngineArgs {
+    /// The engine that was asked for, else the default for a base.
+    pub fn kind(&self, base: &Base) -> EngineKind {
+        self.engine.unwrap_or_else(|| default_engine(base))
+    }
+
+    /// The options that were asked for, with what the environment says.
+    ///
+    /// # Errors
+    /// When the environment names what is not there.
+    pub fn options(&self) -> anyhow::Result<EngineOptions> {
+        crate::engine_options(self.threads.map(usize::from))
+    }
+
+    /// Starts the engine on a base.
+    ///
+    /// # Errors
+    /// When it is not available on this machine or in this build, or the base cannot be read.
+    pub fn start(&self, base: &Arc<Base>) -> anyhow::Result<Arc<dyn Engine>> {
+        Ok(start(self.kind(base), base, &self.options()?)?)
+    }
+}
+
+/// The engine for a base when none is named: the first that this build has and that knows the base of
+/// `native`, `ort` on the CPU, and `tract`.
+pub fn default_engine(base: &Base) -> EngineKind {
+    #[cfg(feature = "native")]
+    if overmask::engine::native::NativeEngine::knows(base) {
+        return EngineKind::Native;
+    }
+    let _ = base;
+    #[cfg(feature = "ort")]
+    return EngineKind::Ort(Device::Cpu);
+    #[cfg(all(feature = "tract", not(feature = "ort")))]
+    return EngineKind::Tract;
+    // Who starts it learns what is wrong.
+    #[cfg(not(any(feature = "ort", feature = "tract")))]
+    EngineKind::Native
+}
+
+/// Starts an engine on a base.
+///
+/// # Errors
+/// When it is not available on this machine or in this build, or the base cannot be read.
+pub fn start(kind: EngineKind, base: &Arc<Base>, options: &EngineOptions) -> Result<Arc<dyn Engine>, EngineError> {
+    let _base = Arc::clone(base);
+    match kind {
+        #[cfg(feature = "native")]
+        EngineKind::Native => Ok(Arc::new(overmask::engine::native::NativeEngine::new(_base, options)?)),
+        #[cfg(feature = "ort")]
+        EngineKind::Ort(device) => Ok(Arc::new(overmask_ort::OrtEngine::new(_base, device, options)?)),
+        #[cfg(feature = "tract")]
+        EngineKind::Tract => Ok(Arc::new(overmask_tract::TractEngine::new(_base, options)?)),
+        _ => {
+            let (engine, feature) = (kind, kind.feature());
+            let reason = format!("this program was built without it; build with `--features {feature}`");
+            let _ = options;
+            Err(EngineError::Unavailable { engine, reason })
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! What the command lines of Overmask share: output, messages, help, exit codes, and the engines that a user
+//! can ask for. No program's logic is here.
+
+mod engines;
+mod environment;
+mod exit;
+pub mod help;
+mod messages;
+mod output;
+
+pub use engines::{EngineArgs, default_engine, start, threads};
+pub use environment::{derived_directory, engine_options};
+pub use exit::{CodedError, ExitCode};
+pub use messages::{Messages, Verbosity};
+pub use output::{Output, describe, exit};

@@ -1,0 +1,221 @@
+//! One panel of a product.
+
+use super::activations::split;
+use super::isa::Set;
+use super::portable::Portable;
+use super::{Activations, Ahead, Isa, Kernel, NR, PanelMask, Panels, Part, Row};
+
+/// Steps of a panel that are gone through at once: 48 kB of weights stay in the first-level cache,
+/// or near it, while the tiles go over them.
+const PART: usize = 384;
+
+/// Memory that a product needs and that the next one uses again; one for each thread.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    /// A part of a panel, masked.
+    masked: Vec<Row>,
+    /// The kept steps of a part.
+    steps: Vec<u32>,
+}
+
+impl Isa {
+    /// What [`multiply`] does with a mask in a product of so many rows, in a few words.
+    pub fn form(self, mask: PanelMask<'_>, rows: usize) -> &'static str {
+        let merge_below = match self.0 {
+            Set::Portable => Portable::MERGE_BELOW,
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx2 => super::avx2::Avx2::MERGE_BELOW,
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx512 => super::avx512::Avx512::MERGE_BELOW,
+            #[cfg(not(target_arch = "x86_64"))]
+            Set::Avx2 | Set::Avx512 => unreachable!("{self} on another processor"),
+        };
+        match mask {
+            PanelMask::Dense => "no mask",
+            PanelMask::Steps(_) => "kept steps",
+            PanelMask::Weights(_) if rows < merge_below => "masked multiply-adds",
+            PanelMask::Weights(_) => "masked panels",
+        }
+    }
+}
+
+/// Multiplies activations with one panel of a masked weight; `sums` has a row for each row of the
+/// activations. The products are added to a bias, or without one to what the sums are.
+///
+/// # Panics
+/// When the activations' inputs are not those of the weight, `sums` has not their rows, the mask
+/// is of another weight, or there is no such panel.
+#[allow(clippy::too_many_arguments)]
+pub fn multiply(
+    isa: Isa,
+    activations: Activations<'_>,
+    weight: Panels<'_>,
+    mask: PanelMask<'_>,
+    panel: usize,
+    bias: Option<&Row>,
+    scratch: &mut Scratch,
+    sums: &mut [Row],
+) {
+    match isa.0 {
+        Set::Portable => run(Portable, activations, weight, mask, panel, bias, scratch, sums),
+        #[cfg(target_arch = "x86_64")]
+        Set::Avx2 => run(super::avx2::Avx2::of(isa), activations, weight, mask, panel, bias, scratch, sums),
+        #[cfg(target_arch = "x86_64")]
+        Set::Avx512 => run(super::avx512::Avx512::of(isa), activations, weight, mask, panel, bias, scratch, sums),
+        #[cfg(not(target_arch = "x86_64"))]
+        Set::Avx2 | Set::Avx512 => unreachable!("{isa} on another processor"),
+    }
+}
+
+#[allow(clippy::too_many_arguments)]
+fn run<K: Kernel>(
+    kernel: K,
+    activations: Activations<'_>,
+    weight: Panels<'_>,
+    mask: PanelMask<'_>,
+    panel: usize,
+    bias: Option<&Row>,
+    scratch: &mut Scratch,
+    sums: &mut [Row],
+) {
+    let (rows, inputs) = (activations.rows(), weight.inputs());
+    assert_eq!(activations.inputs(), inputs, "activations and weight have not the same inputs");
+    assert_eq!(sums.len(), rows, "activations and sums have not the same rows");
+    assert!(mask.fits(weight.outputs(), inputs), "the mask is of another weight");
+    let Scratch { masked, steps } = scratch;
+    masked.resize(PART, [0.0; NR]);
+    let tiles = split(rows, K::MAX_ROWS);
+    for start in (0..inputs).step_by(PART) {
+        let range = start..inputs.min(start + PART);
+        let b = &weight.panel(panel)[range.clone()];
+        let masked = &mut masked[..b.len()];
+        if let PanelMask::Steps(words) = mask {
+            let words = &words[panel * inputs.div_ceil(32)..][range.start / 32..range.end.div_ceil(32)];
+            kernel.kept(words, steps);
+        }
+        // What comes next lies behind; each tile asks for its share, step by step.
+        let used = if matches!(mask, PanelMask::Steps(_)) { steps.len() } else { b.len() };
+        let (next, stride) = (b.as_ptr_range().end.cast::<i8>(), size_of_val(b).div_ceil((tiles.len() * used).max(1)));
+        for (tile, (first, height)) in split(rows, K::MAX_ROWS).enumerate() {
+            let (a, sums) = (activations.tile(first, start), &mut sums[first..first + height]);
+            let ahead = Ahead { start: next.wrapping_add(tile * stride * used), stride };
+            let part = Part { a, b, bias: bias.filter(|_| start == 0), ahead };
+            match mask {
+                PanelMask::Dense => kernel.dense(part, sums),
+                PanelMask::Steps(_) if steps.len() == b.len() => kernel.dense(part, sums),
+                PanelMask::Steps(_) => kernel.listed(part, steps, sums),
+                PanelMask::Weights(masks) => {
+                    let masks = &masks[panel * inputs..][range.clone()];
+                    match tile {
+                        _ if rows < K::MERGE_BELOW => kernel.masked(part, masks, masked, sums),
+                        0 => kernel.masking(part, masks, masked, sums),
+                        _ => kernel.dense(Part { b: masked, ..part }, sums),
+                    }
+                }
+            }
+        }
+    }
+    // Without inputs there is no part that the bias could come with.
+    if let (0, Some(bias)) = (inputs, bias) {
+        sums.fill(*bias);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::Units;
+
+    /// The most rows and outputs, and where long inputs begin; an interpreter takes its time.
+    const SIZES: [usize; 4] = if cfg!(miri) { [8, 40, 1, 1] } else { [40, 100, 380, 800] };
+
+    /// The product, one weight after the other, in f64.
+    fn slow(values: &[f32], rows: usize, stride: usize, weight: &[f32], mask: &Units<'_>) -> Vec<f64> {
+        let Units { outputs, inputs, .. } = *mask;
+        let mut product = vec![0.0; rows * outputs];
+        for row in 0..rows {
+            for output in 0..outputs {
+                for k in (0..inputs).filter(|k| mask.keeps(output, *k)) {
+                    product[row * outputs + output] +=
+                        f64::from(values[row * stride + k]) * f64::from(weight[output * inputs + k]);
+                }
+            }
+        }
+        product
+    }
+
+    /// The values [rows, stride] in panels, without the end of each row, behind `stride - inputs`
+    /// rows that are not of the product.
+    fn panels_of(values: &[f32], rows: usize, inputs: usize, stride: usize) -> Vec<Row> {
+        let more = stride - inputs;
+        let mut panels = vec![[f32::NAN; NR]; inputs.div_ceil(NR) * (rows + more)];
+        for (row, values) in values.chunks(stride).enumerate() {
+            for (k, value) in values[..inputs].iter().enumerate() {
+                panels[k / NR * (rows + more) + more + row][k % NR] = *value;
+            }
+        }
+        panels
+    }
+
+    fn random(seed: u32) -> impl FnMut() -> f32 {
+        let mut state = seed | 1;
+        move || {
+            state ^= state << 13;
+            state ^= state >> 17;
+            state ^= state << 5;
+            (state >> 8) as f32 / (1 << 24) as f32 - 0.5
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 3 } else { 300 }))]
+
+        #[test]
+        fn products_are_those_of_the_definition(
+            rows in 0..SIZES[0],
+            (outputs, inputs) in (1..SIZES[1], prop_oneof![1..80usize, SIZES[2]..SIZES[2] + 20, SIZES[3]..SIZES[3] + 100]),
+            more in 0usize..5,
+            kind in 0..4,
+            seed: u32,
+        ) {
+            let block = match kind {
+                0 | 1 => (1, 1),
+                2 => (32, 1),
+                _ => (5, 3),
+            };
+            let mut next = random(seed);
+            let stride = inputs + more;
+            let values: Vec<f32> = (0..rows * stride).map(|_| next()).collect();
+            let weight: Vec<f32> = (0..outputs * inputs).map(|_| next()).collect();
+            let mut bits = vec![0; (outputs.div_ceil(block.0) * inputs.div_ceil(block.1)).div_ceil(8)];
+            for byte in &mut bits {
+                *byte = (0..8).fold(0, |byte, bit| byte | u8::from(kind == 0 || next() > -0.3) << bit);
+            }
+            let mask = Units { outputs, inputs, block, bits: &bits };
+            let mut packed = vec![0.0; Panels::packed_len(outputs, inputs)];
+            Panels::pack(&weight, outputs, inputs, &mut packed);
+            let panels = Panels::new(&packed, outputs, inputs);
+            let mut words = vec![0; PanelMask::packed_len(block, outputs, inputs)];
+            let panel_mask = if kind == 0 { PanelMask::Dense } else { PanelMask::pack(&mask, &mut words) };
+            let expected = slow(&values, rows, stride, &weight, &mask);
+            let activations = panels_of(&values, rows, inputs, stride);
+            for isa in Isa::available() {
+                let mut scratch = Scratch::default();
+                // With a bias, what is there before does not count.
+                let (bias, before) = if more % 2 == 0 { (None, 0.5) } else { (Some(&[0.5; NR]), f32::NAN) };
+                let mut found = vec![[before; NR]; panels.len() * rows];
+                for (panel, sums) in found.chunks_mut(rows.max(1)).enumerate() {
+                    let activations = Activations::new(&activations, rows + more, inputs).of_rows(more..rows + more);
+                    multiply(isa, activations, panels, panel_mask, panel, bias, &mut scratch, sums);
+                }
+                for (i, expected) in expected.iter().enumerate() {
+                    let (row, output) = (i / outputs, i % outputs);
+                    let found = f64::from(found[output / NR * rows + row][output % NR]) - 0.5;
+                    prop_assert!((found - expected).abs() < 1e-4, "{isa}: {found} {expected}");
+                }
+            }
+        }
+    }
+}

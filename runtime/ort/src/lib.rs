@@ -1,0 +1,280 @@
+//! The engine of ONNX Runtime, on the CPU or an NVIDIA GPU.
+//!
+//! When the engine starts, the base's maskable weights become inputs of the graph. The base's
+//! own values are seen where the memory map has them (on a GPU: uploaded once) and shared by
+//! all tasks. Loading a task runs a small graph, `Where(keep, weight, 0)`, for each masked
+//! tensor; the results stay on the device, bound to the task's inputs, so that switching tasks
+//! is choosing another binding. A task that replaces other tensors, norms for example, runs on a
+//! session in which these are inputs, too; tasks that replace the same ones share it.
+
+mod binding;
+mod library;
+mod masking;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use ort::ep;
+use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
+use ort::session::Session;
+use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
+use ort::value::Tensor;
+use overmask::base::{Base, BaseError, Precision};
+use overmask::engine::{
+    Changes, Device, Engine, EngineError, EngineInfo, EngineKind, EngineOptions, Hidden, TaskId, TaskIds, TokenBatch,
+    check_changes,
+};
+use overmask::mask::{Granularity, Mask};
+use overmask::pack::{Delta, NamedMask};
+use overmask_graph as graph;
+use overmask_graph::encoder::{self, Padded};
+
+pub use self::binding::{Binding, Bound};
+pub use self::library::environment;
+use self::masking::Masker;
+
+/// Where ONNX Runtime looks for external data when a model does not come from a file.
+const EXTERNAL_FOLDER: &str = "session.model_external_initializers_file_folder_path";
+
+/// An encoder in ONNX Runtime. Threads that share one take turns; ONNX Runtime itself spreads a
+/// batch over the threads that it was given.
+pub struct OrtEngine {
+    device: Device,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    // Fields drop in this order: what refers to a session goes before it.
+    tasks: BTreeMap<TaskId, Task>,
+    ids: TaskIds,
+    /// The base's own values, made when first needed.
+    shared: BTreeMap<String, Arc<Bound>>,
+    masker: Masker,
+    /// By the tensors that are inputs besides the maskable ones.
+    sessions: BTreeMap<Vec<String>, Session>,
+    /// The fields of a batch that the graph reads.
+    inputs: Vec<String>,
+    device: Device,
+    options: EngineOptions,
+    base: Arc<Base>,
+}
+
+/// A loaded task: which session runs it, and with which weights.
+struct Task {
+    replaced: Vec<String>,
+    binding: Binding,
+}
+
+impl OrtEngine {
+    /// Starts ONNX Runtime on a base.
+    ///
+    /// # Errors
+    /// When the library cannot be loaded, the device is not there, or the base's graph cannot
+    /// be read.
+    pub fn new(base: Arc<Base>, device: Device, options: &EngineOptions) -> Result<Self, EngineError> {
+        let (session, inputs) = open(&base, device, options, &[])?;
+        let sessions = BTreeMap::from([(Vec::new(), session)]);
+        let masker = Masker::new(device, options)?;
+        let (tasks, ids, shared) = (BTreeMap::new(), TaskIds::default(), BTreeMap::new());
+        let options = options.clone();
+        let inner = Mutex::new(Inner { tasks, ids, shared, masker, sessions, inputs, device, options, base });
+        Ok(OrtEngine { device, inner })
+    }
+
+    /// A panic leaves nothing half done that matters.
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    /// The base's own value of a tensor, on the engine's device.
+    fn shared(&mut self, name: &str) -> Result<Arc<Bound>, EngineError> {
+        if let Some(value) = self.shared.get(name) {
+            return Ok(Arc::clone(value));
+        }
+        let mut value = Arc::new(Bound::mapped(&self.base, name)?);
+        if self.device == Device::Cuda {
+            // Masking nothing is the way to the device. Bound as it is, it would be uploaded anew
+            // for each task.
+            let (shape, _) = self.base.tensor_f32(name)?;
+            let all = Mask::keep_all(Granularity::Weight, shape[0], shape[1]);
+            let all = all.map_err(|e| failed(self.device, e))?;
+            value = self.masker.apply(&all, &value)?;
+        }
+        self.shared.insert(name.to_owned(), Arc::clone(&value));
+        Ok(value)
+    }
+
+    fn add(&mut self, changes: Changes<'_>) -> Result<TaskId, EngineError> {
+        let (masks, deltas) = (changes.masks(&self.base)?, changes.deltas());
+        check_changes(&self.base, &masks, deltas)?;
+        let (device, base) = (self.device, Arc::clone(&self.base));
+        let other = deltas.iter().filter(|delta| base.maskable(&delta.tensor).is_none());
+        let mut replaced: Vec<String> = other.map(|delta| delta.tensor.clone()).collect();
+        replaced.sort_unstable();
+        if !self.sessions.contains_key(&replaced) {
+            let (session, _) = open(&base, device, &self.options, &replaced)?;
+            self.sessions.insert(replaced.clone(), session);
+        }
+        let mut binding = Binding::new(&self.sessions[&replaced]).map_err(|e| failed(device, e))?;
+        let mut bind = |name: &str, value| binding.input(name, &value).map_err(|e| failed(device, e));
+        for tensor in &base.manifest().maskable {
+            if deltas.iter().any(|delta| delta.tensor == tensor.name) {
+                continue;
+            }
+            let value = match masks.iter().find(|m| m.tensor == tensor.name) {
+                Some(NamedMask { mask, .. }) => {
+                    self.masker.apply(mask, &Arc::new(Bound::mapped(&base, &tensor.name)?))?
+                }
+                None => self.shared(&tensor.name)?,
+            };
+            bind(&tensor.name, value)?;
+        }
+        for Delta { tensor, shape, values, .. } in deltas {
+            let value = Tensor::from_array((shape.clone(), values.clone())).map_err(|e| failed(device, e))?;
+            bind(tensor, Arc::new(Bound::owned(value.into_dyn())))?;
+        }
+        let task = self.ids.next();
+        self.tasks.insert(task, Task { replaced, binding });
+        Ok(task)
+    }
+}
+
+/// A session of the base's graph in which the maskable weights, and these tensors, are inputs; and the
+/// fields of a batch that the graph reads.
+fn open(
+    base: &Base,
+    device: Device,
+    options: &EngineOptions,
+    replaced: &[String],
+) -> Result<(Session, Vec<String>), EngineError> {
+    let mut model = graph::read_model(&base.model_path())?;
+    let inputs = encoder::token_inputs(&model).map_err(|e| failed(device, e))?;
+    let maskable = base.manifest().maskable.iter().map(|t| &t.name);
+    let names: Vec<&str> = maskable.chain(replaced).map(String::as_str).collect();
+    graph::initializers_to_inputs(&mut model, &names)?;
+    // External data are found from the bundle's folder, whatever the working directory.
+    let folder =
+        std::path::absolute(base.dir()).map_err(|source| BaseError::Io { path: base.dir().to_owned(), source })?;
+    let Some(folder) = folder.to_str() else {
+        return Err(failed(device, format!("the path {} is not UTF-8; move the base", folder.display())));
+    };
+    let session = builder(device, options)?
+        .with_config_entry(EXTERNAL_FOLDER, folder)
+        .map_err(|e| failed(device, e))?
+        .commit_from_memory(&graph::encode(&model))
+        .map_err(|e| refused(device, e))?;
+    Ok((session, inputs))
+}
+
+impl Engine for OrtEngine {
+    fn describe(&self) -> EngineInfo {
+        EngineInfo::new(EngineKind::Ort(self.device), Precision::F32, "ONNX Runtime")
+    }
+
+    fn add(&self, changes: Changes<'_>) -> Result<TaskId, EngineError> {
+        self.inner().add(changes)
+    }
+
+    fn remove(&self, task: TaskId) -> Result<(), EngineError> {
+        let mut inner = self.inner();
+        let Inner { tasks, sessions, .. } = &mut *inner;
+        let Task { replaced, binding } = tasks.remove(&task).ok_or(EngineError::NoTask(task))?;
+        drop(binding);
+        // A session that no task runs on is a copy of the base that nobody needs; the usual one stays.
+        if !replaced.is_empty() && tasks.values().all(|other| other.replaced != replaced) {
+            sessions.remove(&replaced);
+        }
+        Ok(())
+    }
+
+    fn encode(&self, task: TaskId, texts: &TokenBatch) -> Result<Hidden, EngineError> {
+        let mut inner = self.inner();
+        let Inner { tasks, sessions, inputs, base, .. } = &mut *inner;
+        texts.check(base)?;
+        let missing = EngineError::NoTask(task);
+        let Some(Task { replaced, binding }) = tasks.get_mut(&task) else { return Err(missing) };
+        let Some(session) = sessions.get_mut(replaced) else { return Err(missing) };
+        let hidden = base.manifest().architecture.hidden_size;
+        let padded = Padded::from(texts);
+        let values = run(session, binding, inputs, &padded, hidden).map_err(|e| failed(self.device, e))?;
+        Ok(Hidden::new(texts, hidden, Padded::without_padding(texts, padded.sequence, hidden, values)))
+    }
+}
+
+fn run(
+    session: &mut Session,
+    binding: &mut Binding,
+    inputs: &[String],
+    batch: &Padded,
+    hidden: usize,
+) -> Result<Vec<f32>, ort::Error> {
+    for (name, values) in inputs.iter().filter_map(|name| batch.input(name).map(|values| (name, values))) {
+        let value = Tensor::from_array(([batch.batch, batch.sequence], values.clone()))?;
+        binding.input(name, &Arc::new(Bound::owned(value.into_dyn())))?;
+    }
+    let output = Tensor::<f32>::new(&Allocator::default(), [batch.batch, batch.sequence, hidden])?;
+    let output = Arc::new(Bound::owned(output.into_dyn()));
+    binding.output(encoder::OUTPUT, &output)?;
+    binding.run(session)?;
+    output.download()
+}
+
+/// A session builder with the settings that all sessions share.
+fn builder(device: Device, options: &EngineOptions) -> Result<SessionBuilder, EngineError> {
+    let environment = environment()?;
+    let build = || {
+        let mut builder = Session::builder(environment)?.with_optimization_level(GraphOptimizationLevel::All)?;
+        if let Some(threads) = options.threads {
+            builder = builder.with_intra_threads(threads)?;
+        }
+        Ok::<_, ort::Error>(builder)
+    };
+    on_device(build().map_err(|e| failed(device, e))?, device)
+}
+
+/// Lets the sessions of a builder run on a device.
+///
+/// # Errors
+/// When the device cannot be used.
+pub fn on_device(builder: SessionBuilder, device: Device) -> Result<SessionBuilder, EngineError> {
+    if device == Device::Cpu {
+        return Ok(builder);
+    }
+    // TF32 would round the products' inputs to 10 bits: precision is never a default's choice.
+    // A provider that does not start is an error here, not a warning and a slow run on the CPU.
+    // (`session.disable_cpu_ep_fallback` is no help: shapes are computed on the CPU by design, and
+    // it would refuse every graph with dynamic sizes.)
+    let cuda = ep::CUDA::default().with_tf32(false).build().error_on_failure();
+    builder.with_execution_providers([cuda]).map_err(|e| refused(device, e))
+}
+
+/// What allocates values in a device's memory.
+///
+/// # Errors
+/// When the session does not run on the device.
+pub fn allocator(session: &Session, device: Device) -> Result<Allocator, ort::Error> {
+    match device {
+        Device::Cpu => Ok(Allocator::default()),
+        Device::Cuda => {
+            let memory = MemoryInfo::new(AllocationDevice::CUDA, 0, AllocatorType::Device, MemoryType::Default)?;
+            Allocator::new(session, memory)
+        }
+    }
+}
+
+fn failed(device: Device, error: impl ToString) -> EngineError {
+    EngineError::Failed { engine: EngineKind::Ort(device), reason: error.to_string() }
+}
+
+fn refused(device: Device, error: impl ToString) -> EngineError {
+    let mut reason = error.to_string().trim_end_matches('.').to_owned();
+    if device == Device::Cuda {
+        reason.push_str(
+            "; it needs an NVIDIA GPU with its driver, an ONNX Runtime built with CUDA (ORT_DYLIB_PATH), and the \
+             CUDA and cuDNN libraries of that build on the loader path",
+        );
+    }
+    EngineError::Unavailable { engine: EngineKind::Ort(device), reason }
+}

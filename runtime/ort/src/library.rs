@@ -1,0 +1,134 @@
+//! Finding and loading ONNX Runtime's shared library.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use ort::environment::Environment;
+use ort::logging::LogLevel;
+use overmask::engine::{Device, EngineError, EngineKind};
+
+/// The variable that names the library.
+const VARIABLE: &str = "ORT_DYLIB_PATH";
+
+#[cfg(target_os = "windows")]
+const NAME: &str = "onnxruntime.dll";
+#[cfg(target_os = "macos")]
+const NAME: &str = "libonnxruntime.dylib";
+#[cfg(not(any(target_os = "windows", target_os = "macos")))]
+const NAME: &str = "libonnxruntime.so";
+
+/// The process's ONNX Runtime environment; loads the library on the first call.
+///
+/// The library is the file that `ORT_DYLIB_PATH` names; without it, the first found of: the
+/// program's own folder, `../lib`, `../onnxruntime` and `../../onnxruntime` from there, and the
+/// system's library folders.
+///
+/// # Errors
+/// When there is no library, or it cannot be loaded, or it is too old.
+pub fn environment() -> Result<&'static Environment, EngineError> {
+    static ENVIRONMENT: OnceLock<Result<Environment, String>> = OnceLock::new();
+    ENVIRONMENT
+        .get_or_init(load)
+        .as_ref()
+        .map_err(|reason| EngineError::Unavailable { engine: EngineKind::Ort(Device::Cpu), reason: reason.clone() })
+}
+
+fn load() -> Result<Environment, String> {
+    let path = find()?;
+    log::debug!("loading ONNX Runtime from {}", path.display());
+    let environment = ort::init_from(&path)
+        .map_err(|e| e.to_string())?
+        .with_name("overmask")
+        .with_telemetry(false)
+        .with_logger(Arc::new(log_message))
+        .build()
+        .map_err(|e| format!("{}: {e}", path.display()))?;
+    // What nobody asked to see is not even formatted.
+    environment.set_log_level(match log::max_level() {
+        log::LevelFilter::Trace => LogLevel::Verbose,
+        log::LevelFilter::Debug => LogLevel::Info,
+        _ => LogLevel::Warning,
+    });
+    Ok(environment)
+}
+
+/// The library's own messages go where all others go.
+fn log_message(level: LogLevel, _category: &str, _id: &str, location: &str, message: &str) {
+    let level = match level {
+        LogLevel::Fatal | LogLevel::Error => log::Level::Error,
+        // Its warnings are about its own inner life (unused initializers, node placement).
+        LogLevel::Warning => log::Level::Info,
+        LogLevel::Info => log::Level::Debug,
+        LogLevel::Verbose => log::Level::Trace,
+    };
+    log::log!(target: "onnxruntime", level, "{message} ({location})");
+}
+
+fn find() -> Result<PathBuf, String> {
+    if let Some(named) = std::env::var_os(VARIABLE).filter(|v| !v.is_empty()) {
+        // Made absolute: the loader would look for a bare name in the program's folder first.
+        let path = std::path::absolute(&named).map_err(|e| format!("{VARIABLE}: {e}"))?;
+        if !path.is_file() {
+            return Err(format!("{VARIABLE} names {}, which is not a file", path.display()));
+        }
+        return Ok(path);
+    }
+    let program = std::env::current_exe().ok();
+    let folders = folders(program.as_deref().and_then(Path::parent));
+    folders.iter().find_map(|folder| library_in(folder)).ok_or_else(|| {
+        format!(
+            "no ONNX Runtime library ({NAME}) was found; set {VARIABLE} to one of version 1.22 or newer, which \
+             `overmask-export fetch onnxruntime` gets. The engine `tract` needs none"
+        )
+    })
+}
+
+/// The folders that are looked through, in order.
+fn folders(program: Option<&Path>) -> Vec<PathBuf> {
+    let beside = program.into_iter().flat_map(|dir| {
+        let relative = ["", "../lib", "../onnxruntime", "../../onnxruntime"];
+        relative.map(|r| dir.join(r))
+    });
+    let arch = std::env::consts::ARCH;
+    let system = [
+        "/usr/local/lib".to_owned(),
+        format!("/usr/lib/{arch}-linux-gnu"),
+        "/usr/lib64".to_owned(),
+        "/usr/lib".to_owned(),
+    ];
+    beside.chain(system.map(PathBuf::from)).collect()
+}
+
+/// The library in a folder: under its plain name, or the newest with a version after it.
+fn library_in(folder: &Path) -> Option<PathBuf> {
+    let plain = folder.join(NAME);
+    if plain.is_file() {
+        return Some(plain);
+    }
+    let versioned = std::fs::read_dir(folder).ok()?.flatten().filter_map(|entry| {
+        let name = entry.file_name().into_string().ok()?;
+        let version: Vec<u32> =
+            name.strip_prefix(NAME)?.strip_prefix('.')?.split('.').map(|n| n.parse().ok()).collect::<Option<_>>()?;
+        Some((version, entry.path()))
+    });
+    versioned.max().map(|(_, path)| path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_version_in_a_folder_is_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(library_in(dir.path()), None);
+        for name in [".1.9.0", ".1.31.1", ".1.31", ".old", ".1.x"] {
+            std::fs::write(dir.path().join(format!("{NAME}{name}")), "").unwrap();
+        }
+        std::fs::write(dir.path().join("libonnxruntime_providers_shared.so"), "").unwrap();
+        assert_eq!(library_in(dir.path()).unwrap(), dir.path().join(format!("{NAME}.1.31.1")));
+        std::fs::write(dir.path().join(NAME), "").unwrap();
+        assert_eq!(library_in(dir.path()).unwrap(), dir.path().join(NAME));
+        assert_eq!(library_in(&dir.path().join("none")), None);
+    }
+}

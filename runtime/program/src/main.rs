@@ -1,0 +1,105 @@
+//! `overmask`: runs task packs on a frozen base. One file for each subcommand, and no logic that the library
+//! lacks.
+//!
+//! Results go to stdout, everything else to stderr. The exit status follows [`ExitCode`].
+
+mod answer;
+mod bench;
+mod input;
+mod inspect;
+mod packs;
+mod run;
+#[cfg(test)]
+mod tests;
+mod verify;
+
+use std::path::PathBuf;
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use overmask_cli::help::{self, CompletionsArgs, ManArgs};
+use overmask_cli::{ExitCode, Messages, Output, Verbosity};
+
+/// Runs task packs on one frozen base model.
+#[derive(Debug, Parser)]
+#[command(
+    name = "overmask",
+    version,
+    before_help = "Example:\n  overmask run --base base/ --pack trec.pack \"What is the capital of Peru?\"",
+    after_help = ExitCode::HELP,
+    subcommand_required = true,
+    arg_required_else_help = true
+)]
+struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    command: Command,
+    /// What to say while doing it.
+    #[command(flatten)]
+    verbosity: Verbosity,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Label texts with one or more task packs
+    #[command(
+        before_help = "Examples:\n  overmask run --base base/ --pack trec.pack \"What is the capital of Peru?\"\n  \
+                       overmask run --base base/ --pack trec.pack --pack movie.pack --json < texts.txt\n  \
+                       overmask run --base base/ --pack people.pack --jsonl < tokens.jsonl",
+        after_help = ExitCode::HELP
+    )]
+    Run(run::RunArgs),
+    /// Show what a pack holds, and what its bytes are spent on
+    #[command(before_help = "Example:\n  overmask inspect trec.pack --base base/", after_help = ExitCode::HELP)]
+    Inspect(inspect::InspectArgs),
+    /// Check base and packs: digests, structure, signature, fit, and the golden vectors on an engine
+    #[command(
+        before_help = "Examples:\n  overmask verify trec.pack --base base/\n  \
+                       overmask verify trec.pack --key fleet.pub",
+        after_help = ExitCode::HELP
+    )]
+    Verify(verify::VerifyArgs),
+    /// Measure how fast a task runs here: passes, first result, task switch, memory
+    #[command(
+        before_help = "Examples:\n  overmask bench --base base/ --pack trec.pack\n  \
+                       overmask bench --base base/ --pack trec.pack --pack movie.pack --seq 32 --threads 1 --json",
+        after_help = ExitCode::HELP
+    )]
+    Bench(bench::BenchArgs),
+    /// Print a completion script for a shell
+    #[command(
+        before_help = "Example:\n  overmask completions bash > /etc/bash_completion.d/overmask",
+        after_help = ExitCode::HELP
+    )]
+    Completions(CompletionsArgs),
+    /// Print the manual page, of the program or of a subcommand
+    #[command(before_help = "Example:\n  overmask man run | man -l -", after_help = ExitCode::HELP)]
+    Man(ManArgs),
+}
+
+/// The base that a command works on.
+#[derive(Debug, Args)]
+struct BaseArgs {
+    /// Directory of the base bundle
+    #[arg(long, value_name = "DIR")]
+    base: PathBuf,
+}
+
+fn main() -> std::process::ExitCode {
+    let cli = Cli::parse();
+    cli.verbosity.start(Messages::Warnings);
+    overmask_cli::exit(execute(cli.command), ExitCode::of)
+}
+
+fn execute(command: Command) -> anyhow::Result<()> {
+    let mut out = Output::stdout();
+    match command {
+        Command::Run(args) => run::run(&args, &mut out),
+        Command::Inspect(args) => inspect::run(&args, &mut out),
+        Command::Verify(args) => verify::run(&args, &mut out),
+        Command::Bench(args) => bench::run(&args, &mut out),
+        Command::Completions(args) => help::completions(&args, Cli::command(), &mut out),
+        Command::Man(args) => help::man(&args, Cli::command(), &mut out),
+    }?;
+    out.flush()
+}

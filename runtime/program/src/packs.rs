@@ -1,0 +1,62 @@
+//! The packs that a command is given: single ones, whole sets, or one of a set; signed or not.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use overmask::pack::{PackFile, read_file, read_packs, select, split_name};
+use overmask::trust::{Keyring, PublicKey, Verified, default_keyring};
+
+const TRUST: &str = "Trust";
+
+/// Whose packs are taken.
+#[derive(Debug, Args)]
+pub(super) struct TrustArgs {
+    /// Take only packs with a signature of this public key (FILE.minisig beside FILE)
+    #[arg(long, value_name = "FILE", conflicts_with = "keyring", help_heading = TRUST)]
+    key: Option<PathBuf>,
+    /// Take only packs with a signature of one of the keys (*.pub) in this directory
+    #[arg(long, value_name = "DIR", help_heading = TRUST)]
+    keyring: Option<PathBuf>,
+    /// Take only packs with a signature; without --key and --keyring, of the keys in the directory
+    /// that OVERMASK_KEYRING names, else in /etc/overmask/keys
+    #[arg(long, help_heading = TRUST)]
+    require_signature: bool,
+}
+
+impl TrustArgs {
+    /// The keys of which one must have signed; none if unsigned packs are taken.
+    fn keyring(&self) -> anyhow::Result<Option<Keyring>> {
+        Ok(match (&self.key, &self.keyring) {
+            (Some(key), _) => Some(Keyring::from_keys(vec![PublicKey::read(key)?])),
+            (None, Some(dir)) => Some(Keyring::open(dir)?),
+            (None, None) if self.require_signature => Some(Keyring::open(&default_keyring())?),
+            (None, None) => None,
+        })
+    }
+}
+
+/// A pack with the path that the user gave, and who signed its file.
+pub(super) struct Given {
+    pub(super) path: String,
+    pub(super) file: PackFile,
+    pub(super) signed: Option<Verified>,
+}
+
+/// Reads the packs of some files. A file may be a set, which gives all its packs, or a set with
+/// `#` and the name of one of them.
+pub(super) fn read(paths: &[PathBuf], trust: &TrustArgs) -> anyhow::Result<Vec<Given>> {
+    let keyring = trust.keyring()?;
+    let mut all = Vec::new();
+    for given in paths {
+        let (path, name) = split_name(given);
+        // Read once: the bytes whose signature is checked are those that are used.
+        let bytes = read_file(&path)?;
+        let signed = keyring.as_ref().map(|keys| keys.verify_file_bytes(&path, &bytes)).transpose()?;
+        let packs = select(read_packs(&path, &bytes)?, &path, name.as_deref())?;
+        all.extend(packs.into_iter().map(|file| {
+            let path = file.origin().unwrap_or(&path).display().to_string();
+            Given { path, file, signed: signed.clone() }
+        }));
+    }
+    Ok(all)
+}

@@ -1,0 +1,141 @@
+//! `overmask verify`: whether base and packs are whole, signed, belong together, and compute here
+//! what they computed where they were made.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::Args;
+use overmask::base::Base;
+use overmask::task::{GOLDEN_TOLERANCE, Runner};
+use overmask::text::printable;
+use overmask_cli::{CodedError, EngineArgs, ExitCode, Output};
+use serde::Serialize;
+
+use super::packs::{self, Given, TrustArgs};
+
+/// Arguments of `overmask verify`.
+#[derive(Debug, Args)]
+pub(super) struct VerifyArgs {
+    /// The packs, pack sets, or single packs of a set (SET#NAME)
+    #[arg(value_name = "PACK", required = true)]
+    packs: Vec<PathBuf>,
+    /// Directory of the base bundle; without one, only the packs' files are checked (and with the
+    /// options below their signatures)
+    #[arg(long, value_name = "DIR")]
+    base: Option<PathBuf>,
+    #[command(flatten)]
+    engine: EngineArgs,
+    #[command(flatten)]
+    trust: TrustArgs,
+    /// Print one JSON object for each pack
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Report<'a> {
+    pack: &'a str,
+    task: &'a str,
+    ok: bool,
+    sha256: &'a str,
+    base_id: &'a str,
+    /// Identity of the key that signed, when a signature was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    signed_by: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trusted_comment: Option<&'a str>,
+    #[serde(flatten)]
+    golden: Option<GoldenReport>,
+}
+
+/// What the golden vectors told, when there is a base.
+#[derive(Serialize)]
+struct GoldenReport {
+    golden_texts: usize,
+    golden_max_difference: f32,
+    golden_tolerance: f32,
+    engine: String,
+    precision: &'static str,
+}
+
+pub(super) fn run(args: &VerifyArgs, out: &mut Output) -> anyhow::Result<()> {
+    let given = packs::read(&args.packs, &args.trust)?;
+    let start = |dir: &PathBuf| -> anyhow::Result<Runner> {
+        let base = Arc::new(Base::open(dir)?);
+        log::info!("computing the digests of {}", dir.display());
+        base.verify()?;
+        given.iter().try_for_each(|given| given.file.check_base(&base))?;
+        let engine = args.engine.start(&base)?;
+        Ok(Runner::new(engine, base)?)
+    };
+    let runner = args.base.as_ref().map(start).transpose()?;
+    let info = runner.as_ref().map(Runner::describe);
+    // What cannot be decoded is found before anything is computed or printed.
+    let base = runner.as_ref().map(Runner::base);
+    let decode = |given: &Given| base.map(|base| given.file.clone().decode(Some(base))).transpose();
+    let packs = given.iter().map(decode).collect::<Result<Vec<_>, _>>()?;
+    let mut bad = Vec::new();
+    // Whoever reads the reports may stop; the exit status tells of every pack all the same.
+    let mut written = Ok(());
+    for (Given { path, file, signed }, pack) in given.iter().zip(packs) {
+        let golden = match runner.as_ref().zip(pack) {
+            None => None,
+            Some((runner, pack)) => {
+                let task = runner.add_pack(pack)?;
+                Some(runner.check_golden(task)?)
+            }
+        };
+        let report = Report {
+            pack: path,
+            task: &file.document().name,
+            ok: golden.is_none_or(|golden| golden.is_ok()),
+            sha256: file.digest(),
+            base_id: &file.document().base_id,
+            signed_by: signed.as_ref().map(|s| s.key_id.as_str()),
+            trusted_comment: signed.as_ref().map(|s| s.trusted_comment.as_str()),
+            golden: golden.zip(info.as_ref()).map(|(golden, info)| GoldenReport {
+                golden_texts: golden.texts,
+                golden_max_difference: golden.max_difference,
+                golden_tolerance: GOLDEN_TOLERANCE,
+                engine: info.engine.to_string(),
+                precision: info.precision.name(),
+            }),
+        };
+        if golden.is_some_and(|golden| golden.texts == 0) {
+            log::warn!("{path} has no golden vectors: what it computes was not checked");
+        }
+        written = written.and_then(|()| if args.json { out.json(&report) } else { print(&report, out) });
+        if !report.ok {
+            bad.push(path.as_str());
+        }
+    }
+    if bad.is_empty() {
+        return written;
+    }
+    let message = format!(
+        "{}: the golden vectors are not reproduced by the engine `{}`; the pack or the base was changed, or the \
+         engine computes wrongly on this machine: try another --engine",
+        bad.join(", "),
+        info.map_or_else(String::new, |info| info.engine.to_string())
+    );
+    Err(CodedError { message, code: ExitCode::CorruptFile }.into())
+}
+
+fn print(report: &Report<'_>, out: &mut Output) -> anyhow::Result<()> {
+    out.line(&format!("{}: {}", printable(report.pack), if report.ok { "ok" } else { "FAILED" }))?;
+    match (report.signed_by, report.trusted_comment) {
+        (Some(key), Some(comment)) => out.line(&format!("  signature  of key {key}: {}", printable(comment)))?,
+        _ => out.line("  signature  not checked; --key or --require-signature asks for one")?,
+    }
+    let Some(golden) = &report.golden else {
+        out.line("  pack       structure and checksum are valid")?;
+        return out.line("  base       none given: masks and golden vectors were not checked; add --base");
+    };
+    out.line("  base       digests and identity match")?;
+    out.line("  pack       structure and checksum are valid, made for this base")?;
+    let (texts, difference) = (golden.golden_texts, golden.golden_max_difference);
+    let tolerance = format!("tolerance {:.0e}", golden.golden_tolerance);
+    out.line(&format!("  golden     {texts} texts, largest difference {difference:.2e}, {tolerance}"))?;
+    out.line(&format!("  engine     {}, {}", golden.engine, golden.precision))
+}

@@ -1,0 +1,184 @@
+//! What a task says of an input: decisions, with their probabilities.
+
+use std::fmt;
+
+use super::head::{sigmoid, softmax};
+use super::{Question, Span, spans};
+use crate::pack::TaskKind;
+
+/// What a task says of an input.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum Answer {
+    /// One label ([`TaskKind::Classify`]).
+    Label(Prediction),
+    /// The labels that apply ([`TaskKind::Multilabel`]).
+    Labels {
+        /// Those with a probability above a half, in the order of the pack's labels.
+        labels: Vec<String>,
+        /// Their places among the pack's labels.
+        chosen: Vec<usize>,
+        /// Probabilities, one for each of the pack's labels (sigmoid of the logits).
+        scores: Vec<f32>,
+    },
+    /// A number ([`TaskKind::Regress`]).
+    Value(f32),
+    /// A tag for each word ([`TaskKind::Tag`]).
+    Tags {
+        /// The words: those that were given, or found in the text.
+        words: Vec<String>,
+        /// None for a word without a token, be it that it was cut away or that it has nothing that the
+        /// tokenizer keeps.
+        tags: Vec<Option<Prediction>>,
+        /// The spans that the tags mean.
+        spans: Vec<TextSpan>,
+    },
+}
+
+/// A text's or a word's label.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Prediction {
+    /// The label with the largest logit, the first of equal ones.
+    pub label: String,
+    /// Its place among the pack's labels.
+    pub index: usize,
+    /// Its probability (softmax over the logits).
+    pub score: f32,
+    /// The head's output, one value a label.
+    pub logits: Vec<f32>,
+    /// Probabilities, one a label.
+    pub scores: Vec<f32>,
+}
+
+/// A span of words, such as the name of a person.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TextSpan {
+    /// What it is.
+    pub label: String,
+    /// The mean of its words' probabilities.
+    pub score: f32,
+    /// Its first character (a Unicode scalar value) in the text; of given words, its first word.
+    pub start: usize,
+    /// One after its last.
+    pub end: usize,
+    /// What it says.
+    pub text: String,
+}
+
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Label(prediction) => f.write_str(&prediction.label),
+            Self::Labels { labels, .. } => f.write_str(&labels.join(", ")),
+            Self::Value(value) => write!(f, "{value}"),
+            Self::Tags { spans, .. } => {
+                for (i, span) in spans.iter().enumerate() {
+                    let comma = if i > 0 { ", " } else { "" };
+                    write!(f, "{comma}{}: {}", span.label, span.text)?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Answer {
+    /// What rows of logits say to a question: one row, or one for each word that has a token.
+    pub(super) fn new(
+        kind: TaskKind,
+        labels: &[String],
+        question: &Question,
+        mut rows: Vec<Option<Vec<f32>>>,
+    ) -> Answer {
+        if kind == TaskKind::Tag {
+            let tag = |row: Option<Vec<f32>>| row.map(|logits| Prediction::new(labels, logits));
+            let tags: Vec<_> = rows.into_iter().map(tag).collect();
+            let words = question.input.texts().into_iter().map(str::to_owned).collect();
+            let spans = text_spans(question, &tags);
+            return Answer::Tags { words, tags, spans };
+        }
+        let logits = rows.pop().flatten().unwrap_or_default();
+        match kind {
+            TaskKind::Regress => Answer::Value(logits.first().copied().unwrap_or_default()),
+            TaskKind::Multilabel => {
+                let chosen: Vec<usize> = (0..logits.len()).filter(|i| logits[*i] > 0.0).collect();
+                Answer::Labels {
+                    labels: chosen.iter().map(|i| labels[*i].clone()).collect(),
+                    chosen,
+                    scores: logits.into_iter().map(sigmoid).collect(),
+                }
+            }
+            TaskKind::Classify | TaskKind::Tag => Answer::Label(Prediction::new(labels, logits)),
+        }
+    }
+}
+
+impl Prediction {
+    fn new(labels: &[String], logits: Vec<f32>) -> Prediction {
+        let index = largest(&logits);
+        let scores = softmax(&logits);
+        Prediction { label: labels[index].clone(), index, score: scores[index], logits, scores }
+    }
+}
+
+/// The place of the largest logit, the first of equal ones: what one label of several is decided by.
+pub fn largest(logits: &[f32]) -> usize {
+    (1..logits.len()).fold(0, |best, i| if logits[i] > logits[best] { i } else { best })
+}
+
+/// The spans of tagged words.
+fn text_spans(question: &Question, tags: &[Option<Prediction>]) -> Vec<TextSpan> {
+    // A word without an answer is in no span.
+    let names = tags.iter().map(|tag| tag.as_ref().map_or("O", |tag| tag.label.as_str()));
+    let words = question.input.texts();
+    let span = |Span { label, start, end }: Span| {
+        let scores: Vec<f32> = tags[start..end].iter().flatten().map(|tag| tag.score).collect();
+        let score = scores.iter().sum::<f32>() / scores.len().max(1) as f32;
+        match &question.found {
+            Some((text, ranges)) => {
+                let bytes = ranges[start].start..ranges[end - 1].end;
+                let characters = |to: usize| text[..to].chars().count();
+                let (start, end) = (characters(bytes.start), characters(bytes.end));
+                TextSpan { label, score, start, end, text: text[bytes].to_owned() }
+            }
+            None => TextSpan { label, score, start, end, text: words[start..end].join(" ") },
+        }
+    };
+    spans(names).into_iter().map(span).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pack::Input;
+
+    #[test]
+    fn the_first_of_equal_logits_wins() {
+        let labels = ["a", "b", "c"].map(String::from);
+        let prediction = Prediction::new(&labels, vec![0.5, 2.0, 2.0]);
+        assert_eq!((prediction.label.as_str(), prediction.index), ("b", 1));
+        assert_eq!(prediction.score, prediction.scores[1]);
+    }
+
+    #[test]
+    fn spans_have_offsets_in_the_text_or_among_the_given_words() {
+        let labels = ["O", "B-PER", "I-PER"].map(String::from);
+        let words = || ["é", "Ann", "Lee", "x"].map(String::from).to_vec();
+        let row = |label: usize| {
+            let mut logits = vec![0.0; 3];
+            logits[label] = 4.0;
+            Some(logits)
+        };
+        let rows = || vec![row(0), row(1), row(2), None];
+        let text = "é Ann Lee x".to_owned();
+        let found = Some((text, vec![0..2, 3..6, 7..10, 11..12]));
+        for (found, start, end) in [(found, 2, 9), (None, 1, 3)] {
+            let question = Question { input: Input::Words { words: words() }, found };
+            let answer = Answer::new(TaskKind::Tag, &labels, &question, rows());
+            let Answer::Tags { spans, tags, .. } = &answer else { panic!("{answer:?}") };
+            assert_eq!((spans[0].start, spans[0].end, spans[0].text.as_str()), (start, end, "Ann Lee"));
+            assert!(tags[3].is_none() && spans.len() == 1);
+            assert_eq!(answer.to_string(), "PER: Ann Lee");
+        }
+    }
+}

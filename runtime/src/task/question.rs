@@ -1,0 +1,56 @@
+//! What a task takes an input for: texts become words for a task that tags, a line with a tab two texts for
+//! one that reads two.
+
+use std::ops::Range;
+
+use super::{TaskError, Tokenizer};
+use crate::pack::{Input, TaskKind, TextSettings};
+
+/// An input in the form that a task reads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Question {
+    /// The input.
+    pub input: Input,
+    /// The text in which words were found, and where in it each is, in bytes; none where words were given, or
+    /// the task tags none.
+    pub found: Option<(String, Vec<Range<usize>>)>,
+}
+
+impl Question {
+    /// An input as a task with these settings reads it.
+    ///
+    /// | the task reads | it takes |
+    /// | --- | --- |
+    /// | one text | a text |
+    /// | two texts | a pair, or a text with a tab between the two |
+    /// | words | words, or a text, in which the tokenizer finds them |
+    ///
+    /// # Errors
+    /// In words, when it reads something else; or when the tokenizer fails.
+    pub fn new(kind: TaskKind, text: &TextSettings, input: &Input, tokenizer: &Tokenizer) -> Result<Self, TaskError> {
+        if let (TaskKind::Tag, Input::Text(given)) = (kind, input) {
+            let ranges = tokenizer.words(given)?;
+            let words = ranges.iter().map(|range| given[range.clone()].to_owned()).collect();
+            return Ok(Question { input: Input::Words { words }, found: Some((given.clone(), ranges)) });
+        }
+        let input = match input {
+            Input::Text(given) if text.pair => match given.split_once('\t') {
+                Some((first, second)) => Input::Pair(first.to_owned(), second.to_owned()),
+                None => input.clone(),
+            },
+            other => other.clone(),
+        };
+        if !text.takes(kind, &input) {
+            let reads = match (kind, text.pair) {
+                (TaskKind::Tag, _) => "a list of words, or a text to find them in",
+                (_, true) => "a pair of texts, or one text with a tab between the two",
+                (_, false) => "one text",
+            };
+            return Err(TaskError::Text {
+                index: 0,
+                reason: format!("is {}, but the task reads {reads}", input.what()),
+            });
+        }
+        Ok(Question { input, found: None })
+    }
+}
