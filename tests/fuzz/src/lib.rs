@@ -16,7 +16,7 @@ use overmask::base::{
 use overmask::codec;
 use overmask::fs::file_digest;
 use overmask::mask::{Granularity, Mask};
-use overmask::pack::{PackFile, read_packs};
+use overmask::pack::{PackFile, Packs};
 use overmask::trust::{Keyring, PublicKey};
 use overmask_kernels::{Activations, Isa, NR, PanelMask, Panels, Row, Scratch, Units, multiply};
 use sha2::{Digest, Sha256};
@@ -40,12 +40,12 @@ pub fn chosen() -> Target {
 
 /// A pack or a pack set: what can be read can be written again and is the same.
 pub fn pack(bytes: &[u8]) {
-    let _ = read_packs(Path::new("x"), bytes);
+    let _ = Packs::from_bytes(Path::new("x"), bytes, None);
     // A checksum would keep every change from the code behind it.
     let Some(end) = bytes.len().checked_sub(32) else { return };
     let sealed = [&bytes[..end], &Sha256::digest(&bytes[..end])[..]].concat();
-    let Ok(packs) = read_packs(Path::new("x"), &sealed) else { return };
-    for file in packs {
+    let Ok(packs) = Packs::from_bytes(Path::new("x"), &sealed, None) else { return };
+    for file in packs.into_vec() {
         let base = bundle().1.as_ref();
         if let Ok(pack) = file.decode(base) {
             let again = pack.to_bytes(base).unwrap();
