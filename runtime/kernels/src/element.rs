@@ -2,16 +2,13 @@
 
 use std::fmt::Debug;
 
-use super::isa::InstructionSet;
-use super::product::Kernels;
-
 /// A type that weights are stored as.
 ///
 /// [`Self::INPUTS`] says how they lie: a *step* of a panel holds as many inputs of each of its
 /// outputs, those of one output side by side (its *lane*), and a mask's bits lie as the panel's
 /// weights do. Instructions that multiply and add the pairs or fours of a lane find them in place.
 ///
-/// Only this crate can implement it, as an element has kernels in the table of instruction sets.
+/// Products are for elements that have kernels in the table of instruction sets: [`Tabled`](super::Tabled).
 pub trait Element: Copy + Debug + Default + Send + Sync + 'static {
     /// Inputs that share a step; it divides 32.
     const INPUTS: usize;
@@ -41,10 +38,6 @@ pub trait Element: Copy + Debug + Default + Send + Sync + 'static {
     /// Adds the products of a lane's weights with as many activations, the twin of what
     /// instructions do.
     fn multiply_add(sum: Self::Sum, activations: &[Self::Activation], lane: Self::Lane) -> Self::Sum;
-
-    /// The kernels of an instruction set for this element.
-    #[doc(hidden)]
-    fn kernels(set: &InstructionSet) -> &Kernels<Self>;
 }
 
 impl Element for f32 {
@@ -70,10 +63,6 @@ impl Element for f32 {
     #[inline(always)]
     fn multiply_add(sum: f32, activations: &[f32], lane: f32) -> f32 {
         sum + activations[0] * lane
-    }
-
-    fn kernels(set: &InstructionSet) -> &Kernels<f32> {
-        &set.f32
     }
 }
 

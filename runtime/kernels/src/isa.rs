@@ -9,8 +9,8 @@ use super::avx2::Avx2;
 use super::avx512::Avx512;
 use super::kernel::Kernel;
 use super::portable::Portable;
-use super::product::Kernels;
-use super::{Element, PanelMask};
+use super::product::{Kernels, Product, Scratch};
+use super::{Element, PanelMask, Row};
 
 /// Every instruction set with kernels of its own, the fastest last.
 static TABLE: &[InstructionSet] = &[
@@ -25,7 +25,31 @@ static TABLE: &[InstructionSet] = &[
 pub struct InstructionSet {
     name: &'static str,
     is_there: fn() -> bool,
-    pub(super) f32: Kernels<f32>,
+    f32: Kernels<f32>,
+}
+
+/// An element that the table has kernels for.
+pub trait Tabled: Element {
+    /// Those of an instruction set.
+    #[doc(hidden)]
+    fn kernels(set: &InstructionSet) -> &Kernels<Self>;
+}
+
+impl Tabled for f32 {
+    fn kernels(set: &InstructionSet) -> &Kernels<f32> {
+        &set.f32
+    }
+}
+
+impl<E: Tabled> Product<'_, E> {
+    /// Computes it with an instruction set; `sums` has a row for each row of the activations.
+    ///
+    /// # Panics
+    /// When the activations' inputs are not those of the weight, `sums` has not their rows, the mask
+    /// is of another weight, or there is no such panel.
+    pub fn run(&self, isa: Isa, scratch: &mut Scratch<E>, sums: &mut [Row<E::Sum>]) {
+        (E::kernels(isa.0).run)(self, scratch, sums);
+    }
 }
 
 impl InstructionSet {
@@ -66,14 +90,9 @@ impl Isa {
         Self::available().pop().unwrap_or(Isa(&TABLE[0]))
     }
 
-    /// What a [`Product`](super::Product) does with a mask for so many rows, in a few words.
-    pub fn form<E: Element>(self, mask: PanelMask<'_>, rows: usize) -> &'static str {
-        (self.kernels::<E>().form)(mask, rows)
-    }
-
-    /// The kernels for an element.
-    pub(super) fn kernels<E: Element>(self) -> &'static Kernels<E> {
-        E::kernels(self.0)
+    /// What a [`Product`] does with a mask for so many rows, in a few words.
+    pub fn form<E: Tabled>(self, mask: PanelMask<'_>, rows: usize) -> &'static str {
+        (E::kernels(self.0).form)(mask, rows)
     }
 }
 

@@ -1,7 +1,7 @@
 //! What an instruction set does: the innermost loops over a tile of rows and the steps of a panel.
 
 use super::activations::Tile;
-use super::{Element, Row, portable};
+use super::{Element, NR, Row};
 
 /// Calls a kernel that takes the number of rows as a constant.
 #[cfg(target_arch = "x86_64")]
@@ -29,7 +29,7 @@ pub(super) trait Instructions: Copy {
 
     /// Lists the kept steps, whose bits are set.
     fn kept(self, words: &[u32], steps: &mut Vec<u32>) {
-        portable::kept(words, steps);
+        kept(words, steps);
     }
 }
 
@@ -77,7 +77,29 @@ pub(super) trait Kernel<E: Element>: Instructions {
 
     /// The same, and leaves the masked steps in `masked`.
     fn masking(self, operands: Operands<'_, E>, masks: &[u32], masked: &mut [Row<E::Lane>], sums: &mut [Row<E::Sum>]) {
-        portable::mask::<E>(operands.b, masks, masked);
+        mask::<E>(operands.b, masks, masked);
         self.dense(Operands { b: masked, ..operands }, sums);
+    }
+}
+
+/// The steps with zeros where the masks have no bit.
+pub(super) fn mask<E: Element>(b: &[Row<E::Lane>], masks: &[u32], masked: &mut [Row<E::Lane>]) {
+    for ((step, mask), out) in b.iter().zip(masks.chunks_exact(E::INPUTS)).zip(masked) {
+        for j in 0..NR {
+            let bit = j * E::INPUTS;
+            out[j] = E::keep(step[j], mask[bit / 32] >> (bit % 32));
+        }
+    }
+}
+
+/// The numbers of the set bits, from the first to the last.
+pub(super) fn kept(words: &[u32], steps: &mut Vec<u32>) {
+    steps.clear();
+    for (i, word) in words.iter().enumerate() {
+        let mut left = *word;
+        while left != 0 {
+            steps.push((32 * i) as u32 + left.trailing_zeros());
+            left &= left - 1;
+        }
     }
 }

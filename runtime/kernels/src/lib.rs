@@ -16,8 +16,8 @@
 //!
 //! - An [`Element`] is what weights are stored as: how many inputs share a step, what the layouts of
 //!   panels and masks are called, how it is multiplied. The portable kernels work for every element.
-//!   A new one is an implementation of [`Element`], a field of `isa::InstructionSet`, and its
-//!   `Kernel` for the instruction sets that can do better.
+//!   A new one is an implementation of [`Element`], a field of `isa::InstructionSet` ([`Tabled`]), and
+//!   its `Kernel` for the instruction sets that can do better.
 //! - An instruction set ([`Isa`]) is a file with its kernels and a line of the table in `isa`;
 //!   `portable` is the twin that the tests compare with.
 
@@ -33,7 +33,7 @@ mod product;
 
 pub use activations::Activations;
 pub use element::Element;
-pub use isa::{Isa, IsaError};
+pub use isa::{Isa, IsaError, Tabled};
 pub use panels::{NR, PanelMask, Panels, Units};
 pub use product::{Product, Scratch};
 

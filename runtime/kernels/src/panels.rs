@@ -252,7 +252,7 @@ mod tests {
             let kept: Vec<Vec<u32>> = match &panels {
                 PanelMask::Steps(words) => words.chunks(across).map(|words| {
                     let mut steps = Vec::new();
-                    crate::portable::kept(words, &mut steps);
+                    crate::kernel::kept(words, &mut steps);
                     steps
                 }).collect(),
                 _ => Vec::new(),

@@ -63,25 +63,3 @@ fn add<E: Element, const R: usize>(
 fn lanes<T: Copy>(row: &Row<T>, start: usize) -> [T; LANES] {
     std::array::from_fn(|j| row[start + j])
 }
-
-/// The steps with zeros where the masks have no bit.
-pub(super) fn mask<E: Element>(b: &[Row<E::Lane>], masks: &[u32], masked: &mut [Row<E::Lane>]) {
-    for ((step, mask), out) in b.iter().zip(masks.chunks_exact(E::INPUTS)).zip(masked) {
-        for j in 0..NR {
-            let bit = j * E::INPUTS;
-            out[j] = E::keep(step[j], mask[bit / 32] >> (bit % 32));
-        }
-    }
-}
-
-/// The numbers of the set bits, from the first to the last.
-pub(super) fn kept(words: &[u32], steps: &mut Vec<u32>) {
-    steps.clear();
-    for (i, word) in words.iter().enumerate() {
-        let mut left = *word;
-        while left != 0 {
-            steps.push((32 * i) as u32 + left.trailing_zeros());
-            left &= left - 1;
-        }
-    }
-}

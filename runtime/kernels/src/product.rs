@@ -2,7 +2,7 @@
 
 use super::activations::split;
 use super::kernel::{Ahead, Kernel, Operands};
-use super::{Activations, Element, Isa, NR, PanelMask, Panels, Row};
+use super::{Activations, Element, NR, PanelMask, Panels, Row};
 
 /// Steps of a panel that are gone through at once: 48 kB of 32-bit lanes stay in the first-level
 /// cache, or near it, while the tiles go over them. Whole panels of activations.
@@ -32,23 +32,12 @@ pub struct Product<'a, E: Element = f32> {
     pub bias: Option<&'a Row<E::Sum>>,
 }
 
-impl<E: Element> Product<'_, E> {
-    /// Computes it with an instruction set; `sums` has a row for each row of the activations.
-    ///
-    /// # Panics
-    /// When the activations' inputs are not those of the weight, `sums` has not their rows, the mask
-    /// is of another weight, or there is no such panel.
-    pub fn run(&self, isa: Isa, scratch: &mut Scratch<E>, sums: &mut [Row<E::Sum>]) {
-        (isa.kernels::<E>().run)(self, scratch, sums);
-    }
-}
-
 /// Runs a product.
 type Run<E> = fn(&Product<'_, E>, &mut Scratch<E>, &mut [Row<<E as Element>::Sum>]);
 
 /// What an instruction set offers for an element.
 pub struct Kernels<E: Element> {
-    run: Run<E>,
+    pub(super) run: Run<E>,
     /// What is done with a mask in a product of so many rows.
     pub(super) form: fn(PanelMask<'_>, usize) -> &'static str,
 }
@@ -120,7 +109,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::Units;
+    use crate::{Isa, Units};
 
     /// The most rows and outputs, and where long inputs begin; an interpreter takes its time.
     const SIZES: [usize; 4] = if cfg!(miri) { [8, 40, 1, 1] } else { [40, 100, 380, 800] };
