@@ -4,7 +4,6 @@ mod batch;
 mod checkpoint;
 mod dev;
 mod features;
-mod gelu;
 pub mod graph;
 mod learner;
 mod loader;

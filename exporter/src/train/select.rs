@@ -8,7 +8,7 @@ use overmask::base::family::module;
 use overmask::base::{Base, MaskableTensor};
 use overmask_graph::proto::NodeProto;
 
-use super::{TrainError, graph};
+use super::TrainError;
 
 /// Layers of an encoder: `all`, or numbers and ranges such as `0-2,5` or `3-` (from 3 up).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -120,7 +120,7 @@ impl Selection<'_> {
 /// When the graph has none of a kind that is asked for.
 pub(super) fn small_tensors(base: &Base, tune: Tune) -> Result<Vec<String>, TrainError> {
     let model = overmask_graph::read_model(&base.model_path())?;
-    let external = graph::external_names(&model)?;
+    let external = overmask_graph::external_names(&model)?;
     let nodes: Vec<&NodeProto> = model.graph.iter().flat_map(|g| &g.node).collect();
     let of_norms: HashSet<&String> =
         nodes.iter().filter(|n| n.op_type == "LayerNormalization").flat_map(|n| n.input.iter().skip(1)).collect();
@@ -157,7 +157,7 @@ pub(super) fn small_tensors(base: &Base, tune: Tune) -> Result<Vec<String>, Trai
 
 /// Every tensor of a base's graph.
 pub(super) fn all_tensors(base: &Base) -> Result<Vec<String>, TrainError> {
-    Ok(graph::external_names(&overmask_graph::read_model(&base.model_path())?)?)
+    Ok(overmask_graph::external_names(&overmask_graph::read_model(&base.model_path())?)?)
 }
 
 #[cfg(test)]

@@ -15,17 +15,18 @@ use overmask::mask::Granularity;
 use overmask::pack::{NamedMask, Pooling, TaskKind};
 use overmask::task::softmax;
 use overmask_graph::encoder::{self, Padded};
+use overmask_graph::passes::gelu;
 use overmask_graph::proto::data_type;
 use overmask_graph::{self, GraphBuilder};
 use safetensors::SafeTensors;
 
 use super::batch::Feed;
 use super::graph::{self, Distillation, Encoder, Graph, Precision, Spec, name};
+use super::placement as profile;
 use super::scores::to_mask;
 use super::session::{ForwardSession, Placement, copies, f32_value, fresh, frozen, i64_value};
 use super::setup::Rates;
 use super::step::{Backend, Part, StepSession, StepSizes};
-use super::{gelu, placement as profile};
 use crate::autodiff;
 use crate::import::hf;
 
