@@ -9,20 +9,21 @@ use overmask::base::Base;
 use overmask::mask::{Granularity, Mask};
 use overmask::pack::{NamedMask, Pack, TaskKind};
 use overmask::task::Tokenizer;
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::batch::{Examples, Feed, salt};
+use super::batch::{Examples, salt};
 use super::features::{self, FrozenEncoder};
 use super::graph::{self, Encoder, Graph, Role, name};
 use super::loader::{Batch, Loader, Source};
 use super::losses::Losses;
 use super::options::Sampling;
-use super::session::{self, ForwardSession, Placement, PrefixSession, f32_value};
+use super::session::{self, ForwardSession, Placement, PrefixSession};
 use super::setup::{Rates, initial, spec};
 use super::sparsity::{self, Noise, Phases};
+use super::state::{Best, Epoch, Kept};
 use super::step::{Backend, StepSession};
+use super::value::{Feed, f32_value};
 use super::{Layers, TrainError, TrainOptions, checkpoint, go_on, placement, schedule, scores, teacher};
 use crate::data::{self, Dataset, LabelSet};
 use crate::score;
@@ -40,40 +41,6 @@ pub struct Progress {
     pub loss: f32,
     /// Best score on the dev split so far.
     pub dev: Option<f64>,
-}
-
-/// How an epoch ended.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Epoch {
-    /// The epoch, from 1.
-    pub epoch: u32,
-    /// Steps done.
-    pub step: u64,
-    /// Running mean of the loss.
-    pub loss: f32,
-    /// Score on the dev split, by the main metric of the task's kind.
-    pub dev: f64,
-    /// Loss on the dev split.
-    pub dev_loss: f64,
-    /// Fraction of the masked tensors' weights that are zero.
-    pub sparsity: f64,
-}
-
-/// What a pack keeps of a state.
-#[derive(Debug, Clone)]
-pub(super) struct Kept {
-    pub(super) masks: Vec<NamedMask>,
-    /// The base's own tensors that train, and the head, by name.
-    pub(super) tensors: BTreeMap<String, Vec<f32>>,
-}
-
-/// The best state so far.
-#[derive(Debug, Clone)]
-pub(super) struct Best {
-    /// Score on the dev split.
-    pub(super) score: f64,
-    pub(super) loss: f64,
-    pub(super) kept: Kept,
 }
 
 /// What a run comes to.

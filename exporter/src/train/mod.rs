@@ -1,6 +1,8 @@
 //! Training: a base, labelled texts and a method become a pack.
 
 mod batch;
+mod bench;
+mod check;
 mod checkpoint;
 mod dev;
 mod features;
@@ -18,20 +20,23 @@ mod select;
 mod session;
 mod setup;
 mod sparsity;
+mod state;
 mod step;
 mod teacher;
 #[cfg(test)]
 mod tests;
+mod value;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+pub use bench::{StepBench, bench_step};
 pub use graph::Precision;
-pub use learner::{Epoch, Progress};
+pub use learner::Progress;
 pub use options::{CheckpointOptions, Init, Method, Sampling, TeacherOptions, TrainOptions};
 pub use run::{Data, Outcome, run};
 pub use select::{Layers, Selection, Tune};
-pub use step::{StepBench, bench_step};
+pub use state::Epoch;
 
 use overmask::engine::EngineError;
 use overmask::error::ErrorKind;

@@ -14,8 +14,9 @@ use serde_json::{Value, json};
 
 use super::batch::salt;
 use super::graph::name;
-use super::learner::{Epoch, Learner, Learnt, Progress};
+use super::learner::{Learner, Learnt, Progress};
 use super::options::{Init, Sampling};
+use super::state::Epoch;
 use super::{Method, Precision, TrainError, TrainOptions, teacher};
 use crate::data::{self, Dataset, LabelSet};
 use crate::evaluate;
