@@ -50,7 +50,7 @@ impl Scale {
         let Scale { mean, deviation } = self;
         if mean.abs() + 10.0 * deviation > largest {
             let reason = format!("{head} cannot hold numbers about {mean:.0}: use f32, or other units");
-            return Err(TrainError::Option { option: "--head-dtype", reason });
+            return Err(TrainError::Option { field: "head_dtype", reason });
         }
         let step = mean.abs() / f64::from(1 << digits);
         if step > 0.1 * deviation {

@@ -88,8 +88,8 @@ impl<'a> Learner<'a> {
         let mut dev = tokenize(dev, Some(train.scale))?;
         if train.len() == 0 || dev.len() == 0 {
             let counts = format!("leaves {} examples to train on, {} to choose by", train.len(), dev.len());
-            let reason = format!("{counts}; take another fraction, or --dev-data");
-            return Err(TrainError::Option { option: "--dev-fraction", reason });
+            let reason = format!("{counts}; take another fraction, or `data.dev`");
+            return Err(TrainError::Option { field: "dev_fraction", reason });
         }
         let full = train.lengths.iter().chain(&dev.lengths).filter(|length| **length >= options.max_tokens).count();
         if full > 0 {
@@ -103,8 +103,8 @@ impl<'a> Learner<'a> {
         let taught = options.teacher.as_ref().is_some_and(|teacher| teacher.states > 0.0);
         if taught && train.states_bytes(width) > options.cache {
             let (takes, most) = (train.states_bytes(width) / 1_000_000, options.cache / 1_000_000);
-            let reason = format!("takes {takes} MB of memory, and --cache is {most} MB");
-            return Err(TrainError::Option { option: "--teacher-states", reason });
+            let reason = format!("takes {takes} MB of memory, and `cache` is {most} MB");
+            return Err(TrainError::Option { field: "teacher.states", reason });
         }
         if let Some(pack) = teacher {
             teacher::teach(base, pack, &mut train, &tokenizer, options, stop)?;

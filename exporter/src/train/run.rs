@@ -126,12 +126,12 @@ fn short(input: &Input) -> Input {
 }
 
 /// Checks that a pack can store what was learnt. Values that f16 cannot hold are those of a run that went astray.
-fn check_held(option: &'static str, dtype: FloatType, values: &[f32]) -> Result<(), TrainError> {
+fn check_held(field: &'static str, dtype: FloatType, values: &[f32]) -> Result<(), TrainError> {
     let Some(value) = values.iter().find(|value| value.is_finite() && !dtype.round(**value).is_finite()) else {
         return Ok(());
     };
     let reason = format!("{dtype} cannot hold {value}, which was learnt; lower the learning rates, or take f32");
-    Err(TrainError::Option { option, reason })
+    Err(TrainError::Option { field, reason })
 }
 
 /// The pack, as yet without metrics and golden vectors.
@@ -154,13 +154,13 @@ fn pack(
     let manifest = base.manifest();
     let hidden = manifest.architecture.hidden_size;
     for values in [&weight, &bias] {
-        check_held("--head-dtype", o.head_dtype, values)?;
+        check_held("head_dtype", o.head_dtype, values)?;
     }
     let head = Head { weight, bias, labels: labels.len(), hidden, dtype: o.head_dtype };
     let mut deltas = Vec::new();
     for (tensor, values) in best.tensors {
         let shape = base.tensor_f32(&tensor)?.0.to_vec();
-        check_held("--delta-dtype", o.delta_dtype, &values)?;
+        check_held("delta_dtype", o.delta_dtype, &values)?;
         deltas.push(Delta { tensor, shape, values, dtype: o.delta_dtype });
     }
     let maskable: usize = manifest.maskable.iter().map(|t| t.outputs * t.inputs).sum();
@@ -325,9 +325,9 @@ mod tests {
 
     #[test]
     fn values_that_a_pack_cannot_hold_are_told_with_advice() {
-        assert!(check_held("--head-dtype", FloatType::F16, &[1.0, -65504.0]).is_ok());
-        assert!(check_held("--head-dtype", FloatType::F32, &[1e30]).is_ok());
-        let error = check_held("--head-dtype", FloatType::F16, &[1.0, 1e6]).err().map(|error| error.to_string());
-        assert!(error.as_ref().is_some_and(|e| e.starts_with("--head-dtype: f16 cannot hold 1000000")), "{error:?}");
+        assert!(check_held("head_dtype", FloatType::F16, &[1.0, -65504.0]).is_ok());
+        assert!(check_held("head_dtype", FloatType::F32, &[1e30]).is_ok());
+        let error = check_held("head_dtype", FloatType::F16, &[1.0, 1e6]).err().map(|error| error.to_string());
+        assert!(error.as_ref().is_some_and(|e| e.starts_with("head_dtype: f16 cannot hold 1000000")), "{error:?}");
     }
 }

@@ -92,23 +92,23 @@ impl Selection<'_> {
     /// # Errors
     /// When a layer or module is not the base's, or nothing is left.
     pub fn tensors(&self, base: &Base) -> Result<Vec<MaskableTensor>, TrainError> {
-        let wrong = |option, reason| Err(TrainError::Option { option, reason });
+        let wrong = |field, reason| Err(TrainError::Option { field, reason });
         let (all, layers) = (&base.manifest().maskable, base.manifest().architecture.layers);
         if let Some(layer) = self.layers.beyond(layers) {
-            return wrong("--layers", format!("{layer} of a base with layers 0 to {}", layers - 1));
+            return wrong("layers", format!("{layer} of a base with layers 0 to {}", layers - 1));
         }
         if let Some(unknown) = self.modules.iter().find(|m| all.iter().all(|tensor| module(tensor) != **m)) {
             let mut known: Vec<String> = all.iter().map(module).collect();
             known.sort();
             known.dedup();
-            return wrong("--modules", format!("the base has no `{unknown}`, only {}", known.join(", ")));
+            return Err(TrainError::Module { module: unknown.clone(), known: known.join(", ") });
         }
         let chosen = |tensor: &&MaskableTensor| {
             self.layers.contains(tensor.layer) && (self.modules.is_empty() || self.modules.contains(&module(tensor)))
         };
         let tensors: Vec<MaskableTensor> = all.iter().filter(chosen).cloned().collect();
         if tensors.is_empty() {
-            return wrong("--layers", "and --modules leave nothing".to_owned());
+            return wrong("layers", "and `modules` leave nothing".to_owned());
         }
         Ok(tensors)
     }
@@ -145,7 +145,7 @@ pub(super) fn small_tensors(base: &Base, tune: Tune) -> Result<Vec<String>, Trai
         }
         if wanted && chosen.len() == before {
             let reason = format!("the base's graph has no {name} that could be told as such; leave it out");
-            return Err(TrainError::Option { option: "--tune", reason });
+            return Err(TrainError::Option { field: "tune", reason });
         }
         Ok(())
     };

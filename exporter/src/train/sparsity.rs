@@ -61,7 +61,7 @@ pub(super) fn threshold(scores: Vec<Vec<f32>>, sparsity: f64) -> f32 {
     }
 }
 
-/// What scores are compared with where each unit has a threshold of its own (`--sampling bernoulli`):
+/// What scores are compared with where each unit has a threshold of its own ([`Sampling::Bernoulli`]):
 /// noise of the logistic distribution, so that a unit is kept with the probability
 /// σ(score / [`TEMPERATURE`]).
 pub(super) struct Noise {
