@@ -290,6 +290,17 @@ impl Pack {
         Ok(self)
     }
 
+    /// The pack with these recorded inputs.
+    ///
+    /// # Errors
+    /// As [`Pack::new`]: when an input is not of the pack's form, or has not as many logits as it has rows and
+    /// the pack labels.
+    pub fn with_golden(mut self, golden: Vec<Golden>) -> Result<Pack, PackError> {
+        self.golden = golden;
+        write::check(&self)?;
+        Ok(self)
+    }
+
     /// Reads, checks and decodes a pack file for a base.
     ///
     /// # Errors

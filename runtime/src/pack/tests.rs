@@ -317,6 +317,10 @@ fn unknown_tensors_and_missing_documents_are_refused() {
     pack.head.bias.pop();
     assert!(pack.to_bytes(None).unwrap_err().to_string().contains("head/bias"));
     let mut pack = small();
+    let mut golden = pack.golden.clone();
+    assert_eq!(pack.clone().with_golden(golden.clone()).unwrap(), pack);
+    golden[0].logits.pop();
+    assert!(pack.clone().with_golden(golden).unwrap_err().to_string().contains("golden/logits"));
     pack.golden[0].logits.pop();
     assert!(pack.to_bytes(None).unwrap_err().to_string().contains("golden/logits"));
 }
