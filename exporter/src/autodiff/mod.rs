@@ -10,6 +10,7 @@
 //! gradient to each input that wants one.
 
 mod contents;
+mod dim;
 mod elementwise;
 mod gather;
 mod matmul;
@@ -22,9 +23,10 @@ mod tests;
 
 use std::collections::{HashMap, HashSet};
 
+use dim::Dim;
 use overmask_graph::GraphBuilder;
 use overmask_graph::proto::NodeProto;
-use shape::{Dim, Shapes};
+use shape::Shapes;
 
 /// Why a graph cannot be differentiated.
 #[derive(Debug, thiserror::Error)]
