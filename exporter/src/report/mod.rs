@@ -21,12 +21,12 @@ mod tiles;
 use std::path::PathBuf;
 
 use overmask::error::ErrorKind;
+use page::Page;
 
 pub use input::{
     Analysis, Class, Closeness, Confusion, CurvePoint, Group, Input, Overlap, Sensitivity, SharedZeros, Solution,
     SparsityGroup, TensorDistance, read,
 };
-pub use page::html;
 pub use summary::{Best, Failure, Report, RunRow, Stat, SummaryRow};
 
 /// What can go wrong when a report is made.
@@ -78,4 +78,30 @@ impl ReportError {
             Self::Draw { .. } => ErrorKind::Other,
         }
     }
+}
+
+/// The page of a report.
+///
+/// # Errors
+/// When a figure cannot be drawn.
+pub fn html(report: &Report) -> Result<String, ReportError> {
+    let mut page = Page::default();
+    if !report.runs.is_empty() || !report.failures.is_empty() {
+        runs::sections(&mut page, report)?;
+    }
+    analyses::sections(&mut page, &report.analyses)?;
+    let about = [
+        count(report.runs.len(), "run", "runs"),
+        count(report.tasks().len(), "task", "tasks"),
+        count(report.methods().len(), "method", "methods"),
+        count(report.failures.len(), "failed run", "failed runs"),
+        count(report.analyses.len(), "analysis", "analyses"),
+    ];
+    let about: Vec<String> = about.into_iter().filter(|part| !part.starts_with("0 ")).collect();
+    Ok(page.finish("Overmask report", &format!("{}.", about.join(", "))))
+}
+
+/// How many of what, in words.
+fn count(n: usize, one: &str, many: &str) -> String {
+    format!("{n} {}", if n == 1 { one } else { many })
 }
