@@ -30,6 +30,7 @@ use shape::Shapes;
 
 /// Why a graph cannot be differentiated.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum AutodiffError {
     /// No rule for an operator on the way from a wanted value to the loss.
     #[error("node `{node}`: operator `{op}` has no gradient rule; freeze what is below it or rewrite the graph")]

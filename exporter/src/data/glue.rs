@@ -17,6 +17,7 @@ use overmask::fs::{Staged, StagedError};
 
 /// Why a task cannot be converted.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum GlueError {
     /// A file of the task.
     #[error(transparent)]

@@ -171,9 +171,9 @@ impl Manifest {
     }
 
     fn parse(path: &Path, text: &str) -> Result<Self, FetchError> {
-        let wrong = |reason| FetchError::Manifest { path: path.to_owned(), reason };
-        let manifest: Self = toml::from_str(text).map_err(|e| wrong(e.to_string()))?;
-        manifest.check().map_err(wrong)?;
+        let wrong = |source| FetchError::Manifest { path: path.to_owned(), source };
+        let manifest: Self = toml::from_str(text).map_err(|e| wrong(e.into()))?;
+        manifest.check().map_err(|reason| wrong(reason.into()))?;
         Ok(manifest)
     }
 

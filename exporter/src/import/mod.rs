@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use overmask::error::ErrorKind;
 
 use overmask::fs::StagedError;
+use overmask::task::TaskError;
 
 /// What the manifest says of the weights' origin.
 #[derive(Debug, Clone, Default)]
@@ -22,6 +23,7 @@ pub struct Origin {
 
 /// What can go wrong when a model is imported.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ImportError {
     /// A file of the checkpoint cannot be read.
     #[error("cannot read {path}: {source}")]
@@ -86,12 +88,12 @@ pub enum ImportError {
         reason: String,
     },
     /// The tokenizer does not load.
-    #[error("{path}: {reason}")]
+    #[error("{path}: {source}")]
     Tokenizer {
         /// The file.
         path: PathBuf,
         /// Why.
-        reason: String,
+        source: Box<TaskError>,
     },
     /// The bundle that was written does not open.
     #[error(transparent)]

@@ -18,6 +18,7 @@ mod summary;
 mod tests;
 mod tiles;
 
+use std::error::Error;
 use std::path::PathBuf;
 
 use overmask::error::ErrorKind;
@@ -61,12 +62,12 @@ pub enum ReportError {
         files: String,
     },
     /// A figure cannot be drawn.
-    #[error("figure `{figure}` cannot be drawn: {reason}")]
+    #[error("figure `{figure}` cannot be drawn: {source}")]
     Draw {
         /// The figure's title.
         figure: String,
         /// Why.
-        reason: String,
+        source: Box<dyn Error + Send + Sync>,
     },
 }
 

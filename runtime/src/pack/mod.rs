@@ -49,6 +49,7 @@ pub mod tensor {
 
 /// What can be wrong with a pack.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum PackError {
     /// The file cannot be read.
     #[error("cannot read the pack {path}: {source}")]
@@ -72,6 +73,7 @@ pub enum PackError {
         /// The file.
         path: PathBuf,
         /// What is wrong and where.
+        #[source]
         reason: Reason,
     },
     /// Bytes that came from no file are no pack that this program can use.
@@ -146,6 +148,7 @@ impl PackError {
 
 /// What is wrong with the contents of a pack, and where.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Reason {
     /// More bytes than any pack has.
     #[error("no pack: it has more than {} MiB, or what should be its header more than {} MiB", read::MAX_BYTES >> 20, read::MAX_HEADER >> 20)]

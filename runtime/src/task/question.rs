@@ -48,7 +48,7 @@ impl Question {
             };
             return Err(TaskError::Text {
                 index: 0,
-                reason: format!("is {}, but the task reads {reads}", input.what()),
+                source: format!("is {}, but the task reads {reads}", input.what()).into(),
             });
         }
         Ok(Question { input, found: None })
