@@ -186,13 +186,12 @@ impl SharedZeros {
 
 #[cfg(test)]
 mod tests {
+    use overmask::engine::EngineOptions;
+    use overmask::engine::native::NativeEngine;
     use overmask::error::ErrorKind;
     use overmask::pack::{Pooling, TaskKind};
 
     use super::super::tests::{base, pack};
-    use overmask::engine::EngineOptions;
-    use overmask::engine::native::NativeEngine;
-
     use super::*;
     use crate::data;
 

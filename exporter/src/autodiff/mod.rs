@@ -23,10 +23,11 @@ mod tests;
 
 use std::collections::{HashMap, HashSet};
 
-use dim::Dim;
 use overmask_graph::GraphBuilder;
 use overmask_graph::proto::NodeProto;
-use shape::Shapes;
+
+use self::dim::Dim;
+use self::shape::Shapes;
 
 /// Why a graph cannot be differentiated.
 #[derive(Debug, thiserror::Error)]

@@ -10,8 +10,9 @@ use std::collections::HashMap;
 use overmask_graph::proto::{Dimension, GraphProto, NodeProto, ValueInfoProto};
 
 use super::contents::Contents;
-pub use super::dim::Dim;
 use super::{AutodiffError, unsupported};
+
+pub use super::dim::Dim;
 
 /// Shapes of values, as far as they could be inferred.
 #[derive(Debug, Default)]

@@ -8,7 +8,6 @@ pub mod onnx;
 use std::path::PathBuf;
 
 use overmask::error::ErrorKind;
-
 use overmask::fs::StagedError;
 use overmask::task::TaskError;
 

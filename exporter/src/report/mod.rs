@@ -22,7 +22,8 @@ use std::error::Error;
 use std::path::PathBuf;
 
 use overmask::error::ErrorKind;
-use page::Page;
+
+use self::page::Page;
 
 pub use input::{
     Analysis, Class, Closeness, Confusion, CurvePoint, Group, Input, Overlap, Sensitivity, SharedZeros, Solution,
