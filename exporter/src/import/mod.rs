@@ -86,7 +86,7 @@ pub enum ImportError {
         /// What is wrong.
         reason: String,
     },
-    /// The tokenizer does not load.
+    /// The tokenizer cannot be used.
     #[error("{path}: {source}")]
     Tokenizer {
         /// The file.

@@ -2,7 +2,7 @@
 //! numbers as JSON.
 //!
 //! The page is a single HTML file that needs neither network nor scripts. [`read`] takes the lines
-//! in, [`Report`] holds the numbers, [`html`] draws them. What is read was written by others:
+//! in, [`Report`] holds the numbers, [`html()`] draws them. What is read was written by others:
 //! all of it is escaped, and whatever may be missing is left out.
 
 mod analyses;

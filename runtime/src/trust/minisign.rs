@@ -75,7 +75,7 @@ mod tests {
         assert_eq!(decode("Zm9vYmFy").unwrap(), b"foobar");
         let digits = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
         let bytes = decode(digits).unwrap();
-        assert_eq!((bytes.len(), &bytes[..3], &bytes[45..]), (48, &[0, 16, 131][..], &[251, 239, 191][..]));
+        assert_eq!((bytes.len(), &bytes[..3], &bytes[45..]), (48, &[0, 16, 131][..], &[243, 223, 191][..]));
         for wrong in ["Zg==", "Zm9", "Zm9vY", "Zm 9", "Zm-9", "Zm_9", "Zmé"] {
             assert!(decode(wrong).is_none(), "{wrong}");
         }
