@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use overmask::pack::TaskKind;
-use overmask::task::{Answer, Span, largest, spans};
+use overmask::task::{Answer, Span, applies, largest, spans};
 use serde::Serialize;
 
 use crate::data::Gold;
@@ -43,7 +43,7 @@ impl Said {
         let row = rows.first().copied().flatten().unwrap_or_default();
         match kind {
             TaskKind::Classify => Said::Class(largest(row)),
-            TaskKind::Multilabel => Said::Set(row.iter().map(|logit| *logit > 0.0).collect()),
+            TaskKind::Multilabel => Said::Set(row.iter().copied().map(applies).collect()),
             TaskKind::Regress => Said::Value(row.first().map_or(0.0, |value| f64::from(*value))),
             TaskKind::Tag => Said::Tags(rows.iter().map(|row| row.map(largest)).collect()),
         }

@@ -3,13 +3,13 @@
 //! random initialisation are from them.
 
 use half::f16;
+use overmask::base::family::module;
 use overmask::base::{Base, MaskableTensor};
 use overmask::pack::Pack;
 use serde::Serialize;
 
 use super::AnalyzeError;
 use crate::data::rng;
-use overmask::base::family::module;
 
 /// The standard deviation with which BERT's linear weights are initialised.
 const INIT_DEVIATION: f64 = 0.02;

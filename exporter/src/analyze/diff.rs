@@ -14,6 +14,7 @@ use crate::evaluate::EvaluateError;
 
 /// What can go wrong when packs are compared.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum AnalyzeError {
     /// The base cannot be read.
     #[error(transparent)]

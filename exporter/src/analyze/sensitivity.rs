@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use overmask::base::family::module;
 use overmask::base::{Base, MaskableTensor};
 use overmask::engine::Engine;
 use overmask::pack::Pack;
@@ -12,7 +13,6 @@ use serde::Serialize;
 
 use crate::data::Dataset;
 use crate::evaluate::{EvaluateError, measure};
-use overmask::base::family::module;
 
 /// What is taken away together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

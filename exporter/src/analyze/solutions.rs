@@ -97,7 +97,7 @@ pub fn common_form(packs: &[(PathBuf, Pack)]) -> Result<Form, AnalyzeError> {
 }
 
 /// Measures packs of one task, each under the name of its file, and compares those of the same sparsity.
-/// One of them is resident at a time.
+/// The engine holds one of them at a time.
 ///
 /// `progress` is told how many packs are measured.
 ///
@@ -186,13 +186,12 @@ impl SharedZeros {
 
 #[cfg(test)]
 mod tests {
+    use overmask::engine::EngineOptions;
+    use overmask::engine::native::NativeEngine;
     use overmask::error::ErrorKind;
     use overmask::pack::{Pooling, TaskKind};
 
     use super::super::tests::{base, pack};
-    use overmask::engine::EngineOptions;
-    use overmask::engine::native::NativeEngine;
-
     use super::*;
     use crate::data;
 

@@ -8,7 +8,7 @@ pub(super) fn rule(op: &str) -> Option<Rule> {
     (op == "Gather").then_some(gather)
 }
 
-/// y = table[indices]: each row of the table gets the sum of the gradients of its copies.
+/// `y = table[indices]`: each row of the table gets the sum of the gradients of its copies.
 ///
 /// `ScatterElements` adds them one after the other, in the order of the indices, so that the sum is
 /// the same in every run; `ScatterND` would need no index for each value, but adds in any order.

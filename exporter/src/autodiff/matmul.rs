@@ -2,7 +2,7 @@
 
 use overmask_graph::proto::NodeProto;
 
-use super::shape::Dim;
+use super::dim::Dim;
 use super::{AutodiffError, Backward, Rule, unsupported};
 
 pub(super) fn rule(op: &str) -> Option<Rule> {

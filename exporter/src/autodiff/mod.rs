@@ -10,6 +10,7 @@
 //! gradient to each input that wants one.
 
 mod contents;
+mod dim;
 mod elementwise;
 mod gather;
 mod matmul;
@@ -24,10 +25,13 @@ use std::collections::{HashMap, HashSet};
 
 use overmask_graph::GraphBuilder;
 use overmask_graph::proto::NodeProto;
-use shape::{Dim, Shapes};
+
+use self::dim::Dim;
+use self::shape::Shapes;
 
 /// Why a graph cannot be differentiated.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum AutodiffError {
     /// No rule for an operator on the way from a wanted value to the loss.
     #[error("node `{node}`: operator `{op}` has no gradient rule; freeze what is below it or rewrite the graph")]

@@ -2,75 +2,24 @@
 //!
 //! A dimension is a product of a number and named sizes (`batch`, `sequence`), so that
 //! `Reshape` between [batch, sequence, width] and [batch · sequence, width] can be followed
-//! exactly. Values that describe shapes (the outputs of `Shape`, integer constants, and what is made
-//! of them) are followed as lists of dimensions: see `contents.rs`.
+//! exactly: see `dim.rs`. Values that describe shapes (the outputs of `Shape`, integer constants, and
+//! what is made of them) are followed as lists of dimensions: see `contents.rs`.
 
 use std::collections::HashMap;
 
-use overmask_graph::proto::{Dimension, GraphProto, NodeProto, TensorProto, ValueInfoProto, data_type};
+use overmask_graph::proto::{Dimension, GraphProto, NodeProto, ValueInfoProto};
 
-use super::{AutodiffError, contents, unsupported};
+use super::contents::Contents;
+use super::{AutodiffError, unsupported};
 
-/// The most named sizes of a product: more are in no graph but a hostile one.
-const MOST_NAMES: usize = 16;
-
-/// A dimension: `factor` times the named sizes, which are sorted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Dim {
-    factor: i64,
-    names: Vec<String>,
-}
-
-impl Dim {
-    /// A known size.
-    pub fn known(factor: i64) -> Self {
-        Dim { factor, names: Vec::new() }
-    }
-
-    /// The size 1.
-    pub fn one() -> Self {
-        Self::known(1)
-    }
-
-    /// A size known only by its name.
-    pub fn named(name: &str) -> Self {
-        Dim { factor: 1, names: vec![name.to_owned()] }
-    }
-
-    /// The size, when it is known.
-    pub fn value(&self) -> Option<i64> {
-        self.names.is_empty().then_some(self.factor)
-    }
-
-    /// The product, or `None` when it is too large.
-    pub fn times(&self, other: &Dim) -> Option<Dim> {
-        if self.names.len() + other.names.len() > MOST_NAMES {
-            return None;
-        }
-        let mut names = [self.names.clone(), other.names.clone()].concat();
-        names.sort();
-        Some(Dim { factor: self.factor.checked_mul(other.factor)?, names })
-    }
-
-    /// The quotient, or `None` when it is no such product.
-    pub(super) fn divided_by(&self, other: &Dim) -> Option<Dim> {
-        if self.factor.checked_rem(other.factor)? != 0 {
-            return None;
-        }
-        let mut names = self.names.clone();
-        for name in &other.names {
-            names.remove(names.iter().position(|n| n == name)?);
-        }
-        Some(Dim { factor: self.factor / other.factor, names })
-    }
-}
+pub use super::dim::Dim;
 
 /// Shapes of values, as far as they could be inferred.
 #[derive(Debug, Default)]
 pub struct Shapes {
     shapes: HashMap<String, Vec<Dim>>,
     /// Contents of values that describe shapes.
-    contents: HashMap<String, Vec<Dim>>,
+    contents: Contents,
 }
 
 impl Shapes {
@@ -87,9 +36,7 @@ impl Shapes {
         }
         for constant in &graph.initializer {
             all.shapes.insert(constant.name.clone(), constant.dims.iter().map(|d| Dim::known(*d)).collect());
-            if let Some(values) = integers(constant) {
-                all.contents.insert(constant.name.clone(), values.into_iter().map(Dim::known).collect());
-            }
+            all.contents.add_constant(constant);
         }
         for node in &graph.node {
             super::check_form(node)?;
@@ -107,21 +54,15 @@ impl Shapes {
         self.shapes.insert(value.to_owned(), shape);
     }
 
-    /// What a value that describes a shape holds, if it is known.
-    pub(super) fn held(&self, value: &str) -> Option<&[Dim]> {
-        self.contents.get(value).map(Vec::as_slice)
-    }
-
-    /// What it holds, if that is numbers only.
+    /// What a value that describes a shape holds, if that is numbers only.
     pub(super) fn numbers(&self, value: &str) -> Option<Vec<i64>> {
-        self.held(value)?.iter().map(Dim::value).collect()
+        self.contents.numbers(value)
     }
 
     fn follow(&mut self, node: &NodeProto) -> Result<(), AutodiffError> {
         let Some(output) = node.output.first() else { return Ok(()) };
-        if let Some(list) = contents::follow(self, node) {
-            self.contents.insert(output.clone(), list);
-        }
+        let first = node.input.first().and_then(|value| self.shapes.get(value));
+        self.contents.follow(node, first.map(Vec::as_slice));
         if node.op_type == "Split" {
             return self.follow_split(node);
         }
@@ -145,7 +86,7 @@ impl Shapes {
         let Some(x) = node.input.first().and_then(|x| self.get(x)).map(<[Dim]>::to_vec) else { return Ok(()) };
         let axis = axis(node, node.int("axis", 0), x.len())?;
         let parts = match node.input.get(1).filter(|v| !v.is_empty()) {
-            Some(list) => self.held(list).map(<[Dim]>::to_vec),
+            Some(list) => self.contents.held(list).map(<[Dim]>::to_vec),
             None => x[axis].divided_by(&Dim::known(node.output.len() as i64)).map(|d| vec![d; node.output.len()]),
         };
         for (output, part) in node.output.iter().zip(parts.unwrap_or_default()) {
@@ -187,8 +128,8 @@ impl Shapes {
                 Some(x) => Some(permutation(node, x.len())?.into_iter().map(|i| x[i].clone()).collect()),
                 None => None,
             },
-            "Reshape" => shape(0).zip(self.contents.get(&node.input[1])).and_then(|(x, to)| reshape(&x, to)),
-            "Expand" => pair(shape(0), self.contents.get(&node.input[1]).cloned(), node)?,
+            "Reshape" => shape(0).zip(self.contents.held(&node.input[1])).and_then(|(x, to)| reshape(&x, to)),
+            "Expand" => pair(shape(0), self.contents.held(&node.input[1]).map(<[Dim]>::to_vec), node)?,
             "Unsqueeze" => match (shape(0), numbers(1)) {
                 (Some(x), Some(new)) => {
                     let rank = x.len() + new.len();
@@ -215,15 +156,22 @@ impl Shapes {
             },
             "Slice" => shape(0).and_then(|x| self.slice(node, x)),
             "Concat" => self.concat(node)?,
-            "Shape" => contents::follow(self, node).map(|list| vec![Dim::known(list.len() as i64)]),
-            "ConstantOfShape" => node.input.first().and_then(|v| self.held(v)).map(<[Dim]>::to_vec),
+            "Shape" => {
+                let list = self.contents.output(node, shape(0).as_deref());
+                list.map(|list| vec![Dim::known(list.len() as i64)])
+            }
+            "ConstantOfShape" => node.input.first().and_then(|v| self.contents.held(v)).map(<[Dim]>::to_vec),
             "Range" => {
-                match (numbers(0).as_deref(), node.input.get(1).and_then(|v| self.held(v)), numbers(2).as_deref()) {
+                match (
+                    numbers(0).as_deref(),
+                    node.input.get(1).and_then(|v| self.contents.held(v)),
+                    numbers(2).as_deref(),
+                ) {
                     (Some([0]), Some([end]), Some([1])) => Some(vec![end.clone()]),
                     _ => None,
                 }
             }
-            "OneHot" => shape(0).zip(self.contents.get(&node.input[1])).and_then(|(mut x, depth)| {
+            "OneHot" => shape(0).zip(self.contents.held(&node.input[1])).and_then(|(mut x, depth)| {
                 x.push(depth.first()?.clone());
                 Some(x)
             }),
@@ -245,7 +193,7 @@ impl Shapes {
 
     /// A slice with step 1.
     fn slice(&self, node: &NodeProto, mut x: Vec<Dim>) -> Option<Vec<Dim>> {
-        let (starts, ends) = (self.numbers(node.input.get(1)?)?, self.held(node.input.get(2)?)?);
+        let (starts, ends) = (self.numbers(node.input.get(1)?)?, self.contents.held(node.input.get(2)?)?);
         let list = |index: usize| node.input.get(index).filter(|v| !v.is_empty()).map(|v| self.numbers(v));
         let axes = list(3).unwrap_or_else(|| Some((0..starts.len() as i64).collect()))?;
         let steps = list(4).unwrap_or_else(|| Some(vec![1; starts.len()]))?;
@@ -341,16 +289,6 @@ fn declared(input: &ValueInfoProto) -> Option<Vec<Dim>> {
         Dimension::Param(name) => Some(Dim::named(name)),
     });
     dims.collect()
-}
-
-pub(super) fn integers(tensor: &TensorProto) -> Option<Vec<i64>> {
-    if tensor.data_type != data_type::INT64 {
-        return None;
-    }
-    if !tensor.int64_data.is_empty() {
-        return Some(tensor.int64_data.clone());
-    }
-    Some(tensor.raw_data.as_chunks::<8>().0.iter().map(|b| i64::from_le_bytes(*b)).collect())
 }
 
 fn pair(a: Option<Vec<Dim>>, b: Option<Vec<Dim>>, node: &NodeProto) -> Result<Option<Vec<Dim>>, AutodiffError> {

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Error};
 use clap::Args;
 use minisign::{ErrorKind, SecretKey, SecretKeyBox};
-use overmask::fs::hex;
-use overmask::fs::write_atomically;
+use overmask::fs::{hex, write_atomically};
 use overmask::pack::{Packs, read_file};
 use overmask::text::printable;
+use overmask::trust::minisign::{SecretKeyKind, decode};
 use overmask::trust::{Keyring, PublicKey, signature_path};
 use overmask_cli::{CodedError, ExitCode};
 use serde_json::json;
@@ -23,13 +23,6 @@ const MAX_KEY: u64 = 4096;
 
 /// minisign's programs take trusted comments of up to 8192 bytes.
 const MAX_COMMENT: usize = 8000;
-
-/// What the base64 of a secret key starts with, with and without a password: its algorithms.
-const ENCRYPTED: &str = "RWRTY0Iy";
-const PLAIN: &str = "RWQAAEIy";
-
-/// The digits of base64.
-const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
 /// Sign packs and pack sets: writes PACK.minisig beside each.
 ///
@@ -137,26 +130,30 @@ impl Key {
         let bytes = read_small(path, MAX_KEY)?.ok_or_else(|| damaged("the file is too large"))?;
         let text = String::from_utf8(bytes).map_err(|_| damaged("the file is no text"))?;
         let line = text.lines().nth(1).unwrap_or_default();
-        let secret = if line.starts_with(PLAIN) {
-            if password_file.is_some() {
-                log::warn!("{} has no password: --password-file is not used", path.display());
+        let secret = match SecretKeyKind::of_line(line) {
+            Some(SecretKeyKind::Plain) => {
+                if password_file.is_some() {
+                    log::warn!("{} has no password: --password-file is not used", path.display());
+                }
+                match without_checksum(line) {
+                    Some(secret) => secret,
+                    None => {
+                        SecretKeyBox::from(text).into_unencrypted_secret_key().map_err(|e| damaged(&e.to_string()))?
+                    }
+                }
             }
-            match without_checksum(line) {
-                Some(secret) => secret,
-                None => SecretKeyBox::from(text).into_unencrypted_secret_key().map_err(|e| damaged(&e.to_string()))?,
+            Some(SecretKeyKind::Encrypted) => {
+                let password = password(path, password_file, terminal)?;
+                log::info!("decrypting {}", path.display());
+                SecretKeyBox::from(text).into_secret_key(Some(password)).map_err(|e| match e.kind() {
+                    ErrorKind::Verify => CodedError {
+                        message: format!("wrong password for the key {}, or the file is damaged", path.display()),
+                        code: ExitCode::Signature,
+                    },
+                    _ => damaged(&e.to_string()),
+                })?
             }
-        } else if line.starts_with(ENCRYPTED) {
-            let password = password(path, password_file, terminal)?;
-            log::info!("decrypting {}", path.display());
-            SecretKeyBox::from(text).into_secret_key(Some(password)).map_err(|e| match e.kind() {
-                ErrorKind::Verify => CodedError {
-                    message: format!("wrong password for the key {}, or the file is damaged", path.display()),
-                    code: ExitCode::Signature,
-                },
-                _ => damaged(&e.to_string()),
-            })?
-        } else {
-            return Err(damaged("line 2 is something else; name the .key file, not the .pub").into());
+            None => return Err(damaged("line 2 is something else; name the .key file, not the .pub").into()),
         };
         warn_if_public(path);
         let public = minisign::PublicKey::from_secret_key(&secret).map_err(|e| damaged(&e.to_string()))?;
@@ -188,14 +185,7 @@ fn without_checksum(line: &str) -> Option<SecretKey> {
     if checksum.len() != 44 || checksum.trim_end_matches('=').bytes().any(|digit| digit != b'A') {
         return None;
     }
-    let mut bytes = Vec::new();
-    for group in key.as_bytes().chunks_exact(4) {
-        let mut bits = 0;
-        for digit in group {
-            bits = bits << 6 | DIGITS.iter().position(|d| d == digit)?;
-        }
-        bytes.extend([bits >> 16, bits >> 8, bits].map(|byte| byte as u8));
-    }
+    let mut bytes = decode(key)?;
     bytes.extend([0; 32]);
     SecretKey::from_bytes(&bytes).ok()
 }

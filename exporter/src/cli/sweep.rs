@@ -6,8 +6,7 @@ use std::sync::atomic::AtomicBool;
 use anyhow::{Context, Error};
 use clap::{Args, Command, ValueHint};
 use overmask::text::printable;
-use overmask_cli::ExitCode;
-use overmask_cli::Verbosity;
+use overmask_cli::{ExitCode, Verbosity};
 use serde_json::json;
 
 use super::{output, train};

@@ -9,14 +9,15 @@ use std::fs;
 use std::path::Path;
 
 use overmask::error::ErrorKind;
+use overmask::fs::{Staged, StagedError};
 use overmask::pack::TaskKind;
 use serde_json::Value;
 
 use super::{DataError, Dataset, Form, read, record};
-use overmask::fs::{Staged, StagedError};
 
 /// Why a task cannot be converted.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum GlueError {
     /// A file of the task.
     #[error(transparent)]

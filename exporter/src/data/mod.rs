@@ -125,7 +125,7 @@ impl Dataset {
         self.examples.len()
     }
 
-    /// Whether there is none. What [`read`] returns is never empty.
+    /// Whether there is none. What [`read()`] returns is never empty.
     pub fn is_empty(&self) -> bool {
         self.examples.is_empty()
     }

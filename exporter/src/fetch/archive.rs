@@ -3,6 +3,7 @@
 //! Nothing of an archive decides where a file goes or how long it may get: names come from the
 //! manifest, and copying stops at the size that the manifest says.
 
+use std::error::Error;
 use std::fs::File;
 use std::io::{BufReader, Read, Write};
 use std::path::Path;
@@ -91,7 +92,7 @@ pub(super) fn place(reader: &mut dyn Read, wanted: &Wanted, origin: &Path, into:
 fn unpack_inner(reader: &mut dyn Read, origin: &Path, to: &Path) -> Result<(), FetchError> {
     match copy(reader, origin, to, LONGEST_INNER, &mut |_| ())? {
         Some(_) => Ok(()),
-        None => Err(broken(origin, &format!("an archive in it is longer than {LONGEST_INNER} bytes"))),
+        None => Err(broken(origin, format!("an archive in it is longer than {LONGEST_INNER} bytes"))),
     }
 }
 
@@ -108,7 +109,7 @@ fn copy(
     let mut buffer = vec![0; 1 << 16];
     let mut copied = 0;
     loop {
-        let bytes = match reader.read(&mut buffer).map_err(|e| broken(origin, &e))? {
+        let bytes = match reader.read(&mut buffer).map_err(|e| broken(origin, e))? {
             0 => break,
             n => &buffer[..n],
         };
@@ -133,16 +134,16 @@ fn each(archive: &Path, names: &[&str], visit: Visit) -> Result<(), FetchError> 
     match packing(&archive.to_string_lossy()) {
         Some(Packing::Zip) => each_in_zip(archive, reader, names, visit),
         Some(Packing::TarGz) => each_in_tar(archive, reader, names, visit),
-        None => Err(broken(archive, &"is no archive that we read (.whl, .zip, .tar.gz, .tgz)")),
+        None => Err(broken(archive, "is no archive that we read (.whl, .zip, .tar.gz, .tgz)")),
     }
 }
 
 fn each_in_zip(archive: &Path, reader: BufReader<File>, names: &[&str], visit: Visit) -> Result<(), FetchError> {
-    let mut zip = ZipArchive::new(reader).map_err(|e| broken(archive, &e))?;
+    let mut zip = ZipArchive::new(reader).map_err(|e| broken(archive, e))?;
     for (i, name) in names.iter().enumerate() {
         let mut entry = zip.by_name(name).map_err(|e| match e {
             ZipError::FileNotFound => absent(archive, name),
-            e => broken(archive, &e),
+            e => broken(archive, e),
         })?;
         visit(i, &mut entry)?;
     }
@@ -152,9 +153,9 @@ fn each_in_zip(archive: &Path, reader: BufReader<File>, names: &[&str], visit: V
 fn each_in_tar(archive: &Path, reader: BufReader<File>, names: &[&str], visit: Visit) -> Result<(), FetchError> {
     let mut tar = tar::Archive::new(GzDecoder::new(reader));
     let mut found = vec![false; names.len()];
-    for entry in tar.entries().map_err(|e| broken(archive, &e))? {
-        let mut entry = entry.map_err(|e| broken(archive, &e))?;
-        let path = entry.path().map_err(|e| broken(archive, &e))?.into_owned();
+    for entry in tar.entries().map_err(|e| broken(archive, e))? {
+        let mut entry = entry.map_err(|e| broken(archive, e))?;
+        let path = entry.path().map_err(|e| broken(archive, e))?.into_owned();
         let place = names.iter().position(|n| Path::new(n) == path);
         if let Some(i) = place.filter(|&i| !found[i]) {
             visit(i, &mut entry)?;
@@ -170,8 +171,8 @@ fn each_in_tar(archive: &Path, reader: BufReader<File>, names: &[&str], visit: V
     }
 }
 
-fn broken(archive: &Path, reason: &dyn std::fmt::Display) -> FetchError {
-    FetchError::Archive { path: archive.to_owned(), reason: reason.to_string() }
+fn broken(archive: &Path, reason: impl Into<Box<dyn Error + Send + Sync>>) -> FetchError {
+    FetchError::Archive { path: archive.to_owned(), source: reason.into() }
 }
 
 fn absent(archive: &Path, name: &str) -> FetchError {

@@ -1,5 +1,7 @@
 //! What can go wrong when something is fetched.
 
+use std::error::Error;
+use std::io;
 use std::path::PathBuf;
 
 use overmask::error::ErrorKind;
@@ -19,12 +21,12 @@ pub enum FetchError {
         known: String,
     },
     /// A manifest that is not one.
-    #[error("{}: {reason}", path.display())]
+    #[error("{}: {source}", path.display())]
     Manifest {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
-        reason: String,
+        source: Box<dyn Error + Send + Sync>,
     },
     /// Nothing of the manifest is for this machine.
     #[error("`{name}` has no files for {platform}; {advice}")]
@@ -42,7 +44,7 @@ pub enum FetchError {
         /// The file.
         path: PathBuf,
         /// Why.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// A file or directory cannot be written.
     #[error("cannot write {}: {source}", path.display())]
@@ -50,7 +52,7 @@ pub enum FetchError {
         /// The file.
         path: PathBuf,
         /// Why.
-        source: std::io::Error,
+        source: io::Error,
     },
     /// A program that is needed is not installed.
     #[error("`{program}` is not installed; install it with `{install}`")]
@@ -59,6 +61,14 @@ pub enum FetchError {
         program: &'static str,
         /// The command that installs it.
         install: &'static str,
+    },
+    /// A program could not be started.
+    #[error("`{command}` failed (it did not start):\n{source}")]
+    Start {
+        /// What was to be run.
+        command: String,
+        /// Why.
+        source: io::Error,
     },
     /// A program failed.
     #[error("`{command}` failed ({status}):\n{output}")]
@@ -71,12 +81,12 @@ pub enum FetchError {
         output: String,
     },
     /// An archive, or a file that was opened, cannot be read to its end.
-    #[error("{}: {reason}", path.display())]
+    #[error("{}: {source}", path.display())]
     Archive {
         /// The file.
         path: PathBuf,
         /// Why.
-        reason: String,
+        source: Box<dyn Error + Send + Sync>,
     },
     /// A file is not where it should be.
     #[error("{} holds no `{name}`", place.display())]
@@ -134,7 +144,8 @@ impl FetchError {
             Self::Read { .. } | Self::Absent { .. } => ErrorKind::InputData,
             Self::Write { .. } => ErrorKind::DeviceOrStore,
             Self::NoSource { code, .. } => *code,
-            Self::Platform { .. } | Self::Missing { .. } | Self::Command { .. } => ErrorKind::Other,
+            Self::Platform { .. } | Self::Missing { .. } => ErrorKind::Other,
+            Self::Start { .. } | Self::Command { .. } => ErrorKind::Other,
         }
     }
 }

@@ -104,7 +104,7 @@ pub struct Wanted {
 #[serde(deny_unknown_fields)]
 pub struct Recipe {
     /// The format of the (only) file.
-    pub format: super::recipe::Format,
+    pub format: Format,
     /// The seed of the split.
     pub seed: u64,
     /// So many examples are taken, by the seed, before the split; without it all are.
@@ -113,6 +113,29 @@ pub struct Recipe {
     pub train: Output,
     /// What `test.jsonl` must be; its number of examples is what is held out.
     pub test: Output,
+}
+
+/// The formats that there are recipes for; `recipe.rs` reads them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// Lines `COARSE:fine text`; the label is the coarse class. (Li & Roth, *Learning question
+    /// classifiers*, 2002.)
+    Trec,
+    /// The same lines; the label is `COARSE:fine`, one of 50.
+    #[serde(rename = "trec-fine")]
+    TrecFine,
+    /// Lines `id TAB mean rating TAB text`; the label is the rating's sign, and texts rated
+    /// closer to neutral than half a point are left out. (Hutto & Gilbert, *VADER*, 2014.)
+    Vader,
+    /// The same lines; the value is the mean rating.
+    #[serde(rename = "vader-rating")]
+    VaderRating,
+    /// CoNLL columns: words with tags.
+    Conll,
+    /// A table of numbered statements and replies. A pair is a statement with its reply, or, as often,
+    /// with another's; the label tells which: `reply` or `other`.
+    Dialogue,
 }
 
 /// A file that a recipe makes.
@@ -148,9 +171,9 @@ impl Manifest {
     }
 
     fn parse(path: &Path, text: &str) -> Result<Self, FetchError> {
-        let wrong = |reason| FetchError::Manifest { path: path.to_owned(), reason };
-        let manifest: Self = toml::from_str(text).map_err(|e| wrong(e.to_string()))?;
-        manifest.check().map_err(wrong)?;
+        let wrong = |source| FetchError::Manifest { path: path.to_owned(), source };
+        let manifest: Self = toml::from_str(text).map_err(|e| wrong(e.into()))?;
+        manifest.check().map_err(|reason| wrong(reason.into()))?;
         Ok(manifest)
     }
 

@@ -21,7 +21,7 @@ use overmask::fs::file_digest;
 use serde::Serialize;
 
 pub use error::FetchError;
-pub use manifest::{Archive, Kind, Manifest, Output, Package, Recipe, Source, Wanted, builtin};
+pub use manifest::{Archive, Format, Kind, Manifest, Output, Package, Recipe, Source, Wanted, builtin};
 
 /// The answer to "what did fetch do".
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

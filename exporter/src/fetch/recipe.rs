@@ -13,9 +13,8 @@ use std::path::Path;
 
 use csv::ReaderBuilder;
 use overmask::pack::Input;
-use serde::Deserialize;
 
-use super::manifest::{Output, Recipe};
+use super::manifest::{Format, Output, Recipe};
 use super::{FetchError, unreadable, unwritable};
 use crate::data::{self, DataError, Dataset, Example, Target, rng};
 
@@ -26,29 +25,6 @@ pub(super) const TEST: &str = "test.jsonl";
 
 /// How small a mean rating is too close to neutral to be a label.
 const CLEAR_RATING: f64 = 0.5;
-
-/// The formats that there are recipes for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Format {
-    /// Lines `COARSE:fine text`; the label is the coarse class. (Li & Roth, *Learning question
-    /// classifiers*, 2002.)
-    Trec,
-    /// The same lines; the label is `COARSE:fine`, one of 50.
-    #[serde(rename = "trec-fine")]
-    TrecFine,
-    /// Lines `id TAB mean rating TAB text`; the label is the rating's sign, and texts rated
-    /// closer to neutral than half a point are left out. (Hutto & Gilbert, *VADER*, 2014.)
-    Vader,
-    /// The same lines; the value is the mean rating.
-    #[serde(rename = "vader-rating")]
-    VaderRating,
-    /// CoNLL columns: words with tags.
-    Conll,
-    /// A table of numbered statements and replies. A pair is a statement with its reply, or, as often,
-    /// with another's; the label tells which: `reply` or `other`.
-    Dialogue,
-}
 
 /// Converts the only file in `from` into the two files in `to`, and checks them.
 pub(super) fn convert(recipe: &Recipe, from: &Path, to: &Path) -> Result<(), FetchError> {

@@ -298,13 +298,7 @@ fn run(command: &mut Command) -> Result<Output, FetchError> {
         Err(e) if e.kind() == std::io::ErrorKind::NotFound && words[0] == "curl" => {
             return Err(FetchError::Missing { program: "curl", install: "sudo apt install curl" });
         }
-        Err(e) => {
-            return Err(FetchError::Command {
-                command: words.join(" "),
-                status: "it did not start".to_owned(),
-                output: e.to_string(),
-            });
-        }
+        Err(source) => return Err(FetchError::Start { command: words.join(" "), source }),
     };
     if output.status.success() {
         return Ok(output);

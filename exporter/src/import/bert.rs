@@ -10,9 +10,8 @@ use std::collections::BTreeMap;
 use overmask::base::family::MASKED_SCORE;
 use overmask::base::family::bert::{Linear, Names, Norm, Sizes, Table};
 use overmask::base::{Architecture, file};
-use overmask_graph::encoder;
 use overmask_graph::proto::{ModelProto, data_type};
-use overmask_graph::{External, GraphBuilder};
+use overmask_graph::{External, GraphBuilder, encoder};
 
 /// A tensor that the encoder needs: name in the checkpoint and shape.
 pub(super) type Needed = (String, Vec<usize>);

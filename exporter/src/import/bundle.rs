@@ -67,7 +67,7 @@ pub(super) fn write(
 
     // What was written must open before anyone sees it.
     overmask::task::Tokenizer::open(&Base::open(staged.dir())?)
-        .map_err(|e| ImportError::Tokenizer { path: parts.tokenizer, reason: e.to_string() })?;
+        .map_err(|source| ImportError::Tokenizer { path: parts.tokenizer, source: source.into() })?;
 
     staged.publish()?;
     Ok(Base::open(out)?)

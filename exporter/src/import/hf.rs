@@ -11,9 +11,10 @@ use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use serde::Deserialize;
 
-pub use super::Origin;
 use super::bundle::{self, Parts, read};
 use super::{ImportError, bert};
+
+pub use super::Origin;
 
 /// What of `config.json` decides the graph; the names are the file's.
 #[derive(Deserialize)]

@@ -8,8 +8,8 @@ pub mod onnx;
 use std::path::PathBuf;
 
 use overmask::error::ErrorKind;
-
 use overmask::fs::StagedError;
+use overmask::task::TaskError;
 
 /// What the manifest says of the weights' origin.
 #[derive(Debug, Clone, Default)]
@@ -22,6 +22,7 @@ pub struct Origin {
 
 /// What can go wrong when a model is imported.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ImportError {
     /// A file of the checkpoint cannot be read.
     #[error("cannot read {path}: {source}")]
@@ -85,13 +86,13 @@ pub enum ImportError {
         /// What is wrong.
         reason: String,
     },
-    /// The tokenizer does not load.
-    #[error("{path}: {reason}")]
+    /// The tokenizer cannot be used.
+    #[error("{path}: {source}")]
     Tokenizer {
         /// The file.
         path: PathBuf,
         /// Why.
-        reason: String,
+        source: Box<TaskError>,
     },
     /// The bundle that was written does not open.
     #[error(transparent)]

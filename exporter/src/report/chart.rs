@@ -38,15 +38,15 @@ pub(super) fn draw(
     (width, height): (u32, u32),
     with: impl FnOnce(&Area) -> Result<(), DrawError>,
 ) -> Result<Drawing, ReportError> {
-    let failed = |reason: String| ReportError::Draw { figure: title.to_owned(), reason };
+    let failed = |source| ReportError::Draw { figure: title.to_owned(), source };
     let mut svg = String::new();
     {
         let area = SVGBackend::with_string(&mut svg, (width, height)).into_drawing_area();
-        with(&area).and_then(|()| area.present()).map_err(|e| failed(e.to_string()))?;
+        with(&area).and_then(|()| area.present()).map_err(|e| failed(e.into()))?;
     }
     // The page puts the drawing into an element of its own, with a title.
     let body = svg.split_once('>').and_then(|(_, rest)| rest.rsplit_once("</svg>"));
-    let (body, _) = body.ok_or_else(|| failed("it came out without an <svg> element".to_owned()))?;
+    let (body, _) = body.ok_or_else(|| failed("it came out without an <svg> element".into()))?;
     // The crate escapes text, but leaves characters that turn the direction of what follows.
     let body = body.lines().map(|line| printable(line) + "\n").collect();
     Ok(Drawing { width, height, body })

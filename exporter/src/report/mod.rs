@@ -2,7 +2,7 @@
 //! numbers as JSON.
 //!
 //! The page is a single HTML file that needs neither network nor scripts. [`read`] takes the lines
-//! in, [`Report`] holds the numbers, [`html`] draws them. What is read was written by others:
+//! in, [`Report`] holds the numbers, [`html()`] draws them. What is read was written by others:
 //! all of it is escaped, and whatever may be missing is left out.
 
 mod analyses;
@@ -18,15 +18,17 @@ mod summary;
 mod tests;
 mod tiles;
 
+use std::error::Error;
 use std::path::PathBuf;
 
 use overmask::error::ErrorKind;
+
+use self::page::Page;
 
 pub use input::{
     Analysis, Class, Closeness, Confusion, CurvePoint, Group, Input, Overlap, Sensitivity, SharedZeros, Solution,
     SparsityGroup, TensorDistance, read,
 };
-pub use page::html;
 pub use summary::{Best, Failure, Report, RunRow, Stat, SummaryRow};
 
 /// What can go wrong when a report is made.
@@ -61,12 +63,12 @@ pub enum ReportError {
         files: String,
     },
     /// A figure cannot be drawn.
-    #[error("figure `{figure}` cannot be drawn: {reason}")]
+    #[error("figure `{figure}` cannot be drawn: {source}")]
     Draw {
         /// The figure's title.
         figure: String,
         /// Why.
-        reason: String,
+        source: Box<dyn Error + Send + Sync>,
     },
 }
 
@@ -78,4 +80,30 @@ impl ReportError {
             Self::Draw { .. } => ErrorKind::Other,
         }
     }
+}
+
+/// The page of a report.
+///
+/// # Errors
+/// When a figure cannot be drawn.
+pub fn html(report: &Report) -> Result<String, ReportError> {
+    let mut page = Page::default();
+    if !report.runs.is_empty() || !report.failures.is_empty() {
+        runs::sections(&mut page, report)?;
+    }
+    analyses::sections(&mut page, &report.analyses)?;
+    let about = [
+        count(report.runs.len(), "run", "runs"),
+        count(report.tasks().len(), "task", "tasks"),
+        count(report.methods().len(), "method", "methods"),
+        count(report.failures.len(), "failed run", "failed runs"),
+        count(report.analyses.len(), "analysis", "analyses"),
+    ];
+    let about: Vec<String> = about.into_iter().filter(|part| !part.starts_with("0 ")).collect();
+    Ok(page.finish("Overmask report", &format!("{}.", about.join(", "))))
+}
+
+/// How many of what, in words.
+fn count(n: usize, one: &str, many: &str) -> String {
+    format!("{n} {}", if n == 1 { one } else { many })
 }

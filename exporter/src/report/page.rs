@@ -1,12 +1,11 @@
-//! The page: sections of figures with tables beneath, a list of them, and the style sheet.
+//! The page: sections of figures with tables beneath, a list of them, and the style sheet. What is
+//! in the sections, `mod.rs` and the files that it calls say.
 
 use std::fmt::Write as _;
 
 use super::chart::{Drawing, outline};
 use super::html::escape;
 use super::palette::{dark_rules, hex, series};
-use super::summary::Report;
-use super::{ReportError, analyses, runs};
 
 /// A page as it is written.
 #[derive(Debug, Default)]
@@ -77,7 +76,8 @@ impl Page {
         self.raw("</ul>\n");
     }
 
-    fn finish(mut self, title: &str, about: &str) -> String {
+    /// The whole page, under a title.
+    pub(super) fn finish(mut self, title: &str, about: &str) -> String {
         if !self.sections.is_empty() {
             self.body.push_str("</section>\n");
         }
@@ -101,30 +101,4 @@ impl Page {
             self.body,
         )
     }
-}
-
-/// How many of what, in words.
-fn count(n: usize, one: &str, many: &str) -> String {
-    format!("{n} {}", if n == 1 { one } else { many })
-}
-
-/// The page of a report.
-///
-/// # Errors
-/// When a figure cannot be drawn.
-pub fn html(report: &Report) -> Result<String, ReportError> {
-    let mut page = Page::default();
-    if !report.runs.is_empty() || !report.failures.is_empty() {
-        runs::sections(&mut page, report)?;
-    }
-    analyses::sections(&mut page, &report.analyses)?;
-    let about = [
-        count(report.runs.len(), "run", "runs"),
-        count(report.tasks().len(), "task", "tasks"),
-        count(report.methods().len(), "method", "methods"),
-        count(report.failures.len(), "failed run", "failed runs"),
-        count(report.analyses.len(), "analysis", "analyses"),
-    ];
-    let about: Vec<String> = about.into_iter().filter(|part| !part.starts_with("0 ")).collect();
-    Ok(page.finish("Overmask report", &format!("{}.", about.join(", "))))
 }

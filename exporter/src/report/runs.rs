@@ -5,7 +5,7 @@ use super::chart::{Axis, HALF, Series, THIRD, plot};
 use super::html::{Column, Table, escape, or_dash};
 use super::page::Page;
 use super::palette::Ramp;
-use super::scale::{Scale, Unit};
+use super::scale::{Scale, Unit, words};
 use super::summary::{Best, Report, RunRow, Stat};
 use super::tiles::{HeatMap, MAX_CELLS};
 
@@ -30,11 +30,6 @@ pub(super) fn sections(page: &mut Page, report: &Report) -> Result<(), ReportErr
     }
     failures(page, report);
     Ok(())
-}
-
-/// A metric's name as words.
-pub(super) fn words(metric: &str) -> String {
-    metric.replace('_', " ")
 }
 
 /// Mean and standard deviation.

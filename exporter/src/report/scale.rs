@@ -67,6 +67,11 @@ impl Unit {
     }
 }
 
+/// A metric's name as words.
+pub(super) fn words(metric: &str) -> String {
+    metric.replace('_', " ")
+}
+
 /// A size in few characters.
 fn bytes(value: f64) -> String {
     for (size, unit) in [(1e9, "GB"), (1e6, "MB"), (1e3, "kB")] {

@@ -12,6 +12,7 @@ mod shard;
 #[cfg(test)]
 mod tests;
 
+use std::error::Error;
 use std::path::{Path, PathBuf};
 
 use overmask::base::BaseError;
@@ -27,12 +28,20 @@ pub use shard::Shard;
 #[non_exhaustive]
 pub enum SweepError {
     /// The file that describes the sweep is wrong.
-    #[error("{}: {reason}", path.display())]
+    #[error("{}: {source}", path.display())]
     Plan {
         /// The file.
         path: PathBuf,
         /// What is wrong, and where.
-        reason: String,
+        source: Box<dyn Error + Send + Sync>,
+    },
+    /// What should be a base's manifest is none.
+    #[error("{}: not a base: {source}", path.display())]
+    Manifest {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: serde_json::Error,
     },
     /// The base, or a file of texts, cannot be read.
     #[error(transparent)]
@@ -62,14 +71,14 @@ pub enum SweepError {
         source: std::io::Error,
     },
     /// A line of the results is none.
-    #[error("{}: line {line}: {reason}; delete the line to repeat its run", path.display())]
+    #[error("{}: line {line}: is no result: {source}; delete the line to repeat its run", path.display())]
     Results {
         /// The file.
         path: PathBuf,
         /// The line, from 1.
         line: usize,
         /// What is wrong with it.
-        reason: String,
+        source: serde_json::Error,
     },
     /// Another process writes these results.
     #[error("{}: another sweep writes to it; wait for its end, or give each its own --shard or -o", path.display())]
@@ -111,7 +120,7 @@ impl SweepError {
         match self {
             Self::Base(e) => e.kind(),
             Self::Shard { .. } => ErrorKind::Usage,
-            Self::Plan { .. } | Self::Read { .. } => ErrorKind::InputData,
+            Self::Plan { .. } | Self::Manifest { .. } | Self::Read { .. } => ErrorKind::InputData,
             Self::Results { .. } => ErrorKind::CorruptFile,
             Self::Write { .. } | Self::Locked { .. } => ErrorKind::DeviceOrStore,
             Self::Start { .. } | Self::Failed { .. } | Self::Stopped { .. } => ErrorKind::Other,

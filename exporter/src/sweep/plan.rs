@@ -113,8 +113,9 @@ impl Plan {
     /// When the file cannot be read or is wrong, or the base or a file of texts cannot be read.
     pub fn read(path: &Path, known: &[TrainOption]) -> Result<Self, SweepError> {
         let text = fs::read_to_string(path).map_err(unreadable(path))?;
-        let wrong = |reason: String| SweepError::Plan { path: path.to_owned(), reason };
-        let document: Document = toml::from_str(&text).map_err(|e| wrong(e.to_string()))?;
+        let wrong = |reason: String| SweepError::Plan { path: path.to_owned(), source: reason.into() };
+        let document: Document =
+            toml::from_str(&text).map_err(|e| SweepError::Plan { path: path.to_owned(), source: e.into() })?;
         let known: BTreeMap<&str, &TrainOption> = known.iter().map(|o| (o.name.as_str(), o)).collect();
         document.check(&known).map_err(wrong)?;
 
@@ -284,8 +285,8 @@ fn base_id(manifest: &Path) -> Result<String, SweepError> {
         base_id: String,
     }
     let text = fs::read_to_string(manifest).map_err(unreadable(manifest))?;
-    let named: Manifest = serde_json::from_str(&text)
-        .map_err(|error| SweepError::Plan { path: manifest.into(), reason: format!("not a base: {error}") })?;
+    let named: Manifest =
+        serde_json::from_str(&text).map_err(|source| SweepError::Manifest { path: manifest.into(), source })?;
     Ok(named.base_id)
 }
 

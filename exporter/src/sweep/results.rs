@@ -163,10 +163,10 @@ pub fn states(dir: &Path) -> Result<BTreeMap<String, Status>, SweepError> {
         // Another part's writer may be amid its last line.
         let (whole, _) = split(&bytes);
         for (i, line) in whole.split(|&b| b == b'\n').enumerate().filter(|(_, line)| !line.trim_ascii().is_empty()) {
-            let head: Head = serde_json::from_slice(line).map_err(|e| SweepError::Results {
+            let head: Head = serde_json::from_slice(line).map_err(|source| SweepError::Results {
                 path: path.clone(),
                 line: i + 1,
-                reason: format!("is no result: {e}"),
+                source,
             })?;
             let state = states.entry(head.run).or_insert(head.status);
             if *state != Status::Done {

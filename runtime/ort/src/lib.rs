@@ -1,11 +1,11 @@
 //! The engine of ONNX Runtime, on the CPU or an NVIDIA GPU.
 //!
-//! When the engine starts, the base's maskable weights become inputs of the graph. The base's
-//! own values are seen where the memory map has them (on a GPU: uploaded once) and shared by
-//! all tasks. Loading a task runs a small graph, `Where(keep, weight, 0)`, for each masked
-//! tensor; the results stay on the device, bound to the task's inputs, so that switching tasks
-//! is choosing another binding. A task that replaces other tensors, norms for example, runs on a
-//! session in which these are inputs, too; tasks that replace the same ones share it.
+//! The base's maskable weights become inputs of the graph. The base's own values are seen where
+//! the memory map has them (on a GPU: uploaded once) and shared by all tasks. Adding a task runs a
+//! small graph, `Where(keep, weight, 0)`, for each masked tensor; the results stay on the device,
+//! bound to the task's inputs, so that going from one task to another is choosing another binding.
+//! A task that replaces other tensors, norms for example, runs on a session in which these are
+//! inputs, too; tasks that replace the same ones share it.
 
 mod binding;
 mod library;
@@ -60,7 +60,7 @@ struct Inner {
     base: Arc<Base>,
 }
 
-/// A loaded task: which session runs it, and with which weights.
+/// A task that was added: which session runs it, and with which weights.
 struct Task {
     replaced: Vec<String>,
     binding: Binding,

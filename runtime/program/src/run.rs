@@ -94,7 +94,7 @@ fn answer(
     let given = lines.iter().enumerate().map(read).collect::<Result<Vec<_>, _>>()?;
     let requests: Vec<_> = given.iter().map(|given| (given.input(), &tasks.ids)).collect();
     let answers = runner.run(&requests).map_err(|error| match error {
-        TaskError::Text { index, reason } => wrong(index, reason).into(),
+        TaskError::Text { index, source } => wrong(index, source.to_string()).into(),
         other => anyhow::Error::from(other),
     })?;
     let info = runner.describe();

@@ -18,6 +18,7 @@ use crate::mask::{Granularity, Mask, MaskError};
 
 /// What can be wrong with a coded mask.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum CodecError {
     /// There are not as many classes as units.
     #[error("the mask has {units} units, the base's tensor {classes}: it is another tensor or granularity")]

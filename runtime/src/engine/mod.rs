@@ -146,8 +146,8 @@ pub trait Engine: Any + Send + Sync {
     /// What the engine is.
     fn describe(&self) -> EngineInfo;
 
-    /// Makes a task resident: afterwards it can be run, and switching between resident tasks costs
-    /// nothing. A tensor without a mask or a delta keeps the base's values.
+    /// Takes a task in: afterwards it can be run, and going from one task to another costs nothing. A tensor
+    /// without a mask or a delta keeps the base's values.
     ///
     /// # Errors
     /// When a mask or a delta does not fit the base, a mask cannot be decoded, or the engine fails.

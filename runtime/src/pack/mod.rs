@@ -54,6 +54,7 @@ pub mod tensor {
 
 /// What can be wrong with a pack.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum PackError {
     /// The file cannot be read.
     #[error("cannot read the pack {path}: {source}")]
@@ -77,6 +78,7 @@ pub enum PackError {
         /// The file.
         path: PathBuf,
         /// What is wrong and where.
+        #[source]
         reason: Reason,
     },
     /// Bytes that came from no file are no pack that this program can use.
@@ -151,6 +153,7 @@ impl PackError {
 
 /// What is wrong with the contents of a pack, and where.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum Reason {
     /// More bytes than any pack has.
     #[error("no pack: it has more than {} MiB, or what should be its header more than {} MiB", container::MAX_BYTES >> 20, container::MAX_HEADER >> 20)]

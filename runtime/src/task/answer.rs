@@ -97,7 +97,7 @@ impl Answer {
         match kind {
             TaskKind::Regress => Answer::Value(logits.first().copied().unwrap_or_default()),
             TaskKind::Multilabel => {
-                let chosen: Vec<usize> = (0..logits.len()).filter(|i| logits[*i] > 0.0).collect();
+                let chosen: Vec<usize> = (0..logits.len()).filter(|i| applies(logits[*i])).collect();
                 Answer::Labels {
                     labels: chosen.iter().map(|i| labels[*i].clone()).collect(),
                     chosen,
@@ -120,6 +120,12 @@ impl Prediction {
 /// The place of the largest logit, the first of equal ones: what one label of several is decided by.
 pub fn largest(logits: &[f32]) -> usize {
     (1..logits.len()).fold(0, |best, i| if logits[i] > logits[best] { i } else { best })
+}
+
+/// Whether a label that stands on its own applies: its probability, the sigmoid of the logit, is above
+/// a half.
+pub fn applies(logit: f32) -> bool {
+    logit > 0.0
 }
 
 /// The spans of tagged words.

@@ -1,4 +1,4 @@
-//! Pooling and the classifier. Sums are taken in f64, so that they do not add noise of their
+//! Pooling and the head. Sums are taken in f64, so that they do not add noise of their
 //! own to what the engines compute.
 
 use super::Tokens;

@@ -10,7 +10,7 @@ mod spans;
 mod task;
 mod tokenizer;
 
-pub use answer::{Answer, Prediction, TextSpan, largest};
+pub use answer::{Answer, Prediction, TextSpan, applies, largest};
 pub use head::{logits, pool, sigmoid, softmax};
 pub use question::Question;
 pub use runner::{GOLDEN_TOLERANCE, GoldenCheck, Runner};
@@ -18,6 +18,7 @@ pub use spans::{Span, spans};
 pub use task::{Rows, Task};
 pub use tokenizer::{Tokenizer, Tokens};
 
+use std::error::Error;
 use std::path::PathBuf;
 
 use crate::engine::EngineError;
@@ -29,20 +30,20 @@ use crate::pack::PackError;
 #[non_exhaustive]
 pub enum TaskError {
     /// The base's tokenizer cannot be used.
-    #[error("{path}: {reason}; import the base again")]
+    #[error("{path}: {source}; import the base again")]
     Tokenizer {
         /// The tokenizer's file.
         path: PathBuf,
         /// What is wrong.
-        reason: String,
+        source: Box<dyn Error + Send + Sync>,
     },
     /// A text cannot become tokens.
-    #[error("text {index}: {reason}")]
+    #[error("text {index}: {source}")]
     Text {
         /// Which text of those given, from 0.
         index: usize,
         /// What is wrong.
-        reason: String,
+        source: Box<dyn Error + Send + Sync>,
     },
     /// The pack cannot be used with the base.
     #[error(transparent)]
@@ -62,7 +63,7 @@ impl TaskError {
     /// The same, of the text at this place.
     fn at(self, index: usize) -> TaskError {
         match self {
-            Self::Text { reason, .. } => Self::Text { index, reason },
+            Self::Text { source, .. } => Self::Text { index, source },
             other => other,
         }
     }

@@ -48,7 +48,7 @@ impl Question {
                 (_, false) => "one text",
             };
             let reason = format!("is {}, but the task `{}` reads {reads}", input.what(), task.name());
-            return Err(TaskError::Text { index: 0, reason });
+            return Err(TaskError::Text { index: 0, source: reason.into() });
         }
         Ok(Question { input, found: None })
     }

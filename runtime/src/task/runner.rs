@@ -63,8 +63,7 @@ impl Runner {
         Ok(Runner { engine: engine.into(), base, tokenizer, tasks: RwLock::default() })
     }
 
-    /// Makes the task of a pack's file resident (of a set: `SET#NAME`); switching between resident tasks costs
-    /// nothing.
+    /// Takes in the task of a pack's file (of a set: `SET#NAME`); going from one task to another costs nothing.
     ///
     /// # Errors
     /// When the file is no usable pack, it was made for another base, or what the engine reports.

@@ -62,21 +62,23 @@ impl Tokenizer {
     /// When the file cannot be read or is no tokenizer.
     pub fn open(base: &Base) -> Result<Tokenizer, TaskError> {
         let path = base.tokenizer_path();
-        let wrong = |reason: String| TaskError::Tokenizer { path: path.clone(), reason };
+        let wrong = |source| TaskError::Tokenizer { path: path.clone(), source };
         let bytes = crate::fs::read_at_most(&path, MAX_BYTES)
-            .map_err(|e| wrong(e.to_string()))?
-            .ok_or_else(|| wrong(format!("has more than {} MiB, more than any tokenizer", MAX_BYTES >> 20)))?;
-        let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(|e| wrong(e.to_string()))?;
+            .map_err(|e| wrong(e.into()))?
+            .ok_or_else(|| wrong(format!("has more than {} MiB, more than any tokenizer", MAX_BYTES >> 20).into()))?;
+        let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(wrong)?;
         let pad = match inner.get_padding() {
             Some(padding) => Some(padding.pad_id),
             None => inner.token_to_id("[PAD]").or_else(|| inner.token_to_id("<pad>")),
         };
         inner.with_padding(None);
-        inner.with_truncation(None).map_err(|e| wrong(e.to_string()))?;
+        inner.with_truncation(None).map_err(wrong)?;
         let vocabulary = base.manifest().architecture.vocab_size;
         let pad = pad.unwrap_or(0);
         if pad as usize >= vocabulary {
-            return Err(wrong(format!("the padding token has number {pad}, the base knows {vocabulary} tokens")));
+            return Err(wrong(
+                format!("the padding token has number {pad}, the base knows {vocabulary} tokens").into(),
+            ));
         }
         Ok(Tokenizer { inner, path, pad, vocabulary })
     }
@@ -88,13 +90,13 @@ impl Tokenizer {
     /// # Errors
     /// When the tokenizer fails, or knows tokens that the base does not.
     pub fn encode(&self, input: &Input, max_tokens: usize) -> Result<Tokens, TaskError> {
-        let wrong = |reason: String| TaskError::Text { index: 0, reason };
+        let wrong = |source| TaskError::Text { index: 0, source };
         let encoding = match input {
             Input::Text(text) => self.inner.encode_fast(text.as_str(), true),
             Input::Pair(first, second) => self.encode_pair(first, second, max_tokens),
             Input::Words { words } => self.inner.encode(words.iter().map(String::as_str).collect::<Vec<_>>(), true),
         };
-        let encoding = encoding.map_err(|e| wrong(e.to_string()))?;
+        let encoding = encoding.map_err(wrong)?;
         let ids = encoding.get_ids().to_vec();
         let segments = encoding.get_type_ids().to_vec();
         let mut tokens = Tokens { ids, segments, firsts: Vec::new() };
@@ -112,11 +114,11 @@ impl Tokenizer {
             tokens.cut(max_tokens - tail, tail);
         }
         if tokens.ids.is_empty() {
-            return Err(wrong("has no tokens, not even special ones".to_owned()));
+            return Err(wrong("has no tokens, not even special ones".into()));
         }
         if let Some(id) = tokens.ids.iter().find(|id| **id as usize >= self.vocabulary) {
             let reason = format!("makes token {id}, the base knows {} tokens", self.vocabulary);
-            return Err(TaskError::Tokenizer { path: self.path.clone(), reason });
+            return Err(TaskError::Tokenizer { path: self.path.clone(), source: reason.into() });
         }
         Ok(tokens)
     }
@@ -146,8 +148,8 @@ impl Tokenizer {
     /// # Errors
     /// When the tokenizer fails.
     pub fn words(&self, text: &str) -> Result<Vec<Range<usize>>, TaskError> {
-        let wrong = |reason: String| TaskError::Text { index: 0, reason };
-        let encoding = self.inner.encode(text, false).map_err(|e| wrong(e.to_string()))?;
+        let wrong = |source| TaskError::Text { index: 0, source };
+        let encoding = self.inner.encode(text, false).map_err(wrong)?;
         let mut words: Vec<(u32, Range<usize>)> = Vec::new();
         for (word, (start, end)) in encoding.get_word_ids().iter().zip(encoding.get_offsets()) {
             let Some(word) = *word else { continue };

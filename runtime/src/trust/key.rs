@@ -4,7 +4,8 @@ use std::path::Path;
 
 use minisign_verify::PublicKey as Key;
 
-use super::{TrustError, head, hex};
+use super::TrustError;
+use super::minisign::{SecretKeyKind, head, key_id};
 use crate::fs::read_at_most;
 
 /// Public key files have about 120 bytes; more than this is something else.
@@ -12,9 +13,6 @@ const MAX_FILE: u64 = 4096;
 
 /// What the comment line starts with; an editor may have taken the space after it.
 const COMMENT: &str = "untrusted comment:";
-
-/// The base64 that secret keys start with, encrypted and not: their algorithms.
-const SECRET: [&str; 2] = ["RWRTY0Iy", "RWQAAEIy"];
 
 /// A public key that signatures are checked with.
 #[derive(Debug, Clone)]
@@ -53,7 +51,7 @@ impl PublicKey {
         let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty()).peekable();
         lines.next_if(|line| line.starts_with(COMMENT));
         let base64 = lines.next().ok_or_else(|| wrong("there is no line with the key"))?;
-        if SECRET.iter().any(|start| base64.starts_with(start)) {
+        if SecretKeyKind::of_line(base64).is_some() {
             return Err(wrong("it is a secret key, which belongs to its owner only"));
         }
         if lines.next().is_some() {
@@ -61,7 +59,7 @@ impl PublicKey {
         }
         let key = Key::from_base64(base64).map_err(|_| wrong("the key's line is not base64 of an Ed25519 key"))?;
         let (_, id) = head(base64).ok_or_else(|| wrong("the key's line is too short"))?;
-        Ok(PublicKey { key, id, source: place.to_owned(), key_id: hex(id) })
+        Ok(PublicKey { key, id, source: place.to_owned(), key_id: key_id(id) })
     }
 
     /// The id that signatures name the key by, as minisign prints it: 16 upper-case hex digits.

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use minisign_verify::Signature;
 
-use super::{PublicKey, TrustError, head, hex, signature_path};
+use super::minisign::{head, key_id};
+use super::{PublicKey, TrustError, signature_path};
 use crate::fs::read_at_most;
 use crate::text::printable;
 
@@ -113,11 +114,11 @@ impl Keyring {
         let mut named = self.keys.iter().filter(|key| key.id == id).peekable();
         if named.peek().is_none() {
             let keyring = self.place.clone();
-            return Err(TrustError::UnknownKey { signature: signature(), key_id: hex(id), keyring });
+            return Err(TrustError::UnknownKey { signature: signature(), key_id: key_id(id), keyring });
         }
         // An id is a name that anyone may give a key: all keys that have it are tried.
         let signer = named.find(|key| key.key.verify(bytes, &parsed, false).is_ok());
-        let signer = signer.ok_or_else(|| TrustError::BadSignature { signature: signature(), key_id: hex(id) })?;
+        let signer = signer.ok_or_else(|| TrustError::BadSignature { signature: signature(), key_id: key_id(id) })?;
         Ok(Verified {
             key_id: signer.key_id().to_owned(),
             key_source: signer.source().to_owned(),

@@ -11,6 +11,7 @@
 
 mod key;
 mod keyring;
+pub mod minisign;
 #[cfg(test)]
 mod tests;
 
@@ -44,6 +45,7 @@ pub fn signature_path(file: &Path) -> PathBuf {
 
 /// What can go wrong between a file and the trust in who made it.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum TrustError {
     /// There is no signature beside the file.
     #[error(
@@ -150,29 +152,4 @@ impl TrustError {
             _ => ErrorKind::Signature,
         }
     }
-}
-
-/// Decodes the start of what minisign's base64 lines hold: two bytes for the algorithm and eight
-/// for the key's id. The crate that verifies keeps both to itself.
-fn head(base64: &str) -> Option<([u8; 2], u64)> {
-    let mut bits = 0_u128;
-    for &c in base64.as_bytes().get(..16)? {
-        let digit = match c {
-            b'A'..=b'Z' => c - b'A',
-            b'a'..=b'z' => c - b'a' + 26,
-            b'0'..=b'9' => c - b'0' + 52,
-            b'+' => 62,
-            b'/' => 63,
-            _ => return None,
-        };
-        bits = bits << 6 | u128::from(digit);
-    }
-    // 16 digits are 12 bytes: 2 of the algorithm, 8 of the id (little-endian), 2 of what follows.
-    let [.., a, b, i0, i1, i2, i3, i4, i5, i6, i7, _, _] = bits.to_be_bytes();
-    Some(([a, b], u64::from_le_bytes([i0, i1, i2, i3, i4, i5, i6, i7])))
-}
-
-/// A key's id as minisign prints it.
-fn hex(id: u64) -> String {
-    format!("{id:016X}")
 }

@@ -4,7 +4,7 @@
 
 use std::io::Cursor;
 
-use minisign::KeyPair;
+use ::minisign::KeyPair;
 use proptest::prelude::*;
 
 use super::*;
@@ -32,7 +32,7 @@ fn public(pair: &KeyPair) -> PublicKey {
 }
 
 fn sign(pair: &KeyPair, bytes: &[u8], comment: &str) -> String {
-    minisign::sign(None, &pair.sk, Cursor::new(bytes), Some(comment), Some("test")).unwrap().to_string()
+    ::minisign::sign(None, &pair.sk, Cursor::new(bytes), Some(comment), Some("test")).unwrap().to_string()
 }
 
 fn c_keyring() -> Keyring {
@@ -134,7 +134,7 @@ fn another_key_is_refused_even_under_the_same_id() {
     // The other key takes the id of ours.
     let mut other = pair().pk.to_bytes();
     other[2..10].copy_from_slice(ours.pk.keynum());
-    let other = minisign::PublicKey::from_bytes(&other).unwrap().to_box().unwrap().to_string();
+    let other = ::minisign::PublicKey::from_bytes(&other).unwrap().to_box().unwrap().to_string();
     let other = PublicKey::parse(&other).unwrap();
     let alone = Keyring::from_keys(vec![other.clone()]);
     assert!(matches!(refused(alone.verify(C_TEXT, &signature)), TrustError::BadSignature { .. }));
