@@ -12,7 +12,7 @@ pub use answer::{Answer, Prediction, TextSpan, applies, largest};
 pub use head::{logits, pool, sigmoid, softmax};
 pub use question::Question;
 pub use runner::{GOLDEN_TOLERANCE, GoldenCheck, Rows, Runner, Task};
-pub use spans::{Span, spans};
+pub use spans::{OUTSIDE, Span, spans};
 pub use tokenizer::{Tokenizer, Tokens};
 
 use std::error::Error;
