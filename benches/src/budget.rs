@@ -13,7 +13,7 @@ use anyhow::{Context, Result};
 use overmask::base::Base;
 use overmask::engine::native::{Budget, NativeEngine, Stage};
 use overmask::engine::{Changes, Engine};
-use overmask_kernels::{Activations, Isa, NR, PanelMask, Panels, Scratch, multiply};
+use overmask_kernels::{Activations, Isa, NR, PanelMask, Panels, Product, Scratch};
 use serde_json::Value;
 
 use crate::contenders::{Batch, Contender, OnnxRuntime, Texts, options};
@@ -69,11 +69,12 @@ impl Limits {
         let flops = best(threads, || {
             const STEPS: usize = 128;
             let (weight, rows) = (vec![[0.5; NR]; STEPS], vec![[0.25; NR]; 14 * STEPS / NR]);
-            let panels = Panels::new(weight.as_flattened(), NR, STEPS);
+            let weight = Panels::new(weight.as_flattened(), NR, STEPS);
             let (mut sums, mut scratch, count) = (vec![[0.0; NR]; 14], Scratch::default(), 5_000);
             for _ in 0..count {
                 let activations = Activations::new(&rows, 14, STEPS);
-                multiply(isa, activations, panels, PanelMask::Dense, 0, None, &mut scratch, &mut sums);
+                let product = Product { activations, weight, mask: PanelMask::Dense, panel: 0, bias: None };
+                product.run(isa, &mut scratch, &mut sums);
             }
             std::hint::black_box(&sums);
             2.0 * (count * STEPS * NR * 14) as f64

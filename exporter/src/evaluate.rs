@@ -97,15 +97,30 @@ pub fn measure(
     dataset: &Dataset,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Report, EvaluateError> {
-    let (task_kind, labels) = (pack.document.kind, LabelSet::new(pack.document.labels.clone()));
+    let task = runner.add_pack(pack)?;
+    let report = measure_task(runner, task, dataset, progress);
+    let removed = runner.remove(task);
+    let report = report?;
+    removed?;
+    Ok(report)
+}
+
+/// The same of a task that the runner has already, and keeps.
+///
+/// # Errors
+/// As [`evaluate`].
+pub fn measure_task(
+    runner: &Runner,
+    task: TaskId,
+    dataset: &Dataset,
+    progress: &mut dyn FnMut(usize),
+) -> Result<Report, EvaluateError> {
+    let of = runner.task(task)?;
+    let labels = LabelSet::new(of.labels().to_vec());
     let gold = labels.gold(dataset)?;
     let info = runner.describe();
-    let task = runner.add_pack(pack)?;
-    let said = answers(runner, task, dataset, progress);
-    let removed = runner.remove(task);
-    let said = said?;
-    removed?;
-    let card = score::card(task_kind, labels.names(), &gold, &said);
+    let said = answers(runner, task, dataset, progress)?;
+    let card = score::card(of.kind(), labels.names(), &gold, &said);
     let (engine, precision) = (info.engine.to_string(), info.precision.to_string());
     Ok(Report { card, engine, precision, labels: labels.names().to_vec(), said })
 }

@@ -19,13 +19,13 @@ use overmask::base::{Base, BaseError, file, write_weights};
 use overmask::error::ErrorKind;
 use overmask::fs::{Staged, StagedError};
 use overmask::mask::MaskError;
+use overmask::pack::tensor::{HEAD_BIAS, HEAD_WEIGHT};
 use overmask::pack::{Pack, PackDocument, PackError, Pooling, TaskKind};
 use overmask_graph::encoder;
+use overmask_graph::passes::head::{LOGITS, pool};
 use overmask_graph::proto::data_type;
 use overmask_graph::{External, GraphBuilder, OnnxError};
 use serde::{Serialize, Serializer};
-
-use crate::train::graph::{self, name};
 
 /// The file that says what the outputs mean.
 pub const CONFIG: &str = "config.json";
@@ -92,18 +92,18 @@ impl ExportError {
 
 /// What of a task is exported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Part {
+pub enum Extent {
     /// Everything: the output is `logits`.
     Whole,
     /// Masks and deltas, without pooling and head: the output is `last_hidden_state`.
     Encoder,
 }
 
-impl Part {
+impl Extent {
     /// The name of the model's output.
     pub fn output(self) -> &'static str {
         match self {
-            Self::Whole => name::LOGITS,
+            Self::Whole => LOGITS,
             Self::Encoder => encoder::OUTPUT,
         }
     }
@@ -114,11 +114,11 @@ impl Part {
 /// # Errors
 /// When the pack was made for another base, the base cannot be read, something is at `out`, or it
 /// cannot be written.
-pub fn export(base: &Base, pack: &Pack, out: &Path, part: Part) -> Result<(), ExportError> {
+pub fn export(base: &Base, pack: &Pack, out: &Path, extent: Extent) -> Result<(), ExportError> {
     pack.check_base(base)?;
     let staged = Staged::new(out)?;
     let mut model = overmask_graph::read_model(&base.model_path())?;
-    let names = graph::external_names(&model)?;
+    let names = overmask_graph::external_names(&model)?;
     let mut graph = model.graph.take().ok_or(OnnxError::NoGraph)?;
     let changed = pack.masks.iter().map(|m| &m.tensor).chain(pack.deltas.iter().map(|d| &d.tensor));
     if let Some(name) = changed.into_iter().find(|name| !names.contains(name)) {
@@ -129,21 +129,21 @@ pub fn export(base: &Base, pack: &Pack, out: &Path, part: Part) -> Result<(), Ex
         let (shape, bytes) = tensor(base, pack, name)?;
         tensors.push((name.as_str(), shape.to_vec(), bytes));
     }
-    if part == Part::Whole {
+    if extent == Extent::Whole {
         let used = graph.node.iter().flat_map(|node| &node.output).chain(names.iter());
-        let ours = [name::HEAD_WEIGHT, name::HEAD_BIAS, name::LOGITS];
+        let ours = [HEAD_WEIGHT, HEAD_BIAS, LOGITS];
         if let Some(value) = used.into_iter().find(|value| ours.contains(&value.as_str())) {
             return Err(ExportError::Taken { path: base.model_path(), value: value.clone() });
         }
         let head = &pack.head;
-        tensors.push((name::HEAD_WEIGHT, vec![head.labels, head.hidden], Cow::Owned(bytes_of(&head.weight))));
-        tensors.push((name::HEAD_BIAS, vec![head.labels], Cow::Owned(bytes_of(&head.bias))));
+        tensors.push((HEAD_WEIGHT, vec![head.labels, head.hidden], Cow::Owned(bytes_of(&head.weight))));
+        tensors.push((HEAD_BIAS, vec![head.labels], Cow::Owned(bytes_of(&head.bias))));
     }
     let listed: Vec<_> = tensors.iter().map(|(name, shape, bytes)| (*name, shape.as_slice(), &bytes[..])).collect();
     let offsets = staged.file(file::WEIGHTS, |out| write_weights(out, &listed))?;
 
     graph.initializer.retain(|tensor| !names.contains(&tensor.name));
-    if part == Part::Whole {
+    if extent == Extent::Whole {
         graph.output.clear();
     }
     let mut b = GraphBuilder::extend(graph);
@@ -152,7 +152,7 @@ pub fn export(base: &Base, pack: &Pack, out: &Path, part: Part) -> Result<(), Ex
         let at = External { location: file::WEIGHTS.to_owned(), offset: offsets[*name], length: bytes.len() as u64 };
         b.external_initializer(name, data_type::FLOAT, &dims, at);
     }
-    if part == Part::Whole {
+    if extent == Extent::Whole {
         add_head(&mut b, pack.document.text.pooling, pack.head.labels, pack.head.hidden);
     }
     staged.write(file::MODEL, &overmask_graph::encode(&b.finish()))?;
@@ -160,7 +160,7 @@ pub fn export(base: &Base, pack: &Pack, out: &Path, part: Part) -> Result<(), Ex
     let path = base.tokenizer_path();
     let tokenizer = std::fs::read(&path).map_err(|source| ExportError::Read { path, source })?;
     staged.write(file::TOKENIZER, &tokenizer)?;
-    let config = Config::new(&pack.document, part);
+    let config = Config::new(&pack.document, extent);
     staged.file(CONFIG, |out| Ok(serde_json::to_writer_pretty(out, &config)?))?;
     Ok(staged.publish()?)
 }
@@ -190,14 +190,14 @@ fn bytes_of(values: &[f32]) -> Vec<u8> {
 /// begin with is the caller's matter.
 fn add_head(b: &mut GraphBuilder, pooling: Pooling, labels: usize, width: usize) {
     let (seen, rows): (_, &[&str]) = match pooling {
-        Pooling::Mean | Pooling::Cls => (graph::pool(b, pooling, width), &["batch"]),
+        Pooling::Mean | Pooling::Cls => (pool(b, pooling, width), &["batch"]),
         Pooling::First => (encoder::OUTPUT.to_owned(), &["batch", "sequence"]),
     };
-    let weight = b.op("Transpose", &[name::HEAD_WEIGHT], &[]);
+    let weight = b.op("Transpose", &[HEAD_WEIGHT], &[]);
     let product = b.op("MatMul", &[&seen, &weight], &[]);
-    b.node("Add", &[&product, name::HEAD_BIAS], &[name::LOGITS], &[]);
+    b.node("Add", &[&product, HEAD_BIAS], &[LOGITS], &[]);
     let labels = labels.to_string();
-    b.output(name::LOGITS, data_type::FLOAT, &[rows, &[labels.as_str()]].concat());
+    b.output(LOGITS, data_type::FLOAT, &[rows, &[labels.as_str()]].concat());
 }
 
 /// What `config.json` holds.
@@ -219,14 +219,14 @@ struct Config<'a> {
 }
 
 impl<'a> Config<'a> {
-    fn new(document: &'a PackDocument, part: Part) -> Self {
+    fn new(document: &'a PackDocument, extent: Extent) -> Self {
         let PackDocument { name, revision, kind, labels, text, base_id, .. } = document;
         Config {
             name,
             revision: *revision,
             task: *kind,
-            output: part.output(),
-            id2label: (part == Part::Whole).then_some(labels),
+            output: extent.output(),
+            id2label: (extent == Extent::Whole).then_some(labels),
             max_tokens: text.max_tokens,
             pooling: text.pooling,
             pair: text.pair,

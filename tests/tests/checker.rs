@@ -8,7 +8,7 @@ use std::process::Command;
 
 use overmask::mask::Granularity;
 use overmask::pack::{Pack, Pooling, TaskKind};
-use overmask_exporter::export::{Part, export};
+use overmask_exporter::export::{Extent, export};
 use overmask_exporter::train::graph::{self, Distillation, Encoder, Precision, Spec};
 use overmask_graph::{encode, proto::ModelProto};
 use overmask_tests::{Recipe, asset, base, base_dir};
@@ -111,9 +111,9 @@ fn exported_models_pass() {
         let Pack { mut document, masks, head, .. } = Recipe::default().pack(&base);
         (document.text.pooling, document.kind) = (pooling, kind);
         let pack = Pack::new(document, masks, head, Vec::new()).unwrap();
-        for (part, end) in [(Part::Whole, ""), (Part::Encoder, "-encoder")] {
+        for (extent, end) in [(Extent::Whole, ""), (Extent::Encoder, "-encoder")] {
             let out = dir.path().join(format!("{name}{end}"));
-            export(&base, &pack, &out, part).unwrap();
+            export(&base, &pack, &out, extent).unwrap();
             assert_eq!(complaint(&out.join("model.onnx")), None, "{name}{end}");
         }
     }

@@ -10,7 +10,7 @@ use overmask_cli::ExitCode;
 use serde_json::json;
 
 use super::output;
-use crate::export::{self, Part};
+use crate::export::{self, Extent};
 
 /// Write a task as a plain ONNX model, for programs that know neither packs nor bases.
 ///
@@ -45,9 +45,9 @@ pub(super) fn run(args: &ExportArgs) -> Result<(), Error> {
     let base = Base::open(&args.base)?;
     base.verify()?;
     let pack = Pack::open(&args.pack, &base)?;
-    let part = if args.encoder_only { Part::Encoder } else { Part::Whole };
-    export::export(&base, &pack, &args.output, part)?;
-    let (document, output) = (&pack.document, part.output());
+    let extent = if args.encoder_only { Extent::Encoder } else { Extent::Whole };
+    export::export(&base, &pack, &args.output, extent)?;
+    let (document, output) = (&pack.document, extent.output());
     log::info!("{}: `{}` as an ONNX model, output `{output}`", args.output.display(), document.name);
     if args.json {
         return output::json(&json!({

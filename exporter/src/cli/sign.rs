@@ -7,7 +7,7 @@ use anyhow::{Context, Error};
 use clap::Args;
 use minisign::{ErrorKind, SecretKey, SecretKeyBox};
 use overmask::fs::{hex, write_atomically};
-use overmask::pack::{read_file, read_packs};
+use overmask::pack::{Packs, read_file};
 use overmask::text::printable;
 use overmask::trust::minisign::{SecretKeyKind, decode};
 use overmask::trust::{Keyring, PublicKey, signature_path};
@@ -58,7 +58,7 @@ pub(super) fn run(args: &SignArgs) -> Result<(), Error> {
     for path in &args.packs {
         let bytes = read_file(path)?;
         // That it is a pack or a pack set which devices can use.
-        read_packs(path, &bytes)?;
+        Packs::from_bytes(path, &bytes, None)?;
         signed.push((path, key.sign(path, &bytes, args.comment.as_deref())?));
     }
     for (path, signed) in &signed {

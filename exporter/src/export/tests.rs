@@ -140,7 +140,7 @@ fn a_model_says_what_its_pack_does() {
         for (masks, deltas) in [(false, false), (true, false), (false, true), (true, true)] {
             let pack = pack(&base, kind, pooling, pair, masks, deltas);
             let out = dir.path().join(format!("{number}-{masks}-{deltas}"));
-            export(&base, &pack, &out, Part::Whole).unwrap();
+            export(&base, &pack, &out, Extent::Whole).unwrap();
             let (shape, found) = run(&out, &base, &pack, &inputs, "logits");
             let labels = pack.head.labels;
             let tokenizer = Tokenizer::open(&base).unwrap();
@@ -188,7 +188,7 @@ fn an_imported_encoder_is_exported_too() {
             let pack = pack(&base, TaskKind::Classify, pooling, false, true, true);
             let inputs = inputs(TaskKind::Classify, false);
             let out = at(&format!("-{pooling:?}"));
-            export(&base, &pack, &out, Part::Whole).unwrap();
+            export(&base, &pack, &out, Extent::Whole).unwrap();
             let (_, found) = run(&out, &base, &pack, &inputs, "logits");
             let expected = said(&base, &pack, &inputs).concat().into_iter().flatten().flatten().collect::<Vec<_>>();
             let apart = difference(&found, &expected);
@@ -203,7 +203,7 @@ fn an_encoder_alone_gives_its_states() {
     let pack = pack(&base, TaskKind::Tag, Pooling::First, false, true, true);
     let inputs = inputs(TaskKind::Tag, false);
     let out = dir.path().join("encoder");
-    export(&base, &pack, &out, Part::Encoder).unwrap();
+    export(&base, &pack, &out, Extent::Encoder).unwrap();
     let (shape, states) = run(&out, &base, &pack, &inputs, "last_hidden_state");
     assert_eq!((shape[0], shape[2]), (4, 32));
     // The pack's head on top of the first word's state gives the first word's logits.
@@ -220,7 +220,7 @@ fn the_folder_says_what_the_outputs_mean_and_holds_nothing_else() {
     let (dir, base) = base();
     let pack = pack(&base, TaskKind::Multilabel, Pooling::Mean, true, true, false);
     let [out, again] = ["model", "again"].map(|name| dir.path().join(name));
-    export(&base, &pack, &out, Part::Whole).unwrap();
+    export(&base, &pack, &out, Extent::Whole).unwrap();
     let mut names: Vec<_> =
         std::fs::read_dir(&out).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
@@ -232,7 +232,7 @@ fn the_folder_says_what_the_outputs_mean_and_holds_nothing_else() {
     assert_eq!((&config["id2label"]["10"], &config["base_id"]), (&"label-10".into(), &base.base_id().into()));
     assert!(text.find("\"2\"").unwrap() < text.find("\"10\"").unwrap(), "in the order of the numbers: {text}");
     // The same bytes, wherever and whenever.
-    export(&base, &pack, &again, Part::Whole).unwrap();
+    export(&base, &pack, &again, Extent::Whole).unwrap();
     for name in names {
         assert_eq!(std::fs::read(out.join(&name)).unwrap(), std::fs::read(again.join(&name)).unwrap(), "{name}");
     }
@@ -253,25 +253,25 @@ fn what_does_not_fit_is_refused_and_leaves_nothing() {
     let out = dir.path().join("out/model");
     let mut foreign = good.clone();
     foreign.document.base_id = "0".repeat(64);
-    let error = export(&base, &foreign, &out, Part::Whole).unwrap_err();
+    let error = export(&base, &foreign, &out, Extent::Whole).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::BaseMismatch);
-    let error = export(&base, &good, base.dir(), Part::Whole).unwrap_err();
+    let error = export(&base, &good, base.dir(), Extent::Whole).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InputData);
     assert!(error.to_string().contains("not an empty directory"), "{error}");
     assert!(!out.exists());
     // A graph with a value of a name that is ours.
     let model = overmask_graph::read_model(&base.model_path()).unwrap();
     let mut b = GraphBuilder::extend(model.graph.clone().unwrap());
-    b.node("Identity", &[encoder::OUTPUT], &[name::LOGITS], &[]);
+    b.node("Identity", &[encoder::OUTPUT], &[LOGITS], &[]);
     std::fs::write(base.model_path(), overmask_graph::encode(&b.finish())).unwrap();
-    let error = export(&base, &good, &out, Part::Whole).unwrap_err();
+    let error = export(&base, &good, &out, Extent::Whole).unwrap_err();
     assert!(error.to_string().contains("`logits`"), "{error}");
     // A graph without the tensor that is masked.
     let mut model = model;
     let graph = model.graph.as_mut().unwrap();
     graph.initializer.retain(|tensor| tensor.name != good.masks[0].tensor);
     std::fs::write(base.model_path(), overmask_graph::encode(&model)).unwrap();
-    let error = export(&base, &good, &out, Part::Whole).unwrap_err();
+    let error = export(&base, &good, &out, Extent::Whole).unwrap_err();
     assert!(error.to_string().contains(&good.masks[0].tensor), "{error}");
     assert_eq!(std::fs::read_dir(out.parent().unwrap()).unwrap().count(), 0);
 }

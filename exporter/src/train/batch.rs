@@ -1,13 +1,12 @@
 //! Examples become the inputs of a step.
 
-use ort::value::DynValue;
 use overmask::pack::{FloatType, Input, TaskKind};
 use overmask::task::{Tokenizer, Tokens};
 use overmask_graph::encoder::{self, Padded};
 
 use super::TrainError;
 use super::graph::name;
-use super::session::{f32_value, i64_value};
+use super::value::{Feed, f32_value, i64_value};
 use crate::data::{Dataset, Gold, LabelSet, rng};
 
 /// What the seed is XORed with before it goes to functions of [`crate::data`], which draw from
@@ -19,9 +18,6 @@ pub(super) mod salt {
     /// Order of the texts (stream `EPOCH`).
     pub(in crate::train) const ORDER: u64 = 2;
 }
-
-/// Inputs of a graph by name.
-pub(super) type Feed = Vec<(String, DynValue)>;
 
 /// What the numbers of a regression are divided by after their mean is taken away, so that a head
 /// that starts near zero starts near right.
@@ -54,7 +50,7 @@ impl Scale {
         let Scale { mean, deviation } = self;
         if mean.abs() + 10.0 * deviation > largest {
             let reason = format!("{head} cannot hold numbers about {mean:.0}: use f32, or other units");
-            return Err(TrainError::Option { option: "--head-dtype", reason });
+            return Err(TrainError::Option { field: "head_dtype", reason });
         }
         let step = mean.abs() / f64::from(1 << digits);
         if step > 0.1 * deviation {

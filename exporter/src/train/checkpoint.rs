@@ -17,8 +17,8 @@ use sha2::{Digest, Sha256};
 
 use super::TrainError;
 use super::graph::Graph;
-use super::learner::{Best, Epoch, Kept};
 use super::loss_scale::LossScale;
+use super::state::{Best, Epoch, Kept};
 
 /// The keys of the document, and of the SHA-256 of document and tensors, in the file's metadata.
 const KEYS: [&str; 2] = ["overmask-run", "sha256"];

@@ -20,7 +20,7 @@ impl Learner<'_> {
             let ones = vec![1.0; self.dev.rows(indices) * self.width()];
             let mut inputs = self.dev.batch(&self.tokenizer, indices, ones)?;
             inputs.extend(self.threshold()?);
-            let mut logits = self.forward.logits(&self.step, inputs)?;
+            let mut logits = self.forward.logits(|name| self.step.parameter(name), inputs)?;
             if let Some(value) = logits.iter().find(|l| !l.is_finite()) {
                 let what = format!("the head says {value} of an example of the dev split");
                 return Err(TrainError::Diverged { step, what });

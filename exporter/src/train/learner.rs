@@ -9,20 +9,21 @@ use overmask::base::Base;
 use overmask::mask::{Granularity, Mask};
 use overmask::pack::{NamedMask, Pack, TaskKind};
 use overmask::task::Tokenizer;
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::batch::{Examples, Feed, salt};
+use super::batch::{Examples, salt};
 use super::features::{self, FrozenEncoder};
 use super::graph::{self, Encoder, Graph, Role, name};
 use super::loader::{Batch, Loader, Source};
 use super::losses::Losses;
 use super::options::Sampling;
-use super::session::{self, ForwardSession, Placement, PrefixSession, f32_value};
+use super::session::{self, ForwardSession, Placement, PrefixSession};
 use super::setup::{Rates, initial, spec};
 use super::sparsity::{self, Noise, Phases};
+use super::state::{Best, Epoch, Kept};
 use super::step::{Backend, StepSession};
+use super::value::{Feed, f32_value};
 use super::{Layers, TrainError, TrainOptions, checkpoint, go_on, placement, schedule, scores, teacher};
 use crate::data::{self, Dataset, LabelSet};
 use crate::score;
@@ -40,40 +41,6 @@ pub struct Progress {
     pub loss: f32,
     /// Best score on the dev split so far.
     pub dev: Option<f64>,
-}
-
-/// How an epoch ended.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Epoch {
-    /// The epoch, from 1.
-    pub epoch: u32,
-    /// Steps done.
-    pub step: u64,
-    /// Running mean of the loss.
-    pub loss: f32,
-    /// Score on the dev split, by the main metric of the task's kind.
-    pub dev: f64,
-    /// Loss on the dev split.
-    pub dev_loss: f64,
-    /// Fraction of the masked tensors' weights that are zero.
-    pub sparsity: f64,
-}
-
-/// What a pack keeps of a state.
-#[derive(Debug, Clone)]
-pub(super) struct Kept {
-    pub(super) masks: Vec<NamedMask>,
-    /// The base's own tensors that train, and the head, by name.
-    pub(super) tensors: BTreeMap<String, Vec<f32>>,
-}
-
-/// The best state so far.
-#[derive(Debug, Clone)]
-pub(super) struct Best {
-    /// Score on the dev split.
-    pub(super) score: f64,
-    pub(super) loss: f64,
-    pub(super) kept: Kept,
 }
 
 /// What a run comes to.
@@ -121,8 +88,8 @@ impl<'a> Learner<'a> {
         let mut dev = tokenize(dev, Some(train.scale))?;
         if train.len() == 0 || dev.len() == 0 {
             let counts = format!("leaves {} examples to train on, {} to choose by", train.len(), dev.len());
-            let reason = format!("{counts}; take another fraction, or --dev-data");
-            return Err(TrainError::Option { option: "--dev-fraction", reason });
+            let reason = format!("{counts}; take another fraction, or `data.dev`");
+            return Err(TrainError::Option { field: "dev_fraction", reason });
         }
         let full = train.lengths.iter().chain(&dev.lengths).filter(|length| **length >= options.max_tokens).count();
         if full > 0 {
@@ -136,8 +103,8 @@ impl<'a> Learner<'a> {
         let taught = options.teacher.as_ref().is_some_and(|teacher| teacher.states > 0.0);
         if taught && train.states_bytes(width) > options.cache {
             let (takes, most) = (train.states_bytes(width) / 1_000_000, options.cache / 1_000_000);
-            let reason = format!("takes {takes} MB of memory, and --cache is {most} MB");
-            return Err(TrainError::Option { option: "--teacher-states", reason });
+            let reason = format!("takes {takes} MB of memory, and `cache` is {most} MB");
+            return Err(TrainError::Option { field: "teacher.states", reason });
         }
         if let Some(pack) = teacher {
             teacher::teach(base, pack, &mut train, &tokenizer, options, stop)?;

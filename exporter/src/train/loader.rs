@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use overmask::task::Tokenizer;
 
 use super::TrainError;
-use super::batch::{Examples, Feed, dropout};
+use super::batch::{Examples, dropout};
 use super::sparsity::Noise;
-use super::step::Part;
+use super::step::MicroBatch;
+use super::value::Feed;
 
 /// Batches that are ready or being made while a step runs.
 const AHEAD: usize = 2;
@@ -32,7 +33,7 @@ pub(super) struct Source {
 /// What a step reads of its own.
 pub(super) struct Batch {
     /// One part, or several if the examples do not fit into one.
-    pub(super) parts: Vec<Part>,
+    pub(super) parts: Vec<MicroBatch>,
     /// What scores are compared with, in all parts; empty if that does not change.
     pub(super) noise: Feed,
 }
@@ -49,7 +50,7 @@ impl Source {
             let rest = mask.split_off(own * self.width);
             let mut inputs = self.examples.batch(&self.tokenizer, indices, std::mem::replace(&mut mask, rest))?;
             inputs.extend(self.examples.targets(indices)?);
-            parts.push(Part { inputs, share: own as f32 / rows as f32 });
+            parts.push(MicroBatch { inputs, share: own as f32 / rows as f32 });
         }
         let noise = self.noise.as_ref().map_or(Ok(Feed::new()), |noise| noise.feed(step))?;
         Ok(Batch { parts, noise })

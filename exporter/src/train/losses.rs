@@ -1,4 +1,4 @@
-//! The log of losses that `--log-losses` asks for, one JSON object a step.
+//! The log of losses that a run may write, one JSON object a step.
 
 use std::fs::File;
 use std::io::{ErrorKind, LineWriter, Write};

@@ -1,10 +1,11 @@
 //! Training: a base, labelled texts and a method become a pack.
 
 mod batch;
+mod bench;
+mod check;
 mod checkpoint;
 mod dev;
 mod features;
-mod gelu;
 pub mod graph;
 mod learner;
 mod loader;
@@ -19,20 +20,23 @@ mod select;
 mod session;
 mod setup;
 mod sparsity;
+mod state;
 mod step;
 mod teacher;
 #[cfg(test)]
 mod tests;
+mod value;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+pub use bench::{StepBench, bench_step};
 pub use graph::Precision;
-pub use learner::{Epoch, Progress};
+pub use learner::Progress;
 pub use options::{CheckpointOptions, Init, Method, Sampling, TeacherOptions, TrainOptions};
 pub use run::{Data, Outcome, run};
 pub use select::{Layers, Selection, Tune};
-pub use step::{StepBench, bench_step};
+pub use state::Epoch;
 
 use overmask::engine::EngineError;
 use overmask::error::ErrorKind;
@@ -47,7 +51,11 @@ fn go_on(stop: &AtomicBool) -> Result<(), TrainError> {
 }
 
 /// What can go wrong in training.
+///
+/// Messages name fields of [`TrainOptions`], as `teacher.weight` for one of [`TeacherOptions`], and of [`Data`] as
+/// `data.dev`; [`TrainError::field`] says which one a message begins with.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum TrainError {
     /// The texts.
     #[error(transparent)]
@@ -89,7 +97,7 @@ pub enum TrainError {
         granularity: Granularity,
     },
     /// A teacher that does not fit.
-    #[error("--teacher {}: {reason}", path.display())]
+    #[error("teacher {}: {reason}", path.display())]
     Teacher {
         /// Its pack.
         path: PathBuf,
@@ -97,7 +105,7 @@ pub enum TrainError {
         reason: String,
     },
     /// A checkpoint that this run cannot go on from.
-    #[error("--checkpoint {}: {reason}; remove the file to start anew", path.display())]
+    #[error("checkpoint {}: {reason}; remove the file to start anew", path.display())]
     Checkpoint {
         /// The file.
         path: PathBuf,
@@ -105,17 +113,25 @@ pub enum TrainError {
         reason: String,
     },
     /// An option that cannot be.
-    #[error("{option}: {reason}")]
+    #[error("{field}: {reason}")]
     Option {
-        /// The option.
-        option: &'static str,
-        /// What is wrong with it.
+        /// The field.
+        field: &'static str,
+        /// What is wrong with it; other fields have backticks around them.
         reason: String,
+    },
+    /// A module that the base does not have.
+    #[error("modules: the base has no `{module}`, only {known}")]
+    Module {
+        /// The module.
+        module: String,
+        /// Those that it has.
+        known: String,
     },
     /// Something is no number any more.
     #[error(
-        "at step {step} {what}; lower the learning rates (--learning-rate of scores, --dense-learning-rate, \
-         --head-learning-rate), lengthen --warmup, or leave --precision f16"
+        "at step {step} {what}; lower the learning rates (`learning_rate` of scores, `dense_learning_rate`, \
+         `head_learning_rate`), lengthen `warmup`, or leave `precision` f16"
     )]
     Diverged {
         /// The step, from 1.
@@ -125,7 +141,7 @@ pub enum TrainError {
     },
     /// Nodes that the device should run are elsewhere.
     #[error(
-        "{} nodes of the step graph ran outside the device: {}; --allow-cpu-fallback lets them",
+        "{} nodes of the step graph ran outside the device: {}; `check_placement = false` lets them",
         .nodes.len(),
         .nodes.join(", ")
     )]
@@ -164,6 +180,17 @@ impl<R> From<ort::Error<R>> for TrainError {
 }
 
 impl TrainError {
+    /// The field of [`TrainOptions`] that it is about, with whose name the message begins.
+    pub fn field(&self) -> Option<&'static str> {
+        match self {
+            Self::Option { field, .. } => Some(field),
+            Self::Module { .. } => Some("modules"),
+            Self::Teacher { .. } => Some("teacher"),
+            Self::Checkpoint { .. } => Some("checkpoint"),
+            _ => None,
+        }
+    }
+
     /// Of which kind it is.
     pub fn kind(&self) -> ErrorKind {
         match self {
@@ -175,7 +202,7 @@ impl TrainError {
             Self::Mask(e) => e.kind(),
             Self::Pack(e) => e.kind(),
             Self::Evaluate(e) => e.kind(),
-            Self::Indivisible { .. } | Self::Option { .. } => ErrorKind::Usage,
+            Self::Indivisible { .. } | Self::Option { .. } | Self::Module { .. } => ErrorKind::Usage,
             Self::Teacher { .. } | Self::Checkpoint { .. } | Self::Read { .. } => ErrorKind::InputData,
             Self::Write { .. } => ErrorKind::DeviceOrStore,
             Self::Placement { .. } => ErrorKind::EngineUnavailable,

@@ -14,8 +14,9 @@ use serde_json::{Value, json};
 
 use super::batch::salt;
 use super::graph::name;
-use super::learner::{Epoch, Learner, Learnt, Progress};
+use super::learner::{Learner, Learnt, Progress};
 use super::options::{Init, Sampling};
+use super::state::Epoch;
 use super::{Method, Precision, TrainError, TrainOptions, teacher};
 use crate::data::{self, Dataset, LabelSet};
 use crate::evaluate;
@@ -102,7 +103,7 @@ pub fn run(
     let learnt = learner.learn(&facts, stop, progress)?;
     let (steps, stopped, time, waited) = (learnt.steps, learnt.stopped, learnt.time, learnt.waited);
     let curve = learnt.curve.clone();
-    let mut pack = pack(base, learnt, facts, &labels, options)?;
+    let pack = pack(base, learnt, facts, &labels, options)?;
     // The first inputs of the dev split; a small one has too few. All their words must be answered.
     let whole = [&learner.dev, &learner.train];
     let golden = whole.into_iter().flat_map(|examples| {
@@ -110,7 +111,7 @@ pub fn run(
         (0..examples.len()).filter(whole).map(|i| &examples.source[i]).collect::<Vec<_>>()
     });
     let golden = golden.take(GOLDEN).map(short);
-    let (dev, eval) = measure(base, &mut pack, golden, &dev, data.eval, options)?;
+    let (pack, dev, eval) = measure(base, pack, golden, &dev, data.eval, options)?;
     Ok(Outcome { pack, dev, eval, curve, steps, stopped, prepared, time, waited })
 }
 
@@ -125,15 +126,15 @@ fn short(input: &Input) -> Input {
 }
 
 /// Checks that a pack can store what was learnt. Values that f16 cannot hold are those of a run that went astray.
-fn check_held(option: &'static str, dtype: FloatType, values: &[f32]) -> Result<(), TrainError> {
+fn check_held(field: &'static str, dtype: FloatType, values: &[f32]) -> Result<(), TrainError> {
     let Some(value) = values.iter().find(|value| value.is_finite() && !dtype.round(**value).is_finite()) else {
         return Ok(());
     };
     let reason = format!("{dtype} cannot hold {value}, which was learnt; lower the learning rates, or take f32");
-    Err(TrainError::Option { option, reason })
+    Err(TrainError::Option { field, reason })
 }
 
-/// The pack, as yet without golden vectors.
+/// The pack, as yet without metrics and golden vectors.
 fn pack(
     base: &Base,
     learnt: Learnt,
@@ -153,13 +154,13 @@ fn pack(
     let manifest = base.manifest();
     let hidden = manifest.architecture.hidden_size;
     for values in [&weight, &bias] {
-        check_held("--head-dtype", o.head_dtype, values)?;
+        check_held("head_dtype", o.head_dtype, values)?;
     }
     let head = Head { weight, bias, labels: labels.len(), hidden, dtype: o.head_dtype };
     let mut deltas = Vec::new();
     for (tensor, values) in best.tensors {
         let shape = base.tensor_f32(&tensor)?.0.to_vec();
-        check_held("--delta-dtype", o.delta_dtype, &values)?;
+        check_held("delta_dtype", o.delta_dtype, &values)?;
         deltas.push(Delta { tensor, shape, values, dtype: o.delta_dtype });
     }
     let maskable: usize = manifest.maskable.iter().map(|t| t.outputs * t.inputs).sum();
@@ -276,16 +277,16 @@ fn facts(
     Ok(facts.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
 }
 
-/// Measures the pack through the code that a device runs, and records the logits of some inputs.
-/// Returns how good it is on the dev split and on what is only measured.
+/// Measures the pack through the code that a device runs, and records that and the logits of some inputs in it.
+/// Returns how good it is on the dev split and on what is only measured, too.
 fn measure(
     base: &Arc<Base>,
-    pack: &mut Pack,
+    mut pack: Pack,
     inputs: impl Iterator<Item = Input>,
     dev: &Dataset,
     eval: Option<&Dataset>,
     o: &TrainOptions,
-) -> Result<(Card, Option<Card>), TrainError> {
+) -> Result<(Pack, Card, Option<Card>), TrainError> {
     let engine = OrtEngine::new(Arc::clone(base), Device::Cpu, &EngineOptions::default().threads(o.threads))?;
     let engine: Arc<dyn Engine> = Arc::new(engine);
     let runner = Runner::new(engine, Arc::clone(base))?;
@@ -297,22 +298,17 @@ fn measure(
         let logits = rows.into_iter().flatten().flatten().flatten().collect();
         golden.push(Golden { input, logits });
     }
-    runner.remove(task)?;
-    let mut document = pack.document.clone();
-    let metric = score::main_metric(o.form.kind);
-    // Not that of the training loop, whose head and deltas are not rounded yet.
-    let dev = evaluate::measure(&runner, pack.clone(), dev, &mut |_| ())?.card;
-    document.metrics.insert(format!("dev_{metric}"), dev.main());
-    let mut measured = None;
-    if let Some(eval) = eval {
-        let card = evaluate::measure(&runner, pack.clone(), eval, &mut |_| ())?.card;
-        document.metrics.extend(card.metrics.iter().map(|(name, value)| (format!("eval_{name}"), *value)));
-        document.metrics.insert("eval_texts".to_owned(), card.n as f64);
-        measured = Some(card);
+    let measure = |data| Ok::<_, TrainError>(evaluate::measure_task(&runner, task, data, &mut |_| ())?.card);
+    // Not the score of the training loop, whose head and deltas are not rounded yet.
+    let dev = measure(dev)?;
+    let eval = eval.map(measure).transpose()?;
+    let metrics = &mut pack.document.metrics;
+    metrics.insert(format!("dev_{}", score::main_metric(o.form.kind)), dev.main());
+    if let Some(card) = &eval {
+        metrics.extend(card.metrics.iter().map(|(name, value)| (format!("eval_{name}"), *value)));
+        metrics.insert("eval_texts".to_owned(), card.n as f64);
     }
-    let deltas = std::mem::take(&mut pack.deltas);
-    *pack = Pack::new(document, std::mem::take(&mut pack.masks), pack.head.clone(), golden)?.with_deltas(deltas)?;
-    Ok((dev, measured))
+    Ok((pack.with_golden(golden)?, dev, eval))
 }
 
 #[cfg(test)]
@@ -329,9 +325,9 @@ mod tests {
 
     #[test]
     fn values_that_a_pack_cannot_hold_are_told_with_advice() {
-        assert!(check_held("--head-dtype", FloatType::F16, &[1.0, -65504.0]).is_ok());
-        assert!(check_held("--head-dtype", FloatType::F32, &[1e30]).is_ok());
-        let error = check_held("--head-dtype", FloatType::F16, &[1.0, 1e6]).err().map(|error| error.to_string());
-        assert!(error.as_ref().is_some_and(|e| e.starts_with("--head-dtype: f16 cannot hold 1000000")), "{error:?}");
+        assert!(check_held("head_dtype", FloatType::F16, &[1.0, -65504.0]).is_ok());
+        assert!(check_held("head_dtype", FloatType::F32, &[1e30]).is_ok());
+        let error = check_held("head_dtype", FloatType::F16, &[1.0, 1e6]).err().map(|error| error.to_string());
+        assert!(error.as_ref().is_some_and(|e| e.starts_with("head_dtype: f16 cannot hold 1000000")), "{error:?}");
     }
 }

@@ -8,7 +8,7 @@ use overmask::base::family::module;
 use overmask::base::{Base, MaskableTensor};
 use overmask_graph::proto::NodeProto;
 
-use super::{TrainError, graph};
+use super::TrainError;
 
 /// Layers of an encoder: `all`, or numbers and ranges such as `0-2,5` or `3-` (from 3 up).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -92,23 +92,23 @@ impl Selection<'_> {
     /// # Errors
     /// When a layer or module is not the base's, or nothing is left.
     pub fn tensors(&self, base: &Base) -> Result<Vec<MaskableTensor>, TrainError> {
-        let wrong = |option, reason| Err(TrainError::Option { option, reason });
+        let wrong = |field, reason| Err(TrainError::Option { field, reason });
         let (all, layers) = (&base.manifest().maskable, base.manifest().architecture.layers);
         if let Some(layer) = self.layers.beyond(layers) {
-            return wrong("--layers", format!("{layer} of a base with layers 0 to {}", layers - 1));
+            return wrong("layers", format!("{layer} of a base with layers 0 to {}", layers - 1));
         }
         if let Some(unknown) = self.modules.iter().find(|m| all.iter().all(|tensor| module(tensor) != **m)) {
             let mut known: Vec<String> = all.iter().map(module).collect();
             known.sort();
             known.dedup();
-            return wrong("--modules", format!("the base has no `{unknown}`, only {}", known.join(", ")));
+            return Err(TrainError::Module { module: unknown.clone(), known: known.join(", ") });
         }
         let chosen = |tensor: &&MaskableTensor| {
             self.layers.contains(tensor.layer) && (self.modules.is_empty() || self.modules.contains(&module(tensor)))
         };
         let tensors: Vec<MaskableTensor> = all.iter().filter(chosen).cloned().collect();
         if tensors.is_empty() {
-            return wrong("--layers", "and --modules leave nothing".to_owned());
+            return wrong("layers", "and `modules` leave nothing".to_owned());
         }
         Ok(tensors)
     }
@@ -120,7 +120,7 @@ impl Selection<'_> {
 /// When the graph has none of a kind that is asked for.
 pub(super) fn small_tensors(base: &Base, tune: Tune) -> Result<Vec<String>, TrainError> {
     let model = overmask_graph::read_model(&base.model_path())?;
-    let external = graph::external_names(&model)?;
+    let external = overmask_graph::external_names(&model)?;
     let nodes: Vec<&NodeProto> = model.graph.iter().flat_map(|g| &g.node).collect();
     let of_norms: HashSet<&String> =
         nodes.iter().filter(|n| n.op_type == "LayerNormalization").flat_map(|n| n.input.iter().skip(1)).collect();
@@ -145,7 +145,7 @@ pub(super) fn small_tensors(base: &Base, tune: Tune) -> Result<Vec<String>, Trai
         }
         if wanted && chosen.len() == before {
             let reason = format!("the base's graph has no {name} that could be told as such; leave it out");
-            return Err(TrainError::Option { option: "--tune", reason });
+            return Err(TrainError::Option { field: "tune", reason });
         }
         Ok(())
     };
@@ -157,7 +157,7 @@ pub(super) fn small_tensors(base: &Base, tune: Tune) -> Result<Vec<String>, Trai
 
 /// Every tensor of a base's graph.
 pub(super) fn all_tensors(base: &Base) -> Result<Vec<String>, TrainError> {
-    Ok(graph::external_names(&overmask_graph::read_model(&base.model_path())?)?)
+    Ok(overmask_graph::external_names(&overmask_graph::read_model(&base.model_path())?)?)
 }
 
 #[cfg(test)]

@@ -14,9 +14,8 @@ use overmask_graph::proto::{ModelProto, data_type};
 use overmask_ort::{Binding, Bound, allocator, environment, on_device};
 
 use super::TrainError;
-use super::batch::Feed;
 use super::graph::{self, Graph, Prefix, name, next};
-use super::step::StepSession;
+use super::value::{Feed, f32_value, i64_value};
 
 /// Where and with how many threads sessions run.
 #[derive(Debug, Clone)]
@@ -66,16 +65,6 @@ pub(super) fn copies(
     Ok(values.keys().cloned().zip(buffers).collect())
 }
 
-/// A value of f32 on the CPU.
-pub(super) fn f32_value(shape: &[usize], values: Vec<f32>) -> Result<DynValue, TrainError> {
-    Ok(Tensor::from_array((shape.to_vec(), values))?.into_dyn())
-}
-
-/// A value of int64 on the CPU.
-pub(super) fn i64_value(shape: &[usize], values: Vec<i64>) -> Result<DynValue, TrainError> {
-    Ok(Tensor::from_array((shape.to_vec(), values))?.into_dyn())
-}
-
 /// A session for a graph.
 pub(super) fn open(model: &ModelProto, placement: &Placement) -> Result<Session, TrainError> {
     let mut builder = Session::builder(environment()?)?
@@ -90,15 +79,15 @@ pub(super) fn open(model: &ModelProto, placement: &Placement) -> Result<Session,
     Ok(builder.commit_from_memory(&overmask_graph::encode(model))?)
 }
 
-/// Inputs that are ready to be bound.
-pub(super) type Inputs = Vec<(String, Arc<Bound>)>;
+/// Inputs that are ready to be bound, by name.
+pub(super) type Bindings = Vec<(String, Arc<Bound>)>;
 
-pub(super) fn all_owned(feed: Feed) -> Inputs {
+pub(super) fn all_owned(feed: Feed) -> Bindings {
     feed.into_iter().map(|(name, value)| (name, owned(value))).collect()
 }
 
 /// Binds those inputs that a session reads.
-pub(super) fn bind(session: &Session, binding: &mut Binding, inputs: &Inputs) -> Result<(), TrainError> {
+pub(super) fn bind(session: &Session, binding: &mut Binding, inputs: &Bindings) -> Result<(), TrainError> {
     for (name, value) in inputs.iter().filter(|(name, _)| reads(session, name)) {
         binding.input(name, value)?;
     }
@@ -167,7 +156,7 @@ impl PrefixSession {
     }
 }
 
-/// The forward pass over the parameters of a step session, for choosing checkpoints.
+/// The forward pass over parameters that lie elsewhere, for choosing checkpoints.
 pub(super) struct ForwardSession {
     session: Session,
     binding: Binding,
@@ -188,15 +177,19 @@ impl ForwardSession {
         Ok(ForwardSession { session, binding, parameters, labels })
     }
 
-    /// Logits of a batch, [rows, labels], with the step's current parameters.
-    pub(super) fn logits(&mut self, step: &StepSession, inputs: Feed) -> Result<Vec<f32>, TrainError> {
+    /// Logits of a batch, [rows, labels], with what `parameter` says that each parameter is now.
+    pub(super) fn logits<'a>(
+        &mut self,
+        parameter: impl Fn(&str) -> Result<&'a Arc<Bound>, TrainError>,
+        inputs: Feed,
+    ) -> Result<Vec<f32>, TrainError> {
         // The first input has a row for each row of logits.
         let rows = inputs.first().and_then(|(_, value)| value.shape().first()).map_or(0, |n| *n as usize);
         for (name, value) in inputs.into_iter().filter(|(name, _)| reads(&self.session, name)) {
             self.binding.input(&name, &owned(value))?;
         }
         for name in &self.parameters {
-            self.binding.input(name, step.parameter(name)?)?;
+            self.binding.input(name, parameter(name)?)?;
         }
         let logits = owned(f32_value(&[rows, self.labels], vec![0.0; rows * self.labels])?);
         self.binding.output(name::LOGITS, &logits)?;

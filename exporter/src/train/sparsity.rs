@@ -1,10 +1,9 @@
 //! Where the threshold of the scores is: at 0, or where a schedule of sparsity puts it.
 
 use super::TrainError;
-use super::batch::Feed;
 use super::graph::{self, Trained};
 use super::options::{Sampling, TrainOptions};
-use super::session::f32_value;
+use super::value::{Feed, f32_value};
 use crate::data::rng;
 
 /// Steps after which a threshold is looked for anew while the sparsity rises: often enough to follow the cubic,
@@ -62,7 +61,7 @@ pub(super) fn threshold(scores: Vec<Vec<f32>>, sparsity: f64) -> f32 {
     }
 }
 
-/// What scores are compared with where each unit has a threshold of its own (`--sampling bernoulli`):
+/// What scores are compared with where each unit has a threshold of its own ([`Sampling::Bernoulli`]):
 /// noise of the logistic distribution, so that a unit is kept with the probability
 /// σ(score / [`TEMPERATURE`]).
 pub(super) struct Noise {

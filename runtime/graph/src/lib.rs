@@ -1,4 +1,4 @@
-//! ONNX graphs: read, write, build, and turn initializers into inputs.
+//! ONNX graphs: read, write, build, and turn initializers into inputs; [`passes`] rewrite them.
 //!
 //! The messages in [`proto`] have every field of the ONNX protocol-buffer schema, so that a model
 //! which is read, changed and handed to an engine is otherwise what it was; a model of a newer
@@ -6,6 +6,7 @@
 
 mod builder;
 pub mod encoder;
+pub mod passes;
 pub mod proto;
 
 use std::path::{Path, PathBuf};
@@ -164,6 +165,20 @@ pub fn external_data(tensor: &TensorProto) -> Result<Option<External>, OnnxError
     Ok(Some(External { location: field("location")?.to_owned(), offset: number("offset")?, length: number("length")? }))
 }
 
+/// The tensors of a model that its weights' file holds.
+///
+/// # Errors
+/// As [`external_data`].
+pub fn external_names(model: &ModelProto) -> Result<Vec<String>, OnnxError> {
+    let mut names = Vec::new();
+    for tensor in model.graph.iter().flat_map(|g| &g.initializer) {
+        if external_data(tensor)?.is_some() {
+            names.push(tensor.name.clone());
+        }
+    }
+    Ok(names)
+}
+
 /// Turns the named f32 initializers into graph inputs of the same name and shape, so that
 /// their values may differ from run to run.
 ///
@@ -225,6 +240,7 @@ mod tests {
         assert_eq!(read_model(&path).unwrap(), small());
         let w = &small().graph.unwrap().initializer[0];
         assert_eq!(external_data(w).unwrap().unwrap().offset, 64);
+        assert_eq!(external_names(&small()).unwrap(), ["w"]);
     }
 
     #[test]

@@ -4,11 +4,12 @@ use std::ops::Range;
 
 use super::{NR, Row};
 
-/// Activations [inputs / [`NR`], rows, [`NR`]]: what [`multiply`](super::multiply) gives for one
-/// panel after the other. The last panel may hold fewer inputs; what lies behind them is not read.
+/// Activations [inputs / [`NR`], rows, [`NR`]]: what a [`Product`](super::Product) gives for one
+/// panel after the other. The last panel may hold fewer inputs; what lies behind them is not read,
+/// but for the rest of a step, which is multiplied with zeros.
 #[derive(Debug, Clone, Copy)]
-pub struct Activations<'a> {
-    values: &'a [Row],
+pub struct Activations<'a, T = f32> {
+    values: &'a [Row<T>],
     /// Rows from one panel to the next.
     stride: usize,
     /// Those of each panel that belong to the product.
@@ -16,12 +17,12 @@ pub struct Activations<'a> {
     inputs: usize,
 }
 
-impl<'a> Activations<'a> {
+impl<'a, T: Copy> Activations<'a, T> {
     /// All rows of some panels.
     ///
     /// # Panics
     /// When there are not as many values.
-    pub fn new(values: &'a [Row], rows: usize, inputs: usize) -> Self {
+    pub fn new(values: &'a [Row<T>], rows: usize, inputs: usize) -> Self {
         assert_eq!(values.len(), rows * inputs.div_ceil(NR));
         Activations { values, stride: rows, rows: (0, rows), inputs }
     }
@@ -47,7 +48,7 @@ impl<'a> Activations<'a> {
     }
 
     /// Some rows, from an input on that starts a panel.
-    pub(super) fn tile(&self, first: usize, input: usize) -> Tile<'a> {
+    pub(super) fn tile(&self, first: usize, input: usize) -> Tile<'a, T> {
         let start = input / NR * self.stride + self.rows.0 + first;
         Tile { values: &self.values[start.min(self.values.len())..], stride: self.stride }
     }
@@ -55,15 +56,15 @@ impl<'a> Activations<'a> {
 
 /// A few rows of activations from some input on.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Tile<'a> {
-    values: &'a [Row],
+pub(super) struct Tile<'a, T> {
+    values: &'a [Row<T>],
     stride: usize,
 }
 
-impl<'a> Tile<'a> {
+impl<'a, T> Tile<'a, T> {
     /// The panel with this number, for so many rows.
     #[inline(always)]
-    pub(super) fn panel(self, panel: usize, rows: usize) -> &'a [Row] {
+    pub(super) fn panel(self, panel: usize, rows: usize) -> &'a [Row<T>] {
         &self.values[panel * self.stride..][..rows]
     }
 }

@@ -1,37 +1,35 @@
 //! AVX2 with FMA: half a panel's outputs at a time, so that a tile of six rows has twelve registers
 //! of sums.
 #![cfg(target_arch = "x86_64")]
+#![allow(unsafe_code)]
 
 use std::arch::x86_64::{
     __m256, _MM_HINT_T0, _mm_prefetch, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_setzero_ps,
     _mm256_storeu_ps,
 };
 
-use super::isa::Set;
-use super::{Isa, Kernel, NR, Part, Row, by_rows};
+use super::kernel::{Instructions, Kernel, Operands, by_rows};
+use super::{NR, Row};
 
-/// That the processor has AVX2 and FMA. Only [`Avx2::of`] makes one.
+/// That the processor has AVX2 and FMA.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Avx2(());
 
-impl Avx2 {
-    /// # Panics
-    /// When it is another instruction set.
-    pub(super) fn of(isa: Isa) -> Self {
-        assert_eq!(isa.0, Set::Avx2);
-        Avx2(())
+impl Instructions for Avx2 {
+    fn detect() -> Option<Self> {
+        (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")).then_some(Avx2(()))
     }
 }
 
-impl Kernel for Avx2 {
+impl Kernel<f32> for Avx2 {
     const MAX_ROWS: usize = 6;
 
-    fn dense(self, part: Part<'_>, sums: &mut [Row]) {
-        by_rows!(dense, sums, (part), [1 2 3 4 5 6]);
+    fn dense(self, operands: Operands<'_, f32>, sums: &mut [Row]) {
+        by_rows!(dense, sums, (operands), [1 2 3 4 5 6]);
     }
 
-    fn listed(self, part: Part<'_>, steps: &[u32], sums: &mut [Row]) {
-        by_rows!(listed, sums, (part, steps), [1 2 3 4 5 6]);
+    fn listed(self, operands: Operands<'_, f32>, steps: &[u32], sums: &mut [Row]) {
+        by_rows!(listed, sums, (operands, steps), [1 2 3 4 5 6]);
     }
 }
 
@@ -39,7 +37,7 @@ impl Kernel for Avx2 {
 type Sums<const R: usize> = [[__m256; 2]; R];
 
 #[target_feature(enable = "avx2,fma")]
-fn dense<const R: usize>(Part { a, b, bias, ahead }: Part<'_>, sums: &mut [Row]) {
+fn dense<const R: usize>(Operands { a, b, bias, ahead }: Operands<'_, f32>, sums: &mut [Row]) {
     for half in [0, NR / 2] {
         let (mut all, mut next) = (load::<R>(bias, sums, half), ahead.start);
         for (panel, steps) in b.chunks(NR).enumerate() {
@@ -57,7 +55,7 @@ fn dense<const R: usize>(Part { a, b, bias, ahead }: Part<'_>, sums: &mut [Row])
 }
 
 #[target_feature(enable = "avx2,fma")]
-fn listed<const R: usize>(Part { a, b, bias, ahead }: Part<'_>, steps: &[u32], sums: &mut [Row]) {
+fn listed<const R: usize>(Operands { a, b, bias, ahead }: Operands<'_, f32>, steps: &[u32], sums: &mut [Row]) {
     for half in [0, NR / 2] {
         let (mut all, mut next) = (load::<R>(bias, sums, half), ahead.start);
         for k in steps.iter().map(|k| *k as usize) {

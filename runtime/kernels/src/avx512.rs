@@ -1,6 +1,7 @@
 //! AVX-512: a tile of up to 14 rows and a panel's 32 outputs are 28 registers of sums; two more
 //! hold a step, one an activation.
 #![cfg(target_arch = "x86_64")]
+#![allow(unsafe_code)]
 
 use std::arch::x86_64::{
     __m512, _MM_HINT_T0, _mm_prefetch, _mm512_add_epi32, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_mask3_fmadd_ps,
@@ -8,42 +9,16 @@ use std::arch::x86_64::{
     _mm512_setzero_ps, _mm512_storeu_epi32, _mm512_storeu_ps,
 };
 
-use super::isa::Set;
-use super::{Isa, Kernel, NR, Part, Row, by_rows};
+use super::kernel::{Instructions, Kernel, Operands, by_rows};
+use super::{NR, Row};
 
-/// That the processor has AVX-512F. Only [`Avx512::of`] makes one.
+/// That the processor has AVX-512F.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Avx512(());
 
-impl Avx512 {
-    /// # Panics
-    /// When it is another instruction set.
-    pub(super) fn of(isa: Isa) -> Self {
-        assert_eq!(isa.0, Set::Avx512);
-        Avx512(())
-    }
-}
-
-impl Kernel for Avx512 {
-    const MAX_ROWS: usize = 14;
-
-    // Merging costs each tile a little, masking a panel costs a pass over it.
-    const MERGE_BELOW: usize = 64;
-
-    fn dense(self, part: Part<'_>, sums: &mut [Row]) {
-        by_rows!(dense, sums, (part), [1 2 3 4 5 6 7 8 9 10 11 12 13 14]);
-    }
-
-    fn listed(self, part: Part<'_>, steps: &[u32], sums: &mut [Row]) {
-        by_rows!(listed, sums, (part, steps), [1 2 3 4 5 6 7 8 9 10 11 12 13 14]);
-    }
-
-    fn masked(self, part: Part<'_>, masks: &[u32], _: &mut [Row], sums: &mut [Row]) {
-        by_rows!(masked, sums, (part, masks), [1 2 3 4 5 6 7 8 9 10 11 12 13 14]);
-    }
-
-    fn masking(self, part: Part<'_>, masks: &[u32], masked: &mut [Row], sums: &mut [Row]) {
-        by_rows!(masking, sums, (part, masks, masked), [1 2 3 4 5 6 7 8 9 10 11 12 13 14]);
+impl Instructions for Avx512 {
+    fn detect() -> Option<Self> {
+        is_x86_feature_detected!("avx512f").then_some(Avx512(()))
     }
 
     fn kept(self, words: &[u32], steps: &mut Vec<u32>) {
@@ -52,11 +27,34 @@ impl Kernel for Avx512 {
     }
 }
 
+impl Kernel<f32> for Avx512 {
+    const MAX_ROWS: usize = 14;
+
+    // Merging costs each tile a little, masking a panel costs a pass over it.
+    const MERGE_BELOW: usize = 64;
+
+    fn dense(self, operands: Operands<'_, f32>, sums: &mut [Row]) {
+        by_rows!(dense, sums, (operands), [1 2 3 4 5 6 7 8 9 10 11 12 13 14]);
+    }
+
+    fn listed(self, operands: Operands<'_, f32>, steps: &[u32], sums: &mut [Row]) {
+        by_rows!(listed, sums, (operands, steps), [1 2 3 4 5 6 7 8 9 10 11 12 13 14]);
+    }
+
+    fn masked(self, operands: Operands<'_, f32>, masks: &[u32], _: &mut [Row], sums: &mut [Row]) {
+        by_rows!(masked, sums, (operands, masks), [1 2 3 4 5 6 7 8 9 10 11 12 13 14]);
+    }
+
+    fn masking(self, operands: Operands<'_, f32>, masks: &[u32], masked: &mut [Row], sums: &mut [Row]) {
+        by_rows!(masking, sums, (operands, masks, masked), [1 2 3 4 5 6 7 8 9 10 11 12 13 14]);
+    }
+}
+
 /// The sums of a tile: the lower and the upper half of each row.
 type Sums<const R: usize> = [[__m512; 2]; R];
 
 #[target_feature(enable = "avx512f")]
-fn dense<const R: usize>(Part { a, b, bias, ahead }: Part<'_>, sums: &mut [Row]) {
+fn dense<const R: usize>(Operands { a, b, bias, ahead }: Operands<'_, f32>, sums: &mut [Row]) {
     let (mut all, mut next) = (load::<R>(bias, sums), ahead.start);
     for (panel, steps) in b.chunks(NR).enumerate() {
         let rows = a.panel(panel, R);
@@ -69,7 +67,7 @@ fn dense<const R: usize>(Part { a, b, bias, ahead }: Part<'_>, sums: &mut [Row])
 }
 
 #[target_feature(enable = "avx512f")]
-fn listed<const R: usize>(Part { a, b, bias, ahead }: Part<'_>, steps: &[u32], sums: &mut [Row]) {
+fn listed<const R: usize>(Operands { a, b, bias, ahead }: Operands<'_, f32>, steps: &[u32], sums: &mut [Row]) {
     let (mut all, mut next) = (load::<R>(bias, sums), ahead.start);
     for k in steps.iter().map(|k| *k as usize) {
         next = prefetch(next, ahead.stride);
@@ -80,7 +78,7 @@ fn listed<const R: usize>(Part { a, b, bias, ahead }: Part<'_>, steps: &[u32], s
 
 /// Adds where the mask has a bit: the weights need no register of their own.
 #[target_feature(enable = "avx512f")]
-fn masked<const R: usize>(Part { a, b, bias, ahead }: Part<'_>, masks: &[u32], sums: &mut [Row]) {
+fn masked<const R: usize>(Operands { a, b, bias, ahead }: Operands<'_, f32>, masks: &[u32], sums: &mut [Row]) {
     let (mut all, mut next) = (load::<R>(bias, sums), ahead.start);
     for (panel, (steps, masks)) in b.chunks(NR).zip(masks.chunks(NR)).enumerate() {
         let rows = a.panel(panel, R);
@@ -102,7 +100,12 @@ fn masked<const R: usize>(Part { a, b, bias, ahead }: Part<'_>, masks: &[u32], s
 
 /// Masks each step as it is read, and leaves it masked for the tiles that follow.
 #[target_feature(enable = "avx512f")]
-fn masking<const R: usize>(Part { a, b, bias, ahead }: Part<'_>, masks: &[u32], masked: &mut [Row], sums: &mut [Row]) {
+fn masking<const R: usize>(
+    Operands { a, b, bias, ahead }: Operands<'_, f32>,
+    masks: &[u32],
+    masked: &mut [Row],
+    sums: &mut [Row],
+) {
     let (mut all, mut next) = (load::<R>(bias, sums), ahead.start);
     let panels = b.chunks(NR).zip(masks.chunks(NR)).zip(masked.chunks_mut(NR));
     for (panel, ((steps, masks), masked)) in panels.enumerate() {
@@ -131,8 +134,8 @@ fn kept(words: &[u32], steps: &mut Vec<u32>) {
     let mut numbers = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     let mut found = 0;
     for word in words {
-        for part in 0..32 / LANES {
-            let bits = (word >> (LANES * part)) as u16;
+        for half in 0..32 / LANES {
+            let bits = (word >> (LANES * half)) as u16;
             let room = &mut steps[found..found + LANES];
             // SAFETY: there is room for 16 numbers.
             unsafe { _mm512_storeu_epi32(room.as_mut_ptr().cast(), _mm512_maskz_compress_epi32(bits, numbers)) };

@@ -1,19 +1,66 @@
-//! Which instructions the kernels use.
+//! Which instructions the kernels use: the table of instruction sets.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// An instruction set that this processor has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Isa(pub(super) Set);
+#[cfg(target_arch = "x86_64")]
+use super::avx2::Avx2;
+#[cfg(target_arch = "x86_64")]
+use super::avx512::Avx512;
+use super::kernel::Kernel;
+use super::portable::Portable;
+use super::product::{Kernels, Product, Scratch};
+use super::{Element, PanelMask, Row};
 
-/// The instruction sets with kernels of their own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Set {
-    Portable,
-    Avx2,
-    Avx512,
+/// Every instruction set with kernels of its own, the fastest last.
+static TABLE: &[InstructionSet] = &[
+    InstructionSet::new::<Portable>("portable"),
+    #[cfg(target_arch = "x86_64")]
+    InstructionSet::new::<Avx2>("avx2"),
+    #[cfg(target_arch = "x86_64")]
+    InstructionSet::new::<Avx512>("avx512"),
+];
+
+/// A line of the table.
+pub struct InstructionSet {
+    name: &'static str,
+    is_there: fn() -> bool,
+    f32: Kernels<f32>,
 }
+
+/// An element that the table has kernels for.
+pub trait Tabled: Element {
+    /// Those of an instruction set.
+    #[doc(hidden)]
+    fn kernels(set: &InstructionSet) -> &Kernels<Self>;
+}
+
+impl Tabled for f32 {
+    fn kernels(set: &InstructionSet) -> &Kernels<f32> {
+        &set.f32
+    }
+}
+
+impl<E: Tabled> Product<'_, E> {
+    /// Computes it with an instruction set; `sums` has a row for each row of the activations.
+    ///
+    /// # Panics
+    /// When the activations' inputs are not those of the weight, `sums` has not their rows, the mask
+    /// is of another weight, or there is no such panel.
+    pub fn run(&self, isa: Isa, scratch: &mut Scratch<E>, sums: &mut [Row<E::Sum>]) {
+        (E::kernels(isa.0).run)(self, scratch, sums);
+    }
+}
+
+impl InstructionSet {
+    const fn new<K: Kernel<f32>>(name: &'static str) -> Self {
+        InstructionSet { name, is_there: || K::detect().is_some(), f32: Kernels::new::<K>() }
+    }
+}
+
+/// An instruction set that this processor has.
+#[derive(Clone, Copy)]
+pub struct Isa(&'static InstructionSet);
 
 /// An instruction set that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -34,42 +81,38 @@ fn list(there: &[Isa]) -> String {
 impl Isa {
     /// All that this processor has, the fastest last.
     pub fn available() -> Vec<Isa> {
-        [Set::Portable, Set::Avx2, Set::Avx512].into_iter().filter(|set| set.is_there()).map(Isa).collect()
+        TABLE.iter().filter(|set| (set.is_there)()).map(Isa).collect()
     }
 
     /// The fastest that this processor has.
     pub fn best() -> Isa {
-        Self::available().pop().unwrap_or(Isa(Set::Portable))
+        // The first line is there on every processor.
+        Self::available().pop().unwrap_or(Isa(&TABLE[0]))
+    }
+
+    /// What a [`Product`] does with a mask for so many rows, in a few words.
+    pub fn form<E: Tabled>(self, mask: PanelMask<'_>, rows: usize) -> &'static str {
+        (E::kernels(self.0).form)(mask, rows)
     }
 }
 
-impl Set {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Portable => "portable",
-            Self::Avx2 => "avx2",
-            Self::Avx512 => "avx512",
-        }
+impl PartialEq for Isa {
+    fn eq(&self, other: &Isa) -> bool {
+        self.0.name == other.0.name
     }
+}
 
-    #[cfg(target_arch = "x86_64")]
-    fn is_there(self) -> bool {
-        match self {
-            Self::Portable => true,
-            Self::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma"),
-            Self::Avx512 => is_x86_feature_detected!("avx512f"),
-        }
-    }
+impl Eq for Isa {}
 
-    #[cfg(not(target_arch = "x86_64"))]
-    fn is_there(self) -> bool {
-        self == Self::Portable
+impl fmt::Debug for Isa {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Isa").field(&self.0.name).finish()
     }
 }
 
 impl fmt::Display for Isa {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0.name())
+        f.write_str(self.0.name)
     }
 }
 
@@ -78,10 +121,9 @@ impl FromStr for Isa {
 
     fn from_str(name: &str) -> Result<Self, IsaError> {
         let wrong = |reason| IsaError { name: name.to_owned(), reason, there: Self::available() };
-        let known = [Set::Portable, Set::Avx2, Set::Avx512].into_iter().find(|set| set.name() == name);
-        match known {
+        match TABLE.iter().find(|set| set.name == name) {
             None => Err(wrong("is unknown")),
-            Some(set) if !set.is_there() => Err(wrong("is not there")),
+            Some(set) if !(set.is_there)() => Err(wrong("is not there")),
             Some(set) => Ok(Isa(set)),
         }
     }
@@ -90,6 +132,17 @@ impl FromStr for Isa {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_line_has_a_name_of_its_own_that_is_parsed() {
+        for (i, set) in TABLE.iter().enumerate() {
+            match set.name.parse::<Isa>() {
+                Ok(isa) => assert!((set.is_there)() && isa == Isa(set) && isa.to_string() == set.name),
+                Err(error) => assert!(!(set.is_there)() && error.to_string().contains("is not there"), "{error}"),
+            }
+            assert!(TABLE[..i].iter().all(|other| other.name != set.name));
+        }
+    }
 
     #[test]
     fn what_is_there_has_a_name_and_what_is_not_is_an_error() {

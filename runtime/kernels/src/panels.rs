@@ -1,40 +1,56 @@
 //! Weights and masks in the order in which the kernels read them.
 //!
 //! A linear layer's weight [outputs, inputs] is cut into panels of [`NR`] outputs. A panel holds,
-//! for one input after the other (one *step*), the weights of its outputs side by side: the
-//! kernels read it from its first to its last byte. Outputs that the last panel lacks are zeros.
+//! for as many inputs after the other as the [`Element`] says (one *step*), the weights of its
+//! outputs side by side: the kernels read it from its first to its last byte. Outputs that the last
+//! panel lacks, and inputs that the last step lacks, are zeros.
 
-/// Outputs in a panel: two AVX-512 registers, four AVX2 ones.
+use super::{Element, Row};
+
+/// Outputs in a panel: two AVX-512 registers of 32-bit values, four AVX2 ones.
 pub const NR: usize = 32;
 
-/// A weight in panels: [panels, inputs, [`NR`]].
+/// The steps of a weight with so many inputs.
+fn steps<E: Element>(inputs: usize) -> usize {
+    inputs.div_ceil(E::INPUTS)
+}
+
+/// Where the weight of a panel's output and an input lies in the panel, and its bit in the panel's
+/// part of a mask: [steps, [`NR`], [`Element::INPUTS`]].
+fn place<E: Element>(output: usize, input: usize) -> usize {
+    (input / E::INPUTS * NR + output) * E::INPUTS + input % E::INPUTS
+}
+
+/// A weight in panels: [panels, steps, [`NR`], [`Element::INPUTS`]].
 #[derive(Debug, Clone, Copy)]
-pub struct Panels<'a> {
-    data: &'a [f32],
+pub struct Panels<'a, E: Element = f32> {
+    data: &'a [E],
     outputs: usize,
     inputs: usize,
 }
 
-impl<'a> Panels<'a> {
+impl<'a, E: Element> Panels<'a, E> {
     /// The number of values that a weight takes in panels.
     pub fn packed_len(outputs: usize, inputs: usize) -> usize {
-        outputs.div_ceil(NR) * NR * inputs
+        outputs.div_ceil(NR) * NR * steps::<E>(inputs) * E::INPUTS
     }
 
-    /// Packs a weight [outputs, inputs], given row by row; `packed` has [`Self::packed_len`] values.
+    /// Packs a weight [outputs, inputs], given row by row; `packed` has [`Self::packed_len`] values,
+    /// all 0.
     ///
     /// # Panics
     /// When a length is another.
-    pub fn pack(weight: &[f32], outputs: usize, inputs: usize, packed: &mut [f32]) {
+    pub fn pack(weight: &[E], outputs: usize, inputs: usize, packed: &mut [E]) {
         assert_eq!(weight.len(), outputs * inputs);
         assert_eq!(packed.len(), Self::packed_len(outputs, inputs));
         if inputs == 0 {
             return;
         }
-        for (rows, panel) in weight.chunks(NR * inputs).zip(packed.chunks_exact_mut(NR * inputs)) {
-            for (j, row) in rows.chunks_exact(inputs).enumerate() {
-                for (value, step) in row.iter().zip(panel.as_chunks_mut::<NR>().0) {
-                    step[j] = *value;
+        let panels = packed.chunks_exact_mut(Self::packed_len(1, inputs));
+        for (rows, panel) in weight.chunks(NR * inputs).zip(panels) {
+            for (output, row) in rows.chunks_exact(inputs).enumerate() {
+                for (input, value) in row.iter().enumerate() {
+                    panel[place::<E>(output, input)] = *value;
                 }
             }
         }
@@ -44,7 +60,7 @@ impl<'a> Panels<'a> {
     ///
     /// # Panics
     /// When `data` has not [`Self::packed_len`] values.
-    pub fn new(data: &'a [f32], outputs: usize, inputs: usize) -> Self {
+    pub fn new(data: &'a [E], outputs: usize, inputs: usize) -> Self {
         assert_eq!(data.len(), Self::packed_len(outputs, inputs));
         Panels { data, outputs, inputs }
     }
@@ -69,12 +85,18 @@ impl<'a> Panels<'a> {
         self.outputs == 0
     }
 
+    /// The number of steps of a panel.
+    pub fn steps(&self) -> usize {
+        steps::<E>(self.inputs)
+    }
+
     /// The steps of a panel.
     ///
     /// # Panics
     /// When there is no such panel.
-    pub fn panel(&self, panel: usize) -> &'a [[f32; NR]] {
-        &self.data.as_chunks::<NR>().0[panel * self.inputs..][..self.inputs]
+    pub fn panel(&self, panel: usize) -> &'a [Row<E::Lane>] {
+        let steps = self.steps();
+        &E::lanes(self.data).as_chunks::<NR>().0[panel * steps..][..steps]
     }
 }
 
@@ -111,74 +133,83 @@ impl Units<'_> {
     }
 }
 
-/// A mask in the order of [`Panels`].
+/// A mask in the order of [`Panels`] of an element; it is of use for that element only.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PanelMask<'a> {
     /// Everything is kept.
     Dense,
-    /// A bit for each weight: [panels, inputs], output 32·p + j of panel p is bit j.
+    /// A bit for each weight where it lies in the panels: [panels, steps, [`NR`] ·
+    /// [`Element::INPUTS`] / 32], value v of a step is bit v mod 32 of its word v / 32.
     Weights(&'a [u32]),
-    /// A bit for each step, where blocks are whole panels high: [panels, inputs / 32], input k is
-    /// bit k mod 32 of word k / 32; the bits after the last are 0.
+    /// A bit for each step, where blocks have whole steps: [panels, steps / 32], step s is bit
+    /// s mod 32 of word s / 32; the bits after the last are 0.
     Steps(&'a [u32]),
 }
 
 impl PanelMask<'_> {
     /// The number of words that a mask in panel order takes.
-    pub fn packed_len(block: (usize, usize), outputs: usize, inputs: usize) -> usize {
-        outputs.div_ceil(NR) * if has_steps(block) { inputs.div_ceil(32) } else { inputs }
+    pub fn packed_len<E: Element>(block: (usize, usize), outputs: usize, inputs: usize) -> usize {
+        outputs.div_ceil(NR) * words::<E>(block, inputs)
     }
 
     /// Packs a mask; `packed` has [`Self::packed_len`] words, all 0. Blocks whose height is a
-    /// multiple of [`NR`] stay blocks and become [`PanelMask::Steps`], all others
-    /// [`PanelMask::Weights`].
+    /// multiple of [`NR`] and whose width is one of [`Element::INPUTS`] stay blocks and become
+    /// [`PanelMask::Steps`], all others [`PanelMask::Weights`].
     ///
     /// # Panics
     /// When the length is another.
-    pub fn pack<'a>(mask: &Units<'_>, packed: &'a mut [u32]) -> PanelMask<'a> {
+    pub fn pack<'a, E: Element>(mask: &Units<'_>, packed: &'a mut [u32]) -> PanelMask<'a> {
         let Units { outputs, inputs, block: (rows, cols), .. } = *mask;
-        assert_eq!(packed.len(), Self::packed_len(mask.block, outputs, inputs));
-        let across = mask.across();
-        if has_steps(mask.block) {
-            for (panel, words) in packed.chunks_exact_mut(inputs.div_ceil(32)).enumerate() {
-                for k in 0..inputs {
-                    let unit = panel * NR / rows * across + k / cols;
-                    words[k / 32] |= u32::from(mask.keeps_unit(unit)) << (k % 32);
+        assert_eq!(packed.len(), Self::packed_len::<E>(mask.block, outputs, inputs));
+        let (across, len) = (mask.across(), words::<E>(mask.block, inputs));
+        if has_steps::<E>(mask.block) {
+            for (panel, words) in packed.chunks_exact_mut(len).enumerate() {
+                for step in 0..steps::<E>(inputs) {
+                    let unit = panel * NR / rows * across + step * E::INPUTS / cols;
+                    words[step / 32] |= u32::from(mask.keeps_unit(unit)) << (step % 32);
                 }
             }
-            return PanelMask::packed(mask.block, packed);
+            return PanelMask::packed::<E>(mask.block, packed);
         }
         for output in 0..outputs {
-            let (panel, bit) = (output / NR, output % NR);
             let first = output / rows * across;
-            let row = &mut packed[panel * inputs..][..inputs];
-            for (unit, steps) in (first..first + across).zip(row.chunks_mut(cols)) {
-                let keep = u32::from(mask.keeps_unit(unit)) << bit;
-                steps.iter_mut().for_each(|step| *step |= keep);
+            let words = &mut packed[output / NR * len..][..len];
+            for (unit, start) in (first..).zip((0..inputs).step_by(cols)) {
+                let keep = u32::from(mask.keeps_unit(unit));
+                for input in start..inputs.min(start + cols) {
+                    let bit = place::<E>(output % NR, input);
+                    words[bit / 32] |= keep << (bit % 32);
+                }
             }
         }
-        PanelMask::packed(mask.block, packed)
+        PanelMask::packed::<E>(mask.block, packed)
     }
 
-    /// What [`Self::pack`] has packed before.
-    pub fn packed(block: (usize, usize), packed: &[u32]) -> PanelMask<'_> {
-        if has_steps(block) { PanelMask::Steps(packed) } else { PanelMask::Weights(packed) }
+    /// What [`Self::pack`] has packed before for the same element.
+    pub fn packed<E: Element>(block: (usize, usize), packed: &[u32]) -> PanelMask<'_> {
+        if has_steps::<E>(block) { PanelMask::Steps(packed) } else { PanelMask::Weights(packed) }
     }
 
-    /// Whether it can be of a weight of this shape.
-    pub(super) fn fits(&self, outputs: usize, inputs: usize) -> bool {
-        let panels = outputs.div_ceil(NR);
+    /// Whether it can be of a weight.
+    pub(super) fn fits<E: Element>(&self, weight: Panels<'_, E>) -> bool {
+        let (panels, steps) = (weight.len(), weight.steps());
         match self {
             Self::Dense => true,
-            Self::Weights(words) => words.len() == panels * inputs,
-            Self::Steps(words) => words.len() == panels * inputs.div_ceil(32),
+            Self::Weights(words) => words.len() == panels * steps * E::INPUTS,
+            Self::Steps(words) => words.len() == panels * steps.div_ceil(32),
         }
     }
 }
 
+/// The words of a panel's mask.
+fn words<E: Element>(block: (usize, usize), inputs: usize) -> usize {
+    let steps = steps::<E>(inputs);
+    if has_steps::<E>(block) { steps.div_ceil(32) } else { steps * E::INPUTS }
+}
+
 /// Whether each unit has or lacks whole steps of a panel.
-fn has_steps(block: (usize, usize)) -> bool {
-    block.0.is_multiple_of(NR)
+fn has_steps<E: Element>(block: (usize, usize)) -> bool {
+    block.0.is_multiple_of(NR) && block.1.is_multiple_of(E::INPUTS)
 }
 
 #[cfg(test)]
@@ -191,7 +222,7 @@ mod tests {
         #[test]
         fn panels_hold_every_weight_once((outputs, inputs) in (1usize..80, 1usize..20)) {
             let weight: Vec<f32> = (0..outputs * inputs).map(|i| i as f32 + 1.0).collect();
-            let mut packed = vec![f32::NAN; Panels::packed_len(outputs, inputs)];
+            let mut packed = vec![f32::NAN; Panels::<f32>::packed_len(outputs, inputs)];
             packed.fill(0.0);
             Panels::pack(&weight, outputs, inputs, &mut packed);
             let panels = Panels::new(&packed, outputs, inputs);
@@ -213,15 +244,15 @@ mod tests {
                 .map(|i| ((i as u32).wrapping_mul(2_654_435_761).wrapping_add(seed) >> 24) as u8)
                 .collect();
             let mask = Units { outputs, inputs, block, bits: &bits };
-            let mut packed = vec![0; PanelMask::packed_len(block, outputs, inputs)];
-            let panels = PanelMask::pack(&mask, &mut packed);
-            prop_assert!(panels.fits(outputs, inputs));
+            let mut packed = vec![0; PanelMask::packed_len::<f32>(block, outputs, inputs)];
+            let panels = PanelMask::pack::<f32>(&mask, &mut packed);
+            prop_assert!(panels.fits(Panels::new(&vec![0.0; Panels::<f32>::packed_len(outputs, inputs)], outputs, inputs)));
             prop_assert_eq!(matches!(panels, PanelMask::Steps(_)), block.0.is_multiple_of(32));
             let across = inputs.div_ceil(32);
             let kept: Vec<Vec<u32>> = match &panels {
                 PanelMask::Steps(words) => words.chunks(across).map(|words| {
                     let mut steps = Vec::new();
-                    crate::portable::kept(words, &mut steps);
+                    crate::kernel::kept(words, &mut steps);
                     steps
                 }).collect(),
                 _ => Vec::new(),

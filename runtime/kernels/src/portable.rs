@@ -1,78 +1,65 @@
 //! The kernels in plain Rust: what every processor runs, and what the others are compared with.
 
-use super::{Kernel, NR, Part, Row};
+use super::kernel::{Instructions, Kernel, Operands};
+use super::{Element, NR, Row};
 
 /// No particular instructions.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Portable;
 
 /// Outputs whose sums are kept in registers at a time: those of a whole panel would not fit.
-const PART: usize = 8;
+const LANES: usize = 8;
 
-impl Kernel for Portable {
+impl Instructions for Portable {
+    fn detect() -> Option<Self> {
+        Some(Portable)
+    }
+}
+
+impl<E: Element> Kernel<E> for Portable {
     const MAX_ROWS: usize = 4;
 
-    fn dense(self, part: Part<'_>, sums: &mut [Row]) {
-        self.steps(part, 0..part.b.len(), sums);
+    fn dense(self, operands: Operands<'_, E>, sums: &mut [Row<E::Sum>]) {
+        steps(operands, 0..operands.b.len(), sums);
     }
 
-    fn listed(self, part: Part<'_>, steps: &[u32], sums: &mut [Row]) {
-        self.steps(part, steps.iter().map(|k| *k as usize), sums);
-    }
-}
-
-impl Portable {
-    fn steps(self, part: Part<'_>, steps: impl Iterator<Item = usize> + Clone, sums: &mut [Row]) {
-        match sums.len() {
-            1 => add::<1>(part, steps, sums),
-            2 => add::<2>(part, steps, sums),
-            3 => add::<3>(part, steps, sums),
-            4 => add::<4>(part, steps, sums),
-            rows => unreachable!("a tile of {rows} rows"),
-        }
+    fn listed(self, operands: Operands<'_, E>, list: &[u32], sums: &mut [Row<E::Sum>]) {
+        steps(operands, list.iter().map(|k| *k as usize), sums);
     }
 }
 
-fn add<const R: usize>(
-    Part { a, b, bias, .. }: Part<'_>,
+fn steps<E: Element>(operands: Operands<'_, E>, steps: impl Iterator<Item = usize> + Clone, sums: &mut [Row<E::Sum>]) {
+    match sums.len() {
+        1 => add::<E, 1>(operands, steps, sums),
+        2 => add::<E, 2>(operands, steps, sums),
+        3 => add::<E, 3>(operands, steps, sums),
+        4 => add::<E, 4>(operands, steps, sums),
+        rows => unreachable!("a tile of {rows} rows"),
+    }
+}
+
+fn add<E: Element, const R: usize>(
+    Operands { a, b, bias, .. }: Operands<'_, E>,
     steps: impl Iterator<Item = usize> + Clone,
-    sums: &mut [Row],
+    sums: &mut [Row<E::Sum>],
 ) {
-    for start in (0..NR).step_by(PART) {
-        let of_part = |row: &Row| -> [f32; PART] { std::array::from_fn(|j| row[start + j]) };
-        let mut all: [[f32; PART]; R] = std::array::from_fn(|r| of_part(bias.unwrap_or(&sums[r])));
-        for k in steps.clone() {
-            let (rows, step) = (a.panel(k / NR, R), of_part(&b[k]));
+    for start in (0..NR).step_by(LANES) {
+        let mut all: [[E::Sum; LANES]; R] = std::array::from_fn(|r| lanes(bias.unwrap_or(&sums[r]), start));
+        for step in steps.clone() {
+            let k = step * E::INPUTS;
+            let (rows, weights) = (a.panel(k / NR, R), lanes(&b[step], start));
             for (sums, row) in all.iter_mut().zip(rows) {
-                let value = row[k % NR];
-                sums.iter_mut().zip(step).for_each(|(sum, weight)| *sum += value * weight);
+                let values = &row[k % NR..][..E::INPUTS];
+                sums.iter_mut().zip(weights).for_each(|(sum, lane)| *sum = E::multiply_add(*sum, values, lane));
             }
         }
         for (row, all) in sums.iter_mut().zip(all) {
-            row[start..start + PART].copy_from_slice(&all);
+            row[start..start + LANES].copy_from_slice(&all);
         }
     }
 }
 
-/// The steps with zeros where the masks have no bit.
-pub(super) fn mask(b: &[Row], masks: &[u32], masked: &mut [Row]) {
-    for ((step, mask), out) in b.iter().zip(masks).zip(masked) {
-        for j in 0..NR {
-            // All ones or all zeros: no branch, which the compiler vectorises.
-            let keep = 0u32.wrapping_sub(mask >> j & 1);
-            out[j] = f32::from_bits(step[j].to_bits() & keep);
-        }
-    }
-}
-
-/// The numbers of the set bits, from the first to the last.
-pub(super) fn kept(words: &[u32], steps: &mut Vec<u32>) {
-    steps.clear();
-    for (i, word) in words.iter().enumerate() {
-        let mut left = *word;
-        while left != 0 {
-            steps.push((32 * i) as u32 + left.trailing_zeros());
-            left &= left - 1;
-        }
-    }
+/// Those of a row from an output on.
+fn lanes<T: Copy>(row: &Row<T>, start: usize) -> [T; LANES] {
+    std::array::from_fn(|j| row[start + j])
 }

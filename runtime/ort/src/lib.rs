@@ -39,6 +39,7 @@ const EXTERNAL_FOLDER: &str = "session.model_external_initializers_file_folder_p
 /// An encoder in ONNX Runtime. Threads that share one take turns; ONNX Runtime itself spreads a
 /// batch over the threads that it was given.
 pub struct OrtEngine {
+    base: Arc<Base>,
     device: Device,
     inner: Mutex<Inner>,
 }
@@ -77,8 +78,9 @@ impl OrtEngine {
         let masker = Masker::new(device, options)?;
         let (tasks, ids, shared) = (BTreeMap::new(), TaskIds::default(), BTreeMap::new());
         let options = options.clone();
-        let inner = Mutex::new(Inner { tasks, ids, shared, masker, sessions, inputs, device, options, base });
-        Ok(OrtEngine { device, inner })
+        let of_inner = Arc::clone(&base);
+        let inner = Inner { tasks, ids, shared, masker, sessions, inputs, device, options, base: of_inner };
+        Ok(OrtEngine { base, device, inner: Mutex::new(inner) })
     }
 
     /// A panic leaves nothing half done that matters.
@@ -106,9 +108,7 @@ impl Inner {
         Ok(value)
     }
 
-    fn add(&mut self, changes: Changes<'_>) -> Result<TaskId, EngineError> {
-        let (masks, deltas) = (changes.masks(&self.base)?, changes.deltas());
-        check_changes(&self.base, &masks, deltas)?;
+    fn add(&mut self, masks: &[NamedMask], deltas: &[Delta]) -> Result<TaskId, EngineError> {
         let (device, base) = (self.device, Arc::clone(&self.base));
         let other = deltas.iter().filter(|delta| base.maskable(&delta.tensor).is_none());
         let mut replaced: Vec<String> = other.map(|delta| delta.tensor.clone()).collect();
@@ -174,7 +174,10 @@ impl Engine for OrtEngine {
     }
 
     fn add(&self, changes: Changes<'_>) -> Result<TaskId, EngineError> {
-        self.inner().add(changes)
+        // Masks are decoded before the others have to wait.
+        let (masks, deltas) = (changes.masks(&self.base)?, changes.deltas());
+        check_changes(&self.base, &masks, deltas)?;
+        self.inner().add(&masks, deltas)
     }
 
     fn remove(&self, task: TaskId) -> Result<(), EngineError> {

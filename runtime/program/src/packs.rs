@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use overmask::pack::{PackFile, read_file, read_packs, select, split_name};
+use overmask::pack::{PackFile, Packs, read_file, split_name};
 use overmask::trust::{Keyring, PublicKey, Verified, default_keyring};
 
 const TRUST: &str = "Trust";
@@ -52,7 +52,7 @@ pub(super) fn read(paths: &[PathBuf], trust: &TrustArgs) -> anyhow::Result<Vec<G
         // Read once: the bytes whose signature is checked are those that are used.
         let bytes = read_file(&path)?;
         let signed = keyring.as_ref().map(|keys| keys.verify_file_bytes(&path, &bytes)).transpose()?;
-        let packs = select(read_packs(&path, &bytes)?, &path, name.as_deref())?;
+        let packs = Packs::from_bytes(&path, &bytes, name.as_deref())?.into_vec();
         all.extend(packs.into_iter().map(|file| {
             let path = file.origin().unwrap_or(&path).display().to_string();
             Given { path, file, signed: signed.clone() }

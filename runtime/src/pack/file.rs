@@ -6,7 +6,8 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use super::{
-    Codec, Delta, Golden, Head, MaskEntry, NamedMask, Pack, PackDocument, PackError, Reason, fit, read, set, write,
+    Codec, Delta, Golden, Head, MaskEntry, NamedMask, Pack, PackDocument, PackError, Packs, Reason, fit, read, set,
+    write,
 };
 use crate::base::Base;
 use crate::codec::{self, CodecError};
@@ -60,14 +61,13 @@ impl PackFile {
     /// When the file cannot be read, is no usable pack, or is a set and no name tells which of
     /// its packs is meant.
     pub fn open(path: &Path) -> Result<PackFile, PackError> {
-        let (path, name) = set::split_name(path);
-        let packs = set::read_packs(&path, &read::file(&path)?)?;
-        let mut packs = set::select(packs, &path, name.as_deref())?;
+        let mut packs = Packs::open(path)?.into_vec();
         match packs.pop() {
             Some(one) if packs.is_empty() => Ok(one),
             last => {
                 packs.extend(last);
-                Err(PackError::Several { path, names: set::list(&packs) })
+                let names: Vec<&str> = packs.iter().map(|pack| pack.document.name.as_str()).collect();
+                Err(PackError::Several { path: path.to_owned(), names: set::list(&names) })
             }
         }
     }

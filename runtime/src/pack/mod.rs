@@ -4,6 +4,7 @@
 //! coded given the base, so a file is read in two steps: [`PackFile::open`] checks everything
 //! that the file alone can tell, [`PackFile::decode`] turns it into a [`Pack`] on a base.
 
+mod container;
 mod document;
 mod file;
 mod fit;
@@ -15,12 +16,13 @@ mod write;
 
 use std::path::{Path, PathBuf};
 
+pub use container::MAX_BYTES;
 pub use document::{Codec, MaskEntry, PackDocument, Pooling, SCHEMA, TaskKind, TextSettings, check_name};
 pub use file::{PackFile, Sizes};
 pub use float::FloatType;
 pub use input::Input;
-pub use read::{MAX_BYTES, file as read_file};
-pub use set::{PackSet, read_packs, select, split_name};
+pub use read::file as read_file;
+pub use set::{PackSet, Packs, split_name};
 pub use write::file as write_file;
 
 use crate::base::{Base, BaseError};
@@ -30,6 +32,9 @@ use crate::mask::Mask;
 
 /// The key of the document in the safetensors metadata.
 const METADATA_KEY: &str = "overmask";
+
+/// The same of a set.
+const SET_KEY: &str = "overmask-set";
 
 /// Names of a pack's tensors.
 pub mod tensor {
@@ -151,7 +156,7 @@ impl PackError {
 #[non_exhaustive]
 pub enum Reason {
     /// More bytes than any pack has.
-    #[error("no pack: it has more than {} MiB, or what should be its header more than {} MiB", read::MAX_BYTES >> 20, read::MAX_HEADER >> 20)]
+    #[error("no pack: it has more than {} MiB, or what should be its header more than {} MiB", container::MAX_BYTES >> 20, container::MAX_HEADER >> 20)]
     TooLarge,
     /// No safetensors file.
     #[error("not a safetensors file, or damaged: {0}; copy or export the pack again")]
@@ -285,6 +290,17 @@ impl Pack {
         for Delta { values, dtype, .. } in &mut self.deltas {
             values.iter_mut().for_each(|value| *value = dtype.round(*value));
         }
+        Ok(self)
+    }
+
+    /// The pack with these recorded inputs.
+    ///
+    /// # Errors
+    /// As [`Pack::new`]: when an input is not of the pack's form, or has not as many logits as it has rows and
+    /// the pack labels.
+    pub fn with_golden(mut self, golden: Vec<Golden>) -> Result<Pack, PackError> {
+        self.golden = golden;
+        write::check(&self)?;
         Ok(self)
     }
 

@@ -6,14 +6,11 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 
-use super::{PackError, PackFile, Reason, SCHEMA, read, write};
-
-/// The key of the document in the safetensors metadata.
-const KEY: &str = "overmask-set";
+use super::container::{Container, Document};
+use super::{PackError, PackFile, Reason, SCHEMA, SET_KEY, read, write};
 
 /// What a tensor's name starts with.
 const PREFIX: &str = "pack/";
@@ -27,7 +24,7 @@ pub struct PackSet {
 
 /// The contents of the metadata.
 #[derive(Serialize, Deserialize)]
-struct Document {
+struct SetDocument {
     schema: u32,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     requires: Vec<String>,
@@ -72,24 +69,77 @@ impl PackSet {
             let view = TensorView::new(Dtype::U8, vec![bytes.len()], bytes).map_err(Reason::from)?;
             tensors.push((name.as_str(), view));
         }
-        let document = Document { schema: SCHEMA, requires: Vec::new(), packs };
+        let document = SetDocument { schema: SCHEMA, requires: Vec::new(), packs };
         let text = serde_json::to_string(&document).map_err(Reason::from)?;
-        Ok(write::checked(tensors, KEY, text)?)
+        Ok(write::checked(tensors, SET_KEY, text)?)
     }
 }
 
-/// The packs in the bytes of a file, which is a pack or a pack set.
-///
-/// # Errors
-/// When it is neither, or one of its packs cannot be used; the file is named.
-pub fn read_packs(path: &Path, bytes: &[u8]) -> Result<Vec<PackFile>, PackError> {
-    let found = members(bytes).map_err(|reason| PackError::Invalid { path: path.to_owned(), reason })?;
-    let one = found.len() == 1 && found[0].1.len() == bytes.len();
-    let origin = |pack: &PackFile| match one {
-        true => path.to_owned(),
-        false => PathBuf::from(format!("{}#{}", path.display(), pack.document().name)),
-    };
-    Ok(found.into_iter().map(|(pack, _)| PackFile { origin: Some(origin(&pack)), ..pack }).collect())
+/// What a pack's file holds.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Packs {
+    /// A pack.
+    One(Box<PackFile>),
+    /// A set: some packs, or the one of them that was asked for by name.
+    Set(Vec<PackFile>),
+}
+
+impl Packs {
+    /// Reads and checks a file, or of a set the pack that is named as `SET#NAME`.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or as [`Packs::from_bytes`].
+    pub fn open(path: &Path) -> Result<Packs, PackError> {
+        let (path, name) = split_name(path);
+        Packs::from_bytes(&path, &read::file(&path)?, name.as_deref())
+    }
+
+    /// Checks the bytes that were read from a file. With a name, only the pack of that name is looked at.
+    ///
+    /// # Errors
+    /// When they are neither a pack nor a set, a pack that is looked at cannot be used, or there is none of
+    /// that name; the file is named.
+    pub fn from_bytes(path: &Path, bytes: &[u8], name: Option<&str>) -> Result<Packs, PackError> {
+        let invalid = |reason| PackError::Invalid { path: path.to_owned(), reason };
+        let found = |origin: PathBuf, pack| PackFile { origin: Some(origin), ..pack };
+        let no_such = |wanted: &str, names: &[&str]| PackError::NoSuchPack {
+            path: path.to_owned(),
+            name: wanted.to_owned(),
+            names: list(names),
+        };
+        let container = Container::parse(bytes).map_err(invalid)?;
+        match container.document().map_err(invalid)? {
+            Document::Pack(text) => {
+                let pack = read::of_container(&container, text).map_err(invalid)?;
+                let own = pack.document.name.as_str();
+                match name.filter(|wanted| *wanted != own) {
+                    Some(wanted) => Err(no_such(wanted, &[own])),
+                    None => Ok(Packs::One(Box::new(found(path.to_owned(), pack)))),
+                }
+            }
+            Document::Set(text) => {
+                let members = Members::new(&container, text).map_err(invalid)?;
+                let names: Vec<&str> = members.names.iter().map(String::as_str).collect();
+                if let Some(wanted) = name.filter(|wanted| !names.contains(wanted)) {
+                    return Err(no_such(wanted, &names));
+                }
+                let mut packs = Vec::new();
+                for i in (0..names.len()).filter(|i| name.is_none_or(|wanted| wanted == names[*i])) {
+                    let (pack, _) = members.pack(i).map_err(invalid)?;
+                    packs.push(found(PathBuf::from(format!("{}#{}", path.display(), names[i])), pack));
+                }
+                Ok(Packs::Set(packs))
+            }
+        }
+    }
+
+    /// The packs, in order.
+    pub fn into_vec(self) -> Vec<PackFile> {
+        match self {
+            Packs::One(pack) => vec![*pack],
+            Packs::Set(packs) => packs,
+        }
+    }
 }
 
 /// A file, and the name of one of its packs after `#`; the whole is a file's name if there is such
@@ -108,58 +158,61 @@ pub fn split_name(given: &Path) -> (PathBuf, Option<String>) {
     }
 }
 
-/// Those of a file's packs that have this name; all without one.
-///
-/// # Errors
-/// When there is no such pack.
-pub fn select(packs: Vec<PackFile>, path: &Path, name: Option<&str>) -> Result<Vec<PackFile>, PackError> {
-    let Some(wanted) = name else { return Ok(packs) };
-    let names = list(&packs);
-    let found: Vec<PackFile> = packs.into_iter().filter(|pack| pack.document.name == wanted).collect();
-    if found.is_empty() {
-        return Err(PackError::NoSuchPack { path: path.to_owned(), name: wanted.to_owned(), names });
-    }
-    Ok(found)
+/// Names of packs, for messages.
+pub(super) fn list(names: &[&str]) -> String {
+    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 }
 
-/// The names of packs, for messages.
-pub(super) fn list(packs: &[PackFile]) -> String {
-    let names: Vec<String> = packs.iter().map(|pack| format!("`{}`", pack.document.name)).collect();
-    names.join(", ")
+/// The packs that a set names.
+struct Members<'c, 'a> {
+    container: &'c Container<'a>,
+    names: Vec<String>,
+}
+
+impl<'a> Members<'_, 'a> {
+    fn new<'c>(container: &'c Container<'a>, text: &str) -> Result<Members<'c, 'a>, Reason> {
+        let document: SetDocument = serde_json::from_str(text)?;
+        read::version(document.schema, &document.requires)?;
+        container.check_sum()?;
+        // Besides the packs there is the checksum.
+        let held = container.names().len() - 1;
+        if held != document.packs.len() {
+            let reason = format!("names {} packs, the file holds {held}", document.packs.len());
+            return Err(Reason::field("packs", reason));
+        }
+        // Before anything is read: a pack that is named often would be held as often.
+        let different: BTreeSet<&String> = document.packs.iter().collect();
+        if different.len() != document.packs.len() || different.is_empty() {
+            return Err(Reason::field("packs", "is empty, or a name comes twice"));
+        }
+        Ok(Members { container, names: document.packs })
+    }
+
+    /// The pack of the name at this place, with the bytes of its file.
+    fn pack(&self, i: usize) -> Result<(PackFile, &'a [u8]), Reason> {
+        let (field, name) = (format!("packs/{i}"), &self.names[i]);
+        let tensor = format!("{PREFIX}{name}");
+        let missing = || Reason::field(&*field, format!("there is no tensor `{tensor}`"));
+        let bytes = self.container.tensor(&tensor)?.ok_or_else(missing)?.data();
+        let pack = read::pack(bytes).map_err(|reason| Reason::field(&*field, reason.to_string()))?;
+        if pack.document.name != *name {
+            return Err(Reason::field(field, format!("is {name:?}, the pack's own name {:?}", pack.document.name)));
+        }
+        Ok((pack, bytes))
+    }
 }
 
 /// The packs of a file with the bytes of each: one, or those of a set.
 fn members(bytes: &[u8]) -> Result<Vec<(PackFile, Vec<u8>)>, Reason> {
-    let text = match read::metadata(bytes, KEY) {
-        Ok((_, text)) => text,
-        Err(Reason::NotAPack) => return Ok(vec![(read::pack(bytes)?, bytes.to_vec())]),
-        Err(other) => return Err(other),
-    };
-    let document: Document = serde_json::from_str(&text)?;
-    read::version(document.schema, &document.requires)?;
-    let tensors = SafeTensors::deserialize(bytes)?;
-    read::checksum(bytes, &tensors)?;
-    if tensors.len() != document.packs.len() + 1 {
-        let reason = format!("names {} packs, the file holds {}", document.packs.len(), tensors.len() - 1);
-        return Err(Reason::field("packs", reason));
-    }
-    // Before anything is read: a pack that is named often would be held as often.
-    let different: BTreeSet<&String> = document.packs.iter().collect();
-    if different.len() != document.packs.len() || different.is_empty() {
-        return Err(Reason::field("packs", "is empty, or a name comes twice"));
-    }
-    let mut packs = Vec::new();
-    for (i, name) in document.packs.iter().enumerate() {
-        let field = format!("packs/{i}");
-        let missing = |_| Reason::field(&*field, format!("there is no tensor `{PREFIX}{name}`"));
-        let view = tensors.tensor(&format!("{PREFIX}{name}")).map_err(missing)?;
-        let pack = read::pack(view.data()).map_err(|reason| Reason::field(&*field, reason.to_string()))?;
-        if pack.document.name != *name {
-            return Err(Reason::field(field, format!("is {name:?}, the pack's own name {:?}", pack.document.name)));
+    let container = Container::parse(bytes)?;
+    match container.document()? {
+        Document::Pack(text) => Ok(vec![(read::of_container(&container, text)?, bytes.to_vec())]),
+        Document::Set(text) => {
+            let members = Members::new(&container, text)?;
+            let pack = |i| members.pack(i).map(|(pack, bytes)| (pack, bytes.to_vec()));
+            (0..members.names.len()).map(pack).collect()
         }
-        packs.push((pack, view.data().to_vec()));
     }
-    Ok(packs)
 }
 
 #[cfg(test)]

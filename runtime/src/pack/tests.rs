@@ -149,10 +149,10 @@ fn nothing_but_the_very_bytes_is_taken() {
     let (base, pack) = ranked(dir.path());
     let set = PackSet::new(&[("a".into(), bytes(&small()))]).unwrap().to_bytes().unwrap();
     for good in [bytes(&small()), pack.to_bytes(Some(&base)).unwrap(), set] {
-        read_packs(Path::new("x"), &good).unwrap();
+        Packs::from_bytes(Path::new("x"), &good, None).unwrap();
         let refused = AtomicUsize::new(0);
         let refuse = |bytes: &[u8]| {
-            let error = read_packs(Path::new("x"), bytes).unwrap_err();
+            let error = Packs::from_bytes(Path::new("x"), bytes, None).unwrap_err();
             assert!(!error.to_string().is_empty());
             refused.fetch_add(1, Ordering::Relaxed);
         };
@@ -317,6 +317,10 @@ fn unknown_tensors_and_missing_documents_are_refused() {
     pack.head.bias.pop();
     assert!(pack.to_bytes(None).unwrap_err().to_string().contains("head/bias"));
     let mut pack = small();
+    let mut golden = pack.golden.clone();
+    assert_eq!(pack.clone().with_golden(golden.clone()).unwrap(), pack);
+    golden[0].logits.pop();
+    assert!(pack.clone().with_golden(golden).unwrap_err().to_string().contains("golden/logits"));
     pack.golden[0].logits.pop();
     assert!(pack.to_bytes(None).unwrap_err().to_string().contains("golden/logits"));
 }
@@ -363,7 +367,7 @@ fn a_set_holds_the_files_of_its_packs() {
     let error = PackFile::open(&path).unwrap_err();
     assert!(error.to_string().contains("`trec`, `movie/2`") && error.kind() == ErrorKind::InputData, "{error}");
     assert!(matches!(PackFile::open(&dir.path().join("all.packset#x")), Err(PackError::NoSuchPack { .. })));
-    let found = read_packs(&path, &read_file(&path).unwrap()).unwrap();
+    let found = Packs::open(&path).unwrap().into_vec();
     let digests: Vec<&str> = found.iter().map(PackFile::digest).collect();
     assert_eq!(digests, [&a, &b].map(|bytes| PackFile::from_bytes(bytes).unwrap().digest));
     assert_eq!(found[1].origin().unwrap(), dir.path().join("all.packset#movie/2"));
@@ -376,7 +380,7 @@ fn a_set_holds_the_files_of_its_packs() {
         let tensors = if names.is_empty() { vec![] } else { vec![("pack/trec", view(&b)), ("pack/x", view(&b))] };
         let text = json!({"schema": 1, "packs": names}).to_string();
         let bytes = write::checked(tensors, "overmask-set", text).unwrap();
-        let error = read_packs(Path::new("x"), &bytes).unwrap_err().to_string();
+        let error = Packs::from_bytes(Path::new("x"), &bytes, None).unwrap_err().to_string();
         assert!(error.contains("comes twice"), "{error}");
     }
 }

@@ -8,6 +8,7 @@ use rayon::prelude::*;
 use safetensors::tensor::{Dtype, TensorView};
 use sha2::{Digest, Sha256};
 
+use super::container::{CHECKSUM_BYTES, check_size};
 use super::{
     Codec, Delta, FloatType, METADATA_KEY, MaskEntry, NamedMask, Pack, PackDocument, PackError, Reason, read, tensor,
 };
@@ -146,13 +147,13 @@ pub(super) fn checked(
     key: &str,
     metadata: String,
 ) -> Result<Vec<u8>, Reason> {
-    const BLANK: [u8; read::CHECKSUM_BYTES] = [0; read::CHECKSUM_BYTES];
+    const BLANK: [u8; CHECKSUM_BYTES] = [0; CHECKSUM_BYTES];
     // Tensors are sorted by type, largest first, then by name: of the bytes, this is the last.
     tensors.push((tensor::CHECKSUM, TensorView::new(Dtype::U8, vec![BLANK.len()], &BLANK)?));
     // One key only: the order of several in a hash map would differ from run to run.
     let mut bytes = safetensors::serialize(tensors, Some(HashMap::from([(key.to_owned(), metadata)])))?;
     // What is not read shall not be written.
-    read::check_size(&bytes)?;
+    check_size(&bytes)?;
     let end = bytes.len() - BLANK.len();
     let (before, end) = bytes.split_at_mut(end);
     end.copy_from_slice(&Sha256::digest(before));

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::head::{sigmoid, softmax};
-use super::{OUTSIDE, Question, Span, spans};
+use super::{OUTSIDE, Question, Rows, Span, Task, spans};
 use crate::pack::TaskKind;
 
 /// What a task says of an input.
@@ -84,12 +84,8 @@ impl fmt::Display for Answer {
 
 impl Answer {
     /// What rows of logits say to a question: one row, or one for each word that has a token.
-    pub(super) fn new(
-        kind: TaskKind,
-        labels: &[String],
-        question: &Question,
-        mut rows: Vec<Option<Vec<f32>>>,
-    ) -> Answer {
+    pub(super) fn new(task: &Task, question: &Question, mut rows: Rows) -> Answer {
+        let (kind, labels) = (task.kind(), task.labels());
         if kind == TaskKind::Tag {
             let tag = |row: Option<Vec<f32>>| row.map(|logits| Prediction::new(labels, logits));
             let tags: Vec<_> = rows.into_iter().map(tag).collect();
@@ -179,10 +175,12 @@ mod tests {
         let found = Some((text, vec![0..2, 3..6, 7..10, 11..12]));
         for (found, start, end) in [(found, 2, 9), (None, 1, 3)] {
             let question = Question { input: Input::Words { words: words() }, found };
-            let answer = Answer::new(TaskKind::Tag, &labels, &question, rows());
-            let Answer::Tags { spans, tags, .. } = &answer else { panic!("{answer:?}") };
+            let tags: Vec<_> =
+                rows().into_iter().map(|row| row.map(|logits| Prediction::new(&labels, logits))).collect();
+            let spans = text_spans(&question, &tags);
             assert_eq!((spans[0].start, spans[0].end, spans[0].text.as_str()), (start, end, "Ann Lee"));
             assert!(tags[3].is_none() && spans.len() == 1);
+            let answer = Answer::Tags { words: words(), tags, spans };
             assert_eq!(answer.to_string(), "PER: Ann Lee");
         }
     }

@@ -3,8 +3,8 @@
 
 use std::ops::Range;
 
-use super::{TaskError, Tokenizer};
-use crate::pack::{Input, TaskKind, TextSettings};
+use super::{Task, TaskError, Tokenizer};
+use crate::pack::{Input, TaskKind};
 
 /// An input in the form that a task reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,7 +17,7 @@ pub struct Question {
 }
 
 impl Question {
-    /// An input as a task with these settings reads it.
+    /// An input as a task reads it.
     ///
     /// | the task reads | it takes |
     /// | --- | --- |
@@ -27,7 +27,8 @@ impl Question {
     ///
     /// # Errors
     /// In words, when it reads something else; or when the tokenizer fails.
-    pub fn new(kind: TaskKind, text: &TextSettings, input: &Input, tokenizer: &Tokenizer) -> Result<Self, TaskError> {
+    pub fn new(task: &Task, input: &Input, tokenizer: &Tokenizer) -> Result<Self, TaskError> {
+        let (kind, text) = (task.kind(), task.text());
         if let (TaskKind::Tag, Input::Text(given)) = (kind, input) {
             let ranges = tokenizer.words(given)?;
             let words = ranges.iter().map(|range| given[range.clone()].to_owned()).collect();
@@ -46,10 +47,8 @@ impl Question {
                 (_, true) => "a pair of texts, or one text with a tab between the two",
                 (_, false) => "one text",
             };
-            return Err(TaskError::Text {
-                index: 0,
-                source: format!("is {}, but the task reads {reads}", input.what()).into(),
-            });
+            let reason = format!("is {}, but the task `{}` reads {reads}", input.what(), task.name());
+            return Err(TaskError::Text { index: 0, source: reason.into() });
         }
         Ok(Question { input, found: None })
     }

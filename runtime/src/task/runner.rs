@@ -5,10 +5,11 @@ use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use super::groups::groups;
-use super::{Answer, Question, TaskError, Tokenizer, Tokens, head};
+use super::task::{Rows, Task};
+use super::{Answer, Question, TaskError, Tokenizer, Tokens};
 use crate::base::Base;
 use crate::engine::{Changes, Engine, EngineInfo, Hidden, Plan, TaskId, TokenBatch};
-use crate::pack::{Golden, Head, Input, Pack, PackDocument, PackFile, TaskKind, TextSettings};
+use crate::pack::{Input, Pack, PackFile};
 
 /// How far a golden logit may be off, at precision f32.
 pub const GOLDEN_TOLERANCE: f32 = 1e-4;
@@ -28,57 +29,6 @@ impl GoldenCheck {
         self.max_difference <= GOLDEN_TOLERANCE
     }
 }
-
-/// A task of a [`Runner`]: what its pack says, and its head.
-#[derive(Debug)]
-pub struct Task {
-    name: String,
-    kind: TaskKind,
-    labels: Vec<String>,
-    text: TextSettings,
-    head: Head,
-    golden: Vec<Golden>,
-}
-
-impl Task {
-    fn new(document: PackDocument, head: Head, golden: Vec<Golden>) -> Task {
-        let PackDocument { name, kind, labels, text, .. } = document;
-        Task { name, kind, labels, text, head, golden }
-    }
-
-    /// Its name.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// What it computes.
-    pub fn kind(&self) -> TaskKind {
-        self.kind
-    }
-
-    /// What it reads.
-    pub fn text(&self) -> &TextSettings {
-        &self.text
-    }
-
-    /// Its labels, in the order of logits and scores.
-    pub fn labels(&self) -> &[String] {
-        &self.labels
-    }
-
-    /// The head's output for each vector that it sees of an input.
-    fn logits(&self, vectors: &[f32], width: usize, tokens: &Tokens) -> Result<Rows, TaskError> {
-        let pooled = head::pool(vectors, width, tokens, self.text.pooling);
-        let rows: Rows = pooled.into_iter().map(|vector| vector.map(|v| head::logits(&self.head, &v))).collect();
-        match rows.iter().flatten().flatten().all(|logit| logit.is_finite()) {
-            true => Ok(rows),
-            false => Err(TaskError::NotFinite),
-        }
-    }
-}
-
-/// The head's output for an input: a row, or one for each word that has a token.
-pub type Rows = Vec<Option<Vec<f32>>>;
 
 /// An engine with its base, a tokenizer, and the tasks that were added. Threads may share it: tasks come and
 /// go while other threads ask.
@@ -220,8 +170,7 @@ impl Runner {
         let rows = work.run(self)?;
         let mut answers: Vec<Vec<Answer>> = requests.iter().map(|_| Vec::new()).collect();
         for (asked, rows) in work.asked.iter().zip(rows) {
-            let Task { kind, labels, .. } = &*asked.task;
-            answers[asked.request].push(Answer::new(*kind, labels, &asked.question, rows));
+            answers[asked.request].push(Answer::new(&asked.task, &asked.question, rows));
         }
         Ok(answers)
     }
@@ -254,7 +203,8 @@ impl Runner {
     /// # Errors
     /// As [`Runner::run`].
     pub fn check_golden(&self, task: TaskId) -> Result<GoldenCheck, TaskError> {
-        let golden = &self.task(task)?.golden;
+        let of_task = self.task(task)?;
+        let golden = of_task.golden();
         let inputs: Vec<Input> = golden.iter().map(|g| g.input.clone()).collect();
         let found = self.logits(task, &inputs)?;
         let mut max_difference = 0f32;
@@ -292,15 +242,15 @@ struct Asked {
 impl Work {
     fn ask(&mut self, runner: &Runner, request: usize, input: &Input, id: TaskId) -> Result<(), TaskError> {
         let task = runner.task(id)?;
-        let question = Question::new(task.kind, &task.text, input, &runner.tokenizer)?;
+        let question = Question::new(&task, input, &runner.tokenizer)?;
         // Only the same request can have asked for the same tokens.
         let alike = self.asked.iter().rev().take_while(|before| before.request == request).find(|before| {
-            before.question.input == question.input && before.task.text.max_tokens == task.text.max_tokens
+            before.question.input == question.input && before.task.text().max_tokens == task.text().max_tokens
         });
         let tokens = match alike {
             Some(before) => before.tokens,
             None => {
-                self.tokens.push(runner.tokenizer.encode(&question.input, task.text.max_tokens)?);
+                self.tokens.push(runner.tokenizer.encode(&question.input, task.text().max_tokens)?);
                 self.users.push(Vec::new());
                 self.tokens.len() - 1
             }

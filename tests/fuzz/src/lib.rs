@@ -16,9 +16,9 @@ use overmask::base::{
 use overmask::codec;
 use overmask::fs::file_digest;
 use overmask::mask::{Granularity, Mask};
-use overmask::pack::{PackFile, read_packs};
+use overmask::pack::{PackFile, Packs};
 use overmask::trust::{Keyring, PublicKey};
-use overmask_kernels::{Activations, Isa, NR, PanelMask, Panels, Row, Scratch, Units, multiply};
+use overmask_kernels::{Activations, Isa, NR, PanelMask, Panels, Product, Row, Scratch, Units};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
@@ -40,12 +40,12 @@ pub fn chosen() -> Target {
 
 /// A pack or a pack set: what can be read can be written again and is the same.
 pub fn pack(bytes: &[u8]) {
-    let _ = read_packs(Path::new("x"), bytes);
+    let _ = Packs::from_bytes(Path::new("x"), bytes, None);
     // A checksum would keep every change from the code behind it.
     let Some(end) = bytes.len().checked_sub(32) else { return };
     let sealed = [&bytes[..end], &Sha256::digest(&bytes[..end])[..]].concat();
-    let Ok(packs) = read_packs(Path::new("x"), &sealed) else { return };
-    for file in packs {
+    let Ok(packs) = Packs::from_bytes(Path::new("x"), &sealed, None) else { return };
+    for file in packs.into_vec() {
         let base = bundle().1.as_ref();
         if let Ok(pack) = file.decode(base) {
             let again = pack.to_bytes(base).unwrap();
@@ -94,9 +94,9 @@ pub fn kernels(bytes: &[u8]) {
     let byte = |i: usize| rest.get(i * 7919 % rest.len().max(1)).copied().unwrap_or(0);
     let value = |i: usize| f32::from(byte(i) as i8 / 8);
     let weight: Vec<f32> = (0..outputs * inputs).map(value).collect();
-    let mut packed = vec![0.0; Panels::packed_len(outputs, inputs)];
+    let mut packed = vec![0.0; Panels::<f32>::packed_len(outputs, inputs)];
     Panels::pack(&weight, outputs, inputs, &mut packed);
-    let panels = Panels::new(&packed, outputs, inputs);
+    let weight = Panels::new(&packed, outputs, inputs);
     // Exactly as many values as there must be: what lies behind them is nobody's.
     let values = (0..inputs.div_ceil(NR) * rows).map(|i| std::array::from_fn(|j| value(i * NR + j)));
     let values: Vec<Row> = values.collect();
@@ -105,13 +105,13 @@ pub fn kernels(bytes: &[u8]) {
     let eight = |of: usize| (0..8).fold(0, |bits, i| bits | u8::from(byte(8 * of + i + 3) % 8 > 0) << i);
     let bits: Vec<u8> = (0..units.div_ceil(8)).map(eight).collect();
     let mask = Units { outputs, inputs, block, bits: &bits };
-    let mut words = vec![0; PanelMask::packed_len(block, outputs, inputs)];
-    let mask = if unit & 64 == 0 { PanelMask::pack(&mask, &mut words) } else { PanelMask::Dense };
+    let mut words = vec![0; PanelMask::packed_len::<f32>(block, outputs, inputs)];
+    let mask = if unit & 64 == 0 { PanelMask::pack::<f32>(&mask, &mut words) } else { PanelMask::Dense };
     let bias = (unit & 128 == 0).then(|| std::array::from_fn(value));
     let products = Isa::available().into_iter().map(|isa| {
-        let (mut sums, mut scratch) = (vec![[1.0; NR]; panels.len() * rows], Scratch::default());
+        let (mut sums, mut scratch) = (vec![[1.0; NR]; weight.len() * rows], Scratch::default());
         for (panel, sums) in sums.chunks_exact_mut(rows.max(1)).enumerate() {
-            multiply(isa, activations, panels, mask, panel, bias.as_ref(), &mut scratch, sums);
+            Product { activations, weight, mask, panel, bias: bias.as_ref() }.run(isa, &mut scratch, sums);
         }
         sums
     });

@@ -1,6 +1,7 @@
 //! `overmask-export train`: labelled examples become a pack.
 
 mod args;
+mod flags;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
 pub(super) use self::args::{PrecisionArg, TrainArgs};
+pub(super) use self::flags::in_flags;
 
 use super::{output, places};
 use crate::data::{self, Dataset};
@@ -123,7 +125,7 @@ pub(super) fn run(args: &TrainArgs, verbosity: Verbosity) -> Result<(), Error> {
         bar.set_message(format!("epoch {}, loss {:.3}{best}", now.epoch + 1, now.loss));
     });
     bar.finish_and_clear();
-    let outcome = outcome?;
+    let outcome = outcome.map_err(in_flags)?;
     outcome.pack.write(&args.output, Some(&base))?;
     if let Some(checkpoint) = options.checkpoint.as_ref().filter(|_| !outcome.stopped) {
         // The pack is there: nobody goes on from here.

@@ -6,30 +6,34 @@
 //! next values are outputs. The base's weights are inputs too, bound once. Nothing in the graph is
 //! random or remembers anything, so a step is a pure function.
 
-mod half;
 mod loss;
 mod mask;
 mod optimizer;
+mod precision;
 mod prefix;
 
 use overmask::base::{Base, MaskableTensor};
 use overmask::mask::Granularity;
 use overmask::pack::{Pooling, TaskKind};
 use overmask_graph::encoder;
+use overmask_graph::passes::{gelu, half, head};
 use overmask_graph::proto::{ModelProto, data_type};
-use overmask_graph::{self, GraphBuilder, OnnxError};
+use overmask_graph::{self, GraphBuilder};
 
-pub use self::half::Precision;
 pub use self::mask::units;
 pub use self::optimizer::{BETA1, BETA2, CLIP_EPSILON};
+pub use self::precision::Precision;
 pub use self::prefix::Prefix;
 
 use self::mask::Masked;
-use super::{TrainError, gelu};
+use super::TrainError;
 use crate::autodiff;
 
 /// Names of the step graph's inputs and outputs.
 pub mod name {
+    pub use overmask::pack::tensor::{HEAD_BIAS, HEAD_WEIGHT};
+    pub use overmask_graph::passes::head::{FIRSTS, LOGITS};
+
     /// What each row of logits should be: int64 `[rows]`, the class, for one label; f32 [rows, labels]
     /// for several labels (0 or 1) and for a number.
     pub const TARGETS: &str = "targets";
@@ -39,8 +43,6 @@ pub mod name {
     pub const FEATURES: &str = "features";
     /// The output of what lies below everything that trains, f32 [batch, sequence, width].
     pub const PREFIX: &str = "prefix";
-    /// For tags, the place of each word's first token among the tokens of the batch, int64 `[rows]`.
-    pub const FIRSTS: &str = "firsts";
     /// What the teacher says of each row, f32 [rows, labels]: probabilities, or the number.
     pub const TEACHER: &str = "teacher";
     /// The teacher's pooled outputs, f32 [rows, width].
@@ -66,12 +68,6 @@ pub mod name {
     pub const LOSS: &str = "loss";
     /// Norm of all gradients before clipping, a scalar.
     pub const NORM: &str = "gradient_norm";
-    /// The head's output, f32 [rows, labels].
-    pub const LOGITS: &str = "logits";
-    /// The head's weight, [labels, width].
-    pub const HEAD_WEIGHT: &str = "head/weight";
-    /// The head's bias, `[labels]`.
-    pub const HEAD_BIAS: &str = "head/bias";
 }
 
 /// What a parameter is.
@@ -347,7 +343,7 @@ impl Forward {
             }
             Encoder::Live { masked: tensors, granularity, noisy, dense } => {
                 let mut model = overmask_graph::read_model(&base.model_path())?;
-                frozen = external_names(&model)?;
+                frozen = overmask_graph::external_names(&model)?;
                 let names: Vec<&str> = frozen.iter().map(String::as_str).collect();
                 overmask_graph::initializers_to_inputs(&mut model, &names)?;
                 let mut graph = model.graph.unwrap_or_default();
@@ -369,10 +365,10 @@ impl Forward {
                     let dims = base.tensor_f32(name)?.0.to_vec();
                     trained.push(Trained { name: name.clone(), dims, role: Role::Dense });
                 }
-                if training {
-                    half::lower(&mut b, spec.precision, encoder::OUTPUT);
+                if let Some(to) = spec.precision.half().filter(|_| training) {
+                    half::lower(&mut b, to, encoder::OUTPUT);
                 }
-                let pooled = pool(&mut b, spec.pooling, width);
+                let pooled = head::pool(&mut b, spec.pooling, width);
                 (b, pooled)
             }
         };
@@ -398,45 +394,8 @@ impl Forward {
     }
 }
 
-/// What the head sees: one vector a text, or one a word, [rows, width].
-pub(crate) fn pool(b: &mut GraphBuilder, pooling: Pooling, width: usize) -> String {
-    let states = encoder::OUTPUT;
-    match pooling {
-        Pooling::Mean => {
-            let mask = b.op("Cast", &["attention_mask"], &[("to", i64::from(data_type::FLOAT).into())]);
-            let (last, along) = (b.shape(&[2]), b.shape(&[1]));
-            let mask = b.op("Unsqueeze", &[&mask, &last], &[]);
-            let kept = b.op("Mul", &[states, &mask], &[]);
-            let sum = b.op("ReduceSum", &[&kept, &along], &[("keepdims", 0i64.into())]);
-            let count = b.op("ReduceSum", &[&mask, &along], &[("keepdims", 0i64.into())]);
-            b.op("Div", &[&sum, &count], &[])
-        }
-        Pooling::Cls => {
-            let first = b.ints(&[], &[0]);
-            b.op("Gather", &[states, &first], &[("axis", 1i64.into())])
-        }
-        Pooling::First => {
-            let firsts = b.input(name::FIRSTS, data_type::INT64, &["rows"]);
-            let flat = b.shape(&[-1, width as i64]);
-            let tokens = b.op("Reshape", &[states, &flat], &[]);
-            b.op("Gather", &[&tokens, &firsts], &[])
-        }
-    }
-}
-
 /// Hands fixed dimensions to `how`, as the builder takes those of inputs and outputs.
 pub(super) fn declare(dims: &[usize], how: impl FnOnce(&[&str])) {
     let dims: Vec<String> = dims.iter().map(usize::to_string).collect();
     how(&dims.iter().map(String::as_str).collect::<Vec<_>>());
-}
-
-/// The tensors of a model that its weights' file holds.
-pub(crate) fn external_names(model: &ModelProto) -> Result<Vec<String>, OnnxError> {
-    let mut names = Vec::new();
-    for tensor in model.graph.iter().flat_map(|g| &g.initializer) {
-        if overmask_graph::external_data(tensor)?.is_some() {
-            names.push(tensor.name.clone());
-        }
-    }
-    Ok(names)
 }

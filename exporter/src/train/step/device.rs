@@ -11,9 +11,8 @@ use overmask_ort::{Binding, Bound};
 use super::{Ready, StepSizes, Stepper, index_of};
 use crate::train::TrainError;
 use crate::train::graph::{self, Graph, Spec, Trained, name, next};
-use crate::train::session::{
-    Frozen, Inputs, Placement, all_owned, bind, device_buffers, f32_value, open, owned, scalar,
-};
+use crate::train::session::{Bindings, Frozen, Placement, all_owned, bind, device_buffers, open, owned, scalar};
+use crate::train::value::f32_value;
 
 /// A step that is all graphs.
 pub(super) struct DeviceStep {
@@ -104,7 +103,7 @@ impl DeviceStep {
 }
 
 impl Stepper for DeviceStep {
-    fn bind(&mut self, shared: &Inputs) -> Result<(), TrainError> {
+    fn bind(&mut self, shared: &Bindings) -> Result<(), TrainError> {
         bind(&self.session, &mut self.bindings[self.turn], shared)?;
         self.gradients.iter_mut().try_for_each(|gradients| gradients.bind(shared))
     }
@@ -200,7 +199,7 @@ impl GradientSession {
         Ok(GradientSession { session, binding, parameters, names, zeros, sums, turn: 0, loss })
     }
 
-    fn bind(&mut self, shared: &Inputs) -> Result<(), TrainError> {
+    fn bind(&mut self, shared: &Bindings) -> Result<(), TrainError> {
         bind(&self.session, &mut self.binding, shared)
     }
 

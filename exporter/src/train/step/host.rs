@@ -10,7 +10,8 @@ use super::adamw::{self, Change};
 use super::{Ready, StepSizes, Stepper, index_of};
 use crate::train::TrainError;
 use crate::train::graph::{self, CLIP_EPSILON, Graph, Spec, Trained, name};
-use crate::train::session::{Frozen, Inputs, Placement, bind, device_buffers, f32_value, open, owned, scalar};
+use crate::train::session::{Bindings, Frozen, Placement, bind, device_buffers, open, owned, scalar};
+use crate::train::value::f32_value;
 
 /// A step of which only the gradients are a graph's.
 pub(super) struct HostStep {
@@ -113,7 +114,7 @@ impl Gradients<'_> {
 }
 
 impl Stepper for HostStep {
-    fn bind(&mut self, shared: &Inputs) -> Result<(), TrainError> {
+    fn bind(&mut self, shared: &Bindings) -> Result<(), TrainError> {
         bind(&self.session, &mut self.binding, shared)
     }
 

@@ -5,7 +5,6 @@
 //! graph they would be eleven, and the state would need a second set of buffers.
 
 mod adamw;
-mod bench;
 mod device;
 mod host;
 
@@ -15,25 +14,23 @@ use overmask::base::Base;
 use overmask::engine::Device;
 use overmask_ort::Bound;
 
-pub use self::bench::{StepBench, bench_step};
-
 use self::device::DeviceStep;
 use self::host::HostStep;
 use super::TrainError;
-use super::batch::Feed;
 use super::graph::{self, Graph, Role, Spec, Trained, name};
 use super::loss_scale::LossScale;
-use super::session::{Frozen, Inputs, Placement, all_owned, f32_value};
+use super::session::{Bindings, Frozen, Placement, all_owned};
+use super::value::{Feed, f32_value};
 
-/// Examples of a batch that run at once, and the part of its rows that they have.
-pub(super) struct Part {
+/// Examples of a batch that run at once, all of them or a part, and the share of its rows that they have.
+pub(super) struct MicroBatch {
     pub(super) inputs: Feed,
     pub(super) share: f32,
 }
 
-/// A part whose inputs are ready to be bound.
+/// A [`MicroBatch`] whose inputs are ready to be bound.
 struct Ready {
-    inputs: Inputs,
+    inputs: Bindings,
     share: f32,
 }
 
@@ -109,7 +106,7 @@ trait Stepper {
     fn accept(&mut self) -> Result<(), TrainError>;
 
     /// Binds what all parts see.
-    fn bind(&mut self, shared: &Inputs) -> Result<(), TrainError>;
+    fn bind(&mut self, shared: &Bindings) -> Result<(), TrainError>;
 
     /// The current value of a parameter, as a graph reads it.
     fn parameter(&self, name: &str) -> Result<&Arc<Bound>, TrainError>;
@@ -151,9 +148,14 @@ impl StepSession {
 
     /// Runs one step on a batch and returns loss and gradient norm; `shared` is what all parts see. A
     /// step whose gradients are no numbers leaves the state as it is.
-    pub(super) fn run(&mut self, parts: Vec<Part>, shared: Feed, sizes: StepSizes) -> Result<(f32, f32), TrainError> {
+    pub(super) fn run(
+        &mut self,
+        parts: Vec<MicroBatch>,
+        shared: Feed,
+        sizes: StepSizes,
+    ) -> Result<(f32, f32), TrainError> {
         self.stepper.bind(&all_owned(shared))?;
-        let ready = |part: Part| Ready { inputs: all_owned(part.inputs), share: part.share };
+        let ready = |part: MicroBatch| Ready { inputs: all_owned(part.inputs), share: part.share };
         let parts: Vec<Ready> = parts.into_iter().map(ready).collect();
         loop {
             let loss_scale = self.scale.map_or(1.0, LossScale::factor);

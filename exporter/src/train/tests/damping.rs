@@ -1,4 +1,4 @@
-//! What `--damping` does, on every backend.
+//! What damping does, on every backend.
 
 use super::*;
 

@@ -15,17 +15,18 @@ use overmask::mask::Granularity;
 use overmask::pack::{NamedMask, Pooling, TaskKind};
 use overmask::task::softmax;
 use overmask_graph::encoder::{self, Padded};
+use overmask_graph::passes::gelu;
 use overmask_graph::proto::data_type;
 use overmask_graph::{self, GraphBuilder};
 use safetensors::SafeTensors;
 
-use super::batch::Feed;
 use super::graph::{self, Distillation, Encoder, Graph, Precision, Spec, name};
+use super::placement as profile;
 use super::scores::to_mask;
-use super::session::{ForwardSession, Placement, copies, f32_value, fresh, frozen, i64_value};
+use super::session::{ForwardSession, Placement, copies, fresh, frozen};
 use super::setup::Rates;
-use super::step::{Backend, Part, StepSession, StepSizes};
-use super::{gelu, placement as profile};
+use super::step::{Backend, MicroBatch, StepSession, StepSizes};
+use super::value::{Feed, f32_value, i64_value};
 use crate::autodiff;
 use crate::import::hf;
 
@@ -129,7 +130,7 @@ fn step(session: &mut StepSession, reference: &Reference, index: u64) -> (f32, f
     let mut inputs = reference.batch();
     inputs.push(reference.targets());
     let shared = vec![threshold()];
-    session.run(vec![Part { inputs, share: 1.0 }], shared, sizes(index)).unwrap()
+    session.run(vec![MicroBatch { inputs, share: 1.0 }], shared, sizes(index)).unwrap()
 }
 
 /// AdamW's first moment of a parameter: after one step that is not clipped, its gradient.
@@ -173,7 +174,7 @@ fn logits_agree_with_pytorch() {
         let weights = frozen(&base, &graph.frozen, &placement()).unwrap();
         let forward = graph::forward(&base, &spec).unwrap();
         let mut forward = ForwardSession::new(&forward, &weights, &placement()).unwrap();
-        let ours = forward.logits(&session, reference.batch()).unwrap();
+        let ours = forward.logits(|name| session.parameter(name), reference.batch()).unwrap();
         assert_close(logits, &ours, &reference.f32(logits), 1e-5);
         let rows = ours.chunks_exact(3).zip(reference.i64("labels"));
         let sum: f32 = rows.map(|(row, label)| -softmax(row)[label as usize].ln()).sum();
@@ -230,7 +231,7 @@ fn a_teachers_features_and_states_count_by_their_weight() {
             let values = padded.flat_map(|value| [value; 32]).collect();
             inputs.push((name::TEACHER_STATES.to_owned(), f32_value(&[3, 9, 32], values).unwrap()));
         }
-        session.run(vec![Part { inputs, share: 1.0 }], Feed::new(), sizes(0)).unwrap().0
+        session.run(vec![MicroBatch { inputs, share: 1.0 }], Feed::new(), sizes(0)).unwrap().0
     };
     let none = loss((0.0, 0.0));
     assert_close("labels alone", &[none], &reference.f32("loss_block"), 1e-5);
@@ -256,7 +257,7 @@ fn a_step_without_numbers_leaves_the_state_as_it_is() {
         let mut inputs = reference.batch();
         inputs.push(reference.targets());
         inputs[0].1 = f32_value(&[3, 32], vec![f32::INFINITY; 96]).unwrap();
-        let (loss, norm) = session.run(vec![Part { inputs, share: 1.0 }], Feed::new(), sizes(1)).unwrap();
+        let (loss, norm) = session.run(vec![MicroBatch { inputs, share: 1.0 }], Feed::new(), sizes(1)).unwrap();
         assert!(!loss.is_finite() || !norm.is_finite());
         assert!(session.state().unwrap() == before, "{precision:?}, {backend:?}");
         // It goes on from there.
@@ -304,7 +305,7 @@ fn a_batch_in_parts_agrees_with_pytorch() {
         inputs.extend(["input_ids", "attention_mask", "token_type_ids"].map(ids));
         let targets = i64_value(&[count], reference.i64("labels")[rows].to_vec()).unwrap();
         inputs.push((name::TARGETS.to_owned(), targets));
-        Part { inputs, share: count as f32 / 3.0 }
+        MicroBatch { inputs, share: count as f32 / 3.0 }
     };
     for backend in [Backend::Host, Backend::DeviceInParts] {
         let (graph, mut session) = start(backend, &base, &spec, &reference, Some("scores"));

@@ -114,42 +114,40 @@ fn options_that_cannot_be_are_refused_before_the_work() {
         change(&mut options);
         let work = &mut |_: &Progress| panic!("a step was done");
         let error = train::run(&base, only(&texts(40)), &options, &AtomicBool::new(false), work).unwrap_err();
-        assert!(matches!(&error, TrainError::Option { .. }), "{error}");
+        assert!(matches!(&error, TrainError::Option { .. } | TrainError::Module { .. }), "{error}");
         error.to_string()
     };
-    assert!(change(|o| o.name = "a\nb".into()).starts_with("--name: "));
-    assert!(change(|o| o.name = "x".repeat(257)).starts_with("--name: "));
-    assert!(change(|o| (o.method, o.polish) = (Method::Full, 0.5)).starts_with("--polish: is for --method mask"));
-    assert!(change(|o| (o.method, o.layers) = (Method::Full, "0".parse().unwrap())).starts_with("--layers: "));
-    assert!(change(|o| (o.method, o.sampling) = (Method::Layers, Sampling::Bernoulli)).starts_with("--sampling: "));
+    assert!(change(|o| o.name = "a\nb".into()).starts_with("name: "));
+    assert!(change(|o| o.name = "x".repeat(257)).starts_with("name: "));
+    assert!(change(|o| (o.method, o.polish) = (Method::Full, 0.5)).starts_with("polish: is for `method` mask"));
+    assert!(change(|o| (o.method, o.layers) = (Method::Full, "0".parse().unwrap())).starts_with("layers: "));
+    assert!(change(|o| (o.method, o.sampling) = (Method::Layers, Sampling::Bernoulli)).starts_with("sampling: "));
     let of_head = change(|o| *o = TrainOptions { precision: Precision::F16, ..options(Method::Head, 1) });
-    assert!(of_head.starts_with("--precision: "), "{of_head}");
+    assert!(of_head.starts_with("precision: "), "{of_head}");
     // What would have no effect.
-    assert!(
-        change(|o| *o = TrainOptions { learning_rate: 2e-5, ..options(Method::Full, 1) }).starts_with("--learning-")
-    );
+    assert!(change(|o| *o = TrainOptions { learning_rate: 2e-5, ..options(Method::Full, 1) }).starts_with("learning_"));
     let of_full = change(|o| (o.method, o.tune.norms) = (Method::Full, true));
-    assert!(of_full.starts_with("--tune: is for --method mask, layers or head"), "{of_full}");
-    assert!(change(|o| o.dense_learning_rate = 2e-5).starts_with("--dense-learning-rate: "));
-    assert!(change(|o| (o.granularity, o.initial_sparsity) = (Granularity::TwoOfFour, 0.1)).starts_with("--initial-"));
+    assert!(of_full.starts_with("tune: is for `method` mask, layers or head"), "{of_full}");
+    assert!(change(|o| o.dense_learning_rate = 2e-5).starts_with("dense_learning_rate: "));
+    assert!(change(|o| (o.granularity, o.initial_sparsity) = (Granularity::TwoOfFour, 0.1)).starts_with("initial_"));
     let of_head = change(|o| *o = TrainOptions { granularity: Granularity::Weight, ..options(Method::Head, 1) });
-    assert!(of_head.starts_with("--granularity: is for --method mask"), "{of_head}");
-    assert!(change(|o| o.ramp = 0.5).starts_with("--ramp: is for --target-sparsity"));
-    assert!(change(|o| (o.form.kind, o.form.pair) = (TaskKind::Tag, true)).starts_with("--pair: "));
-    assert!(change(|o| (o.target_sparsity, o.polish, o.ramp) = (Some(0.5), 0.8, 0.3)).starts_with("--ramp: "));
-    assert!(change(|o| o.micro_batch = Some(0)).starts_with("--micro-batch: "));
-    assert!(change(|o| o.precision = Precision::Bf16).starts_with("--precision: "));
-    assert!(change(|o| o.max_steps = Some(0)).starts_with("--max-steps: "));
-    assert!(change(|o| o.layers = "2".parse().unwrap()).starts_with("--layers: "));
-    assert!(change(|o| o.modules = vec!["heads".into()]).starts_with("--modules: "));
-    assert!(change(|o| o.target_sparsity = Some(1.5)).starts_with("--target-sparsity: "));
-    assert!(change(|o| (o.target_sparsity, o.ramp) = (Some(0.5), 0.0)).starts_with("--ramp: "));
-    assert!(change(|o| o.pooling = Pooling::First).starts_with("--pooling: "));
-    assert!(change(|o| o.max_tokens = 33).starts_with("--max-tokens: "));
-    assert!(change(|o| o.dropout = 1.0).starts_with("--dropout: "));
-    assert!(change(|o| o.dev_fraction = 0.01).starts_with("--dev-fraction: "));
-    assert!(change(|o| o.clip_norm = f64::NAN).starts_with("--clip-norm: "));
-    assert!(change(|o| o.damping = -0.5).starts_with("--damping: "));
+    assert!(of_head.starts_with("granularity: is for `method` mask"), "{of_head}");
+    assert!(change(|o| o.ramp = 0.5).starts_with("ramp: is for `target_sparsity`"));
+    assert!(change(|o| (o.form.kind, o.form.pair) = (TaskKind::Tag, true)).starts_with("form.pair: "));
+    assert!(change(|o| (o.target_sparsity, o.polish, o.ramp) = (Some(0.5), 0.8, 0.3)).starts_with("ramp: "));
+    assert!(change(|o| o.micro_batch = Some(0)).starts_with("micro_batch: "));
+    assert!(change(|o| o.precision = Precision::Bf16).starts_with("precision: "));
+    assert!(change(|o| o.max_steps = Some(0)).starts_with("max_steps: "));
+    assert!(change(|o| o.layers = "2".parse().unwrap()).starts_with("layers: "));
+    assert!(change(|o| o.modules = vec!["heads".into()]).starts_with("modules: "));
+    assert!(change(|o| o.target_sparsity = Some(1.5)).starts_with("target_sparsity: "));
+    assert!(change(|o| (o.target_sparsity, o.ramp) = (Some(0.5), 0.0)).starts_with("ramp: "));
+    assert!(change(|o| o.pooling = Pooling::First).starts_with("pooling: "));
+    assert!(change(|o| o.max_tokens = 33).starts_with("max_tokens: "));
+    assert!(change(|o| o.dropout = 1.0).starts_with("dropout: "));
+    assert!(change(|o| o.dev_fraction = 0.01).starts_with("dev_fraction: "));
+    assert!(change(|o| o.clip_norm = f64::NAN).starts_with("clip_norm: "));
+    assert!(change(|o| o.damping = -0.5).starts_with("damping: "));
 }
 
 pub(super) fn learn(base: &Arc<Base>, data: &Dataset, options: &TrainOptions) -> Result<Outcome, TrainError> {

@@ -37,7 +37,7 @@ fn a_teacher_is_followed_and_must_fit() {
     assert!(matches!(error, TrainError::Teacher { .. }), "{error}");
     let nothing = TrainOptions { teacher: teacher(0.0, 0.0, 0.0), ..options(Method::Mask, 1) };
     let error = learn(&base, &data, &nothing).unwrap_err();
-    assert!(error.to_string().starts_with("--teacher: is for a weight"), "{error}");
+    assert!(error.to_string().starts_with("teacher: is for a weight"), "{error}");
 }
 
 /// A teacher that is the base itself: at the first step nothing is to be learnt of its states, whatever their

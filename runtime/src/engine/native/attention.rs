@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use overmask_kernels::{Activations, NR, PanelMask, Panels, Row, multiply};
+use overmask_kernels::{Activations, NR, PanelMask, Panels, Product, Row};
 use rten_simd::{Isa, SimdOp};
 use rten_vecmath::Softmax;
 
@@ -71,27 +71,29 @@ impl Pass<'_> {
         let of_text = |panel: usize, values| &<[Row]>::as_ref(values)[panel * rows + text.start..][..length];
         self.timed(Stage::Attention, || {
             // Keys become a weight of `length` outputs and d inputs.
-            keys.resize(Panels::packed_len(length, d), 0.0);
+            keys.resize(Panels::<f32>::packed_len(length, d), 0.0);
             for (panel, steps) in keys.as_chunks_mut().0.chunks_exact_mut(d).enumerate() {
                 for (part, steps) in steps.chunks_mut(NR).enumerate() {
                     let rows = of_text(part, key);
                     transpose(&rows[panel * NR..], steps);
                 }
             }
-            let panels = Panels::new(keys, length, d);
-            let query = Activations::new(query, rows, d).of_rows(text.clone());
-            scores.resize(panels.len() * length, [0.0; NR]);
+            let weight = Panels::new(keys, length, d);
+            let activations = Activations::new(query, rows, d).of_rows(text.clone());
+            scores.resize(weight.len() * length, [0.0; NR]);
             for (panel, scores) in scores.chunks_exact_mut(length).enumerate() {
-                multiply(self.isa, query, panels, PanelMask::Dense, panel, ZEROS, scratch, scores);
+                let product = Product { activations, weight, mask: PanelMask::Dense, panel, bias: ZEROS };
+                product.run(self.isa, scratch, scores);
             }
         });
         self.timed(Stage::Softmax, || Weights { scale: 1.0 / (d as f32).sqrt(), scores, length, row }.dispatch());
         self.timed(Stage::Attention, || {
-            let weights = Activations::new(scores, length, length);
+            let activations = Activations::new(scores, length, length);
             for (panel, out) in out.iter_mut().enumerate() {
                 // Values, row by row, are a weight of 32 outputs and `length` inputs as they lie.
-                let values = Panels::new(of_text(panel, value).as_flattened(), NR, length);
-                multiply(self.isa, weights, values, PanelMask::Dense, 0, ZEROS, scratch, out);
+                let weight = Panels::new(of_text(panel, value).as_flattened(), NR, length);
+                let product = Product { activations, weight, mask: PanelMask::Dense, panel: 0, bias: ZEROS };
+                product.run(self.isa, scratch, out);
             }
         });
     }

@@ -6,7 +6,7 @@
 use std::cell::Cell;
 use std::ops::Range;
 
-use overmask_kernels::{Activations, NR, Row, multiply};
+use overmask_kernels::{Activations, NR, Product, Row};
 use rten_simd::{SimdOp, SimdUnaryOp};
 use rten_vecmath::Gelu;
 
@@ -97,7 +97,8 @@ impl Pass<'_> {
                     bias = None;
                 }
                 let (weight, mask) = (linear.weight(&self.model.packed), self.masks.of(linear.index));
-                multiply(self.isa, activations, weight, mask, panel, bias, &mut memory.scratch, sums);
+                let product = Product { activations, weight, mask, panel, bias };
+                product.run(self.isa, &mut memory.scratch, sums);
             });
             if let Epilogue::Gelu = epilogue {
                 self.timed(Stage::Gelu, || Gelu {}.map_mut(sums.as_flattened_mut()));

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::path::Path;
 
-use overmask_kernels::{NR, PanelMask, Units};
+use overmask_kernels::{Element, PanelMask, Units};
 use sha2::{Digest, Sha256};
 
 use crate::base::Base;
@@ -29,7 +29,7 @@ impl TaskMasks {
         for (tensor, packed) in base.manifest().maskable.iter().zip(&tensors) {
             if let Some((mask, (_, range))) = of_tensor(&tensor.name).zip(packed.clone()) {
                 let (outputs, inputs, block) = (mask.outputs(), mask.inputs(), mask.granularity().block());
-                PanelMask::pack(&Units { outputs, inputs, block, bits: mask.as_bytes() }, &mut words[range]);
+                PanelMask::pack::<f32>(&Units { outputs, inputs, block, bits: mask.as_bytes() }, &mut words[range]);
             }
         }
         TaskMasks { words: Derived::Memory(words), tensors }
@@ -56,7 +56,7 @@ impl TaskMasks {
     /// The mask of the maskable tensor with this place in the manifest's list.
     pub(super) fn of(&self, index: usize) -> PanelMask<'_> {
         self.tensors[index].as_ref().map_or(PanelMask::Dense, |(granularity, range)| {
-            PanelMask::packed(granularity.block(), &self.words[range.clone()])
+            PanelMask::packed::<f32>(granularity.block(), &self.words[range.clone()])
         })
     }
 }
@@ -67,7 +67,7 @@ fn layout(base: &Base, granularity: impl Fn(&str) -> Option<Granularity>) -> (Ve
     let of_tensor = base.manifest().maskable.iter().map(|tensor| {
         let granularity = granularity(&tensor.name)?;
         let start = next;
-        next += PanelMask::packed_len(granularity.block(), tensor.outputs, tensor.inputs);
+        next += PanelMask::packed_len::<f32>(granularity.block(), tensor.outputs, tensor.inputs);
         Some((granularity, start..next))
     });
     (of_tensor.collect(), next)
@@ -76,7 +76,7 @@ fn layout(base: &Base, granularity: impl Fn(&str) -> Option<Granularity>) -> (Ve
 /// The file of a pack's masks for a base.
 fn name(key: &[u8; 32], directory: Option<&Path>, pack: &PackFile) -> Option<Name> {
     let key = Sha256::new().chain_update(key).chain_update(pack.digest()).finalize();
-    Name::new(directory, &format!("masks{NR}"), key.into())
+    Name::new(directory, f32::MASKS, key.into())
 }
 
 #[cfg(test)]

@@ -87,7 +87,7 @@ impl NativeEngine {
         // All masks of a task are of one granularity; some tensors may have none.
         let tensors = 0..self.base.manifest().maskable.len();
         let mask = tensors.map(|index| task.masks.of(index)).find(|mask| *mask != PanelMask::Dense);
-        Ok(self.isa.form(mask.unwrap_or(PanelMask::Dense), rows))
+        Ok(self.isa.form::<f32>(mask.unwrap_or(PanelMask::Dense), rows))
     }
 
     /// A panic leaves nothing half done in the table.

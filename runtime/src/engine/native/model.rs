@@ -202,7 +202,7 @@ impl Reader<'_> {
         let mut bias = self.vector(&self.names.bias(layer, linear), outputs)?;
         bias.resize(outputs.next_multiple_of(NR), 0.0);
         let own = self.delta(&weight).map(|delta| {
-            let mut panels = vec![0.0; Panels::packed_len(outputs, inputs)];
+            let mut panels = vec![0.0; Panels::<f32>::packed_len(outputs, inputs)];
             Panels::pack(&delta.values, outputs, inputs, &mut panels);
             panels
         });

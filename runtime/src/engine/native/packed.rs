@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use overmask_kernels::{NR, Panels};
+use overmask_kernels::{Element, Panels};
 use sha2::{Digest, Sha256};
 
 use crate::base::{Base, BaseError};
@@ -24,7 +24,7 @@ impl Packed {
     /// When the base cannot be read.
     pub(super) fn open(base: &Base, directory: Option<&Path>) -> Result<Self, BaseError> {
         let (starts, key) = (starts(base), key(base));
-        let name = Name::new(directory, &format!("panels{NR}"), key);
+        let name = Name::new(directory, f32::PANELS, key);
         let len = starts.last().copied().unwrap_or(0);
         let values = match (name.as_ref().and_then(|name| name.find(len)), name) {
             (Some(values), _) => values,
@@ -50,7 +50,7 @@ impl Packed {
 fn starts(base: &Base) -> Vec<usize> {
     let mut next = 0;
     let ends = base.manifest().maskable.iter().map(|tensor| {
-        next += Panels::packed_len(tensor.outputs, tensor.inputs);
+        next += Panels::<f32>::packed_len(tensor.outputs, tensor.inputs);
         next
     });
     std::iter::once(0).chain(ends).collect()

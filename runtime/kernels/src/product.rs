@@ -1,122 +1,105 @@
-//! One panel of a product.
+//! One panel of a product: the loop over the tiles, for every element and instruction set.
 
 use super::activations::split;
-use super::isa::Set;
-use super::portable::Portable;
-use super::{Activations, Ahead, Isa, Kernel, NR, PanelMask, Panels, Part, Row};
+use super::kernel::{Ahead, Kernel, Operands};
+use super::{Activations, Element, NR, PanelMask, Panels, Row};
 
-/// Steps of a panel that are gone through at once: 48 kB of weights stay in the first-level cache,
-/// or near it, while the tiles go over them.
-const PART: usize = 384;
+/// Steps of a panel that are gone through at once: 48 kB of 32-bit lanes stay in the first-level
+/// cache, or near it, while the tiles go over them. Whole panels of activations.
+const DEPTH: usize = 384;
 
 /// Memory that a product needs and that the next one uses again; one for each thread.
 #[derive(Debug, Default)]
-pub struct Scratch {
-    /// A part of a panel, masked.
-    masked: Vec<Row>,
-    /// The kept steps of a part.
-    steps: Vec<u32>,
+pub struct Scratch<E: Element = f32> {
+    /// Some steps of a panel, masked.
+    masked: Vec<Row<E::Lane>>,
+    /// Which of them are kept.
+    kept: Vec<u32>,
 }
 
-impl Isa {
-    /// What [`multiply`] does with a mask in a product of so many rows, in a few words.
-    pub fn form(self, mask: PanelMask<'_>, rows: usize) -> &'static str {
-        let merge_below = match self.0 {
-            Set::Portable => Portable::MERGE_BELOW,
-            #[cfg(target_arch = "x86_64")]
-            Set::Avx2 => super::avx2::Avx2::MERGE_BELOW,
-            #[cfg(target_arch = "x86_64")]
-            Set::Avx512 => super::avx512::Avx512::MERGE_BELOW,
-            #[cfg(not(target_arch = "x86_64"))]
-            Set::Avx2 | Set::Avx512 => unreachable!("{self} on another processor"),
-        };
-        match mask {
-            PanelMask::Dense => "no mask",
-            PanelMask::Steps(_) => "kept steps",
-            PanelMask::Weights(_) if rows < merge_below => "masked multiply-adds",
-            PanelMask::Weights(_) => "masked panels",
-        }
+/// Activations [rows, inputs] times one panel of a masked weight [outputs, inputs].
+#[derive(Debug, Clone, Copy)]
+pub struct Product<'a, E: Element = f32> {
+    /// The activations.
+    pub activations: Activations<'a, E::Activation>,
+    /// The weight.
+    pub weight: Panels<'a, E>,
+    /// Which of the weights are kept, packed for the element.
+    pub mask: PanelMask<'a>,
+    /// The number of the panel.
+    pub panel: usize,
+    /// What the products are added to; without it, to what the sums are.
+    pub bias: Option<&'a Row<E::Sum>>,
+}
+
+/// Runs a product.
+type Run<E> = fn(&Product<'_, E>, &mut Scratch<E>, &mut [Row<<E as Element>::Sum>]);
+
+/// What an instruction set offers for an element.
+pub struct Kernels<E: Element> {
+    pub(super) run: Run<E>,
+    /// What is done with a mask in a product of so many rows.
+    pub(super) form: fn(PanelMask<'_>, usize) -> &'static str,
+}
+
+impl<E: Element> Kernels<E> {
+    pub(super) const fn new<K: Kernel<E>>() -> Self {
+        Kernels { run: run::<E, K>, form: form::<E, K> }
     }
 }
 
-/// Multiplies activations with one panel of a masked weight; `sums` has a row for each row of the
-/// activations. The products are added to a bias, or without one to what the sums are.
-///
-/// # Panics
-/// When the activations' inputs are not those of the weight, `sums` has not their rows, the mask
-/// is of another weight, or there is no such panel.
-#[allow(clippy::too_many_arguments)]
-pub fn multiply(
-    isa: Isa,
-    activations: Activations<'_>,
-    weight: Panels<'_>,
-    mask: PanelMask<'_>,
-    panel: usize,
-    bias: Option<&Row>,
-    scratch: &mut Scratch,
-    sums: &mut [Row],
-) {
-    match isa.0 {
-        Set::Portable => run(Portable, activations, weight, mask, panel, bias, scratch, sums),
-        #[cfg(target_arch = "x86_64")]
-        Set::Avx2 => run(super::avx2::Avx2::of(isa), activations, weight, mask, panel, bias, scratch, sums),
-        #[cfg(target_arch = "x86_64")]
-        Set::Avx512 => run(super::avx512::Avx512::of(isa), activations, weight, mask, panel, bias, scratch, sums),
-        #[cfg(not(target_arch = "x86_64"))]
-        Set::Avx2 | Set::Avx512 => unreachable!("{isa} on another processor"),
+fn form<E: Element, K: Kernel<E>>(mask: PanelMask<'_>, rows: usize) -> &'static str {
+    match mask {
+        PanelMask::Dense => "no mask",
+        PanelMask::Steps(_) => "kept steps",
+        PanelMask::Weights(_) if rows < K::MERGE_BELOW => "masked multiply-adds",
+        PanelMask::Weights(_) => "masked panels",
     }
 }
 
-#[allow(clippy::too_many_arguments)]
-fn run<K: Kernel>(
-    kernel: K,
-    activations: Activations<'_>,
-    weight: Panels<'_>,
-    mask: PanelMask<'_>,
-    panel: usize,
-    bias: Option<&Row>,
-    scratch: &mut Scratch,
-    sums: &mut [Row],
-) {
-    let (rows, inputs) = (activations.rows(), weight.inputs());
-    assert_eq!(activations.inputs(), inputs, "activations and weight have not the same inputs");
+fn run<E: Element, K: Kernel<E>>(product: &Product<'_, E>, scratch: &mut Scratch<E>, sums: &mut [Row<E::Sum>]) {
+    // An `Isa` is a line of the table whose detection said yes.
+    let Some(kernel) = K::detect() else { unreachable!("instructions that were detected are gone") };
+    let Product { activations, weight, mask, panel, bias } = *product;
+    let (rows, steps) = (activations.rows(), weight.steps());
+    assert_eq!(activations.inputs(), weight.inputs(), "activations and weight have not the same inputs");
     assert_eq!(sums.len(), rows, "activations and sums have not the same rows");
-    assert!(mask.fits(weight.outputs(), inputs), "the mask is of another weight");
-    let Scratch { masked, steps } = scratch;
-    masked.resize(PART, [0.0; NR]);
+    assert!(mask.fits(weight), "the mask is of another weight");
+    let Scratch { masked, kept } = scratch;
+    masked.resize(DEPTH, [E::Lane::default(); NR]);
     let tiles = split(rows, K::MAX_ROWS);
-    for start in (0..inputs).step_by(PART) {
-        let range = start..inputs.min(start + PART);
+    for start in (0..steps).step_by(DEPTH) {
+        let range = start..steps.min(start + DEPTH);
         let b = &weight.panel(panel)[range.clone()];
         let masked = &mut masked[..b.len()];
         if let PanelMask::Steps(words) = mask {
-            let words = &words[panel * inputs.div_ceil(32)..][range.start / 32..range.end.div_ceil(32)];
-            kernel.kept(words, steps);
+            let words = &words[panel * steps.div_ceil(32)..][range.start / 32..range.end.div_ceil(32)];
+            kernel.kept(words, kept);
         }
         // What comes next lies behind; each tile asks for its share, step by step.
-        let used = if matches!(mask, PanelMask::Steps(_)) { steps.len() } else { b.len() };
+        let used = if matches!(mask, PanelMask::Steps(_)) { kept.len() } else { b.len() };
         let (next, stride) = (b.as_ptr_range().end.cast::<i8>(), size_of_val(b).div_ceil((tiles.len() * used).max(1)));
         for (tile, (first, height)) in split(rows, K::MAX_ROWS).enumerate() {
-            let (a, sums) = (activations.tile(first, start), &mut sums[first..first + height]);
+            let (a, sums) = (activations.tile(first, start * E::INPUTS), &mut sums[first..first + height]);
             let ahead = Ahead { start: next.wrapping_add(tile * stride * used), stride };
-            let part = Part { a, b, bias: bias.filter(|_| start == 0), ahead };
+            let operands = Operands { a, b, bias: bias.filter(|_| start == 0), ahead };
             match mask {
-                PanelMask::Dense => kernel.dense(part, sums),
-                PanelMask::Steps(_) if steps.len() == b.len() => kernel.dense(part, sums),
-                PanelMask::Steps(_) => kernel.listed(part, steps, sums),
+                PanelMask::Dense => kernel.dense(operands, sums),
+                PanelMask::Steps(_) if kept.len() == b.len() => kernel.dense(operands, sums),
+                PanelMask::Steps(_) => kernel.listed(operands, kept, sums),
                 PanelMask::Weights(masks) => {
-                    let masks = &masks[panel * inputs..][range.clone()];
+                    let masks = &masks[panel * steps * E::INPUTS..][range.start * E::INPUTS..range.end * E::INPUTS];
                     match tile {
-                        _ if rows < K::MERGE_BELOW => kernel.masked(part, masks, masked, sums),
-                        0 => kernel.masking(part, masks, masked, sums),
-                        _ => kernel.dense(Part { b: masked, ..part }, sums),
+                        _ if rows < K::MERGE_BELOW => kernel.masked(operands, masks, masked, sums),
+                        0 => kernel.masking(operands, masks, masked, sums),
+                        _ => kernel.dense(Operands { b: masked, ..operands }, sums),
                     }
                 }
             }
         }
     }
-    // Without inputs there is no part that the bias could come with.
-    if let (0, Some(bias)) = (inputs, bias) {
+    // Without steps there is none that the bias could come with.
+    if let (0, Some(bias)) = (steps, bias) {
         sums.fill(*bias);
     }
 }
@@ -126,7 +109,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::Units;
+    use crate::{Isa, Units};
 
     /// The most rows and outputs, and where long inputs begin; an interpreter takes its time.
     const SIZES: [usize; 4] = if cfg!(miri) { [8, 40, 1, 1] } else { [40, 100, 380, 800] };
@@ -194,11 +177,11 @@ mod tests {
                 *byte = (0..8).fold(0, |byte, bit| byte | u8::from(kind == 0 || next() > -0.3) << bit);
             }
             let mask = Units { outputs, inputs, block, bits: &bits };
-            let mut packed = vec![0.0; Panels::packed_len(outputs, inputs)];
+            let mut packed = vec![0.0; Panels::<f32>::packed_len(outputs, inputs)];
             Panels::pack(&weight, outputs, inputs, &mut packed);
             let panels = Panels::new(&packed, outputs, inputs);
-            let mut words = vec![0; PanelMask::packed_len(block, outputs, inputs)];
-            let panel_mask = if kind == 0 { PanelMask::Dense } else { PanelMask::pack(&mask, &mut words) };
+            let mut words = vec![0; PanelMask::packed_len::<f32>(block, outputs, inputs)];
+            let panel_mask = if kind == 0 { PanelMask::Dense } else { PanelMask::pack::<f32>(&mask, &mut words) };
             let expected = slow(&values, rows, stride, &weight, &mask);
             let activations = panels_of(&values, rows, inputs, stride);
             for isa in Isa::available() {
@@ -208,7 +191,8 @@ mod tests {
                 let mut found = vec![[before; NR]; panels.len() * rows];
                 for (panel, sums) in found.chunks_mut(rows.max(1)).enumerate() {
                     let activations = Activations::new(&activations, rows + more, inputs).of_rows(more..rows + more);
-                    multiply(isa, activations, panels, panel_mask, panel, bias, &mut scratch, sums);
+                    let product = Product { activations, weight: panels, mask: panel_mask, panel, bias };
+                    product.run(isa, &mut scratch, sums);
                 }
                 for (i, expected) in expected.iter().enumerate() {
                     let (row, output) = (i / outputs, i % outputs);

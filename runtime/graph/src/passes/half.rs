@@ -7,36 +7,13 @@
 
 use std::collections::{HashMap, HashSet};
 
-use overmask_graph::GraphBuilder;
-use overmask_graph::proto::{NodeProto, data_type};
-use serde::{Deserialize, Serialize};
-
-/// The type that the step's matrix products compute in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Precision {
-    /// 32 bits.
-    F32,
-    /// IEEE half precision: the loss is scaled, so that small gradients do not vanish.
-    F16,
-    /// bfloat16: as wide a range as f32.
-    Bf16,
-}
-
-impl Precision {
-    fn data_type(self) -> Option<i32> {
-        match self {
-            Precision::F32 => None,
-            Precision::F16 => Some(data_type::FLOAT16),
-            Precision::Bf16 => Some(data_type::BFLOAT16),
-        }
-    }
-}
+use crate::GraphBuilder;
+use crate::proto::{NodeProto, data_type};
 
 /// Casts the operands of every matrix product, and its results back where something else reads
-/// them; `output` is read by what comes after these nodes.
-pub(super) fn lower(b: &mut GraphBuilder, precision: Precision, output: &str) {
-    let Some(to) = precision.data_type() else { return };
+/// them. `to` is the type of 16 bits, [`data_type::FLOAT16`] or [`data_type::BFLOAT16`]; `output` is read by
+/// what comes after these nodes.
+pub fn lower(b: &mut GraphBuilder, to: i32, output: &str) {
     let nodes = b.take_nodes();
     let mut half = Half { b, to, halves: HashMap::new(), only_half: HashSet::new() };
     for mut node in nodes {
@@ -103,5 +80,33 @@ impl Half<'_> {
             *bias = self.b.op("Mul", &[bias, &factor], &[]);
             node.attribute.retain(|attribute| attribute.name != "beta");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn products_and_what_moves_between_them_are_in_16_bits() {
+        let mut b = GraphBuilder::new("half");
+        for name in ["x", "w", "v", "bias"] {
+            b.input(name, data_type::FLOAT, &["2", "2"]);
+        }
+        b.node("MatMul", &["x", "w"], &["first"], &[]);
+        b.node("Transpose", &["first"], &["moved"], &[]);
+        b.node("Gemm", &["moved", "v", "bias"], &["second"], &[("beta", 0.5f32.into())]);
+        b.node("Tanh", &["second"], &["y"], &[]);
+        lower(&mut b, data_type::BFLOAT16, "y");
+        let kinds: Vec<&str> = b.graph().node.iter().map(|node| node.op_type.as_str()).collect();
+        // The bias takes the β; only what Tanh reads is cast back.
+        let expected = ["Cast", "Cast", "MatMul", "Transpose", "Mul", "Cast", "Cast", "Gemm", "Cast", "Tanh"];
+        assert_eq!(kinds, expected);
+        let to = |node: &NodeProto| node.attribute("to").map(|attribute| attribute.i);
+        let casts: Vec<Option<i64>> = b.graph().node.iter().filter(|n| n.op_type == "Cast").map(to).collect();
+        let (half, float) = (Some(i64::from(data_type::BFLOAT16)), Some(i64::from(data_type::FLOAT)));
+        assert_eq!(casts, [half, half, half, half, float]);
+        let product = b.graph().node.iter().find(|node| node.op_type == "Gemm");
+        assert!(product.is_some_and(|node| node.attribute("beta").is_none()));
     }
 }

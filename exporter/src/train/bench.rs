@@ -8,12 +8,13 @@ use overmask::base::Base;
 use overmask::mask::Granularity;
 use serde::Serialize;
 
-use super::{Backend, Part, StepSession};
-use crate::train::batch::{Feed, dropout};
-use crate::train::graph::name;
-use crate::train::session::{Placement, f32_value, fresh, frozen, i64_value};
-use crate::train::setup::{Rates, initial, spec};
-use crate::train::{Method, TrainError, TrainOptions};
+use super::batch::dropout;
+use super::graph::name;
+use super::session::{Placement, fresh, frozen};
+use super::setup::{Rates, initial, spec};
+use super::step::{Backend, MicroBatch, StepSession};
+use super::value::{Feed, f32_value, i64_value};
+use super::{Method, TrainError, TrainOptions};
 
 /// What was measured, in milliseconds.
 #[derive(Debug, Clone, Serialize)]
@@ -71,7 +72,7 @@ pub fn bench_step(
         if options.method == Method::Mask && options.granularity != Granularity::TwoOfFour {
             inputs.push((name::THRESHOLD.to_owned(), f32_value(&[], vec![0.0])?));
         }
-        loss = session.run(vec![Part { inputs, share: 1.0 }], Feed::new(), rates.at(step as u64))?.0;
+        loss = session.run(vec![MicroBatch { inputs, share: 1.0 }], Feed::new(), rates.at(step as u64))?.0;
         if step >= 2 {
             times.push(started.elapsed().as_secs_f64() * 1e3);
         }

@@ -11,10 +11,10 @@
 
 use std::f32::consts::{FRAC_1_SQRT_2, SQRT_2};
 
-use overmask_graph::proto::{AttributeProto, GraphProto, NodeProto, TensorProto, data_type};
+use crate::proto::{AttributeProto, GraphProto, NodeProto, TensorProto, data_type};
 
 /// Rewrites each GELU between two `Gemm`s. Any other is left as it is: it means the same.
-pub(super) fn fold_constants(graph: &mut GraphProto) {
+pub fn fold_constants(graph: &mut GraphProto) {
     let found: Vec<Gelu> = (0..graph.node.len()).filter_map(|erf| Gelu::around(graph, erf)).collect();
     let mut gone = Vec::new();
     for gelu in found {
@@ -97,4 +97,47 @@ fn has_constant(graph: &GraphProto, node: usize, value: f32) -> bool {
 
 fn set(node: &mut NodeProto, name: &str, value: f32) {
     node.attribute.push(AttributeProto { name: name.to_owned(), ..value.into() });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::GraphBuilder;
+
+    /// A GELU between two products, with one of its constants.
+    fn around(half: f32) -> GraphProto {
+        let mut b = GraphBuilder::new("gelu");
+        for name in ["x", "w", "bias"] {
+            b.input(name, data_type::FLOAT, &["2", "2"]);
+        }
+        let wide = b.op("Gemm", &["x", "w", "bias"], &[]);
+        let (root, one, half) = (b.float(SQRT_2), b.float(1.0), b.float(half));
+        let scaled = b.op("Div", &[&wide, &root], &[]);
+        let erf = b.op("Erf", &[&scaled], &[]);
+        let gate = b.op("Add", &[&erf, &one], &[]);
+        let gated = b.op("Mul", &[&wide, &gate], &[]);
+        let halved = b.op("Mul", &[&gated, &half], &[]);
+        b.node("Gemm", &[&halved, "w", "bias"], &["y"], &[]);
+        b.finish().graph.unwrap()
+    }
+
+    #[test]
+    fn constants_go_into_the_products() {
+        let mut graph = around(0.5);
+        fold_constants(&mut graph);
+        let kinds: Vec<&str> = graph.node.iter().map(|node| node.op_type.as_str()).collect();
+        assert_eq!(kinds, ["Gemm", "Erf", "Add", "Mul", "Gemm"]);
+        let factors = |i: usize| ["alpha", "beta"].map(|name| graph.node[i].float(name, 1.0));
+        assert_eq!(factors(0), [FRAC_1_SQRT_2; 2]);
+        assert_eq!(factors(4), [FRAC_1_SQRT_2, 1.0]);
+        assert_eq!(graph.node[1].input, graph.node[0].output);
+        assert_eq!(graph.node[4].input[0], graph.node[3].output[0]);
+    }
+
+    #[test]
+    fn what_is_no_gelu_stays() {
+        let (mut graph, before) = (around(0.25), around(0.25));
+        fold_constants(&mut graph);
+        assert_eq!(graph, before);
+    }
 }

@@ -1,0 +1,27 @@
+//! The types that a step can compute in.
+
+use overmask_graph::proto::data_type;
+use serde::{Deserialize, Serialize};
+
+/// The type that the step's matrix products compute in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 32 bits.
+    F32,
+    /// IEEE half precision: the loss is scaled, so that small gradients do not vanish.
+    F16,
+    /// bfloat16: as wide a range as f32.
+    Bf16,
+}
+
+impl Precision {
+    /// ONNX's number of the type, if it has 16 bits.
+    pub(super) fn half(self) -> Option<i32> {
+        match self {
+            Precision::F32 => None,
+            Precision::F16 => Some(data_type::FLOAT16),
+            Precision::Bf16 => Some(data_type::BFLOAT16),
+        }
+    }
+}

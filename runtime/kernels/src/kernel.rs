@@ -1,0 +1,105 @@
+//! What an instruction set does: the innermost loops over a tile of rows and the steps of a panel.
+
+use super::activations::Tile;
+use super::{Element, NR, Row};
+
+/// Calls a kernel that takes the number of rows as a constant.
+#[cfg(target_arch = "x86_64")]
+macro_rules! by_rows {
+    ($kernel:ident, $sums:expr, $args:tt, [$($rows:literal)*]) => {
+        match $sums.len() {
+            $($rows => by_rows!(@call $kernel, $rows, $sums, $args),)*
+            rows => unreachable!("a tile of {rows} rows"),
+        }
+    };
+    (@call $kernel:ident, $rows:literal, $sums:expr, ($($arg:expr),*)) => {
+        // SAFETY: the kernel needs instructions and nothing else; that the processor has them is
+        // what the type says for which this is called.
+        unsafe { $kernel::<$rows>($($arg,)* $sums) }
+    };
+}
+#[cfg(target_arch = "x86_64")]
+pub(super) use by_rows;
+
+/// Instructions that this processor has: a value is the proof.
+pub(super) trait Instructions: Copy {
+    /// The proof, if the processor has them. Nothing else gives one where the instructions are not
+    /// those of every processor of its kind.
+    fn detect() -> Option<Self>;
+
+    /// Lists the kept steps, whose bits are set.
+    fn kept(self, words: &[u32], steps: &mut Vec<u32>) {
+        kept(words, steps);
+    }
+}
+
+/// One tile times some steps of a panel.
+#[derive(Clone, Copy)]
+pub(super) struct Operands<'a, E: Element> {
+    /// The tile's activations.
+    pub(super) a: Tile<'a, E::Activation>,
+    /// The steps.
+    pub(super) b: &'a [Row<E::Lane>],
+    /// What the sums start from; without it, they go on from what they are.
+    pub(super) bias: Option<&'a Row<E::Sum>>,
+    pub(super) ahead: Ahead,
+}
+
+/// What a tile asks for while it works on weights that are in the cache: its share of those that
+/// come next, so that memory is never idle and never waited for.
+#[derive(Clone, Copy)]
+pub(super) struct Ahead {
+    /// The first address; it may be past the end of everything.
+    pub(super) start: *const i8,
+    /// Bytes a step.
+    pub(super) stride: usize,
+}
+
+/// What an instruction set does with weights of an element; `sums` has a row for each of the tile's
+/// rows, to which the products are added, step by step.
+pub(super) trait Kernel<E: Element>: Instructions {
+    /// The most rows of a tile.
+    const MAX_ROWS: usize;
+
+    /// Products of fewer rows than this mask each tile's multiply-adds; others mask a panel once.
+    const MERGE_BELOW: usize = 0;
+
+    /// Adds every step.
+    fn dense(self, operands: Operands<'_, E>, sums: &mut [Row<E::Sum>]);
+
+    /// Adds the steps of the list, whose numbers are below `operands.b.len()`.
+    fn listed(self, operands: Operands<'_, E>, steps: &[u32], sums: &mut [Row<E::Sum>]);
+
+    /// Adds every step, with zeros where its mask has no bit; a step has [`Element::INPUTS`] words.
+    fn masked(self, operands: Operands<'_, E>, masks: &[u32], masked: &mut [Row<E::Lane>], sums: &mut [Row<E::Sum>]) {
+        self.masking(operands, masks, masked, sums);
+    }
+
+    /// The same, and leaves the masked steps in `masked`.
+    fn masking(self, operands: Operands<'_, E>, masks: &[u32], masked: &mut [Row<E::Lane>], sums: &mut [Row<E::Sum>]) {
+        mask::<E>(operands.b, masks, masked);
+        self.dense(Operands { b: masked, ..operands }, sums);
+    }
+}
+
+/// The steps with zeros where the masks have no bit.
+pub(super) fn mask<E: Element>(b: &[Row<E::Lane>], masks: &[u32], masked: &mut [Row<E::Lane>]) {
+    for ((step, mask), out) in b.iter().zip(masks.chunks_exact(E::INPUTS)).zip(masked) {
+        for j in 0..NR {
+            let bit = j * E::INPUTS;
+            out[j] = E::keep(step[j], mask[bit / 32] >> (bit % 32));
+        }
+    }
+}
+
+/// The numbers of the set bits, from the first to the last.
+pub(super) fn kept(words: &[u32], steps: &mut Vec<u32>) {
+    steps.clear();
+    for (i, word) in words.iter().enumerate() {
+        let mut left = *word;
+        while left != 0 {
+            steps.push((32 * i) as u32 + left.trailing_zeros());
+            left &= left - 1;
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! The safetensors file around a pack or a set: its header is parsed once, and what it says is checked
+//! against the bytes that are there.
+
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, Metadata, TensorInfo, TensorView};
+use sha2::{Digest, Sha256};
+
+use super::{METADATA_KEY, Reason, SET_KEY, tensor};
+
+/// The most bytes that a pack may have: a bit for each weight of a base of eight thousand million.
+pub const MAX_BYTES: u64 = 1 << 30;
+
+/// The most bytes that the header may have, document included: JSON takes many times its size
+/// when it is read.
+pub(super) const MAX_HEADER: u64 = 4 << 20;
+
+/// Bytes of a checksum.
+pub(super) const CHECKSUM_BYTES: usize = 32;
+
+/// Which of the two a file is, with the text of its document.
+pub(super) enum Document<'a> {
+    Pack(&'a str),
+    Set(&'a str),
+}
+
+/// A file whose header was parsed.
+pub(super) struct Container<'a> {
+    bytes: &'a [u8],
+    /// Where the tensors' bytes begin.
+    data_start: usize,
+    metadata: Metadata,
+}
+
+impl<'a> Container<'a> {
+    /// Parses the header of a file that is no larger than one may be.
+    pub(super) fn parse(bytes: &'a [u8]) -> Result<Self, Reason> {
+        check_size(bytes)?;
+        // The crate bounds the header and checks that offsets cover the data exactly.
+        let (header, metadata) = SafeTensors::read_metadata(bytes)?;
+        Ok(Container { bytes, data_start: 8 + header, metadata })
+    }
+
+    /// The one text of metadata, which says what the file is.
+    pub(super) fn document(&self) -> Result<Document<'_>, Reason> {
+        let texts = self.metadata.metadata().as_ref().ok_or(Reason::NotAPack)?;
+        let (key, document) = match (texts.get(SET_KEY), texts.get(METADATA_KEY)) {
+            (Some(text), _) => (SET_KEY, Document::Set(text)),
+            (None, Some(text)) => (METADATA_KEY, Document::Pack(text)),
+            (None, None) => return Err(Reason::NotAPack),
+        };
+        match texts.len() {
+            1 => Ok(document),
+            _ => Err(Reason::field("__metadata__", format!("has other keys than `{key}`"))),
+        }
+    }
+
+    /// All bytes of the file.
+    pub(super) fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// Bytes before those of the tensors.
+    pub(super) fn header_bytes(&self) -> usize {
+        self.data_start
+    }
+
+    fn view(&self, info: &TensorInfo) -> Result<TensorView<'a>, Reason> {
+        let (from, to) = info.data_offsets;
+        Ok(TensorView::new(info.dtype, info.shape.clone(), &self.bytes[self.data_start + from..self.data_start + to])?)
+    }
+
+    /// The tensor of this name, if there is one.
+    pub(super) fn tensor(&self, name: &str) -> Result<Option<TensorView<'a>>, Reason> {
+        self.metadata.info(name).map(|info| self.view(info)).transpose()
+    }
+
+    /// The tensor of this name.
+    pub(super) fn required(&self, name: &str) -> Result<TensorView<'a>, Reason> {
+        self.tensor(name)?.ok_or_else(|| Reason::field(name, "the tensor is missing"))
+    }
+
+    /// The names of all tensors.
+    pub(super) fn names(&self) -> Vec<String> {
+        self.metadata.offset_keys()
+    }
+
+    /// Checks that the file ends with the SHA-256 of all that comes before.
+    pub(super) fn check_sum(&self) -> Result<(), Reason> {
+        let view = self.required(tensor::CHECKSUM)?;
+        if view.dtype() != Dtype::U8 || view.shape() != [CHECKSUM_BYTES] {
+            return Err(unexpected(tensor::CHECKSUM, &view, &format!("U8 [{CHECKSUM_BYTES}]")));
+        }
+        let (before, end) = self.bytes.split_at(self.bytes.len() - CHECKSUM_BYTES);
+        if !std::ptr::eq(end, view.data()) {
+            return Err(Reason::field(tensor::CHECKSUM, "is not the end of the file"));
+        }
+        if Sha256::digest(before)[..] == *end { Ok(()) } else { Err(Reason::Damaged) }
+    }
+}
+
+/// Checks that a file and its header are no larger than they may be; it begins with the header's length.
+pub(super) fn check_size(bytes: &[u8]) -> Result<(), Reason> {
+    let header = bytes.first_chunk().map_or(0, |length| u64::from_le_bytes(*length));
+    if bytes.len() as u64 > MAX_BYTES || header > MAX_HEADER { Err(Reason::TooLarge) } else { Ok(()) }
+}
+
+/// A tensor that is of another type or shape than it must be.
+pub(super) fn unexpected(name: &str, view: &TensorView<'_>, expected: &str) -> Reason {
+    Reason::field(name, format!("is {:?} {:?}, must be {expected}", view.dtype(), view.shape()))
+}
