@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use overmask::pack::TaskKind;
-use overmask::task::{Answer, Span, applies, largest, spans};
+use overmask::task::{Answer, OUTSIDE, Span, applies, largest, spans};
 use serde::Serialize;
 
 use crate::data::Gold;
@@ -213,8 +213,7 @@ impl<'a> Table<'a> {
                 Table::Values { gold, said }
             }
             TaskKind::Tag => {
-                // A word without an answer is in no span.
-                let name = |tag: Option<usize>| tag.and_then(|tag| labels.get(tag)).map_or("O", String::as_str);
+                let name = |tag: Option<usize>| tag.and_then(|tag| labels.get(tag)).map_or(OUTSIDE, String::as_str);
                 let (mut golds, mut saids, mut right) = (Vec::new(), Vec::new(), Vec::new());
                 for pair in pairs() {
                     if let (Gold::Tags(gold), Said::Tags(said)) = pair {

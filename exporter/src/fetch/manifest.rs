@@ -271,6 +271,8 @@ fn is_for_us(wanted: Option<&str>) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::error::Error;
+
     use super::*;
 
     #[test]
@@ -303,7 +305,9 @@ mod tests {
         for (from, to, expected) in cases {
             assert!(good.contains(from), "{from}");
             let bad = good.replacen(from, to, 1);
-            let message = Manifest::parse(Path::new("x.toml"), &bad).unwrap_err().to_string();
+            let error = Manifest::parse(Path::new("x.toml"), &bad).unwrap_err();
+            let message = error.to_string();
+            assert!(message.ends_with(&error.source().unwrap().to_string()), "{message}");
             assert!(message.contains(expected), "{message}\nnot\n{expected}");
             assert!(message.starts_with("x.toml: "), "{message}");
         }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::head::{sigmoid, softmax};
-use super::{Question, Rows, Span, Task, spans};
+use super::{OUTSIDE, Question, Rows, Span, Task, spans};
 use crate::pack::TaskKind;
 
 /// What a task says of an input.
@@ -130,8 +130,7 @@ pub fn applies(logit: f32) -> bool {
 
 /// The spans of tagged words.
 fn text_spans(question: &Question, tags: &[Option<Prediction>]) -> Vec<TextSpan> {
-    // A word without an answer is in no span.
-    let names = tags.iter().map(|tag| tag.as_ref().map_or("O", |tag| tag.label.as_str()));
+    let names = tags.iter().map(|tag| tag.as_ref().map_or(OUTSIDE, |tag| tag.label.as_str()));
     let words = question.input.texts();
     let span = |Span { label, start, end }: Span| {
         let scores: Vec<f32> = tags[start..end].iter().flatten().map(|tag| tag.score).collect();

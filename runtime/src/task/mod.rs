@@ -14,7 +14,7 @@ pub use answer::{Answer, Prediction, TextSpan, applies, largest};
 pub use head::{logits, pool, sigmoid, softmax};
 pub use question::Question;
 pub use runner::{GOLDEN_TOLERANCE, GoldenCheck, Runner};
-pub use spans::{Span, spans};
+pub use spans::{OUTSIDE, Span, spans};
 pub use task::{Rows, Task};
 pub use tokenizer::{Tokenizer, Tokens};
 

@@ -5,6 +5,9 @@
 //! a model's slips are read the same way everywhere. The device prints the spans that the exporter
 //! scores.
 
+/// The tag of a word that is in no span; a word without an answer counts as one.
+pub const OUTSIDE: &str = "O";
+
 /// Words that belong together.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Span {
@@ -61,9 +64,9 @@ pub fn spans<'a>(tags: impl IntoIterator<Item = &'a str>) -> Vec<Span> {
     spans
 }
 
-/// A tag's place and label; none for `O`.
+/// A tag's place and label; none for [`OUTSIDE`].
 fn parse(tag: &str) -> Option<(Place, &str)> {
-    if tag == "O" {
+    if tag == OUTSIDE {
         return None;
     }
     let prefixes = [("B-", Place::Begin), ("I-", Place::Inside), ("E-", Place::End), ("S-", Place::Single)];

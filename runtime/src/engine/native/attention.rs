@@ -7,17 +7,10 @@ use rten_simd::{Isa, SimdOp};
 use rten_vecmath::Softmax;
 
 use super::budget::Stage;
-use super::forward::{Memory, Pass, by_rows};
+use super::pass::{HeadMemory, Memory, Pass, by_rows};
 
 /// Where sums start that have no bias.
 const ZEROS: Option<&Row> = Some(&[0.0; NR]);
-
-/// Memory of a thread for a head of a text.
-#[derive(Default)]
-pub(super) struct HeadMemory {
-    keys: Vec<f32>,
-    scores: Vec<Row>,
-}
 
 /// Memory for heads that are not whole panels wide.
 #[derive(Default)]

@@ -3,24 +3,19 @@
 //! All activations lie in panels, [width / 32, tokens, 32]: that is what a product gives, what the
 //! next one reads, and what a head is that is 32 wide. So nothing is ever packed but keys.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::ops::Range;
 
-use overmask_kernels::{Activations, Isa, NR, Product, Row, Scratch};
+use overmask_kernels::{Activations, NR, Product, Row};
 use rten_simd::{SimdOp, SimdUnaryOp};
 use rten_vecmath::Gelu;
 
-use super::attention::{HeadMemory, Spread};
-use super::budget::{Budget, Stage};
-use super::masks::TaskMasks;
+use super::attention::Spread;
+use super::budget::Stage;
 use super::model::{Layer, Linear, Model, Norm};
 use super::norm::LayerNorm;
-use super::pool;
-use crate::base::Base;
+use super::pass::{Memory, Pass, by_rows};
 use crate::engine::{EngineError, TokenBatch};
-
-/// Rows of a norm or an embedding that are worth handing to another thread.
-const MIN_PART: usize = 8;
 
 /// What a product does besides adding the bias.
 #[derive(Clone, Copy)]
@@ -29,17 +24,6 @@ enum Epilogue<'a> {
     Gelu,
     /// Adds values that lie as the product does.
     Add(&'a [Row]),
-}
-
-/// What all parts of a pass need.
-pub(super) struct Pass<'a> {
-    pub(super) model: &'a Model,
-    pub(super) base: &'a Base,
-    pub(super) masks: &'a TaskMasks,
-    pub(super) isa: Isa,
-    pub(super) threads: usize,
-    /// Where the time goes, if somebody wants to know.
-    pub(super) budget: Option<&'a Budget>,
 }
 
 /// Memory of a pass that the next one on the same thread uses again.
@@ -54,19 +38,9 @@ struct Workspace {
     spread: Spread,
 }
 
-/// Memory of a thread for a part of a pass.
-#[derive(Default)]
-pub(super) struct Memory {
-    pub(super) scratch: Scratch,
-    pub(super) head: HeadMemory,
-    pub(super) row: Vec<f32>,
-}
-
 thread_local! {
     /// Taken while a pass runs, as a waiting thread of a pool may begin another one.
     static WORKSPACE: Cell<Workspace> = Cell::default();
-    /// Parts never wait for each other.
-    static MEMORY: RefCell<Memory> = RefCell::default();
 }
 
 impl Pass<'_> {
@@ -180,41 +154,9 @@ impl Pass<'_> {
         }
         hidden
     }
-
-    /// Rows in as many parts as are worth it.
-    fn parts(&self, rows: usize) -> Vec<Range<usize>> {
-        let part = if self.threads == 1 { rows } else { rows.div_ceil(2 * self.threads).max(MIN_PART) };
-        (0..rows).step_by(part).map(|start| start..rows.min(start + part)).collect()
-    }
-
-    pub(super) fn timed<R>(&self, stage: Stage, run: impl FnOnce() -> R) -> R {
-        match self.budget {
-            Some(budget) => budget.timed(stage, run),
-            None => run(),
-        }
-    }
-
-    /// Calls a function for each of some parts, on all threads, with memory of the thread.
-    pub(super) fn each<T: Send>(&self, parts: Vec<T>, run: impl Fn(T, &mut Memory) + Sync) {
-        pool::each(self.threads, parts, |part| MEMORY.with_borrow_mut(|memory| run(part, memory)));
-    }
 }
 
 /// A row of a table.
 fn row(table: &[f32], number: u32, width: usize) -> &[f32] {
     &table[number as usize * width..][..width]
-}
-
-/// Cuts values in panels into parts that have some rows of every panel; the parts are all rows, one
-/// after the other.
-pub(super) fn by_rows<'a>(panels: &'a mut [Row], rows: usize, parts: &[Range<usize>]) -> Vec<Vec<&'a mut [Row]>> {
-    let mut all: Vec<Vec<&mut [Row]>> = parts.iter().map(|_| Vec::with_capacity(panels.len() / rows)).collect();
-    for mut panel in panels.chunks_exact_mut(rows) {
-        for (part, all) in parts.iter().zip(&mut all) {
-            let (these, others) = panel.split_at_mut(part.len());
-            all.push(these);
-            panel = others;
-        }
-    }
-    all
 }

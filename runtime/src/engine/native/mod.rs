@@ -12,6 +12,7 @@ mod masks;
 mod model;
 mod norm;
 mod packed;
+mod pass;
 mod pool;
 
 use std::collections::BTreeMap;
@@ -22,9 +23,9 @@ pub use overmask_kernels::Isa;
 use overmask_kernels::PanelMask;
 
 pub use self::budget::{Budget, Stage};
-use self::forward::Pass;
 use self::masks::TaskMasks;
 use self::model::Model;
+use self::pass::Pass;
 use self::pool::Pool;
 use super::{Changes, Engine, EngineError, EngineInfo, EngineKind, EngineOptions, Hidden, TaskId, TaskIds, TokenBatch};
 use crate::base::{Base, Precision};

@@ -1,0 +1,80 @@
+//! What the parts of a forward pass share: what they run on, the threads, and their memory.
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use overmask_kernels::{Isa, Row, Scratch};
+
+use super::budget::{Budget, Stage};
+use super::masks::TaskMasks;
+use super::model::Model;
+use super::pool;
+use crate::base::Base;
+
+/// Rows of a norm or an embedding that are worth handing to another thread.
+const MIN_PART: usize = 8;
+
+/// What all parts of a pass need.
+pub(super) struct Pass<'a> {
+    pub(super) model: &'a Model,
+    pub(super) base: &'a Base,
+    pub(super) masks: &'a TaskMasks,
+    pub(super) isa: Isa,
+    pub(super) threads: usize,
+    /// Where the time goes, if somebody wants to know.
+    pub(super) budget: Option<&'a Budget>,
+}
+
+/// Memory of a thread for a part of a pass.
+#[derive(Default)]
+pub(super) struct Memory {
+    pub(super) scratch: Scratch,
+    pub(super) head: HeadMemory,
+    pub(super) row: Vec<f32>,
+}
+
+/// Memory of a thread for a head of a text.
+#[derive(Default)]
+pub(super) struct HeadMemory {
+    pub(super) keys: Vec<f32>,
+    pub(super) scores: Vec<Row>,
+}
+
+thread_local! {
+    /// Parts never wait for each other.
+    static MEMORY: RefCell<Memory> = RefCell::default();
+}
+
+impl Pass<'_> {
+    /// Rows in as many parts as are worth it.
+    pub(super) fn parts(&self, rows: usize) -> Vec<Range<usize>> {
+        let part = if self.threads == 1 { rows } else { rows.div_ceil(2 * self.threads).max(MIN_PART) };
+        (0..rows).step_by(part).map(|start| start..rows.min(start + part)).collect()
+    }
+
+    pub(super) fn timed<R>(&self, stage: Stage, run: impl FnOnce() -> R) -> R {
+        match self.budget {
+            Some(budget) => budget.timed(stage, run),
+            None => run(),
+        }
+    }
+
+    /// Calls a function for each of some parts, on all threads, with memory of the thread.
+    pub(super) fn each<T: Send>(&self, parts: Vec<T>, run: impl Fn(T, &mut Memory) + Sync) {
+        pool::each(self.threads, parts, |part| MEMORY.with_borrow_mut(|memory| run(part, memory)));
+    }
+}
+
+/// Cuts values in panels into parts that have some rows of every panel; the parts are all rows, one
+/// after the other.
+pub(super) fn by_rows<'a>(panels: &'a mut [Row], rows: usize, parts: &[Range<usize>]) -> Vec<Vec<&'a mut [Row]>> {
+    let mut all: Vec<Vec<&mut [Row]>> = parts.iter().map(|_| Vec::with_capacity(panels.len() / rows)).collect();
+    for mut panel in panels.chunks_exact_mut(rows) {
+        for (part, all) in parts.iter().zip(&mut all) {
+            let (these, others) = panel.split_at_mut(part.len());
+            all.push(these);
+            panel = others;
+        }
+    }
+    all
+}
