@@ -11,8 +11,8 @@ use overmask::mask::Granularity;
 use overmask_cli::{CodedError, ExitCode};
 
 use super::output;
-use super::train::PrecisionArg;
-use crate::train::{self, Method, TrainOptions};
+use super::train::in_flags;
+use crate::train::{self, Method, Precision, TrainOptions};
 
 /// Classes of the made-up task.
 const CLASSES: usize = 6;
@@ -44,8 +44,8 @@ pub(super) struct BenchStepArgs {
     #[arg(long, conflicts_with = "granularity")]
     full: bool,
     /// What the encoder's matrix products compute in.
-    #[arg(long, value_enum, default_value_t = PrecisionArg::F32)]
-    precision: PrecisionArg,
+    #[arg(long, value_enum, default_value_t = Precision::F32)]
+    precision: Precision,
     /// Steps to time.
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = at_least_one)]
     steps: usize,
@@ -77,14 +77,15 @@ pub(super) fn run(args: &BenchStepArgs) -> Result<(), Error> {
     // All of the base's linear tensors are masked, and the rates are those of real training.
     let options = TrainOptions {
         granularity: args.granularity,
-        precision: args.precision.into(),
+        precision: args.precision,
         batch_size: args.batch,
         max_tokens: args.tokens,
         device: args.device,
         threads: args.threads.into(),
         ..TrainOptions::new("bench", if args.full { Method::Full } else { Method::Mask })
     };
-    let bench = train::bench_step(&base, &options, args.tokens, CLASSES, args.steps, args.profile.clone())?;
+    let bench = train::bench_step(&base, &options, args.tokens, CLASSES, args.steps, args.profile.clone());
+    let bench = bench.map_err(in_flags)?;
     if args.json {
         return output::json(&bench);
     }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use clap::ValueEnum;
 use overmask::engine::Device;
 use overmask::mask::Granularity;
 use overmask::pack::{FloatType, Pooling};
@@ -12,36 +13,46 @@ use super::select::{Layers, Selection, Tune};
 use crate::data::Form;
 
 /// How a task is learnt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Method {
     /// The encoder stays as it is; only the head trains: the baseline.
     Head,
-    /// Scores decide which weights are zero; they and the head train together.
+    /// Which weights are zero is learnt together with the head.
+    ///
+    /// Scores decide it, which train.
     Mask,
-    /// The weights of chosen layers train (the L0-close fine-tuning of Radiya-Dixit & Wang 2020).
+    /// The weights of chosen layers train, and are stored as they become (the L0-close fine-tuning of
+    /// Radiya-Dixit & Wang 2020).
+    #[value(help = "The weights of --layers train, and are stored as they become")]
     Layers,
     /// All of the encoder trains: the yardstick.
     Full,
 }
 
 /// Where scores start.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Init {
-    /// At the rank of the unit's magnitude: small weights are zeroed first.
+    /// Small weights are zeroed first.
+    ///
+    /// A score is the rank of its unit's magnitude.
     Magnitude,
-    /// At random, whatever the weights are.
+    /// At random.
+    ///
+    /// Whatever the weights are.
     Uniform,
 }
 
 /// How scores become a mask while training.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Sampling {
     /// What is above the threshold is kept.
     Threshold,
-    /// Each unit is kept with a probability that grows with its score (Zhou et al. 2019).
+    /// Kept with a probability.
+    ///
+    /// It grows with the unit's score (Zhou et al. 2019).
     Bernoulli,
 }
 

@@ -102,6 +102,18 @@ impl std::fmt::Display for TaskKind {
     }
 }
 
+impl std::str::FromStr for TaskKind {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let all = [Self::Classify, Self::Multilabel, Self::Regress, Self::Tag];
+        let known = all.into_iter().find(|kind| kind.name() == name);
+        known.ok_or_else(|| {
+            format!("`{name}` is no kind of task; there are `classify`, `multilabel`, `regress` and `tag`")
+        })
+    }
+}
+
 /// How masks are coded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -181,6 +193,32 @@ pub enum Pooling {
     Cls,
     /// For each word, the vector of its first token: what a tagger needs.
     First,
+}
+
+impl Pooling {
+    /// Its name in packs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Mean => "mean",
+            Self::Cls => "cls",
+            Self::First => "first",
+        }
+    }
+}
+
+impl std::fmt::Display for Pooling {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl std::str::FromStr for Pooling {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let known = [Self::Mean, Self::Cls, Self::First].into_iter().find(|pooling| pooling.name() == name);
+        known.ok_or_else(|| format!("`{name}` is no pooling; there are `mean`, `cls` and `first`"))
+    }
 }
 
 /// A coded mask: an array `[tensor, outputs, inputs, length]` in JSON.

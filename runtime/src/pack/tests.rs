@@ -447,3 +447,14 @@ fn kinds_and_what_they_read_belong_together() {
         assert!(message.contains(said), "{message}");
     }
 }
+
+#[test]
+fn names_of_kinds_and_poolings_are_those_of_packs() {
+    for kind in [TaskKind::Classify, TaskKind::Multilabel, TaskKind::Regress, TaskKind::Tag] {
+        assert_eq!((json!(kind), kind.to_string().parse()), (json!(kind.name()), Ok(kind)));
+    }
+    for pooling in [Pooling::Mean, Pooling::Cls, Pooling::First] {
+        assert_eq!((json!(pooling), pooling.to_string().parse()), (json!(pooling.name()), Ok(pooling)));
+    }
+    assert!("Tag".parse::<TaskKind>().is_err() && "max".parse::<Pooling>().is_err());
+}

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Error;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use overmask::engine::Device;
 use overmask::mask::Granularity;
@@ -42,8 +43,8 @@ pub(crate) struct TrainArgs {
     #[command(flatten)]
     task: TaskArgs,
     /// What is learnt.
-    #[arg(long, value_enum, default_value_t = MethodArg::Mask)]
-    method: MethodArg,
+    #[arg(long, value_enum, default_value_t = Method::Mask)]
+    method: Method,
     /// Passes over the training examples; default: 3, or 100 for a head alone, whose passes cost next
     /// to nothing.
     #[arg(long, value_name = "N")]
@@ -82,8 +83,8 @@ pub(crate) struct TrainArgs {
 #[derive(Debug, Args)]
 struct TaskArgs {
     /// What the pack does.
-    #[arg(long, value_enum, default_value_t = Task::Classify)]
-    task: Task,
+    #[arg(long, value_parser = task_kinds(), default_value_t = TaskKind::Classify)]
+    task: TaskKind,
     /// Examples have two texts, `text` and `text_pair`.
     #[arg(long)]
     pair: bool,
@@ -91,13 +92,7 @@ struct TaskArgs {
 
 impl TaskArgs {
     fn form(&self) -> Form {
-        let kind = match self.task {
-            Task::Classify => TaskKind::Classify,
-            Task::Multilabel => TaskKind::Multilabel,
-            Task::Regress => TaskKind::Regress,
-            Task::Tag => TaskKind::Tag,
-        };
-        Form { kind, pair: self.pair }
+        Form { kind: self.task, pair: self.pair }
     }
 }
 
@@ -119,12 +114,12 @@ struct What {
     #[arg(long, value_enum, value_name = "NAMES", value_delimiter = ',')]
     tune: Vec<TuneArg>,
     /// Where scores start: at the rank of the unit's magnitude, or anywhere.
-    #[arg(long, value_enum, default_value_t = InitArg::Magnitude)]
-    init: InitArg,
+    #[arg(long, value_enum, default_value_t = Init::Magnitude)]
+    init: Init,
     /// How scores become masks while training: all above the threshold is kept, or each unit with a
     /// probability that grows with its score.
-    #[arg(long, value_enum, default_value_t = SamplingArg::Threshold)]
-    sampling: SamplingArg,
+    #[arg(long, value_enum, default_value_t = Sampling::Threshold)]
+    sampling: Sampling,
     /// The fraction of units that start as zeros; for `2:4` half of them do.
     #[arg(long, value_name = "FRACTION", default_value_t = 0.05)]
     initial_sparsity: f64,
@@ -192,8 +187,8 @@ struct Tuning {
     #[arg(long, value_name = "N", default_value_t = 64)]
     max_tokens: usize,
     /// How the tokens' vectors become what the head sees; default: mean, for --task tag first.
-    #[arg(long, value_enum)]
-    pooling: Option<PoolingArg>,
+    #[arg(long, value_parser = poolings())]
+    pooling: Option<Pooling>,
     /// End after so many steps.
     #[arg(long, value_name = "N")]
     max_steps: Option<u64>,
@@ -236,8 +231,8 @@ struct Machine {
     threads: Option<u16>,
     /// What the encoder's matrix products compute in; f16 and bf16 are for GPUs. Everything else, and
     /// what is learnt, stays f32.
-    #[arg(long, value_enum, default_value_t = PrecisionArg::F32)]
-    precision: PrecisionArg,
+    #[arg(long, value_enum, default_value_t = Precision::F32)]
+    precision: Precision,
     /// Examples that run at once, to save memory: gradients of a batch's parts are added up before the
     /// step; default: all of --batch-size.
     #[arg(long, value_name = "N")]
@@ -265,30 +260,6 @@ struct Machine {
     allow_cpu_fallback: bool,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Task {
-    /// One label of several.
-    Classify,
-    /// Any number of the labels.
-    Multilabel,
-    /// A number.
-    Regress,
-    /// One label for each word.
-    Tag,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum MethodArg {
-    /// The encoder stays as it is; only the head trains: the baseline.
-    Head,
-    /// Which weights are zero is learnt together with the head.
-    Mask,
-    /// The weights of --layers train, and are stored as they become.
-    Layers,
-    /// All of the encoder trains: the yardstick.
-    Full,
-}
-
 #[derive(Debug, Clone, Copy, PartialEq, ValueEnum)]
 enum TuneArg {
     /// Scales and biases of layer norms.
@@ -297,50 +268,30 @@ enum TuneArg {
     Biases,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum InitArg {
-    /// Small weights are zeroed first.
-    Magnitude,
-    /// At random.
-    Uniform,
+/// The kinds of tasks, and what they are.
+fn task_kinds() -> impl TypedValueParser<Value = TaskKind> {
+    let kinds = [
+        ("classify", "One label of several"),
+        ("multilabel", "Any number of the labels"),
+        ("regress", "A number"),
+        ("tag", "One label for each word"),
+    ];
+    values(kinds).try_map(|name| name.parse())
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum SamplingArg {
-    /// What is above the threshold is kept.
-    Threshold,
-    /// Kept with a probability.
-    Bernoulli,
+/// The ways of pooling, and what they make of the tokens' vectors.
+fn poolings() -> impl TypedValueParser<Value = Pooling> {
+    let poolings = [
+        ("mean", "Their mean"),
+        ("cls", "The vector of the first token"),
+        ("first", "For each word, the vector of its first token"),
+    ];
+    values(poolings).try_map(|name| name.parse())
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub(in crate::cli) enum PrecisionArg {
-    /// 32 bits.
-    F32,
-    /// 16 bits, with a scaled loss.
-    F16,
-    /// 16 bits with the range of f32.
-    Bf16,
-}
-
-impl From<PrecisionArg> for Precision {
-    fn from(precision: PrecisionArg) -> Self {
-        match precision {
-            PrecisionArg::F32 => Precision::F32,
-            PrecisionArg::F16 => Precision::F16,
-            PrecisionArg::Bf16 => Precision::Bf16,
-        }
-    }
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum PoolingArg {
-    /// Their mean.
-    Mean,
-    /// The vector of the first token.
-    Cls,
-    /// For each word, the vector of its first token.
-    First,
+/// Values, and what the help says of each.
+fn values<const N: usize>(values: [(&'static str, &'static str); N]) -> PossibleValuesParser {
+    values.map(|(name, help)| PossibleValue::new(name).help(help)).into()
 }
 
 /// A number between 0 and 1, both excluded.
@@ -361,16 +312,10 @@ impl TrainArgs {
             Some(name) => name.clone(),
             None => file_stem(&self.output)?,
         };
-        let method = match self.method {
-            MethodArg::Head => Method::Head,
-            MethodArg::Mask => Method::Mask,
-            MethodArg::Layers => Method::Layers,
-            MethodArg::Full => Method::Full,
-        };
         let form = self.form();
         let tune =
             Tune { norms: self.what.tune.contains(&TuneArg::Norms), biases: self.what.tune.contains(&TuneArg::Biases) };
-        let usual = TrainOptions::new(name, method).tuned(tune);
+        let usual = TrainOptions::new(name, self.method).tuned(tune);
         let teacher = self.teacher.teacher.as_ref().map(|pack| TeacherOptions {
             pack: pack.clone(),
             weight: self.teacher.teacher_weight,
@@ -386,14 +331,8 @@ impl TrainArgs {
         Ok(TrainOptions {
             form,
             granularity: self.what.granularity,
-            init: match self.what.init {
-                InitArg::Magnitude => Init::Magnitude,
-                InitArg::Uniform => Init::Uniform,
-            },
-            sampling: match self.what.sampling {
-                SamplingArg::Threshold => Sampling::Threshold,
-                SamplingArg::Bernoulli => Sampling::Bernoulli,
-            },
+            init: self.what.init,
+            sampling: self.what.sampling,
             initial_sparsity: self.what.initial_sparsity,
             target_sparsity: self.what.target_sparsity,
             ramp: self.what.ramp,
@@ -403,7 +342,7 @@ impl TrainArgs {
             epochs: self.epochs.unwrap_or(usual.epochs),
             batch_size: self.tuning.batch_size,
             micro_batch: self.machine.micro_batch,
-            precision: self.machine.precision.into(),
+            precision: self.machine.precision,
             learning_rate: self.tuning.learning_rate,
             dense_learning_rate: self.tuning.dense_learning_rate.unwrap_or(usual.dense_learning_rate),
             head_learning_rate: self.tuning.head_learning_rate.unwrap_or(usual.head_learning_rate),
@@ -414,13 +353,10 @@ impl TrainArgs {
             teacher,
             seed: self.seed,
             max_tokens: self.tuning.max_tokens,
-            pooling: match self.tuning.pooling {
-                Some(PoolingArg::Mean) => Pooling::Mean,
-                Some(PoolingArg::Cls) => Pooling::Cls,
-                Some(PoolingArg::First) => Pooling::First,
-                None if form.kind == TaskKind::Tag => Pooling::First,
-                None => Pooling::Mean,
-            },
+            pooling: self.tuning.pooling.unwrap_or(match form.kind {
+                TaskKind::Tag => Pooling::First,
+                _ => Pooling::Mean,
+            }),
             dev_fraction: self.measure.dev_fraction,
             device: self.machine.device,
             threads: self.machine.threads.map_or(usual.threads, usize::from),

@@ -16,7 +16,7 @@ use serde_json::json;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
-pub(super) use self::args::{PrecisionArg, TrainArgs};
+pub(super) use self::args::TrainArgs;
 pub(super) use self::flags::in_flags;
 
 use super::{output, places};

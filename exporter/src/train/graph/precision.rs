@@ -1,17 +1,22 @@
 //! The types that a step can compute in.
 
+use clap::ValueEnum;
 use overmask_graph::proto::data_type;
 use serde::{Deserialize, Serialize};
 
 /// The type that the step's matrix products compute in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
     /// 32 bits.
     F32,
-    /// IEEE half precision: the loss is scaled, so that small gradients do not vanish.
+    /// 16 bits, with a scaled loss.
+    ///
+    /// IEEE half precision, in which small gradients would vanish.
     F16,
-    /// bfloat16: as wide a range as f32.
+    /// 16 bits with the range of f32.
+    ///
+    /// Also known as bfloat16.
     Bf16,
 }
 
