@@ -174,11 +174,16 @@ impl PanelMask<'_> {
         for output in 0..outputs {
             let first = output / rows * across;
             let words = &mut packed[output / NR * len..][..len];
-            for (unit, start) in (first..).zip((0..inputs).step_by(cols)) {
-                let keep = u32::from(mask.keeps_unit(unit));
-                for input in start..inputs.min(start + cols) {
-                    let bit = place::<E>(output % NR, input);
-                    words[bit / 32] |= keep << (bit % 32);
+            // The bits of a lane are in one word.
+            let bit = place::<E>(output % NR, 0);
+            let (mut unit, mut left) = (first, cols);
+            for (step, words) in words.chunks_exact_mut(E::INPUTS).enumerate() {
+                for i in 0..E::INPUTS.min(inputs - step * E::INPUTS) {
+                    words[bit / 32] |= u32::from(mask.keeps_unit(unit)) << (bit % 32 + i);
+                    left -= 1;
+                    if left == 0 {
+                        (unit, left) = (unit + 1, cols);
+                    }
                 }
             }
         }

@@ -109,6 +109,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::portable::Portable;
     use crate::{Isa, Units};
 
     /// The most rows and outputs, and where long inputs begin; an interpreter takes its time.
@@ -198,6 +199,73 @@ mod tests {
                     let (row, output) = (i / outputs, i % outputs);
                     let found = f64::from(found[output / NR * rows + row][output % NR]) - 0.5;
                     prop_assert!((found - expected).abs() < 1e-4, "{isa}: {found} {expected}");
+                }
+            }
+        }
+    }
+
+    const KERNELS: Kernels<i16> = Kernels::new::<Portable>();
+
+    /// Two inputs share a step, as with bf16: no table knows it, the portable kernels multiply it.
+    impl Element for i16 {
+        const INPUTS: usize = 2;
+        const PANELS: &'static str = "panels32x2";
+        const MASKS: &'static str = "masks32x2";
+
+        type Lane = [i16; 2];
+        type Activation = i16;
+        type Sum = i32;
+
+        fn lanes(panels: &[i16]) -> &[[i16; 2]] {
+            panels.as_chunks().0
+        }
+
+        fn keep(lane: [i16; 2], bits: u32) -> [i16; 2] {
+            std::array::from_fn(|i| lane[i] * (bits >> i & 1) as i16)
+        }
+
+        fn multiply_add(sum: i32, activations: &[i16], lane: [i16; 2]) -> i32 {
+            activations.iter().zip(lane).fold(sum, |sum, (a, b)| sum + i32::from(*a) * i32::from(b))
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 3 } else { 100 }))]
+
+        #[test]
+        fn products_of_another_element_are_those_of_the_definition(
+            rows in 1..SIZES[0],
+            (outputs, inputs) in (1..SIZES[1], prop_oneof![1..80usize, SIZES[3]..SIZES[3] + 100]),
+            block in prop_oneof![Just((1, 1)), Just((32, 2)), Just((32, 1)), Just((5, 3))],
+            seed: u32,
+        ) {
+            let mut next = random(seed);
+            let mut value = || (next() * 200.0) as i16;
+            // What lies behind the last input is there, but is multiplied with zeros.
+            let values: Vec<Row<i16>> = (0..rows * inputs.div_ceil(NR)).map(|_| std::array::from_fn(|_| value())).collect();
+            let weight: Vec<i16> = (0..outputs * inputs).map(|_| value()).collect();
+            let units = outputs.div_ceil(block.0) * inputs.div_ceil(block.1);
+            let bits: Vec<u8> = (0..units.div_ceil(8)).map(|_| value() as u8).collect();
+            let mask = Units { outputs, inputs, block, bits: &bits };
+            let mut packed = vec![0; Panels::<i16>::packed_len(outputs, inputs)];
+            Panels::pack(&weight, outputs, inputs, &mut packed);
+            let panels = Panels::new(&packed, outputs, inputs);
+            let mut words = vec![0; PanelMask::packed_len::<i16>(block, outputs, inputs)];
+            let panel_mask = PanelMask::pack::<i16>(&mask, &mut words);
+            prop_assert_eq!(matches!(panel_mask, PanelMask::Steps(_)), block == (32, 2));
+            let activations = Activations::new(&values, rows, inputs);
+            let (mut scratch, mut sums) = (Scratch::default(), vec![[7; NR]; panels.len() * rows]);
+            for (panel, sums) in sums.chunks_mut(rows).enumerate() {
+                let product = Product { activations, weight: panels, mask: panel_mask, panel, bias: None };
+                (KERNELS.run)(&product, &mut scratch, sums);
+            }
+            for row in 0..rows {
+                for output in 0..outputs {
+                    let kept = (0..inputs).filter(|k| mask.keeps(output, *k));
+                    let products = kept.map(|k| {
+                        i32::from(values[k / NR * rows + row][k % NR]) * i32::from(weight[output * inputs + k])
+                    });
+                    prop_assert_eq!(sums[output / NR * rows + row][output % NR], 7 + products.sum::<i32>());
                 }
             }
         }
