@@ -108,3 +108,11 @@ pub(super) fn check_size(bytes: &[u8]) -> Result<(), Reason> {
 pub(super) fn unexpected(name: &str, view: &TensorView<'_>, expected: &str) -> Reason {
     Reason::field(name, format!("is {:?} {:?}, must be {expected}", view.dtype(), view.shape()))
 }
+
+/// Checks that all values of a tensor are numbers.
+pub(super) fn finite(name: &str, values: &[f32]) -> Result<(), Reason> {
+    match values.iter().position(|v| !v.is_finite()) {
+        Some(i) => Err(Reason::field(name, format!("value {i} is {}, must be a finite number", values[i]))),
+        None => Ok(()),
+    }
+}

@@ -251,7 +251,7 @@ impl PackDocument {
     /// Checks everything that the document alone can tell.
     pub(super) fn check(&self) -> Result<(), Reason> {
         let wrong = |field: &str, reason: String| Err(Reason::field(field, reason));
-        super::read::version(self.schema, &self.requires)?;
+        version(self.schema, &self.requires)?;
         let named = |field: String, name: &str| check_name(name).map_err(|reason| Reason::field(field, reason));
         named("name".to_owned(), &self.name)?;
         if self.labels.is_empty() {
@@ -322,6 +322,21 @@ pub fn check_name(name: &str) -> Result<(), String> {
     }
     match name.chars().find(|c| crate::text::is_unprintable(*c)) {
         Some(c) => Err(format!("holds the control character {c:?}")),
+        None => Ok(()),
+    }
+}
+
+/// Checks that this program knows a schema and the features that a file asks for.
+pub(super) fn version(schema: u32, requires: &[String]) -> Result<(), Reason> {
+    if schema != SCHEMA {
+        let reason = format!("version {schema}, this program reads {}; install a newer one", SCHEMA);
+        return Err(Reason::field("schema", reason));
+    }
+    match requires.iter().find(|feature| !FEATURES.contains(&feature.as_str())) {
+        Some(feature) => {
+            let reason = format!("{feature:?}, which this program does not know; install a newer one");
+            Err(Reason::field("requires", reason))
+        }
         None => Ok(()),
     }
 }

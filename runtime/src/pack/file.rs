@@ -5,13 +5,10 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::{
-    Codec, Delta, Golden, Head, MaskEntry, NamedMask, Pack, PackDocument, PackError, Packs, Reason, fit, read, set,
-    write,
-};
+use super::{Codec, Delta, Golden, Head, MaskEntry, NamedMask, Pack, PackDocument, PackError, Reason, fit};
 use crate::base::Base;
 use crate::codec::{self, CodecError};
-use crate::mask::Mask;
+use crate::mask::{Granularity, Mask};
 
 /// A pack file that was read and checked, as far as that goes without a base.
 #[derive(Debug, Clone, PartialEq)]
@@ -55,31 +52,6 @@ impl Sizes {
 }
 
 impl PackFile {
-    /// Reads and checks a pack file, or the pack of a set that is named as `SET#NAME`.
-    ///
-    /// # Errors
-    /// When the file cannot be read, is no usable pack, or is a set and no name tells which of
-    /// its packs is meant.
-    pub fn open(path: &Path) -> Result<PackFile, PackError> {
-        let mut packs = Packs::open(path)?.into_vec();
-        match packs.pop() {
-            Some(one) if packs.is_empty() => Ok(one),
-            last => {
-                packs.extend(last);
-                let names: Vec<&str> = packs.iter().map(|pack| pack.document.name.as_str()).collect();
-                Err(PackError::Several { path: path.to_owned(), names: set::list(&names) })
-            }
-        }
-    }
-
-    /// Checks the bytes of a pack.
-    ///
-    /// # Errors
-    /// When they are no usable pack.
-    pub fn from_bytes(bytes: &[u8]) -> Result<PackFile, PackError> {
-        Ok(read::pack(bytes)?)
-    }
-
     /// Names, settings, provenance, and where the coded masks are.
     pub fn document(&self) -> &PackDocument {
         &self.document
@@ -175,7 +147,7 @@ impl PackFile {
             Codec::Ranked => {
                 let base = base.ok_or_else(|| PackError::NeedsBase { pack: self.title() })?;
                 // The check of the base has seen that it has the tensor, in this shape.
-                codec::decode(bytes, granularity, *outputs, *inputs, &write::classes(base, tensor, granularity)?)
+                codec::decode(bytes, granularity, *outputs, *inputs, &classes(base, tensor, granularity)?)
             }
         };
         mask.map_err(|source| self.wrong(Reason::Mask { tensor: tensor.clone(), offset, source }))
@@ -195,4 +167,10 @@ impl PackFile {
             None => PackError::Bytes(reason),
         }
     }
+}
+
+/// What masks of a tensor are coded given.
+pub(super) fn classes(base: &Base, tensor: &str, granularity: Granularity) -> Result<Vec<u8>, PackError> {
+    let no_tensor = || PackError::Bytes(Reason::field(tensor, "is no maskable tensor of the base"));
+    Ok(codec::classes(&base.int8(base.maskable(tensor).ok_or_else(no_tensor)?)?, granularity))
 }

@@ -7,8 +7,8 @@ use std::path::Path;
 use safetensors::tensor::{Dtype, TensorView};
 use sha2::{Digest, Sha256};
 
-use super::container::{CHECKSUM_BYTES, Container, Document, MAX_BYTES, unexpected};
-use super::document::{PackDocument, check_name};
+use super::container::{CHECKSUM_BYTES, Container, Document, MAX_BYTES, finite, unexpected};
+use super::document::{PackDocument, check_name, version};
 use super::file::{PackFile, Sizes};
 use super::{Delta, FloatType, Golden, Head, PackError, Reason, tensor};
 use crate::fs::hex;
@@ -21,6 +21,16 @@ pub fn file(path: &Path) -> Result<Vec<u8>, PackError> {
     crate::fs::read_at_most(path, MAX_BYTES)
         .map_err(|source| PackError::Read { path: path.into(), source })?
         .ok_or_else(|| PackError::Invalid { path: path.into(), reason: Reason::TooLarge })
+}
+
+impl PackFile {
+    /// Checks the bytes of a pack.
+    ///
+    /// # Errors
+    /// When they are no usable pack.
+    pub fn from_bytes(bytes: &[u8]) -> Result<PackFile, PackError> {
+        Ok(pack(bytes)?)
+    }
 }
 
 /// The pack in a file.
@@ -70,21 +80,6 @@ pub(super) fn of_container(container: &Container<'_>, text: &str) -> Result<Pack
     };
     let digest = hex(&Sha256::digest(container.bytes()));
     Ok(PackFile { document, head, deltas, golden, coded, sizes, digest, origin: None })
-}
-
-/// Checks that this program knows a schema and the features that a file asks for.
-pub(super) fn version(schema: u32, requires: &[String]) -> Result<(), Reason> {
-    if schema != super::SCHEMA {
-        let reason = format!("version {schema}, this program reads {}; install a newer one", super::SCHEMA);
-        return Err(Reason::field("schema", reason));
-    }
-    match requires.iter().find(|feature| !super::document::FEATURES.contains(&feature.as_str())) {
-        Some(feature) => {
-            let reason = format!("{feature:?}, which this program does not know; install a newer one");
-            Err(Reason::field("requires", reason))
-        }
-        None => Ok(()),
-    }
 }
 
 /// The coded masks, whose lengths are those that the document gives.
@@ -164,11 +159,4 @@ fn floats(name: &str, view: &TensorView<'_>, dtype: FloatType, shape: &[usize]) 
     let values = dtype.read(view.data());
     finite(name, &values)?;
     Ok(values)
-}
-
-pub(super) fn finite(name: &str, values: &[f32]) -> Result<(), Reason> {
-    match values.iter().position(|v| !v.is_finite()) {
-        Some(i) => Err(Reason::field(name, format!("value {i} is {}, must be a finite number", values[i]))),
-        None => Ok(()),
-    }
 }

@@ -10,6 +10,7 @@ use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 
 use super::container::{Container, Document};
+use super::document::version;
 use super::{PackError, PackFile, Reason, SCHEMA, SET_KEY, read, write};
 
 /// What a tensor's name starts with.
@@ -142,6 +143,25 @@ impl Packs {
     }
 }
 
+impl PackFile {
+    /// Reads and checks a pack file, or the pack of a set that is named as `SET#NAME`.
+    ///
+    /// # Errors
+    /// When the file cannot be read, is no usable pack, or is a set and no name tells which of
+    /// its packs is meant.
+    pub fn open(path: &Path) -> Result<PackFile, PackError> {
+        let mut packs = Packs::open(path)?.into_vec();
+        match packs.pop() {
+            Some(one) if packs.is_empty() => Ok(one),
+            last => {
+                packs.extend(last);
+                let names: Vec<&str> = packs.iter().map(|pack| pack.document.name.as_str()).collect();
+                Err(PackError::Several { path: path.to_owned(), names: list(&names) })
+            }
+        }
+    }
+}
+
 /// A file, and the name of one of its packs after `#`; the whole is a file's name if there is such
 /// a file.
 pub fn split_name(given: &Path) -> (PathBuf, Option<String>) {
@@ -172,7 +192,7 @@ struct Members<'c, 'a> {
 impl<'a> Members<'_, 'a> {
     fn new<'c>(container: &'c Container<'a>, text: &str) -> Result<Members<'c, 'a>, Reason> {
         let document: SetDocument = serde_json::from_str(text)?;
-        read::version(document.schema, &document.requires)?;
+        version(document.schema, &document.requires)?;
         container.check_sum()?;
         // Besides the packs there is the checksum.
         let held = container.names().len() - 1;

@@ -8,13 +8,13 @@ use rayon::prelude::*;
 use safetensors::tensor::{Dtype, TensorView};
 use sha2::{Digest, Sha256};
 
-use super::container::{CHECKSUM_BYTES, check_size};
+use super::container::{CHECKSUM_BYTES, check_size, finite};
+use super::file::classes;
 use super::{
-    Codec, Delta, FloatType, METADATA_KEY, MaskEntry, NamedMask, Pack, PackDocument, PackError, Reason, read, tensor,
+    Codec, Delta, FloatType, METADATA_KEY, MaskEntry, NamedMask, Pack, PackDocument, PackError, Reason, tensor,
 };
 use crate::base::Base;
 use crate::codec;
-use crate::mask::Granularity;
 
 /// Checks everything about a pack that reading its file would.
 pub(super) fn check(pack: &Pack) -> Result<(), Reason> {
@@ -52,7 +52,7 @@ pub(super) fn check(pack: &Pack) -> Result<(), Reason> {
             let reason = format!("{:?} has {found} logits for {rows} rows of {labels} labels", golden.input);
             return Err(Reason::field(tensor::GOLDEN, reason));
         }
-        read::finite(tensor::GOLDEN, &golden.logits)?;
+        finite(tensor::GOLDEN, &golden.logits)?;
     }
     Ok(())
 }
@@ -62,7 +62,7 @@ fn storable(name: &str, values: &[f32], dtype: FloatType) -> Result<(), Reason> 
     if let Some(value) = values.iter().find(|v| v.is_finite() && !dtype.round(**v).is_finite()) {
         return Err(Reason::field(name, format!("{value} is more than {dtype} can hold; store it as f32")));
     }
-    read::finite(name, values)
+    finite(name, values)
 }
 
 /// The document of a pack's file, whose coded masks have these lengths.
@@ -104,12 +104,6 @@ fn encode(pack: &Pack, named: &NamedMask, base: Option<&Base>) -> Result<Vec<u8>
     let base = base.ok_or_else(|| PackError::NeedsBase { pack: format!("`{}`", pack.document.name) })?;
     let wrong = |reason: String| PackError::Bytes(Reason::field(&*named.tensor, reason));
     codec::encode(mask, &classes(base, &named.tensor, mask.granularity())?).map_err(|e| wrong(e.to_string()))
-}
-
-/// What masks of a tensor are coded given.
-pub(super) fn classes(base: &Base, tensor: &str, granularity: Granularity) -> Result<Vec<u8>, PackError> {
-    let no_tensor = || PackError::Bytes(Reason::field(tensor, "is no maskable tensor of the base"));
-    Ok(codec::classes(&base.int8(base.maskable(tensor).ok_or_else(no_tensor)?)?, granularity))
 }
 
 /// The safetensors file around a document and the coded masks.
