@@ -42,12 +42,15 @@ pub(super) struct Operands<'a, E: Element> {
     pub(super) b: &'a [Row<E::Lane>],
     /// What the sums start from; without it, they go on from what they are.
     pub(super) bias: Option<&'a Row<E::Sum>>,
+    // Only kernels of x86 ask ahead: elsewhere the language has no stable way.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     pub(super) ahead: Ahead,
 }
 
 /// What a tile asks for while it works on weights that are in the cache: its share of those that
 /// come next, so that memory is never idle and never waited for.
 #[derive(Clone, Copy)]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 pub(super) struct Ahead {
     /// The first address; it may be past the end of everything.
     pub(super) start: *const i8,
