@@ -109,7 +109,7 @@ fi
 
 if [[ -z ${EXPORTER:-} ]]; then
     command -v cargo >/dev/null || fail "cargo is missing: install a Rust toolchain, or set EXPORTER" 7
-    cargo build --release --quiet --workspace --bins
+    cargo build --release --quiet
     EXPORTER=$target/release/overmask-export
 fi
 # The loader path is for our program alone: PyTorch brings CUDA libraries of another version.

@@ -59,7 +59,7 @@ base=${BASE:-$target/demo/base}
 [[ -e $base/base.json ]] ||
     fail "no base bundle in $base: run 'cargo xtask demo' first, or set BASE" 3
 if [[ -z ${EXPORTER:-} ]]; then
-    cargo build --release --quiet --workspace --bins
+    cargo build --release --quiet
     EXPORTER=$target/release/overmask-export
 fi
 find_python

@@ -91,9 +91,23 @@ fn program_dir() -> PathBuf {
     test.parent().and_then(Path::parent).unwrap().to_owned()
 }
 
-/// One of the workspace's programs, as built beside the tests.
+/// One of the workspace's programs, as built beside the tests. `OVERMASK_PROGRAM` names an `overmask` of another form
+/// that takes its place, one with fewer engines for example.
 pub fn program(name: &str) -> Command {
-    let path = program_dir().join(format!("{name}{}", std::env::consts::EXE_SUFFIX));
+    let other = std::env::var_os("OVERMASK_PROGRAM").filter(|path| name == "overmask" && !path.is_empty());
+    command(other.map_or_else(|| program_dir().join(file_name(name)), PathBuf::from))
+}
+
+/// One of the library's examples, as built beside the tests.
+pub fn example(name: &str) -> Command {
+    command(program_dir().join("examples").join(file_name(name)))
+}
+
+fn file_name(program: &str) -> String {
+    format!("{program}{}", std::env::consts::EXE_SUFFIX)
+}
+
+fn command(path: PathBuf) -> Command {
     assert!(path.is_file(), "the program {} was not built: {SET_UP}", path.display());
     let mut command = Command::new(path);
     // The tests say what they want; what the caller's shell wants is of no matter.

@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use crate::features;
 use crate::learn::{self, Method, TASKS, Task, number};
 use crate::report::{percent, table};
 use crate::setup::{self, Ready};
@@ -68,7 +69,7 @@ pub(crate) fn codec(work: &Work) -> Result<()> {
             packs.push(pack(&ready, work, &runs, task, method)?);
         }
     }
-    packs.iter().fold(measure(&ready, work, "codec", &dir.join("codec.json")), Run::arg).show()
+    packs.iter().fold(measure(&ready, work, "codec", &dir.join("codec.json"))?, Run::arg).show()
 }
 
 /// Where a pass spends its time, here and in ONNX Runtime.
@@ -76,7 +77,7 @@ pub(crate) fn budget(work: &Work) -> Result<()> {
     let ready = setup::everything(work)?;
     let (dir, _) = folders(work)?;
     let texts = learn::data(work, &TASKS[1], "test");
-    measure(&ready, work, "budget", &dir.join("budget.json")).arg(texts).show()
+    measure(&ready, work, "budget", &dir.join("budget.json"))?.arg(texts).show()
 }
 
 /// The native engine beside its peers, and what a device pays for it.
@@ -89,17 +90,17 @@ pub(crate) fn peers(work: &Work) -> Result<()> {
         methods.into_iter().map(|method| pack(&ready, work, &runs, trec, method)).collect::<Result<Vec<_>>>()?;
     // As it is shipped; other features would make other dependencies, so it has its own folder.
     let target = work.target.join("shipped");
-    let build = "build --profile dist -p overmask --bin overmask --no-default-features --features native";
-    work.cargo().args(build).env("CARGO_TARGET_DIR", &target).show()?;
+    work.cargo().args("build --profile dist").args(features::SHIPPED).env("CARGO_TARGET_DIR", &target).show()?;
     let program = target.join("dist").join(format!("overmask{}", std::env::consts::EXE_SUFFIX));
     let texts = learn::data(work, movie, "test");
-    let run = measure(&ready, work, "peers", &dir.join("report.json")).arg(texts).arg(program);
+    let run = measure(&ready, work, "peers", &dir.join("report.json"))?.arg(texts).arg(program);
     packs.iter().fold(run, Run::arg).show()
 }
 
 /// The program of `benches/` with what all of its measurements take.
-fn measure(ready: &Ready<'_>, work: &Work, name: &str, report: &Path) -> Run {
-    ready.run("bench").arg(name).arg(report).arg(work.assets().join("minilm-l6-base"))
+fn measure(ready: &Ready<'_>, work: &Work, name: &str, report: &Path) -> Result<Run> {
+    setup::benches(work)?;
+    Ok(ready.run("bench").arg(name).arg(report).arg(work.assets().join("minilm-l6-base")))
 }
 
 /// A pack of seed 1.

@@ -42,6 +42,7 @@ pub(crate) fn run(work: &Work) -> Result<()> {
         show_texts(&ready, &dir, &base, task)?;
     }
     println!("{}", table(&rows(&reports)?));
+    println!("{}", work.times());
     println!(
         "{} s without set-up and build; base, packs and report.json are in {}",
         started.elapsed().as_secs(),

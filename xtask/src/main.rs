@@ -5,11 +5,13 @@
 
 mod bench;
 mod demo;
+mod features;
 mod fuzz;
 mod learn;
 mod report;
 mod setup;
 mod test;
+mod times;
 mod work;
 
 use std::process::ExitCode;
@@ -38,9 +40,12 @@ Commands:
   bench --only step      the time of a training step beside PyTorch's (fetches PyTorch)
   fuzz [SECONDS [TARGET]]
                          feed made-up files to the readers: 60 seconds each, or so many
+  features               lint each crate in every form that it can be built in, and test the program as it
+                         is shipped, with the native engine alone
   miri                   run the tests of the kernels' safe parts in Miri (needs a nightly toolchain)
   setup                  set everything up: ONNX Runtime, the programs, a base, data sets, and
-                         what the tests need; then `cargo test --release --workspace` works
+                         what the tests need; then
+                         `cargo test --release --workspace --exclude overmask-benches` works
 
 What is set up lands in the target directory (CARGO_TARGET_DIR is respected). ORT_DYLIB_PATH,
 if set, says which ONNX Runtime library to use.";
@@ -71,7 +76,11 @@ fn run(args: &[&str]) -> Result<ExitCode> {
         ["fuzz", seconds] => fuzz::run(&work, seconds, None)?,
         ["fuzz", seconds, target] => fuzz::run(&work, seconds, Some(target))?,
         ["miri"] => fuzz::miri(&work)?,
-        ["setup"] => drop(setup::for_tests(&work)?),
+        ["features"] => features::run(&work)?,
+        ["setup"] => {
+            setup::for_tests(&work)?;
+            println!("{}", work.times());
+        }
         ["help" | "--help" | "-h"] => println!("{HELP}"),
         [] => {
             eprintln!("{HELP}");

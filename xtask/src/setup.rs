@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail};
 
+use crate::test;
 use crate::work::{Run, Work};
 
 /// Version of the Python package `onnx`.
@@ -35,25 +36,41 @@ impl Ready<'_> {
 
 /// Sets up the programs, ONNX Runtime, a base and two data sets.
 pub(crate) fn everything(work: &Work) -> Result<Ready<'_>> {
-    // Before the build, which takes minutes. A linker there is: it has linked us.
-    if !Run::new("python3").args("-m pip --version").works() {
-        bail!("Python 3 with pip is missing; install it and try again: sudo apt install python3-pip");
-    }
+    pip()?;
     programs(work)?;
     assets(work)
 }
 
-/// Sets up what the tests need beyond that.
+/// Sets up what the tests need beyond that, the tests themselves among it.
 pub(crate) fn for_tests(work: &Work) -> Result<Ready<'_>> {
-    let ready = everything(work)?;
-    checker(work)?;
+    pip()?;
+    // The programs are built with them, in one go.
+    work.timed("building", || test::cargo(work).arg("--no-run").show())?;
+    let ready = assets(work)?;
+    work.timed("fetching", || checker(work))?;
     Ok(ready)
 }
 
-/// Builds the two programs, and the tests with them: for the programs alone, dependencies could
-/// have other features, and the tests would build them and all above once more.
+/// What fetches; asked for before the build, which takes minutes. A linker there is: it has linked us.
+fn pip() -> Result<()> {
+    if !Run::new("python3").args("-m pip --version").works() {
+        bail!("Python 3 with pip is missing; install it and try again: sudo apt install python3-pip");
+    }
+    Ok(())
+}
+
+/// Builds the two programs and nothing else. What they are made of has the same features here as in
+/// [`test::cargo`], so that the tests build nothing of it again.
 fn programs(work: &Work) -> Result<()> {
-    work.cargo().args("build --release --workspace --all-targets").show()
+    work.timed("building", || {
+        work.cargo().args("build --release --package overmask-program --package overmask-exporter").show()
+    })
+}
+
+/// Builds the program of `benches/`. By itself: its peers ask dependencies for other features, and with the programs
+/// in the same call, these would be other programs.
+pub(crate) fn benches(work: &Work) -> Result<()> {
+    work.timed("building", || work.cargo().args("build --release --package overmask-benches").show())
 }
 
 /// Fetches what the programs need.
@@ -83,7 +100,8 @@ fn assets(work: &Work) -> Result<Ready<'_>> {
 }
 
 fn fetch(work: &Work, name: &str, dir: &Path) -> Result<()> {
-    Run::new(work.program("overmask-export")).args("fetch").arg(name).arg("-o").arg(dir).show()
+    let fetch = Run::new(work.program("overmask-export")).args("fetch").arg(name).arg("-o").arg(dir);
+    work.timed("fetching", || fetch.show())
 }
 
 /// Imports the base bundle, in place of one that may be there.
@@ -91,13 +109,13 @@ pub(crate) fn import(work: &Work, base: &Path) -> Result<()> {
     if base.exists() {
         fs::remove_dir_all(base).with_context(|| format!("cannot remove {}", base.display()))?;
     }
-    Run::new(work.program("overmask-export"))
+    let import = Run::new(work.program("overmask-export"))
         .args("import hf")
         .arg(work.assets().join("minilm-l6"))
         .arg("-o")
         .arg(base)
-        .args("--licence Apache-2.0 --source sentence-transformers/all-MiniLM-L6-v2")
-        .show()
+        .args("--licence Apache-2.0 --source sentence-transformers/all-MiniLM-L6-v2");
+    work.timed("importing", || import.show())
 }
 
 /// The library of ONNX Runtime in a directory.

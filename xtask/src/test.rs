@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 
 use crate::setup;
-use crate::work::Work;
+use crate::work::{Run, Work};
 
 /// Counts of a test run.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -13,17 +13,19 @@ struct Counts {
     ignored: u64,
 }
 
+/// Cargo with the tests. In the release profile, in which the programs are built, so that each dependency is compiled
+/// once; without the benches, whose peers take as long to build as all else and have no tests.
+pub(crate) fn cargo(work: &Work) -> Run {
+    work.cargo().args("test --release --workspace --exclude overmask-benches")
+}
+
 /// Sets up, runs all tests, prints how many there were. `more` goes to `cargo test`.
 pub(crate) fn run(work: &Work, more: &[&str]) -> Result<()> {
     let ready = setup::for_tests(work)?;
-    // Release: the profile in which the programs are built, so that each dependency is
-    // compiled once.
-    let mut run = work.cargo().args("test --workspace --release --no-fail-fast");
-    for arg in more {
-        run = run.arg(arg);
-    }
+    let run = more.iter().fold(cargo(work).arg("--no-fail-fast"), Run::arg);
     let mut counts = Counts::default();
-    let ended_well = ready.prepare(run).stream(|line| counts.add(line))?;
+    let ended_well = work.timed("testing", || ready.prepare(run).stream(|line| counts.add(line)))?;
+    println!("{}", work.times());
     println!("tests: {} passed, {} failed, {} ignored", counts.passed, counts.failed, counts.ignored);
     if !ended_well || counts.failed > 0 {
         bail!("tests failed, see above");

@@ -1,13 +1,17 @@
 //! Where things are, and running programs.
 
+use std::cell::RefCell;
 use std::env;
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
+
+use crate::times::Times;
 
 /// The places that everything happens in.
 pub(crate) struct Work {
@@ -15,6 +19,8 @@ pub(crate) struct Work {
     pub(crate) root: PathBuf,
     /// Cargo's target directory.
     pub(crate) target: PathBuf,
+    /// What took how long.
+    times: RefCell<Times>,
 }
 
 impl Work {
@@ -28,7 +34,20 @@ impl Work {
             Some(dir) => env::current_dir()?.join(dir),
             None => root.join("target"),
         };
-        Ok(Self { root, target })
+        Ok(Self { root, target, times: RefCell::default() })
+    }
+
+    /// Does something and keeps how long it took, under a name.
+    pub(crate) fn timed<T>(&self, what: &'static str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let started = Instant::now();
+        let done = work();
+        self.times.borrow_mut().add(what, started.elapsed());
+        done
+    }
+
+    /// How long everything took that was timed.
+    pub(crate) fn times(&self) -> String {
+        self.times.borrow().to_string()
     }
 
     /// Bases and data sets.

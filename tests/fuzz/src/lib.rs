@@ -29,15 +29,6 @@ pub type Target = fn(&[u8]);
 pub const TARGETS: [(&str, Target); 6] =
     [("pack", pack), ("mask", mask), ("base", base), ("onnx", onnx), ("signature", signature), ("kernels", kernels)];
 
-/// The target that the environment variable `OVERMASK_FUZZ` names.
-pub fn chosen() -> Target {
-    static CHOSEN: OnceLock<Target> = OnceLock::new();
-    *CHOSEN.get_or_init(|| {
-        let name = std::env::var("OVERMASK_FUZZ").expect("OVERMASK_FUZZ names no target");
-        TARGETS.iter().find(|(known, _)| *known == name).unwrap_or_else(|| panic!("there is no target `{name}`")).1
-    })
-}
-
 /// A pack or a pack set: what can be read can be written again and is the same.
 pub fn pack(bytes: &[u8]) {
     let _ = Packs::from_bytes(Path::new("x"), bytes, None);

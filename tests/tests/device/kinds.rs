@@ -1,7 +1,5 @@
 //! `overmask run` with every kind of task: what it takes, what it answers, what it refuses.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -34,7 +32,8 @@ fn regress() -> Pack {
     pack("stars", TaskKind::Regress, false, &["value"])
 }
 
-fn tag() -> Pack {
+/// A pack that tags words.
+pub(super) fn tag() -> Pack {
     pack("names", TaskKind::Tag, false, &["B-LOC", "B-PER", "I-LOC", "I-PER", "O"])
 }
 

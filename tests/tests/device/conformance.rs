@@ -1,8 +1,6 @@
 //! What every engine must do with every pack: the same logits, the same labels, the same bits
 //! whatever was loaded beside or run before.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
 use std::sync::Arc;
 
 use overmask::base::{Base, Precision, TensorBytes, write_weights};

@@ -1,7 +1,5 @@
 //! `overmask-export sweep` and `report` as a user meets them: real training on a tiny encoder.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
 use std::fs;
 use std::path::Path;
 use std::process::Command;

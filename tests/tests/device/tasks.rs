@@ -1,7 +1,5 @@
 //! Packs that do not fit the base, and how texts become tokens, on the real base.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
 use overmask::error::ErrorKind;
 use overmask::pack::{Codec, Input, Pack, PackError, PackFile};
 use overmask::task::{Runner, TaskError, Tokenizer};

@@ -1,8 +1,6 @@
 //! Packs as files that travel: coded two ways, compared, merged, signed, and read by a decoder
 //! that was written from the specification alone.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
 use std::path::{Path, PathBuf};
 use std::process::Command;
 

@@ -1,7 +1,5 @@
 //! `overmask-export export` and `convert` as a user meets them: what is written, what is refused.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;

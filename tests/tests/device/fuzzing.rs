@@ -1,10 +1,8 @@
 //! What fuzzing starts from, and every input that it ever found to be handled wrongly.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
 // A workspace of its own: it cannot be a dependency.
 #[allow(unreachable_pub)]
-#[path = "../fuzz/src/lib.rs"]
+#[path = "../../fuzz/src/lib.rs"]
 mod fuzz;
 
 use std::path::{Path, PathBuf};

@@ -1,6 +1,4 @@
 //! The real base against what PyTorch computed (`benches/reference_minilm.py`).
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
 use std::path::Path;
 
 use overmask::engine::{Changes, TokenBatch};

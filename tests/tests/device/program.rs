@@ -1,7 +1,5 @@
 //! The program `overmask` as a user meets it: results, wrong input, exit codes.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 

@@ -1,8 +1,6 @@
 //! The graphs that we build, before the ONNX checker (the Python package `onnx`), which knows
 //! every operator's types and shapes.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
 use std::path::Path;
 use std::process::Command;
 

@@ -1,8 +1,6 @@
 //! Encoders from ONNX files, from the export to a text's label: no fixture here is a BERT with token
 //! types.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
 use std::fs;
 use std::path::{Path, PathBuf};
 

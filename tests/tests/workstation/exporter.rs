@@ -1,8 +1,6 @@
 //! The program `overmask-export` as a user meets it, on a tiny encoder: what is learnt is what
 //! `overmask` runs, and whatever goes wrong has its exit code and leaves nothing.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

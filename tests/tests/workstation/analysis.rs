@@ -1,7 +1,5 @@
 //! `overmask-export analyze` as a user meets it, on made-up packs of a tiny encoder.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
 use std::path::{Path, PathBuf};
 use std::process::Command;
 

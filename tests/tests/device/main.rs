@@ -1,0 +1,14 @@
+//! What a device does: engines, tasks, packs, the program `overmask`. One program of tests, as each is linked
+//! with every engine, which takes longer than most tests.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod conformance;
+mod examples;
+mod fuzzing;
+mod kinds;
+mod packs;
+mod program;
+mod pytorch;
+mod shipped;
+mod tasks;
