@@ -158,8 +158,6 @@ fn rows(reports: &[Value]) -> Result<Vec<Vec<String>>> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use super::*;
 
     #[test]

@@ -105,8 +105,6 @@ impl Noise {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use super::*;
     use crate::train::Method;
 

@@ -4,6 +4,7 @@ use std::env;
 use std::path::PathBuf;
 
 use overmask::engine::EngineOptions;
+use overmask::trust::DEFAULT_KEYRING;
 
 #[cfg(feature = "native")]
 use crate::CodedError;
@@ -24,6 +25,12 @@ pub fn derived_directory() -> Option<PathBuf> {
     }
     let user = named("XDG_CACHE_HOME").or_else(|| named("HOME").map(|home| home.join(".cache")));
     user.map(|dir| dir.join("overmask"))
+}
+
+/// The directory of the trusted keys: what `OVERMASK_KEYRING` names, else [`DEFAULT_KEYRING`].
+pub fn keyring_directory() -> PathBuf {
+    let named = env::var_os("OVERMASK_KEYRING").filter(|dir| !dir.is_empty());
+    named.map_or_else(|| PathBuf::from(DEFAULT_KEYRING), PathBuf::from)
 }
 
 /// Options of an engine with what the environment says: `OVERMASK_CACHE` and `OVERMASK_ISA`.

@@ -43,10 +43,9 @@ impl Verbosity {
         // What libraries log is of no use to who runs the program, and tract warns of what is no matter.
         if level < LevelFilter::Trace {
             builder.filter_level(level.min(LevelFilter::Warn));
-            // Every crate of ours has a name that starts so; ONNX Runtime's messages are named after it.
-            for own in ["overmask", "onnxruntime"] {
-                builder.filter_module(own, level);
-            }
+            // Every crate of ours has a name that starts so. What ONNX Runtime says of itself is for debugging.
+            builder.filter_module("overmask", level);
+            builder.filter_module("onnxruntime", if level >= LevelFilter::Debug { level } else { LevelFilter::Warn });
         } else {
             builder.filter_level(level);
         }

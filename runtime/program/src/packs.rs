@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use overmask::pack::{PackFile, Packs, read_file, split_name};
-use overmask::trust::{Keyring, PublicKey, Verified, default_keyring};
+use overmask::trust::{Keyring, PublicKey, Verified};
 
 const TRUST: &str = "Trust";
 
@@ -29,7 +29,7 @@ impl TrustArgs {
         Ok(match (&self.key, &self.keyring) {
             (Some(key), _) => Some(Keyring::from_keys(vec![PublicKey::read(key)?])),
             (None, Some(dir)) => Some(Keyring::open(dir)?),
-            (None, None) if self.require_signature => Some(Keyring::open(&default_keyring())?),
+            (None, None) if self.require_signature => Some(Keyring::open(&overmask_cli::keyring_directory())?),
             (None, None) => None,
         })
     }

@@ -24,17 +24,8 @@ use std::path::{Path, PathBuf};
 
 use crate::error::ErrorKind;
 
-/// The environment variable that names another directory of trusted keys.
-pub const KEYRING_ENV: &str = "OVERMASK_KEYRING";
-
-/// Where the trusted keys are when [`KEYRING_ENV`] does not say.
+/// Where a device keeps the keys that it trusts, if nothing else is said.
 pub const DEFAULT_KEYRING: &str = "/etc/overmask/keys";
-
-/// The directory of the trusted keys: what [`KEYRING_ENV`] says, else [`DEFAULT_KEYRING`].
-pub fn default_keyring() -> PathBuf {
-    let named = std::env::var_os(KEYRING_ENV).filter(|dir| !dir.is_empty());
-    named.map_or_else(|| PathBuf::from(DEFAULT_KEYRING), PathBuf::from)
-}
 
 /// Where the signature of a file lies: beside it, with `.minisig` after its whole name.
 pub fn signature_path(file: &Path) -> PathBuf {
@@ -118,7 +109,7 @@ pub enum TrustError {
     /// The directory of trusted keys is missing or has no keys.
     #[error(
         "there are no trusted keys in {dir}; put the public keys (.pub files) of those whose packs may run here into \
-         it, or name another directory with {KEYRING_ENV}"
+         it, or name another directory"
     )]
     NoKeys {
         /// The directory.

@@ -1,7 +1,5 @@
 //! Tests of trust: what minisign made is accepted, and whatever was changed is refused.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
-
 use std::io::Cursor;
 
 use ::minisign::KeyPair;
@@ -156,7 +154,7 @@ fn a_keyring_is_a_directory_of_keys() {
     for dir in [dir.path().join("absent"), dir.path().to_owned()] {
         let error = Keyring::open(&dir).unwrap_err();
         assert!(matches!(error, TrustError::NoKeys { .. }), "{error}");
-        assert!(error.to_string().contains(KEYRING_ENV), "{error}");
+        assert!(error.to_string().contains("another directory"), "{error}");
         assert_eq!(error.kind(), ErrorKind::Signature);
     }
     let ours = pair();

@@ -122,8 +122,6 @@ fn times(b: &mut GraphBuilder, value: &str, factor: f32) -> String {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use ort::session::Session;
     use ort::value::{DynValue, Tensor};
     use overmask::pack::Pooling;
