@@ -59,12 +59,14 @@ fn pip() -> Result<()> {
     Ok(())
 }
 
-/// Builds the two programs and nothing else. What they are made of has the same features here as in
-/// [`test::cargo`], so that the tests build nothing of it again.
+/// Builds the two programs and nothing else, and without tract, which takes as long to build as all the rest and which
+/// nothing here runs. What they are made of has the same features here as in [`test::cargo`], so that the tests build
+/// little of it again.
 fn programs(work: &Work) -> Result<()> {
-    work.timed("building", || {
-        work.cargo().args("build --release --package overmask-program --package overmask-exporter").show()
-    })
+    const PROGRAMS: &str = "--package overmask-program --package overmask-exporter";
+    const FEATURES: &str = "--no-default-features --features overmask-program/native,overmask-program/ort";
+    let run = work.cargo().args("build --release").args(PROGRAMS).args(FEATURES);
+    work.timed("building", || run.show())
 }
 
 /// Builds the program of `benches/`. By itself: its peers ask dependencies for other features, and with the programs

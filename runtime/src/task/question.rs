@@ -43,11 +43,11 @@ impl Question {
         };
         if !text.takes(kind, &input) {
             let reads = match (kind, text.pair) {
-                (TaskKind::Tag, _) => "a list of words, or a text to find them in",
-                (_, true) => "a pair of texts, or one text with a tab between the two",
+                (TaskKind::Tag, _) => "a list of words, or one text to find them in",
+                (_, true) => "two texts, a pair or one text with a tab between them",
                 (_, false) => "one text",
             };
-            let reason = format!("is {}, but the task `{}` reads {reads}", input.what(), task.name());
+            let reason = format!("the task `{}` reads {reads}; this is {}", task.name(), input.what());
             return Err(TaskError::Text { index: 0, source: reason.into() });
         }
         Ok(Question { input, found: None })

@@ -256,8 +256,8 @@ fn lines_that_are_no_input_are_named() {
         ("{}", "either `text` or `tokens`"),
         ("", "--jsonl takes objects"),
         (r#"{"text": "a", "tokens": ["a"]}"#, "either `text` or `tokens`"),
-        (r#"{"tokens": ["a"]}"#, "give `topics` a `text`"),
-        (r#"{"text": "a", "text_pair": "b"}"#, "`topics` reads one text, without `text_pair`"),
+        (r#"{"tokens": ["a"]}"#, "`topics` reads one text; this is a list of words"),
+        (r#"{"text": "a", "text_pair": "b"}"#, "`topics` reads one text; this is a pair of texts"),
     ] {
         let got = jsonl(line);
         failed(&got, 3, &["stdin, line 2", said]);
@@ -268,7 +268,7 @@ fn lines_that_are_no_input_are_named() {
 
     let (_dir, path) = folder(&tag());
     for (line, said) in [
-        (r#"{"text": "a", "text_pair": "b"}"#, "`names` reads one text, without `text_pair`"),
+        (r#"{"text": "a", "text_pair": "b"}"#, "or one text to find them in; this is a pair of texts"),
         (r#"{"tokens": ["a"], "text_pair": "b"}"#, "`text_pair` goes with `text`"),
     ] {
         failed(&ran_with(&mut run(&path, &["--jsonl"]), line.as_bytes()), 3, &["stdin, line 1", said]);
