@@ -59,7 +59,7 @@ fn packs_are_verified_inspected_and_measured() {
     assert_eq!((verified.code, &json_lines(&verified)[0]["engine"]), (0, &"native".into()), "{verified:?}");
     let inspected = ran(&mut overmask("inspect", &pack));
     assert_eq!((inspected.code, &json_lines(&inspected)[0]["document"]["name"]), (0, &"demo".into()), "{inspected:?}");
-    let measured = ran(overmask("bench", &pack).args(["--seq", "8", "--passes", "5", "--threads", "1"]));
+    let measured = ran(overmask("bench", &pack).args(["--seq", "8", "--passes", "10", "--threads", "1"]));
     assert_eq!((measured.code, &json_lines(&measured)[0]["engine"]), (0, &"native".into()), "{measured:?}");
 }
 
