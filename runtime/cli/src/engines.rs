@@ -75,18 +75,17 @@ pub fn default_engine(base: &Base) -> EngineKind {
 /// # Errors
 /// When it is not available on this machine or in this build, or the base cannot be read.
 pub fn start(kind: EngineKind, base: &Arc<Base>, options: &EngineOptions) -> Result<Arc<dyn Engine>, EngineError> {
-    let _base = Arc::clone(base);
     match kind {
         #[cfg(feature = "native")]
-        EngineKind::Native => Ok(Arc::new(overmask::engine::native::NativeEngine::new(_base, options)?)),
+        EngineKind::Native => Ok(Arc::new(overmask::engine::native::NativeEngine::new(Arc::clone(base), options)?)),
         #[cfg(feature = "ort")]
-        EngineKind::Ort(device) => Ok(Arc::new(overmask_ort::OrtEngine::new(_base, device, options)?)),
+        EngineKind::Ort(device) => Ok(Arc::new(overmask_ort::OrtEngine::new(Arc::clone(base), device, options)?)),
         #[cfg(feature = "tract")]
-        EngineKind::Tract => Ok(Arc::new(overmask_tract::TractEngine::new(_base, options)?)),
+        EngineKind::Tract => Ok(Arc::new(overmask_tract::TractEngine::new(Arc::clone(base), options)?)),
         _ => {
             let (engine, feature) = (kind, kind.feature());
             let reason = format!("this program was built without it; build with `--features {feature}`");
-            let _ = options;
+            let _ = (base, options);
             Err(EngineError::Unavailable { engine, reason })
         }
     }

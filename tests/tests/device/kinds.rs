@@ -113,7 +113,7 @@ fn a_pair_that_is_none_is_named_by_its_line() {
     let got = ran_with(&mut run(&path, &["--jsonl"]), br#"{"text": "one"}"#);
     failed(&got, 3, &["stdin, line 1", "two texts"]);
     let got = ran_with(&mut run(&path, &["--jsonl"]), br#"{"tokens": ["one", "two"]}"#);
-    failed(&got, 3, &["stdin, line 1", "`tokens`", "`pairs`"]);
+    failed(&got, 3, &["stdin, line 1", "`pairs` reads two texts", "a list of words"]);
 }
 
 #[test]
