@@ -7,7 +7,6 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 
 use crate::setup;
-use crate::test;
 use crate::work::Work;
 
 /// The program as it is shipped to devices: nothing but our own engine.
@@ -50,7 +49,7 @@ pub(crate) fn run(work: &Work) -> Result<()> {
     let ready = setup::for_tests(work)?;
     for (program, tests) in programs {
         // The tests are the workspace's own; the program takes the place of the full one.
-        let run = test::cargo(work).args("--test device --").arg(tests);
+        let run = work.tests().args("--test device --").arg(tests);
         work.timed("testing end to end", || ready.prepare(run).env("OVERMASK_PROGRAM", program).show())?;
     }
     println!("{}", work.times());

@@ -7,7 +7,6 @@ use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail};
 
-use crate::test;
 use crate::work::{Run, Work};
 
 /// Version of the Python package `onnx`.
@@ -45,7 +44,7 @@ pub(crate) fn everything(work: &Work) -> Result<Ready<'_>> {
 pub(crate) fn for_tests(work: &Work) -> Result<Ready<'_>> {
     pip()?;
     // The programs are built with them, in one go.
-    work.timed("building", || test::cargo(work).arg("--no-run").show())?;
+    work.timed("building", || work.tests().arg("--no-run").show())?;
     let ready = assets(work)?;
     work.timed("fetching", || checker(work))?;
     Ok(ready)
@@ -60,7 +59,7 @@ fn pip() -> Result<()> {
 }
 
 /// Builds the two programs and nothing else, and without tract, which takes as long to build as all the rest and which
-/// nothing here runs. What they are made of has the same features here as in [`test::cargo`], so that the tests build
+/// nothing here runs. What they are made of has the same features here as in [`Work::tests`], so that the tests build
 /// little of it again.
 fn programs(work: &Work) -> Result<()> {
     const PROGRAMS: &str = "--package overmask-program --package overmask-exporter";

@@ -13,16 +13,10 @@ struct Counts {
     ignored: u64,
 }
 
-/// Cargo with the tests. In the release profile, in which the programs are built, so that each dependency is compiled
-/// once; without the benches, whose peers take as long to build as all else and have no tests.
-pub(crate) fn cargo(work: &Work) -> Run {
-    work.cargo().args("test --release --workspace --exclude overmask-benches")
-}
-
 /// Sets up, runs all tests, prints how many there were. `more` goes to `cargo test`.
 pub(crate) fn run(work: &Work, more: &[&str]) -> Result<()> {
     let ready = setup::for_tests(work)?;
-    let run = more.iter().fold(cargo(work).arg("--no-fail-fast"), Run::arg);
+    let run = more.iter().fold(work.tests().arg("--no-fail-fast"), Run::arg);
     let mut counts = Counts::default();
     let ended_well = work.timed("testing", || ready.prepare(run).stream(|line| counts.add(line)))?;
     println!("{}", work.times());

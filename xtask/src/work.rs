@@ -61,6 +61,12 @@ impl Work {
         self.target.join("release").join(name)
     }
 
+    /// Cargo with the tests. In the release profile, in which the programs are built, so that each dependency is
+    /// compiled once; without the benches, whose peers take as long to build as all else and have no tests.
+    pub(crate) fn tests(&self) -> Run {
+        self.cargo().args("test --release --workspace --exclude overmask-benches")
+    }
+
     /// Cargo, with the target directory that we look into.
     pub(crate) fn cargo(&self) -> Run {
         let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
