@@ -1,82 +1,100 @@
-//! What `overmask run` reads, and how it prints an answer.
+//! How `overmask run` prints an answer, or why there is none.
 
 use std::collections::BTreeMap;
 
 use overmask::engine::EngineInfo;
 use overmask::pack::Input;
-use overmask::task::{Answer, Prediction, Task, TextSpan};
+use overmask::task::{Answer, Prediction, Reply, Task, TextSpan};
 use overmask::text::printable;
 use overmask_cli::Output;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
-/// A line as it was given.
-#[derive(Debug, Default, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Given {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    text: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    text_pair: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    tokens: Option<Vec<String>>,
-}
+use super::given::{Fields, Given};
 
-impl Given {
-    pub(super) fn read(line: &str, json: bool) -> Result<Given, String> {
-        if !json {
-            return Ok(Given { text: Some(line.to_owned()), ..Given::default() });
-        }
-        let given: Given = serde_json::from_str(line)
-            .map_err(|e| format!("{e}; --jsonl takes objects with `text`, `text` and `text_pair`, or `tokens`"))?;
-        if given.text.is_some() == given.tokens.is_some() {
-            return Err("must have either `text` or `tokens`".to_owned());
-        }
-        if given.tokens.is_some() && given.text_pair.is_some() {
-            return Err("`text_pair` goes with `text`, not with `tokens`".to_owned());
-        }
-        Ok(given)
-    }
-
-    /// The line as an input, which each task reads as it needs it.
-    pub(super) fn input(&self) -> Input {
-        match (&self.text, &self.text_pair) {
-            (Some(first), Some(second)) => Input::Pair(first.clone(), second.clone()),
-            (Some(text), None) => Input::Text(text.clone()),
-            (None, _) => Input::Words { words: self.tokens.clone().unwrap_or_default() },
-        }
-    }
-
-    /// The text that a plain line is printed with.
-    fn shown(&self) -> String {
-        let words = self.tokens.iter().flatten();
-        self.text.iter().chain(&self.text_pair).chain(words).map(String::as_str).collect::<Vec<_>>().join("\t")
-    }
-}
-
-/// A task's answer to a line.
-pub(super) struct Row<'a> {
-    pub(super) line: usize,
+/// A task and the pack that it came from.
+#[derive(Clone, Copy)]
+pub(super) struct Known<'a> {
     pub(super) task: &'a Task,
     /// The pack's file.
     pub(super) pack: &'a str,
+}
+
+/// A task's reply to a line.
+pub(super) struct Row<'a> {
+    pub(super) line: usize,
+    pub(super) known: Known<'a>,
     pub(super) given: &'a Given,
-    pub(super) answer: &'a Answer,
+    pub(super) reply: &'a Reply,
     pub(super) info: &'a EngineInfo,
 }
 
-/// A line of `--json`.
+/// A line of `--json`; docs/json.md tells of each field.
 #[derive(Serialize)]
-struct Json<'a> {
-    /// Number of the text or line, from 1.
+struct Json<'a, S> {
     line: usize,
-    task: &'a str,
-    pack: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    task: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pack: Option<&'a str>,
     #[serde(flatten)]
-    given: &'a Given,
+    shown: Shown<'a>,
+    #[serde(flatten)]
+    said: S,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    given: Option<&'a Fields>,
+}
+
+impl<'a, S> Json<'a, S> {
+    fn new(line: usize, known: Option<&Known<'a>>, given: Option<&'a Given>, said: S) -> Self {
+        Json {
+            line,
+            task: known.map(|known| known.task.name()),
+            pack: known.map(|known| known.pack),
+            shown: given.map_or_else(Shown::default, |given| Shown::from(&given.input)),
+            said,
+            given: given.map(|given| &given.rest).filter(|rest| !rest.is_empty()),
+        }
+    }
+}
+
+/// An answer, and what made it of how much.
+#[derive(Serialize)]
+struct Answered<'a> {
     #[serde(flatten)]
     said: Said<'a>,
+    tokens: usize,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    truncated: bool,
     engine: String,
     precision: &'static str,
+}
+
+/// Why there is no answer.
+#[derive(Serialize)]
+struct Failed<'a> {
+    error: &'a str,
+}
+
+/// The input as it is shown.
+#[derive(Default, Serialize)]
+struct Shown<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text_pair: Option<&'a str>,
+    /// Words that were given, or found in the text by a task that tags.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    words: Option<&'a [String]>,
+}
+
+impl<'a> From<&'a Input> for Shown<'a> {
+    fn from(input: &'a Input) -> Self {
+        match input {
+            Input::Text(text) => Shown { text: Some(text), ..Shown::default() },
+            Input::Pair(first, second) => Shown { text: Some(first), text_pair: Some(second), words: None },
+            Input::Words { words } => Shown { words: Some(words), ..Shown::default() },
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -95,9 +113,6 @@ enum Said<'a> {
         value: f32,
     },
     Tags {
-        /// The words, if they were found in a text: a tag belongs to each.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        tokens: Option<Vec<&'a str>>,
         tags: Vec<Option<&'a str>>,
         spans: Vec<Found<'a>>,
     },
@@ -118,35 +133,43 @@ struct Found<'a> {
 }
 
 impl<'a> Row<'a> {
-    pub(super) fn print(&self, json: bool, names: bool, out: &mut Output) -> anyhow::Result<()> {
+    /// Prints it; in plain form with the task's `name` before it, if there is one.
+    pub(super) fn print(&self, json: bool, name: Option<&str>, out: &mut Output) -> anyhow::Result<()> {
         let said = self.said();
         if json {
-            let Row { line, task, pack, given, info, .. } = self;
-            let (task, engine, precision) = (task.name(), info.engine.to_string(), info.precision.name());
-            return out.json(&Json { line: *line, task, pack, given, said, engine, precision });
+            let (reply, info) = (self.reply, self.info);
+            let (tokens, truncated) = (reply.tokens, reply.dropped > 0);
+            let (engine, precision) = (info.engine.to_string(), info.precision.name());
+            let answered = Answered { said, tokens, truncated, engine, precision };
+            let mut row = Json::new(self.line, Some(&self.known), Some(self.given), answered);
+            if let Answer::Tags { words, .. } = &reply.answer {
+                row.shown.words = Some(words);
+            }
+            return out.json(&row);
         }
-        let name = if names { format!("{}\t", self.task.name()) } else { String::new() };
-        let text = self.given.shown();
+        let name = name.map_or_else(String::new, |name| format!("{}\t", printable(name)));
+        let text = columns(&self.given.input);
         match said {
-            Said::Label { label, score, .. } => out.line(&format!("{name}{label}\t{score:.4}\t{}", printable(&text))),
+            Said::Label { label, score, .. } => out.line(&format!("{name}{}\t{score:.4}\t{text}", printable(label))),
             Said::Labels { labels, scores } => {
                 let score = |label: &&str| scores.get(label).map_or_else(String::new, |score| format!("{score:.4}"));
                 let scores: Vec<String> = labels.iter().map(score).collect();
-                out.line(&format!("{name}{}\t{}\t{}", labels.join(","), scores.join(","), printable(&text)))
+                let labels: Vec<String> = labels.into_iter().map(quoted).collect();
+                out.line(&format!("{name}{}\t{}\t{text}", labels.join(","), scores.join(",")))
             }
-            Said::Value { value } => out.line(&format!("{name}{value:.4}\t{}", printable(&text))),
+            Said::Value { value } => out.line(&format!("{name}{value:.4}\t{text}")),
             Said::Tags { spans, .. } => spans.iter().try_for_each(|Found { label, score, start, end, text }| {
-                let line = self.line;
-                out.line(&format!("{name}{line}\t{label}\t{score:.4}\t{start}\t{end}\t{}", printable(text)))
+                let (line, label, text) = (self.line, printable(label), printable(text));
+                out.line(&format!("{name}{line}\t{label}\t{score:.4}\t{start}\t{end}\t{text}"))
             }),
-            Said::Other { answer } => out.line(&format!("{name}{}\t{}", printable(&answer), printable(&text))),
+            Said::Other { answer } => out.line(&format!("{name}{}\t{text}", printable(&answer))),
         }
     }
 
     fn said(&self) -> Said<'a> {
-        let labels = self.task.labels();
+        let labels = self.known.task.labels();
         let scored = |scores: &[f32]| labels.iter().map(String::as_str).zip(scores.iter().copied()).collect();
-        match self.answer {
+        match &self.reply.answer {
             Answer::Label(Prediction { label, score, scores, .. }) => {
                 Said::Label { label, score: *score, scores: scored(scores) }
             }
@@ -154,18 +177,54 @@ impl<'a> Row<'a> {
                 Said::Labels { labels: labels.iter().map(String::as_str).collect(), scores: scored(scores) }
             }
             Answer::Value(value) => Said::Value { value: *value },
-            Answer::Tags { words, tags, spans } => Said::Tags {
-                tokens: self.given.text.is_some().then(|| words.iter().map(String::as_str).collect()),
+            Answer::Tags { tags, spans, .. } => Said::Tags {
                 tags: tags.iter().map(|tag| tag.as_ref().map(|tag| tag.label.as_str())).collect(),
                 spans: spans.iter().map(Found::from).collect(),
             },
-            _ => Said::Other { answer: self.answer.to_string() },
+            other => Said::Other { answer: other.to_string() },
         }
     }
 }
 
 impl<'a> From<&'a TextSpan> for Found<'a> {
-    fn from(TextSpan { label, score, start, end, text }: &'a TextSpan) -> Self {
+    fn from(TextSpan { label, score, start, end, text, .. }: &'a TextSpan) -> Self {
         Found { label, score: *score, start: *start, end: *end, text }
+    }
+}
+
+/// Prints the JSON of a line without an answer: to a task, if the line itself is well-formed.
+pub(super) fn print_error(
+    line: usize,
+    known: Option<&Known<'_>>,
+    given: Option<&Given>,
+    error: &str,
+    out: &mut Output,
+) -> anyhow::Result<()> {
+    out.json(&Json::new(line, known, given, Failed { error }))
+}
+
+/// An input as the last columns of a plain line: a tab is only between texts, or words.
+fn columns(input: &Input) -> String {
+    // A plain line of two texts has the tab itself.
+    let parts = input.texts().into_iter().flat_map(|text| text.split('\t'));
+    parts.map(printable).collect::<Vec<_>>().join("\t")
+}
+
+/// A label in a list with commas between; one that holds a comma or a quote is quoted as in CSV.
+fn quoted(label: &str) -> String {
+    let label = printable(label);
+    if label.contains([',', '"']) { format!("\"{}\"", label.replace('"', "\"\"")) } else { label }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_columns_can_be_told_apart() {
+        let pair = Input::Pair("a\u{1b}".to_owned(), "b".to_owned());
+        assert_eq!(columns(&pair), "a \tb");
+        assert_eq!(columns(&"a\tb\n".into()), "a\tb ");
+        assert_eq!(["a b", "a,b", "say \"a\""].map(quoted), ["a b", "\"a,b\"", "\"say \"\"a\"\"\""]);
     }
 }

@@ -1,40 +1,42 @@
 //! Texts from stdin, one a line.
 
-use std::io::{BufRead, BufReader, Read};
-
-use overmask_cli::CodedError;
+use std::io::{self, BufRead, BufReader, Read};
 
 /// Lines that are handed over at once, at most.
 const MAX_CHUNK: usize = 256;
 
-/// The longest line, in bytes; far more than any base reads.
-const MAX_LINE: u64 = 1 << 20;
+/// The longest line, in bytes without its ending; far more than any base reads.
+const MAX_LINE: usize = 1 << 20;
+
+/// What some programs put before UTF-8.
+const BOM: &[u8] = "\u{feff}".as_bytes();
 
 /// Reads lines in chunks: as many as have arrived, so that a slow writer gets its answers at
 /// once and a fast one gets batches.
 pub(super) struct Lines<R: Read> {
     from: BufReader<R>,
-    name: String,
     /// Number of the line read last, from 1.
     number: usize,
+    /// Whether the rest of that line is still to be passed over.
+    skipping: bool,
     /// An error that is reported after the lines before it.
-    failed: Option<CodedError>,
+    failed: Option<io::Error>,
 }
 
-/// A line's number, from 1, and its text without the line ending.
-pub(super) type Line = (usize, String);
+/// A line's number, from 1, and its text without the line ending; or what is wrong with the line.
+pub(super) type Line = (usize, Result<String, String>);
 
 impl<R: Read> Lines<R> {
-    pub(super) fn new(from: R, name: &str) -> Self {
+    pub(super) fn new(from: R) -> Self {
         // A chunk's worth of usual lines fits into the buffer.
-        Lines { from: BufReader::with_capacity(1 << 16, from), name: name.to_owned(), number: 0, failed: None }
+        Lines { from: BufReader::with_capacity(1 << 16, from), number: 0, skipping: false, failed: None }
     }
 
     /// The next lines; none at the end.
     ///
     /// # Errors
-    /// When a line is not UTF-8 or too long, or reading fails; after the lines before it.
-    pub(super) fn next_chunk(&mut self) -> Result<Vec<Line>, CodedError> {
+    /// When reading fails; after the lines before it.
+    pub(super) fn next_chunk(&mut self) -> io::Result<Vec<Line>> {
         if let Some(error) = self.failed.take() {
             return Err(error);
         }
@@ -57,32 +59,33 @@ impl<R: Read> Lines<R> {
         Ok(chunk)
     }
 
-    fn next_line(&mut self) -> Result<Option<Line>, CodedError> {
+    fn next_line(&mut self) -> io::Result<Option<Line>> {
+        if std::mem::take(&mut self.skipping) {
+            self.from.skip_until(b'\n')?;
+        }
         let mut bytes = Vec::new();
-        let read = self.from.by_ref().take(MAX_LINE + 1).read_until(b'\n', &mut bytes);
-        let at = self.number + 1;
-        let wrong = |reason: String| Err(CodedError::input(format!("{}, line {at}: {reason}", self.name)));
-        match read {
-            Err(error) => return wrong(error.to_string()),
-            Ok(0) => return Ok(None),
-            Ok(_) => self.number = at,
+        // With room for an ending, "\r\n".
+        if self.from.by_ref().take(MAX_LINE as u64 + 2).read_until(b'\n', &mut bytes)? == 0 {
+            return Ok(None);
         }
-        if bytes.len() as u64 > MAX_LINE {
-            return wrong(format!("is longer than {} KiB; put one text on a line", MAX_LINE >> 10));
+        self.number += 1;
+        let ended = bytes.pop_if(|byte| *byte == b'\n').is_some();
+        if ended {
+            bytes.pop_if(|byte| *byte == b'\r');
         }
-        if bytes.last() == Some(&b'\n') {
-            bytes.pop();
-            if bytes.last() == Some(&b'\r') {
-                bytes.pop();
-            }
+        if bytes.len() > MAX_LINE {
+            self.skipping = !ended;
+            let reason = format!("is longer than {} KiB; put one text on a line", MAX_LINE >> 10);
+            return Ok(Some((self.number, Err(reason))));
         }
-        match String::from_utf8(bytes) {
-            Ok(text) => Ok(Some((at, text))),
-            Err(error) => {
-                let byte = error.utf8_error().valid_up_to() + 1;
-                wrong(format!("is not UTF-8 from byte {byte} on; convert the text, for example with iconv"))
-            }
+        if self.number == 1 && bytes.starts_with(BOM) {
+            bytes.drain(..BOM.len());
         }
+        let text = String::from_utf8(bytes).map_err(|error| {
+            let byte = error.utf8_error().valid_up_to() + 1;
+            format!("is not UTF-8 from byte {byte} on; convert the text, for example with iconv")
+        });
+        Ok(Some((self.number, text)))
     }
 }
 
@@ -90,54 +93,73 @@ impl<R: Read> Lines<R> {
 mod tests {
     use super::*;
 
-    fn all(input: &[u8]) -> (Vec<Line>, Option<String>) {
-        let mut lines = Lines::new(input, "stdin");
+    fn all(input: &[u8]) -> Vec<Line> {
+        let mut lines = Lines::new(input);
         let mut got = Vec::new();
         loop {
-            match lines.next_chunk() {
-                Ok(chunk) if chunk.is_empty() => return (got, None),
-                Ok(chunk) => got.extend(chunk),
-                Err(error) => return (got, Some(error.to_string())),
+            match lines.next_chunk().unwrap() {
+                chunk if chunk.is_empty() => return got,
+                chunk => got.extend(chunk),
             }
         }
     }
 
+    fn good(lines: &[(usize, &str)]) -> Vec<Line> {
+        lines.iter().map(|(number, text)| (*number, Ok((*text).to_owned()))).collect()
+    }
+
     #[test]
     fn lines_are_numbered_and_their_endings_dropped() {
-        let (lines, error) = all(b"one\r\n\ntwo\nlast");
-        let expected = [(1, "one"), (2, ""), (3, "two"), (4, "last")];
-        assert_eq!(lines, expected.map(|(n, t)| (n, t.to_owned())));
-        assert_eq!(error, None);
-        assert_eq!(all(b""), (vec![], None));
+        assert_eq!(all(b"one\r\n\ntwo\nlast"), good(&[(1, "one"), (2, ""), (3, "two"), (4, "last")]));
+        assert_eq!(all("\u{feff}a\n\u{feff}b".as_bytes()), good(&[(1, "a"), (2, "\u{feff}b")]));
+        assert_eq!(all(b""), []);
     }
 
     #[test]
-    fn a_bad_line_is_reported_after_the_good_ones() {
-        let (lines, error) = all(b"one\ntwo\nth\xffree\nfour\n");
-        assert_eq!(lines.len(), 2);
-        assert!(error.unwrap().starts_with("stdin, line 3: is not UTF-8 from byte 3 on"));
+    fn a_bad_line_costs_no_other() {
+        let mut lines = all(b"one\ntwo\nth\xffree\nfour\n");
+        let (number, bad) = lines.remove(2);
+        assert!(number == 3 && bad.unwrap_err().starts_with("is not UTF-8 from byte 3 on"));
+        assert_eq!(lines, good(&[(1, "one"), (2, "two"), (4, "four")]));
     }
 
     #[test]
-    fn an_endless_line_is_not_read_to_its_end() {
-        let mut lines = Lines::new(std::io::repeat(b'a'), "stdin");
-        assert!(lines.next_chunk().unwrap_err().to_string().contains("line 1: is longer than 1024 KiB"));
+    fn a_line_may_have_a_mebibyte_whatever_its_ending() {
+        for (more, ok) in [(0, true), (1, false)] {
+            let long = "a".repeat(MAX_LINE + more);
+            for ending in ["", "\n", "\r\n"] {
+                let lines = all(format!("x\n{long}{ending}").as_bytes());
+                assert_eq!((lines.len(), lines[1].1.is_ok()), (2, ok), "{more} {ending:?}");
+            }
+            let lines = all(format!("{long}{long}\nnext\n").as_bytes());
+            assert_eq!((lines.len(), lines[0].1.is_ok()), (2, false));
+            assert_eq!(lines[1..], good(&[(2, "next")]));
+        }
+    }
+
+    #[test]
+    fn an_endless_line_is_told_of_before_its_end() {
+        let mut lines = Lines::new(io::repeat(b'a'));
+        let (number, line) = lines.next_chunk().unwrap().remove(0);
+        assert!(number == 1 && line.unwrap_err().contains("is longer than 1024 KiB"));
     }
 
     #[test]
     fn many_lines_come_in_bounded_chunks() {
         let input = b"x\n".repeat(1000);
-        let mut lines = Lines::new(input.as_slice(), "stdin");
-        assert_eq!(lines.next_chunk().unwrap().len(), MAX_CHUNK);
-        assert_eq!(all(&input).0.len(), 1000);
+        assert_eq!(Lines::new(input.as_slice()).next_chunk().unwrap().len(), MAX_CHUNK);
+        assert_eq!(all(&input).len(), 1000);
     }
 
-    /// Gives one line a call, as a person at a terminal does.
+    /// Gives one line a call, as a person at a terminal does; then it fails.
     struct Slow(usize);
 
     impl Read for Slow {
-        fn read(&mut self, to: &mut [u8]) -> std::io::Result<usize> {
+        fn read(&mut self, to: &mut [u8]) -> io::Result<usize> {
             self.0 += 1;
+            if self.0 > 2 {
+                return Err(io::Error::other("unplugged"));
+            }
             to[..2].copy_from_slice(b"a\n");
             Ok(2)
         }
@@ -145,8 +167,9 @@ mod tests {
 
     #[test]
     fn a_slow_writer_is_answered_line_by_line() {
-        let mut lines = Lines::new(Slow(0), "stdin");
-        assert_eq!(lines.next_chunk().unwrap().len(), 1);
-        assert_eq!(lines.next_chunk().unwrap(), [(2, "a".to_owned())]);
+        let mut lines = Lines::new(Slow(0));
+        assert_eq!(lines.next_chunk().unwrap(), good(&[(1, "a")]));
+        assert_eq!(lines.next_chunk().unwrap(), good(&[(2, "a")]));
+        assert_eq!(lines.next_chunk().unwrap_err().to_string(), "unplugged");
     }
 }

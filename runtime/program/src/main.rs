@@ -5,6 +5,7 @@
 
 mod answer;
 mod bench;
+mod given;
 mod input;
 mod inspect;
 mod packs;

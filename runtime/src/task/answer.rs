@@ -35,6 +35,18 @@ pub enum Answer {
     },
 }
 
+/// A task's answer to an input, and how much of the input it is about.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Reply {
+    /// The answer.
+    pub answer: Answer,
+    /// Tokens that were read, special ones included.
+    pub tokens: usize,
+    /// Tokens of the input that were cut away, because the task reads no more.
+    pub dropped: usize,
+}
+
 /// A text's or a word's label.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Prediction {

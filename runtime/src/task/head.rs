@@ -55,7 +55,7 @@ mod tests {
     use crate::pack::FloatType;
 
     fn tokens(length: usize, firsts: &[Option<usize>]) -> Tokens {
-        Tokens { ids: vec![5; length], segments: vec![0; length], firsts: firsts.to_vec() }
+        Tokens { ids: vec![5; length], segments: vec![0; length], firsts: firsts.to_vec(), dropped: 0 }
     }
 
     #[test]

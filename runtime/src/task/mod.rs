@@ -9,8 +9,9 @@ mod spans;
 #[expect(clippy::module_inception, reason = "what the module is named after")]
 mod task;
 mod tokenizer;
+mod work;
 
-pub use answer::{Answer, Prediction, TextSpan, applies, largest};
+pub use answer::{Answer, Prediction, Reply, TextSpan, applies, largest};
 pub use head::{logits, pool, sigmoid, softmax};
 pub use question::Question;
 pub use runner::{GOLDEN_TOLERANCE, GoldenCheck, Runner};

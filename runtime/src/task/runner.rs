@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use super::groups::groups;
 use super::task::{Rows, Task};
-use super::{Answer, Question, TaskError, Tokenizer, Tokens};
+use super::work::Work;
+use super::{Answer, Reply, TaskError, Tokenizer};
 use crate::base::Base;
-use crate::engine::{Changes, Engine, EngineInfo, Hidden, Plan, TaskId, TokenBatch};
+use crate::engine::{Changes, Engine, EngineInfo, Hidden, TaskId, TokenBatch};
 use crate::pack::{Input, Pack, PackFile};
 
 /// How far a golden logit may be off, at precision f32.
@@ -148,31 +148,44 @@ impl Runner {
 
     /// Answers requests: for each an input and its tasks, whose answers are in the order of the tasks.
     ///
-    /// A text becomes what each task reads (see [`Question::new`]), and tokens once for all tasks that read
-    /// it alike. Inputs of similar length share a plan, so results may differ in the last bits with the
-    /// company that one is in, by about 1e-6 of a logit.
+    /// A text becomes what each task reads (see [`Question::new`](super::Question::new)), and tokens once for
+    /// all tasks that read it alike. Inputs of similar length share a plan, so results may differ in the last
+    /// bits with the company that one is in, by about 1e-6 of a logit.
     ///
     /// # Errors
     /// When an input is not of a form that its task reads or cannot become tokens (the error has the
-    /// request's place), a task is not of this runner, or the engine fails.
+    /// request's place), a task is not of this runner, or the engine fails. [`Runner::run_each`] answers what
+    /// can be answered all the same.
     pub fn run<I, T>(&self, requests: &[(I, T)]) -> Result<Vec<Vec<Answer>>, TaskError>
     where
         I: Clone + Into<Input>,
         T: AsRef<[TaskId]>,
     {
+        let answers = |(index, replies): (usize, Vec<Result<Reply, TaskError>>)| {
+            let answers = replies.into_iter().map(|reply| reply.map(|reply| reply.answer));
+            answers.collect::<Result<Vec<_>, _>>().map_err(|error| error.at(index))
+        };
+        self.run_each(requests).into_iter().enumerate().map(answers).collect()
+    }
+
+    /// The same where a bad input costs its own answer alone: for each request and each of its tasks a reply,
+    /// or what is wrong.
+    pub fn run_each<I, T>(&self, requests: &[(I, T)]) -> Vec<Vec<Result<Reply, TaskError>>>
+    where
+        I: Clone + Into<Input>,
+        T: AsRef<[TaskId]>,
+    {
         let mut work = Work::default();
+        let mut asked = Vec::new();
         for (index, (input, tasks)) in requests.iter().enumerate() {
             let input = input.clone().into();
-            for id in tasks.as_ref() {
-                work.ask(self, index, &input, *id).map_err(|error| error.at(index))?;
-            }
+            let places = tasks.as_ref().iter().map(|id| work.ask(self, index, &input, *id));
+            asked.push(places.collect::<Vec<_>>());
         }
-        let rows = work.run(self)?;
-        let mut answers: Vec<Vec<Answer>> = requests.iter().map(|_| Vec::new()).collect();
-        for (asked, rows) in work.asked.iter().zip(rows) {
-            answers[asked.request].push(Answer::new(&asked.task, &asked.question, rows));
-        }
-        Ok(answers)
+        let mut replies = work.replies(self);
+        let mut reply = |place| replies.remove(&place).unwrap_or(Err(TaskError::NoTask));
+        let replies = |places: Vec<Result<usize, _>>| places.into_iter().map(|place| reply(place?)).collect();
+        asked.into_iter().map(replies).collect()
     }
 
     /// Answers for one task; in the order of the inputs.
@@ -195,7 +208,7 @@ impl Runner {
         for (index, input) in inputs.iter().enumerate() {
             work.ask(self, index, input, task).map_err(|error| error.at(index))?;
         }
-        work.run(self)
+        work.rows(self)
     }
 
     /// Runs a pack's golden vectors and says how far the engine is from them.
@@ -218,67 +231,5 @@ impl Runner {
             max_difference = differences.fold(max_difference, f32::max);
         }
         Ok(GoldenCheck { texts: golden.len(), max_difference })
-    }
-}
-
-/// What some requests ask for: each text as tokens once, for all the tasks that read it alike.
-#[derive(Default)]
-struct Work {
-    asked: Vec<Asked>,
-    tokens: Vec<Tokens>,
-    /// For each of `tokens`, what asked for it, as places in `asked`.
-    users: Vec<Vec<usize>>,
-}
-
-/// A request's input for one of its tasks.
-struct Asked {
-    request: usize,
-    id: TaskId,
-    task: Arc<Task>,
-    question: Question,
-    tokens: usize,
-}
-
-impl Work {
-    fn ask(&mut self, runner: &Runner, request: usize, input: &Input, id: TaskId) -> Result<(), TaskError> {
-        let task = runner.task(id)?;
-        let question = Question::new(&task, input, &runner.tokenizer)?;
-        // Only the same request can have asked for the same tokens.
-        let alike = self.asked.iter().rev().take_while(|before| before.request == request).find(|before| {
-            before.question.input == question.input && before.task.text().max_tokens == task.text().max_tokens
-        });
-        let tokens = match alike {
-            Some(before) => before.tokens,
-            None => {
-                self.tokens.push(runner.tokenizer.encode(&question.input, task.text().max_tokens)?);
-                self.users.push(Vec::new());
-                self.tokens.len() - 1
-            }
-        };
-        self.users[tokens].push(self.asked.len());
-        self.asked.push(Asked { request, id, task, question, tokens });
-        Ok(())
-    }
-
-    /// The head's output for everything that was asked.
-    fn run(&self, runner: &Runner) -> Result<Vec<Rows>, TaskError> {
-        let mut results = vec![Rows::new(); self.asked.len()];
-        for group in groups(&self.tokens.iter().map(Tokens::len).collect::<Vec<_>>()) {
-            let texts = runner.tokenizer.batch(group.iter().map(|tokens| &self.tokens[*tokens]));
-            let of_text = |tokens: &usize| self.users[*tokens].iter().map(|user| self.asked[*user].id).collect();
-            let tasks: Vec<Vec<TaskId>> = group.iter().map(of_text).collect();
-            let plan = Plan::new(texts, &tasks);
-            let outputs = runner.engine.run(&plan)?;
-            for ((id, texts), hidden) in plan.tasks().iter().zip(&outputs) {
-                for (text, vectors) in texts.iter().zip(hidden.rows()) {
-                    let tokens = group[*text];
-                    for user in self.users[tokens].iter().filter(|user| self.asked[**user].id == *id) {
-                        let task = &self.asked[*user].task;
-                        results[*user] = task.logits(vectors, hidden.width(), &self.tokens[tokens])?;
-                    }
-                }
-            }
-        }
-        Ok(results)
     }
 }

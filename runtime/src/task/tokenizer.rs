@@ -23,6 +23,8 @@ pub struct Tokens {
     /// The first token of each word of a list of words; none for a word that has no token or was cut
     /// away.
     pub firsts: Vec<Option<usize>>,
+    /// How many more there were, which were cut away.
+    pub dropped: usize,
 }
 
 impl Tokens {
@@ -38,6 +40,7 @@ impl Tokens {
 
     /// Keeps so many tokens at the start and at the end.
     fn cut(&mut self, start: usize, end: usize) {
+        self.dropped += self.len() - start - end;
         for values in [&mut self.ids, &mut self.segments] {
             let end = values.len() - end;
             values.drain(start..end);
@@ -91,15 +94,18 @@ impl Tokenizer {
     /// When the tokenizer fails, or knows tokens that the base does not.
     pub fn encode(&self, input: &Input, max_tokens: usize) -> Result<Tokens, TaskError> {
         let wrong = |source| TaskError::Text { index: 0, source };
+        let whole = |encoding: Encoding| (encoding, 0);
         let encoding = match input {
-            Input::Text(text) => self.inner.encode_fast(text.as_str(), true),
+            Input::Text(text) => self.inner.encode_fast(text.as_str(), true).map(whole),
             Input::Pair(first, second) => self.encode_pair(first, second, max_tokens),
-            Input::Words { words } => self.inner.encode(words.iter().map(String::as_str).collect::<Vec<_>>(), true),
+            Input::Words { words } => {
+                self.inner.encode(words.iter().map(String::as_str).collect::<Vec<_>>(), true).map(whole)
+            }
         };
-        let encoding = encoding.map_err(wrong)?;
+        let (encoding, dropped) = encoding.map_err(wrong)?;
         let ids = encoding.get_ids().to_vec();
         let segments = encoding.get_type_ids().to_vec();
-        let mut tokens = Tokens { ids, segments, firsts: Vec::new() };
+        let mut tokens = Tokens { ids, segments, firsts: Vec::new(), dropped };
         if let Input::Words { words } = input {
             tokens.firsts = vec![None; words.len()];
             for (token, word) in encoding.get_word_ids().iter().enumerate() {
@@ -123,13 +129,14 @@ impl Tokenizer {
         Ok(tokens)
     }
 
-    /// Two texts with the special tokens around and between them.
-    fn encode_pair(&self, first: &str, second: &str, max_tokens: usize) -> tokenizers::Result<Encoding> {
+    /// Two texts with the special tokens around and between them, and how many tokens were cut away.
+    fn encode_pair(&self, first: &str, second: &str, max_tokens: usize) -> tokenizers::Result<(Encoding, usize)> {
         let mut first = self.inner.encode_fast(first, false)?;
         let mut second = self.inner.encode_fast(second, false)?;
         let special = self.inner.get_post_processor().map_or(0, |processor| processor.added_tokens(true));
         let room = max_tokens.saturating_sub(special);
-        if first.len() + second.len() > room {
+        let dropped = (first.len() + second.len()).saturating_sub(room);
+        if dropped > 0 {
             // The shorter one keeps up to half.
             let short = first.len().min(second.len()).min(room / 2);
             let lengths = if first.len() < second.len() { [short, room - short] } else { [room - short, short] };
@@ -139,7 +146,7 @@ impl Tokenizer {
             // with every piece of the other.
             drop((first.take_overflowing(), second.take_overflowing()));
         }
-        self.inner.post_process(first, Some(second), true)
+        Ok((self.inner.post_process(first, Some(second), true)?, dropped))
     }
 
     /// The words of a text, as ranges of its bytes without white space around: what the tokenizer never

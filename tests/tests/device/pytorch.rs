@@ -69,7 +69,7 @@ fn both_engines_agree_with_pytorch() {
                 assert_close(&ours[..OF_TOKEN], &numbers(values), &format!("{kind}: text {text}, token {position}"));
             }
             let count = positions.len();
-            let tokens = Tokens { ids: vec![0; count], segments: vec![0; count], firsts: Vec::new() };
+            let tokens = Tokens { ids: vec![0; count], segments: vec![0; count], firsts: Vec::new(), dropped: 0 };
             let ours = pool(vectors, width, &tokens, Pooling::Mean).remove(0).unwrap();
             assert_close(&ours[..OF_TEXT], &numbers(pooled), &format!("{kind}: pooled"));
         }
