@@ -100,15 +100,15 @@ fn pairs_are_two_texts_with_a_tab_or_two_fields() {
     let columns: Vec<Vec<&str>> = got.stdout.lines().map(|line| line.split('\t').collect()).collect();
     assert_eq!((got.code, columns.len()), (0, 3));
     assert!(["no", "perhaps", "yes"].contains(&columns[0][0]) && columns[0][1].parse::<f32>().is_ok());
-    // A tab within a text would be one more column: it is printed as a space.
-    assert_eq!(columns[0][2..], ["Where is Lima? In Peru."]);
+    assert_eq!(columns[0][2..], ["Where is Lima?", "In Peru."]);
 }
 
 #[test]
 fn a_pair_that_is_none_is_named_by_its_line() {
     let (_dir, path) = folder(&classify_pairs());
-    let got = ran_with(&mut run(&path, &[]), b"one\ttwo\nonly one\n");
-    failed(&got, 3, &["stdin, line 2", "`pairs` reads two texts", "tab"]);
+    let got = ran_with(&mut run(&path, &[]), b"one\ttwo\nonly one\nthree\tfour");
+    failed(&got, 3, &["stdin, line 2", "`pairs` reads two texts", "tab", "1 of 3 inputs have no answer"]);
+    assert_eq!(got.stdout.lines().count(), 2);
     failed(&ran(&mut run(&path, &["a\tb", "c"])), 3, &["text 2", "two texts"]);
     let got = ran_with(&mut run(&path, &["--jsonl"]), br#"{"text": "one"}"#);
     failed(&got, 3, &["stdin, line 1", "two texts"]);
@@ -190,7 +190,7 @@ fn spans_of_a_text_are_at_their_characters() {
     let mut found = 0;
     for (number, (row, text)) in rows.iter().zip(texts).enumerate() {
         assert_eq!(row["text"], text);
-        let words: Vec<&str> = row["tokens"].as_array().unwrap().iter().map(|word| word.as_str().unwrap()).collect();
+        let words: Vec<&str> = row["words"].as_array().unwrap().iter().map(|word| word.as_str().unwrap()).collect();
         assert_eq!(words.len(), row["tags"].as_array().unwrap().len());
         assert_eq!(words.concat(), text.split_whitespace().collect::<String>());
         for span in row["spans"].as_array().unwrap() {
@@ -228,7 +228,7 @@ fn given_tokens_keep_their_places() {
         let tags: Vec<_> = tags.iter().map(|tag| tag.as_ref().map(|tag| tag.label.as_str())).collect();
         assert_eq!((&row["tags"], &row["text"]), (&json!(tags), &Value::Null));
         let tokens: Vec<&str> = text.split(' ').collect();
-        assert_eq!(row["tokens"], json!(tokens));
+        assert_eq!(row["words"], json!(tokens));
         for span in row["spans"].as_array().unwrap() {
             let [start, end] = ["start", "end"].map(|field| span[field].as_u64().unwrap() as usize);
             assert_eq!(span["text"], tokens[start..end].join(" "));
@@ -236,32 +236,65 @@ fn given_tokens_keep_their_places() {
     }
     // More words than the task reads: those behind have no tag.
     let many = json!({"tokens": vec!["word"; 80]}).to_string();
-    let row = &json_lines(&ran_with(&mut run(&path, &["--json", "--jsonl"]), many.as_bytes()))[0];
+    let got = ran_with(&mut run(&path, &["--json", "--jsonl"]), many.as_bytes());
+    assert!(
+        got.code == 0 && got.stderr.contains("stdin, line 1: the task `names` reads 64 tokens, 18 more"),
+        "{got:?}"
+    );
+    let row = &json_lines(&got)[0];
+    assert_eq!((&row["tokens"], &row["truncated"]), (&64.into(), &true.into()));
     let tags = row["tags"].as_array().unwrap();
     assert_eq!((tags.len(), tags.iter().filter(|tag| tag.is_string()).count()), (80, 62));
 }
 
 #[test]
-fn lines_that_are_no_input_are_named() {
+fn a_line_that_is_no_input_is_answered_in_its_place() {
     let (_dir, path) = folder(&multilabel());
-    let jsonl = |line: &str| {
-        ran_with(&mut run(&path, &["--json", "--jsonl"]), format!("{{\"text\":\"a\"}}\n{line}\n").as_bytes())
-    };
-    assert_eq!(jsonl(r#"{"text": "b"}"#).code, 0);
-    for (line, said) in [
-        ("plain text", "--jsonl takes objects"),
-        (r#"["a"]"#, "--jsonl takes objects"),
-        (r#"{"text": 1}"#, "invalid type"),
-        (r#"{"text": "a", "label": "x"}"#, "unknown field `label`"),
-        ("{}", "either `text` or `tokens`"),
-        ("", "--jsonl takes objects"),
-        (r#"{"text": "a", "tokens": ["a"]}"#, "either `text` or `tokens`"),
-        (r#"{"tokens": ["a"]}"#, "`topics` reads one text; this is a list of words"),
-        (r#"{"text": "a", "text_pair": "b"}"#, "`topics` reads one text; this is a pair of texts"),
-    ] {
-        let got = jsonl(line);
-        failed(&got, 3, &["stdin, line 2", said]);
+    let cases: [(&[u8], &str); 9] = [
+        (b"plain text", "--jsonl takes objects"),
+        (br#"["a"]"#, "--jsonl takes objects"),
+        (br#"{"text": 1}"#, "`text` must be a string"),
+        (b"{\"text\": \"\xff\"}", "is not UTF-8 from byte 11 on"),
+        (b"{}", "either `text` or `tokens`"),
+        (br#"{"text": "a", "tokens": ["a"]}"#, "either `text` or `tokens`"),
+        (br#"{"tokens": "a b", "id": 7}"#, "`topics` reads one text; this is a list of words"),
+        (br#"{"text": "a", "text_pair": "b"}"#, "`topics` reads one text; this is a pair of texts"),
+        (&[b'x'; (1 << 20) + 1], "longer than 1024 KiB"),
+    ];
+    // A byte-order mark at the start, good lines between the bad, and blank lines, which are none.
+    let mut input = "\u{feff}".as_bytes().to_vec();
+    for (line, _) in cases {
+        input.extend(
+            [br#"{"text": "a", "id": [1.0, 12345678901234567890], "label": "x"}"#, &b"\n"[..], line, b"\n \n"].concat(),
+        );
     }
+    let got = ran_with(&mut run(&path, &["--json", "--jsonl"]), &input);
+    failed(&got, 3, &["9 of 18 inputs have no answer"]);
+    let rows = json_lines(&got);
+    for ((i, row), (_, said)) in rows.chunks(2).enumerate().zip(cases) {
+        let [good, bad] = row else { panic!("{row:?}") };
+        assert_eq!((&good["line"], &good["text"], &good["tokens"]), (&(3 * i + 1).into(), &"a".into(), &3.into()));
+        assert!(good["labels"].is_array() && good["error"].is_null(), "{good}");
+        assert_eq!(good["given"]["label"], "x");
+        assert_eq!(bad["line"], 3 * i + 2);
+        assert!(bad["error"].as_str().unwrap().contains(said), "{bad}");
+        assert!(bad["labels"].is_null() && bad["tokens"].is_null(), "{bad}");
+    }
+    assert!(got.stdout.contains(r#""given":{"id":[1.0, 12345678901234567890],"label":"x"}"#), "{}", got.stdout);
+    assert_eq!((&rows[13]["given"]["id"], &rows[13]["task"]), (&7.into(), &"topics".into()));
+    // In plain form on stderr.
+    let plain = ran_with(&mut run(&path, &["--jsonl"]), &input);
+    assert_eq!((plain.code, plain.stdout.lines().count()), (3, 9));
+    for (i, (_, said)) in cases.iter().enumerate() {
+        let line = format!("stdin, line {}: ", 3 * i + 2);
+        assert!(plain.stderr.lines().any(|told| told.contains(&line) && told.contains(said)), "{line}{said}");
+    }
+    // The first one ends it, if that is wanted.
+    let strict = ran_with(&mut run(&path, &["--json", "--jsonl", "--strict"]), &input);
+    failed(&strict, 3, &["stdin, line 2: is no JSON object"]);
+    assert_eq!(json_lines(&strict), rows[..2]);
+    let fine = ran_with(&mut run(&path, &["--jsonl", "--strict"]), b"{\"text\": \"a\"}\n\n{\"text\": \"b\"}\n\n");
+    assert_eq!((fine.code, fine.stdout.lines().count(), fine.stderr.as_str()), (0, 2, ""));
     // Without --jsonl an object is a text like others.
     let got = ran(&mut run(&path, &["--json", r#"{"tokens": ["a"]}"#]));
     assert_eq!((got.code, &json_lines(&got)[0]["text"]), (0, &r#"{"tokens": ["a"]}"#.into()));

@@ -1,5 +1,8 @@
 //! Packs that do not fit the base, and how texts become tokens, on the real base.
 
+use std::sync::Arc;
+
+use overmask::engine::{Changes, Engine, EngineError, EngineInfo, Hidden, TaskId, TokenBatch};
 use overmask::error::ErrorKind;
 use overmask::pack::{Codec, Input, Pack, PackError, PackFile};
 use overmask::task::{Runner, TaskError, Tokenizer};
@@ -103,4 +106,72 @@ fn words_know_their_first_tokens() {
     let text = "Lima, the capital.";
     let found: Vec<&str> = tokenizer.words(text).unwrap().into_iter().map(|range| &text[range]).collect();
     assert_eq!(found, ["Lima", ",", "the", "capital", "."]);
+}
+
+/// An engine that fails at one token, and computes nothing that is a number for another.
+struct Delicate(Arc<dyn Engine>);
+
+const POISON: u32 = 6659;
+const NAN: u32 = 1037;
+
+impl Engine for Delicate {
+    fn describe(&self) -> EngineInfo {
+        self.0.describe()
+    }
+
+    fn add(&self, changes: Changes<'_>) -> Result<TaskId, EngineError> {
+        self.0.add(changes)
+    }
+
+    fn remove(&self, task: TaskId) -> Result<(), EngineError> {
+        self.0.remove(task)
+    }
+
+    fn encode(&self, task: TaskId, texts: &TokenBatch) -> Result<Hidden, EngineError> {
+        if texts.ids().contains(&POISON) {
+            return Err(EngineError::Batch("poison".to_owned()));
+        }
+        let hidden = self.0.encode(task, texts)?;
+        let of_text = hidden.rows().zip(texts.rows());
+        let data = of_text.flat_map(|(row, (ids, _))| {
+            let spoilt = ids.contains(&NAN);
+            row.iter().map(move |value| if spoilt { f32::NAN } else { *value })
+        });
+        Ok(Hidden::new(texts, hidden.width(), data.collect()))
+    }
+}
+
+#[test]
+fn an_input_that_an_engine_cannot_answer_costs_no_other() {
+    let base = base();
+    let runner = Runner::new(Arc::new(Delicate(engine("native", &base))) as Arc<dyn Engine>, base.clone()).unwrap();
+    let recipe = |seed| Recipe { seed, ..Default::default() }.pack(&base);
+    let tasks = [1, 2].map(|seed| runner.add_pack(recipe(seed)).unwrap());
+    let pair = Input::Pair("one".to_owned(), "two".to_owned());
+    let inputs: [Input; 6] = ["one".into(), "terrible".into(), "two".into(), "a".into(), pair, "six".into()];
+    let requests: Vec<(&Input, [TaskId; 2])> = inputs.iter().map(|input| (input, tasks)).collect();
+    let replies = runner.run_each(&requests);
+    for (i, of_text) in replies.iter().enumerate() {
+        assert_eq!(of_text.len(), 2);
+        for (reply, task) in of_text.iter().zip(tasks) {
+            match (i, reply) {
+                (1, Err(TaskError::Engine(EngineError::Batch(reason)))) => assert_eq!(reason, "poison"),
+                (3, Err(TaskError::NotFinite)) => {}
+                (4, Err(TaskError::Text { .. })) => {}
+                (0 | 2 | 5, Ok(reply)) => {
+                    assert_eq!((reply.tokens, reply.dropped), (3, 0));
+                    let alone = runner.predict(task, &inputs[i..=i]).unwrap().remove(0);
+                    assert_eq!(alone.to_string(), reply.answer.to_string());
+                }
+                (_, other) => panic!("text {i}: {other:?}"),
+            }
+        }
+    }
+    // All or nothing tells which one it was.
+    assert!(matches!(runner.run(&requests), Err(TaskError::Engine(_))));
+    assert!(matches!(runner.run(&requests[4..]), Err(TaskError::Text { index: 0, .. })));
+    // A task that is gone is missed alone.
+    runner.remove(tasks[1]).unwrap();
+    let left = &runner.run_each(&requests[..1])[0];
+    assert!(left[0].is_ok() && matches!(left[1], Err(TaskError::NoTask)));
 }
