@@ -8,6 +8,8 @@ use super::avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
 use super::avx512::Avx512;
 use super::kernel::Kernel;
+#[cfg(target_arch = "aarch64")]
+use super::neon::Neon;
 use super::portable::Portable;
 use super::product::{Kernels, Product, Scratch};
 use super::{Element, PanelMask, Row};
@@ -19,6 +21,8 @@ static TABLE: &[InstructionSet] = &[
     InstructionSet::new::<Avx2>("avx2"),
     #[cfg(target_arch = "x86_64")]
     InstructionSet::new::<Avx512>("avx512"),
+    #[cfg(target_arch = "aarch64")]
+    InstructionSet::new::<Neon>("neon"),
 ];
 
 /// A line of the table.

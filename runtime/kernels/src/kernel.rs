@@ -4,7 +4,7 @@ use super::activations::Tile;
 use super::{Element, NR, Row};
 
 /// Calls a kernel that takes the number of rows as a constant.
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 macro_rules! by_rows {
     ($kernel:ident, $sums:expr, $args:tt, [$($rows:literal)*]) => {
         match $sums.len() {
@@ -18,7 +18,7 @@ macro_rules! by_rows {
         unsafe { $kernel::<$rows>($($arg,)* $sums) }
     };
 }
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 pub(super) use by_rows;
 
 /// Instructions that this processor has: a value is the proof.

@@ -27,6 +27,7 @@ mod avx512;
 mod element;
 mod isa;
 mod kernel;
+mod neon;
 mod panels;
 mod portable;
 mod product;
