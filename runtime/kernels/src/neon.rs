@@ -8,6 +8,7 @@ use std::arch::aarch64::{
     vreinterpretq_f32_u32, vreinterpretq_u32_f32, vst1q_f32, vtstq_u32,
 };
 use std::arch::is_aarch64_feature_detected;
+use std::ops::Index;
 
 use super::kernel::{Instructions, Kernel, Operands, by_rows};
 use super::{NR, Row};
@@ -44,10 +45,10 @@ impl Kernel<f32> for Neon {
 const LANES: usize = 4;
 
 /// Registers of half a row.
-const HALF: usize = NR / 2 / LANES;
+const REGISTERS: usize = NR / 2 / LANES;
 
 /// The sums of half a tile.
-type Sums<const R: usize> = [[float32x4_t; HALF]; R];
+type Sums<const R: usize> = [[float32x4_t; REGISTERS]; R];
 
 #[target_feature(enable = "neon")]
 fn dense<const R: usize>(Operands { a, b, bias, .. }: Operands<'_, f32>, sums: &mut [Row]) {
@@ -73,19 +74,30 @@ fn dense<const R: usize>(Operands { a, b, bias, .. }: Operands<'_, f32>, sums: &
 }
 
 #[target_feature(enable = "neon")]
-fn listed<const R: usize>(Operands { a, b, bias, .. }: Operands<'_, f32>, steps: &[u32], sums: &mut [Row]) {
-    for half in [0, NR / 2] {
-        let mut all = load::<R>(bias, sums, half);
-        // Those of a panel of activations follow each other.
-        for of_panel in steps.chunk_by(|a, b| *a as usize / NR == *b as usize / NR) {
-            let panel = of_panel[0] as usize / NR;
-            let (rows, b) = (a.panel(panel, R), &b[panel * NR..]);
-            for k in of_panel.iter().map(|k| *k as usize % NR) {
-                add_one(&mut all, rows, k, &b[k], half);
-            }
+fn listed<const R: usize>(operands: Operands<'_, f32>, steps: &[u32], sums: &mut [Row]) {
+    listed_half::<R, 0>(operands, steps, sums);
+    listed_half::<R, { NR / 2 }>(operands, steps, sums);
+}
+
+#[target_feature(enable = "neon")]
+#[inline]
+fn listed_half<const R: usize, const HALF: usize>(
+    Operands { a, b, bias, .. }: Operands<'_, f32>,
+    steps: &[u32],
+    sums: &mut [Row],
+) {
+    let mut all = load::<R>(bias, sums, HALF);
+    // Those of a panel of activations follow each other.
+    for of_panel in steps.chunk_by(|a, b| *a as usize / NR == *b as usize / NR) {
+        let panel = of_panel[0] as usize / NR;
+        let (rows, b) = (a.panel(panel, R), &b[panel * NR..]);
+        // Steps of a whole panel need no check.
+        match b.first_chunk::<NR>() {
+            Some(b) => add_listed(&mut all, rows, b, of_panel, HALF),
+            None => add_listed(&mut all, rows, b, of_panel, HALF),
         }
-        store(sums, half, all);
     }
+    store(sums, HALF, all);
 }
 
 /// The steps with zeros where the masks have no bit.
@@ -111,7 +123,7 @@ fn mask(b: &[Row], masks: &[u32], masked: &mut [Row]) {
 #[target_feature(enable = "neon")]
 #[inline]
 fn add<const R: usize, const LANE: i32>(all: &mut Sums<R>, values: [float32x4_t; R], step: &Row, half: usize) {
-    for i in 0..HALF {
+    for i in 0..REGISTERS {
         let weights = load_lanes(step, half + LANES * i);
         for (sums, value) in all.iter_mut().zip(values) {
             sums[i] = vfmaq_laneq_f32::<LANE>(sums[i], weights, value);
@@ -119,11 +131,26 @@ fn add<const R: usize, const LANE: i32>(all: &mut Sums<R>, values: [float32x4_t;
     }
 }
 
+/// Adds some steps of one panel.
+#[target_feature(enable = "neon")]
+#[inline]
+fn add_listed<const R: usize>(
+    all: &mut Sums<R>,
+    rows: &[Row],
+    b: &(impl Index<usize, Output = Row> + ?Sized),
+    steps: &[u32],
+    half: usize,
+) {
+    for k in steps.iter().map(|k| *k as usize % NR) {
+        add_one(all, rows, k, &b[k], half);
+    }
+}
+
 /// Adds a step by itself.
 #[target_feature(enable = "neon")]
 #[inline]
 fn add_one<const R: usize>(all: &mut Sums<R>, rows: &[Row], k: usize, step: &Row, half: usize) {
-    let mut weights = [vdupq_n_f32(0.0); HALF];
+    let mut weights = [vdupq_n_f32(0.0); REGISTERS];
     weights.iter_mut().enumerate().for_each(|(i, weights)| *weights = load_lanes(step, half + LANES * i));
     for (sums, row) in all.iter_mut().zip(rows) {
         let value = vdupq_n_f32(row[k]);
@@ -134,7 +161,7 @@ fn add_one<const R: usize>(all: &mut Sums<R>, rows: &[Row], k: usize, step: &Row
 #[target_feature(enable = "neon")]
 #[inline]
 fn load<const R: usize>(bias: Option<&Row>, sums: &[Row], half: usize) -> Sums<R> {
-    let mut all = [[vdupq_n_f32(0.0); HALF]; R];
+    let mut all = [[vdupq_n_f32(0.0); REGISTERS]; R];
     for (r, all) in all.iter_mut().enumerate() {
         let row = bias.unwrap_or_else(|| &sums[r]);
         all.iter_mut().enumerate().for_each(|(i, sum)| *sum = load_lanes(row, half + LANES * i));
