@@ -43,7 +43,7 @@ pub struct Solution {
     /// The metric.
     pub metric: f64,
     /// The pack's file, or SET#NAME.
-    pub pack: PathBuf,
+    pub pack: String,
 }
 
 /// Packs whose sparsity is the same whole per cent. What masks nothing, a head alone for example, is of
@@ -119,7 +119,7 @@ pub fn solutions(
         sparsity: pack.document.sparsity,
         seed: pack.document.provenance.get("seed").and_then(serde_json::Value::as_u64),
         metric: *metric,
-        pack: path.clone(),
+        pack: path.display().to_string(),
     };
     let points: Vec<Solution> = packs.iter().zip(&metrics).map(point).collect();
     let mut groups = Vec::new();

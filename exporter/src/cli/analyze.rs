@@ -7,7 +7,6 @@ use anyhow::Error;
 use clap::{Args, Subcommand};
 use overmask::base::Base;
 use overmask::pack::Pack;
-use overmask::text::printable;
 use overmask_cli::{EngineArgs, ExitCode, Verbosity};
 
 use super::output;
@@ -150,10 +149,10 @@ fn closeness(args: &ClosenessArgs) -> Result<(), Error> {
     output::line("group               mean |change|  angle/rad   of random init  angle/rad    same f16")?;
     for (name, total) in found.totals(by_layer).iter().chain(&found.totals(|tensor| tensor.module.clone())) {
         let Total { l1, angle, l1_random, angle_random, unchanged } = total;
-        output::line(&printable(&format!(
+        output::line(&format!(
             "{name:<18}  {l1:>13.6}  {angle:>9.4}  {l1_random:>15.6}  {angle_random:>9.4}  {:>8.2} %",
             100.0 * unchanged
-        )))?;
+        ))?;
     }
     Ok(())
 }
@@ -167,12 +166,12 @@ fn overlap(args: &OverlapArgs) -> Result<(), Error> {
     }
     for (i, a) in found.packs.iter().enumerate() {
         for (j, b) in found.packs.iter().enumerate().skip(i + 1) {
-            output::line(&printable(&format!(
+            output::line(&format!(
                 "{a}, {b}: {:.2} % of the zeros are shared; by chance {:.2} %, by magnitude {:.2} %",
                 100.0 * found.observed[i][j],
                 100.0 * found.chance[i][j],
                 100.0 * found.chance_by_magnitude[i][j],
-            )))?;
+            ))?;
         }
     }
     Ok(())
@@ -196,8 +195,7 @@ fn sensitivity(args: &SensitivityArgs, verbosity: Verbosity) -> Result<(), Error
     output::line(&format!("{}: {:.4} of the whole pack", found.metric, found.base))?;
     let how = if found.only { "only" } else { "without" };
     found.groups.iter().try_for_each(|group| {
-        let name = printable(&group.group);
-        output::line(&format!("{how} {name:<28} {:.4}, drop {:+.4}", group.metric, group.drop))
+        output::line(&format!("{how} {:<28} {:.4}, drop {:+.4}", group.group, group.metric, group.drop))
     })
 }
 
@@ -217,10 +215,10 @@ fn solutions(args: &SolutionsArgs, verbosity: Verbosity) -> Result<(), Error> {
     output::line(&format!("   zeros  seed  {:>10}  pack", found.metric))?;
     for Solution { sparsity, seed, metric, pack, .. } in &found.points {
         let seed = seed.map_or_else(|| "-".to_owned(), |seed| seed.to_string());
-        let pack = printable(&pack.display().to_string());
         output::line(&format!("{:>6.2} %  {seed:>4}  {metric:>10.4}  {pack}", 100.0 * sparsity))?;
     }
-    output::line("\nzeros  packs    mean  deviation  lowest  highest  shared zeros  by chance  by magnitude")?;
+    output::line("")?;
+    output::line("zeros  packs    mean  deviation  lowest  highest  shared zeros  by chance  by magnitude")?;
     for SparsityGroup { sparsity, metric: Stat { n, mean, sd, min, max }, overlap, .. } in &found.groups {
         let sd = sd.map_or_else(|| "-".to_owned(), |sd| format!("{sd:.4}"));
         let share = |of: fn(&SharedZeros) -> f64| {

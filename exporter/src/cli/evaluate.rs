@@ -9,7 +9,6 @@ use anyhow::Error;
 use clap::Args;
 use overmask::base::Base;
 use overmask::pack::{Pack, TaskKind};
-use overmask::text::printable;
 use overmask_cli::{EngineArgs, ExitCode, Verbosity};
 
 use super::{output, places};
@@ -76,25 +75,24 @@ pub(super) fn run(args: &EvaluateArgs, verbosity: Verbosity) -> Result<(), Error
 
 /// Prints what was measured, as text.
 fn print(Report { card, engine, precision, .. }: &Report) -> Result<(), Error> {
-    let figure = |(name, value): (&&str, &f64)| {
+    for (name, value) in &card.metrics {
         let [low, high] = card.intervals.get(*name).map_or([*value; 2], |interval| [interval.low, interval.high]);
         let name = match (&card.f1_label, *name) {
-            (Some(label), "f1") => format!("f1 of {}", printable(label)),
+            (Some(label), "f1") => format!("f1 of {label}"),
             (_, name) => name.replace('_', " "),
         };
-        format!("{name:<20} {value:>7.4}  95 % {low:.4} to {high:.4}\n")
-    };
-    let figures: String = card.metrics.iter().map(figure).collect();
-    output::line(&format!("{figures}{} examples, {engine} {precision}", card.n))?;
+        output::line(&format!("{name:<20} {value:>7.4}  95 % {low:.4} to {high:.4}"))?;
+    }
+    output::line(&format!("{} examples, {engine} {precision}", card.n))?;
     let counted = if card.task == TaskKind::Tag { "spans" } else { "examples" };
     for class in &card.classes {
         let Scores { precision, recall, f1, support } = class.scores;
-        let label = printable(&class.label);
         output::line(&format!(
-            "  {label:<18} precision {precision:.4}, recall {recall:.4}, F1 {f1:.4}, {support} {counted}"
+            "  {:<18} precision {precision:.4}, recall {recall:.4}, F1 {f1:.4}, {support} {counted}",
+            class.label
         ))?;
     }
-    card.confusion.as_ref().map_or(Ok(()), |confusion| output::line(&matrix(confusion)))
+    card.confusion.as_ref().map_or(Ok(()), |confusion| matrix(confusion).lines().try_for_each(output::line))
 }
 
 /// A confusion matrix as lines of aligned columns, or where else it is.
@@ -102,10 +100,11 @@ fn matrix(Confusion { labels, counts }: &Confusion) -> String {
     if labels.len() > MAX_COLUMNS {
         return format!("confusion matrix: too wide for {} labels, --json has it", labels.len());
     }
-    let names = || labels.iter().map(|label| printable(label));
-    let heading: Vec<String> = iter::once(String::new()).chain(names()).collect();
-    let row = |(name, counts): (String, &Vec<u64>)| iter::once(name).chain(counts.iter().map(u64::to_string)).collect();
-    let rows: Vec<Vec<String>> = iter::once(heading).chain(names().zip(counts).map(row)).collect();
+    let heading: Vec<String> = iter::once(String::new()).chain(labels.iter().cloned()).collect();
+    let row = |(name, counts): (&String, &Vec<u64>)| {
+        iter::once(name.clone()).chain(counts.iter().map(u64::to_string)).collect()
+    };
+    let rows: Vec<Vec<String>> = iter::once(heading).chain(labels.iter().zip(counts).map(row)).collect();
     let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
     let widths: Vec<usize> = (0..=labels.len()).map(|column| width(column).unwrap_or(0)).collect();
     let mut text = "confusion matrix, rows: true label, columns: predicted label".to_owned();
@@ -134,7 +133,7 @@ mod tests {
 
     #[test]
     fn a_confusion_matrix_is_aligned() {
-        let text = matrix(&confusion(&["no", "größer", "a\tb"], &[&[120, 7, 0], &[1, 1234567, 2], &[0, 0, 3]]));
+        let text = matrix(&confusion(&["no", "größer", "a b"], &[&[120, 7, 0], &[1, 1234567, 2], &[0, 0, 3]]));
         let expected = [
             "confusion matrix, rows: true label, columns: predicted label",
             "           no   größer  a b",

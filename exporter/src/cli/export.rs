@@ -51,7 +51,7 @@ pub(super) fn run(args: &ExportArgs) -> Result<(), Error> {
     log::info!("{}: `{}` as an ONNX model, output `{output}`", args.output.display(), document.name);
     if args.json {
         return output::json(&json!({
-            "model": args.output,
+            "model": args.output.display().to_string(),
             "name": document.name,
             "task": document.kind,
             "output": output,

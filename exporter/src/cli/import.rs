@@ -130,7 +130,7 @@ fn report(base: &Base, args: &BundleArgs, untrainable: Option<String>) -> Result
     }
     if args.json {
         output::json(&json!({
-            "base": args.output,
+            "base": args.output.display().to_string(),
             "base_id": m.base_id,
             "layers": m.architecture.layers,
             "hidden_size": m.architecture.hidden_size,

@@ -100,8 +100,10 @@ enum Command {
 
 /// Runs the program with the process's arguments.
 pub fn main() -> process::ExitCode {
-    // Wrong usage ends here, with exit code 2.
-    let cli = Cli::parse();
+    let cli: Cli = match overmask_cli::parse() {
+        Ok(cli) => cli,
+        Err(status) => return status,
+    };
     // Unlike on a device, information is shown: what was fetched, learnt and written.
     cli.verbosity.start(Messages::Information);
     let done = match &cli.command {

@@ -5,7 +5,6 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Error};
 use clap::{Args, Command, ValueHint};
-use overmask::text::printable;
 use overmask_cli::{ExitCode, Verbosity};
 use serde_json::json;
 
@@ -173,7 +172,7 @@ fn show(args: &SweepArgs, plan: &Plan, options: &SweepOptions) -> Result<(), Err
         }
         let command = words[1..].iter().map(|word| output::quoted(word)).collect::<Vec<_>>().join(" ");
         let title = title(&run.task, &run.method, run.seed);
-        output::line(&printable(&format!("{}  {next:<12}  {title}: {}", run.id, command)))
+        output::line(&format!("{}  {next:<12}  {title}: {}", run.id, command))
     };
     options.states(plan)?.into_iter().try_for_each(|(run, state)| row(run, state))
 }

@@ -7,6 +7,7 @@ use overmask_models::MANIFESTS;
 use serde::Deserialize;
 
 use super::{FetchError, unreadable};
+use crate::toml_text;
 
 /// What a manifest describes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -172,7 +173,7 @@ impl Manifest {
 
     fn parse(path: &Path, text: &str) -> Result<Self, FetchError> {
         let wrong = |source| FetchError::Manifest { path: path.to_owned(), source };
-        let manifest: Self = toml::from_str(text).map_err(|e| wrong(e.into()))?;
+        let manifest: Self = toml_text::parse(text).map_err(|reason| wrong(reason.into()))?;
         manifest.check().map_err(|reason| wrong(reason.into()))?;
         Ok(manifest)
     }

@@ -14,17 +14,16 @@ mod manifest;
 mod recipe;
 mod source;
 
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use overmask::fs::file_digest;
-use serde::Serialize;
 
 pub use error::FetchError;
 pub use manifest::{Archive, Format, Kind, Manifest, Output, Package, Recipe, Source, Wanted, builtin};
 
 /// The answer to "what did fetch do".
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fetched {
     /// The manifest's name.
     pub name: String,
@@ -45,12 +44,12 @@ struct Target<'a> {
 
 /// Fetches what the manifest describes into `dir`.
 ///
-/// Files that are there already with the right digests are left alone. `note` is told what
-/// happens, a line at a time.
+/// Files that are there already with the right digests are left alone, and no other is overwritten.
+/// `note` is told what happens, a line at a time.
 ///
 /// # Errors
-/// When no source has the right files (the message lists every attempt), the manifest does not
-/// fit this machine, or `dir` cannot be written. Nothing half-done is left.
+/// When another file is where one is to be written, no source has the right files (the message lists every
+/// attempt), the manifest does not fit this machine, or `dir` cannot be written. Nothing half-done is left.
 pub fn fetch(
     manifest: &Manifest,
     from: Option<&Path>,
@@ -68,6 +67,13 @@ pub fn fetch(
     if targets.iter().all(|t| holds(dir, t)) {
         note(&format!("{}: {} has it already, sha256 checked", manifest.name, dir.display()));
         return Ok(done(None));
+    }
+    // What is there may be all that somebody has of it.
+    if let Some(other) = targets.iter().find(|t| dir.join(t.name).symlink_metadata().is_ok() && !holds(dir, t)) {
+        return Err(FetchError::Occupied { path: dir.join(other.name) });
+    }
+    if dir.exists() && !dir.is_dir() {
+        return Err(unwritable(dir)(io::ErrorKind::NotADirectory.into()));
     }
     // Where a rename reaches the target: inside it if it is there (it may be another file
     // system), else beside it.

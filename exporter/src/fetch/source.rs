@@ -35,7 +35,7 @@ pub(super) fn obtain(
             (None, None) => {}
         }
     }
-    let mut failures = String::new();
+    let mut failures = Vec::new();
     let mut codes = Vec::new();
     for (i, attempt) in attempts.iter().enumerate() {
         let what = attempt.describe();
@@ -54,17 +54,16 @@ pub(super) fn obtain(
             Err(e @ FetchError::Write { .. }) => return Err(e),
             Err(e) => {
                 note(&format!("{}: {what}: {e}", manifest.name));
-                failures.push_str(&format!("\n- {what}: {e}"));
+                failures.push(format!("{what}: {e}"));
                 codes.push(e.kind());
             }
         }
     }
     Err(FetchError::NoSource {
         name: manifest.name.clone(),
-        attempts: if failures.is_empty() {
-            " nothing, there is no source for this machine".to_owned()
-        } else {
-            failures
+        attempts: match failures.is_empty() {
+            true => "nothing, there is no source for this machine".to_owned(),
+            false => failures.join("; "),
         },
         // A file that is there but wrong says more than one that is not, and that more than a
         // program that failed.

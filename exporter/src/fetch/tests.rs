@@ -108,8 +108,18 @@ fn a_local_file_is_taken_and_the_second_time_left_alone() {
         let (fetched, notes) = setup.fetch(&manifest, None);
         assert_eq!(fetched.unwrap().source, None);
         assert!(notes.contains("has it already"), "{notes}");
+        // Something else of that name is nobody's to overwrite.
         fs::write(setup.path("out/a.txt"), b"hallo").unwrap();
+        let (fetched, notes) = setup.fetch(&manifest, Some(from));
+        let error = fetched.unwrap_err();
+        assert_eq!((error.kind(), notes.as_str()), (ErrorKind::InputData, ""));
+        assert!(error.to_string().contains("out/a.txt is there and is another file"), "{error}");
+        assert_eq!(fs::read(setup.path("out/a.txt")).unwrap(), b"hallo");
+        fs::remove_file(setup.path("out/a.txt")).unwrap();
     }
+    fs::remove_dir(setup.path("out")).unwrap();
+    fs::write(setup.path("out"), b"a file").unwrap();
+    assert_eq!(setup.fetch(&manifest, Some(&file)).0.unwrap_err().kind(), ErrorKind::DeviceOrStore);
 }
 
 #[test]

@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 
 use super::expand::{self, Setting};
 use super::{SweepError, unreadable};
+use crate::toml_text;
 
 /// More than anybody waits for: a slip in `[grid]` is told before it fills the memory.
 const MAX_RUNS: usize = 100_000;
@@ -114,8 +115,7 @@ impl Plan {
     pub fn read(path: &Path, known: &[TrainOption]) -> Result<Self, SweepError> {
         let text = fs::read_to_string(path).map_err(unreadable(path))?;
         let wrong = |reason: String| SweepError::Plan { path: path.to_owned(), source: reason.into() };
-        let document: Document =
-            toml::from_str(&text).map_err(|e| SweepError::Plan { path: path.to_owned(), source: e.into() })?;
+        let document: Document = toml_text::parse(&text).map_err(wrong)?;
         let known: BTreeMap<&str, &TrainOption> = known.iter().map(|o| (o.name.as_str(), o)).collect();
         document.check(&known).map_err(wrong)?;
 

@@ -95,11 +95,11 @@ impl TrainOptions {
             ("clip_norm", self.clip_norm),
         ] {
             if !(value.is_finite() && value > 0.0) {
-                return wrong(field, format!("{value} is not above 0"));
+                return wrong(field, format!("{value} is not a finite number above 0"));
             }
         }
         if !(self.damping.is_finite() && self.damping >= 0.0) {
-            return wrong("damping", format!("{} is not 0 or more", self.damping));
+            return wrong("damping", format!("{} is not a finite number from 0 on", self.damping));
         }
         if let Some(target) = self.target_sparsity {
             if !(target > 0.0 && target < 1.0) {
@@ -125,7 +125,7 @@ impl TrainOptions {
                 return wrong("teacher.weight", format!("{} is not from 0 to 1", teacher.weight));
             }
             if !(teacher.temperature.is_finite() && teacher.temperature > 0.0) {
-                return wrong("teacher.temperature", format!("{} is not above 0", teacher.temperature));
+                return wrong("teacher.temperature", format!("{} is not a finite number above 0", teacher.temperature));
             }
             for (field, weight) in [("teacher.features", teacher.features), ("teacher.states", teacher.states)] {
                 if !(weight.is_finite() && weight >= 0.0) {

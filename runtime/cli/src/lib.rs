@@ -1,6 +1,7 @@
 //! What the command lines of Overmask share: output, messages, help, exit codes, and the engines that a user
 //! can ask for. No program's logic is here.
 
+mod arguments;
 mod engines;
 mod environment;
 mod exit;
@@ -8,6 +9,7 @@ pub mod help;
 mod messages;
 mod output;
 
+pub use arguments::parse;
 pub use engines::{EngineArgs, default_engine, start, threads};
 pub use environment::{derived_directory, engine_options, keyring_directory};
 pub use exit::{CodedError, ExitCode};

@@ -7,7 +7,7 @@ use log::{Level, LevelFilter};
 use overmask::text::printable;
 
 /// How much is said on stderr.
-#[derive(Debug, Clone, Copy, Args)]
+#[derive(Debug, Clone, Copy, Default, Args)]
 pub struct Verbosity {
     /// Say more on stderr; twice for even more. OVERMASK_LOG=filter overrides it
     #[arg(short, long, action = ArgAction::Count, global = true)]

@@ -61,6 +61,8 @@ enum Command {
     )]
     Verify(verify::VerifyArgs),
     /// Measure how fast a task runs here: passes, first result, task switch, memory
+    ///
+    /// With a second --pack, switching between the two is measured, else between two copies of the one.
     #[command(
         before_help = "Examples:\n  overmask bench --base base/ --pack trec.pack\n  \
                        overmask bench --base base/ --pack trec.pack --pack movie.pack --seq 32 --threads 1 --json",
@@ -87,7 +89,10 @@ struct BaseArgs {
 }
 
 fn main() -> std::process::ExitCode {
-    let cli = Cli::parse();
+    let cli: Cli = match overmask_cli::parse() {
+        Ok(cli) => cli,
+        Err(status) => return status,
+    };
     cli.verbosity.start(Messages::Warnings);
     overmask_cli::exit(execute(cli.command), ExitCode::of)
 }

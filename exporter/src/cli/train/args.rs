@@ -7,7 +7,7 @@ use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use overmask::engine::Device;
 use overmask::mask::Granularity;
-use overmask::pack::{FloatType, Pooling, TaskKind};
+use overmask::pack::{FloatType, Pooling, TaskKind, check_name};
 use overmask_cli::{CodedError, ExitCode};
 
 use crate::data::Form;
@@ -310,7 +310,7 @@ impl TrainArgs {
     pub(super) fn options(&self) -> Result<TrainOptions, Error> {
         let name = match &self.name {
             Some(name) => name.clone(),
-            None => file_stem(&self.output)?,
+            None => name_of(&self.output)?,
         };
         let form = self.form();
         let tune =
@@ -373,12 +373,12 @@ impl TrainArgs {
     }
 }
 
-/// A file's name without its ending.
-fn file_stem(path: &Path) -> Result<String, Error> {
-    let stem = path.file_stem().and_then(|s| s.to_str());
-    let no_name = || CodedError {
-        message: format!("-o {}: is no file name; give one that ends in .pack", path.display()),
+/// The task's name that a file's name without its ending gives.
+fn name_of(path: &Path) -> Result<String, Error> {
+    let stem = path.file_stem().unwrap_or_default().to_str().ok_or_else(|| "is no UTF-8".to_owned());
+    let name = stem.and_then(|stem| check_name(stem).map(|()| stem.to_owned()));
+    Ok(name.map_err(|reason| CodedError {
+        message: format!("-o {}: as the task's name it {reason}; give another with --name", path.display()),
         code: ExitCode::Usage,
-    };
-    Ok(stem.map(str::to_owned).ok_or_else(no_name)?)
+    })?)
 }

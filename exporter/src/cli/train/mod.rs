@@ -165,7 +165,7 @@ fn report(args: &TrainArgs, options: &TrainOptions, outcome: &Outcome) -> Result
         return Ok(());
     }
     output::json(&json!({
-        "pack": args.output,
+        "pack": args.output.display().to_string(),
         "name": document.name,
         "task": document.kind,
         "method": options.method,
