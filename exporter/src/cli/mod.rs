@@ -20,6 +20,8 @@ mod sweep;
 mod train;
 
 use std::process;
+#[cfg(unix)]
+use std::sync::Arc;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use overmask::error::ErrorKind;
@@ -98,6 +100,9 @@ enum Command {
 pub fn main() -> process::ExitCode {
     // Wrong usage ends here, with exit code 2.
     let cli = Cli::parse();
+    // A write beyond the limit of a file's size is to fail, with the file's name, and not to end the process.
+    #[cfg(unix)]
+    let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default());
     // Unlike on a device, information is shown: what was fetched, learnt and written.
     let started = cli.verbosity.start(Messages::Information);
     let done = started.map_err(Into::into).and_then(|()| match &cli.command {

@@ -24,8 +24,8 @@ const ISA: &str = "OVERMASK_ISA";
 /// The directory of the trusted keys.
 const KEYRING: &str = "OVERMASK_KEYRING";
 
-/// Which messages to show.
-const LOG: &str = "OVERMASK_LOG";
+/// Which messages to show, in env_logger's syntax.
+pub(crate) const LOG: &str = "OVERMASK_LOG";
 
 /// The table of what both programs read, for their `--help`.
 pub const ENVIRONMENT: &str = "\
@@ -44,21 +44,16 @@ fn named(name: &str) -> Option<OsString> {
     env::var_os(name).filter(|value| !value.is_empty())
 }
 
-/// A variable whose value is text.
+/// The text that a variable has; none if it is empty.
 ///
 /// # Errors
 /// When it is not UTF-8.
-fn text(name: &str) -> Result<Option<String>, CodedError> {
+pub(crate) fn text(name: &str) -> Result<Option<String>, CodedError> {
     let wrong = |value: OsString| CodedError {
         message: format!("the environment variable {name} is not UTF-8: {}", value.display()),
         code: ExitCode::Usage,
     };
     named(name).map(|value| value.into_string().map_err(wrong)).transpose()
-}
-
-/// Which messages to show, in env_logger's syntax, if `OVERMASK_LOG` says so.
-pub(crate) fn messages() -> Result<Option<String>, CodedError> {
-    text(LOG)
 }
 
 /// Where derived files are kept: in the directory that `OVERMASK_CACHE` names, else in the user's cache; nowhere
@@ -96,4 +91,20 @@ pub fn engine_options(kind: EngineKind, threads: Option<usize>) -> anyhow::Resul
     }
     let _ = kind;
     Ok(options)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_variable_is_in_the_help() {
+        for name in [KEYRING, LOG] {
+            assert!(ENVIRONMENT.contains(&format!("\n  {name} ")), "{name}");
+        }
+        #[cfg(feature = "native")]
+        for name in [CACHE, ISA] {
+            assert!(ENVIRONMENT.contains(&format!("\n  {name} ")), "{name}");
+        }
+    }
 }

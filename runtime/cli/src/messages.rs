@@ -6,7 +6,7 @@ use clap::{ArgAction, Args};
 use log::{Level, LevelFilter};
 use overmask::text::printable;
 
-use crate::CodedError;
+use crate::{CodedError, environment};
 
 /// How much is said on stderr.
 #[derive(Debug, Clone, Copy, Args)]
@@ -60,7 +60,7 @@ impl Verbosity {
             }
         }
         let plain = usual == Messages::Information;
-        let asked = crate::environment::messages();
+        let asked = environment::text(environment::LOG);
         if let Ok(Some(filters)) = &asked {
             builder.parse_filters(filters);
         }

@@ -245,5 +245,5 @@ fn is_derived(name: &str) -> bool {
     known && digits.len() == DIGITS && digits.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
 mod tests;

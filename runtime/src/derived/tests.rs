@@ -1,3 +1,5 @@
+#![cfg(unix)]
+
 use std::convert::Infallible;
 use std::fs::{self, File, FileTimes, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -94,7 +96,7 @@ fn what_is_made_is_for_its_user_alone() {
     let (_dir, file) = file();
     make(&file);
     assert_eq!((mode(file.directory.path()), mode(&file.path())), (0o700, 0o600));
-    assert_eq!(names(&file), [file.name.clone()], "and nothing else is left");
+    assert_eq!(names(&file), [&*file.name], "and nothing else is left");
 }
 
 #[test]
@@ -156,13 +158,13 @@ fn neither_links_nor_pipes_nor_what_others_can_write_is_followed_or_believed() {
     fs::remove_file(&path).unwrap();
     fs::create_dir(&path).unwrap();
     assert!(matches!(make(&file), Derived::Memory(_)));
-    assert_eq!(names(&file), [file.name.clone()]);
+    assert_eq!(names(&file), [&*file.name]);
 }
 
 #[test]
 fn what_is_made_is_said_to_be_kept_where_it_is_and_nothing_is_left_of_what_fails() {
     let (_dir, file) = file();
-    let failed = file.find_or_make::<u32, _>(3, |is_kept| Err(is_kept));
+    let failed = file.find_or_make::<u32, bool>(3, Err);
     assert!(failed.unwrap_err());
     assert!(names(&file).is_empty());
 }

@@ -21,13 +21,14 @@ pub fn untrusted(_: &Metadata) -> Option<String> {
     Some("has no owner that could be checked on this system".to_owned())
 }
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
 mod tests {
-    use std::fs::{Permissions, set_permissions};
-    use std::os::unix::fs::PermissionsExt;
-
+    #[cfg(unix)]
     #[test]
     fn what_others_may_write_to_is_not_trusted() {
+        use std::fs::{Permissions, set_permissions};
+        use std::os::unix::fs::PermissionsExt;
+
         let dir = tempfile::tempdir().unwrap();
         for (mode, trusted) in [(0o700, true), (0o755, true), (0o770, false), (0o702, false), (0o777, false)] {
             set_permissions(dir.path(), Permissions::from_mode(mode)).unwrap();
