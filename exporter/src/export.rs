@@ -158,7 +158,7 @@ pub fn export(base: &Base, pack: &Pack, out: &Path, extent: Extent) -> Result<()
     staged.write(file::MODEL, &overmask_graph::encode(&b.finish()))?;
 
     let path = base.tokenizer_path();
-    let tokenizer = std::fs::read(&path).map_err(|source| ExportError::Read { path, source })?;
+    let tokenizer = overmask::fs::read(&path).map_err(|source| ExportError::Read { path, source })?;
     staged.write(file::TOKENIZER, &tokenizer)?;
     let config = Config::new(&pack.document, extent);
     staged.file(CONFIG, |out| Ok(serde_json::to_writer_pretty(out, &config)?))?;

@@ -54,7 +54,8 @@ impl SweepArgs {
     fn options(&self, plan: &Plan) -> Result<SweepOptions, Error> {
         let shard = match self.shard.as_deref() {
             None => Shard::WHOLE,
-            Some("auto") => Shard::from_env(|name| std::env::var(name).ok())?,
+            // What is not UTF-8 is no number either.
+            Some("auto") => Shard::from_env(|name| Some(std::env::var_os(name)?.to_string_lossy().into_owned()))?,
             Some(text) => text.parse()?,
         };
         Ok(SweepOptions {

@@ -5,7 +5,6 @@
 //! labels, so they are what is read; MNLI has two of the latter. Labels stay as they are in the files.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 
 use overmask::error::ErrorKind;
@@ -200,7 +199,7 @@ impl GlueTask {
     /// # Errors
     /// When the file cannot be read or is not one of this task's, with file, line and field.
     pub fn read(&self, path: &Path) -> Result<(Dataset, Vec<usize>), DataError> {
-        let bytes = fs::read(path).map_err(|source| DataError::Io { path: path.to_owned(), source })?;
+        let bytes = overmask::fs::read(path).map_err(|source| DataError::Io { path: path.to_owned(), source })?;
         let text = read::text(path, &bytes)?;
         let lines = text.split('\n').map(|line| line.strip_suffix('\r').unwrap_or(line));
         let mut lines = lines.enumerate().map(|(i, line)| (i + 1, line)).filter(|(_, line)| !line.trim().is_empty());
@@ -274,6 +273,8 @@ fn place(path: &Path, header: &[&str], field: &'static str) -> Result<usize, Dat
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::data::{self, Target};
 

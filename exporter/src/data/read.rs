@@ -12,7 +12,6 @@
 //!
 //! A file is UTF-8, with or without a byte order mark.
 
-use std::fs;
 use std::path::Path;
 
 use csv::{ErrorKind, ReaderBuilder, StringRecord};
@@ -38,7 +37,7 @@ pub fn read(path: &Path, form: Form) -> Result<Dataset, DataError> {
             return Err(DataError::Format { path: path.to_owned(), extension: extension.into_owned() });
         }
     };
-    let bytes = fs::read(path).map_err(|source| DataError::Io { path: path.to_owned(), source })?;
+    let bytes = overmask::fs::read(path).map_err(|source| DataError::Io { path: path.to_owned(), source })?;
     let text = text(path, &bytes)?;
     let examples = parse(path, text, form)?;
     if examples.is_empty() {
@@ -179,6 +178,8 @@ fn table_error(path: &Path, line: usize, error: &csv::Error) -> DataError {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use proptest::prelude::*;
 
     use super::*;

@@ -129,7 +129,7 @@ type Visit<'a> = &'a mut dyn FnMut(usize, &mut dyn Read) -> Result<(), FetchErro
 
 /// Hands each of the named files to `visit`, in any order.
 fn each(archive: &Path, names: &[&str], visit: Visit) -> Result<(), FetchError> {
-    let file = File::open(archive).map_err(unreadable(archive))?;
+    let file = overmask::fs::open(archive).map_err(unreadable(archive))?;
     let reader = BufReader::new(file);
     match packing(&archive.to_string_lossy()) {
         Some(Packing::Zip) => each_in_zip(archive, reader, names, visit),

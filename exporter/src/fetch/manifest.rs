@@ -1,6 +1,5 @@
 //! Manifests: `models/*.toml`, compiled in; `models/README.md` explains the fields.
 
-use std::fs;
 use std::path::{Component, Path};
 
 use overmask_models::MANIFESTS;
@@ -162,7 +161,7 @@ impl Manifest {
     pub fn find(name: &str) -> Result<Self, FetchError> {
         if name.ends_with(".toml") {
             let path = Path::new(name);
-            let text = fs::read_to_string(path).map_err(unreadable(path))?;
+            let text = overmask::fs::read_to_string(path).map_err(unreadable(path))?;
             return Self::parse(path, &text);
         }
         match MANIFESTS.iter().find(|(known, _)| *known == name) {

@@ -1,6 +1,6 @@
 //! The places that files come from: what the user has, a package, a URL.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -174,7 +174,7 @@ fn names(wanted: &[&Wanted]) -> String {
 }
 
 fn copy(path: &Path, wanted: &Wanted, staged: &Path) -> Result<(), FetchError> {
-    let mut file = File::open(path).map_err(unreadable(path))?;
+    let mut file = overmask::fs::open(path).map_err(unreadable(path))?;
     archive::place(&mut file, wanted, path, staged)
 }
 

@@ -1,7 +1,6 @@
 //! Writes a base bundle: into a directory beside its place, which is renamed when it is whole.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use overmask::base::{self, Architecture, Base, BaseManifest, MaskableTensor, Precision, TensorBytes, file};
@@ -75,5 +74,5 @@ pub(super) fn write(
 
 /// A file of the checkpoint.
 pub(super) fn read(path: &Path) -> Result<Vec<u8>, ImportError> {
-    fs::read(path).map_err(|source| ImportError::Read { path: path.to_owned(), source })
+    overmask::fs::read(path).map_err(|source| ImportError::Read { path: path.to_owned(), source })
 }

@@ -20,7 +20,8 @@ pub fn parse<P: Parser>() -> Result<P, process::ExitCode> {
             // Who cannot be told at all gets the status at least.
             return ExitCode::Usage.into();
         }
-        Verbosity::default().start(Messages::Warnings);
+        // Help was asked for, and no messages.
+        let _ = Verbosity::default().start(Messages::Warnings);
         exit(shown.map_err(failed), ExitCode::of)
     })
 }

@@ -36,20 +36,14 @@ impl EngineArgs {
         self.engine.unwrap_or_else(|| default_engine(base))
     }
 
-    /// The options that were asked for, with what the environment says.
-    ///
-    /// # Errors
-    /// When the environment names what is not there.
-    pub fn options(&self) -> anyhow::Result<EngineOptions> {
-        crate::engine_options(self.threads.map(usize::from))
-    }
-
     /// Starts the engine on a base.
     ///
     /// # Errors
-    /// When it is not available on this machine or in this build, or the base cannot be read.
+    /// When it is not available on this machine or in this build, the base cannot be read, or the environment names
+    /// what is not there.
     pub fn start(&self, base: &Arc<Base>) -> anyhow::Result<Arc<dyn Engine>> {
-        Ok(start(self.kind(base), base, &self.options()?)?)
+        let kind = self.kind(base);
+        Ok(start(kind, base, &crate::engine_options(kind, self.threads.map(usize::from))?)?)
     }
 }
 

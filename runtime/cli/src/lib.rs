@@ -11,7 +11,7 @@ mod output;
 
 pub use arguments::parse;
 pub use engines::{EngineArgs, default_engine, start, threads};
-pub use environment::{derived_directory, engine_options, keyring_directory};
+pub use environment::{ENVIRONMENT, engine_options, keyring_directory};
 pub use exit::{CodedError, ExitCode};
 pub use messages::{Messages, Verbosity};
 pub use output::{Output, describe, exit};

@@ -18,7 +18,7 @@ use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use overmask_cli::help::{self, CompletionsArgs, ManArgs};
-use overmask_cli::{ExitCode, Messages, Output, Verbosity};
+use overmask_cli::{ENVIRONMENT, ExitCode, Messages, Output, Verbosity};
 
 /// Runs task packs on one frozen base model.
 #[derive(Debug, Parser)]
@@ -26,7 +26,7 @@ use overmask_cli::{ExitCode, Messages, Output, Verbosity};
     name = "overmask",
     version,
     before_help = "Example:\n  overmask run --base base/ --pack trec.pack \"What is the capital of Peru?\"",
-    after_help = ExitCode::HELP,
+    after_help = format!("{}\n\n{ENVIRONMENT}", ExitCode::HELP),
     subcommand_required = true,
     arg_required_else_help = true
 )]
@@ -93,8 +93,8 @@ fn main() -> std::process::ExitCode {
         Ok(cli) => cli,
         Err(status) => return status,
     };
-    cli.verbosity.start(Messages::Warnings);
-    overmask_cli::exit(execute(cli.command), ExitCode::of)
+    let started = cli.verbosity.start(Messages::Warnings);
+    overmask_cli::exit(started.map_err(Into::into).and_then(|()| execute(cli.command)), ExitCode::of)
 }
 
 fn execute(command: Command) -> anyhow::Result<()> {

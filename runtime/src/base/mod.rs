@@ -12,6 +12,7 @@ mod precision;
 mod weights;
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 pub use architecture::{Architecture, GraphHints};
 pub use identity::{base_id, graph_base_id};
@@ -122,6 +123,8 @@ pub struct Base {
     manifest: BaseManifest,
     weights: Weights,
     segments: Option<usize>,
+    /// Set when every digest was found right.
+    verified: OnceLock<()>,
 }
 
 impl Base {
@@ -163,7 +166,7 @@ impl Base {
         // Where there is no such table, texts are of one segment, or only the graph knows.
         let types = weights.only(Table::Segments.name()).ok().and_then(|(_, shape)| shape.first().copied());
         let segments = types.or(is_bert.then_some(1)).map(|types| types.max(1));
-        Ok(Base { dir: dir.to_owned(), manifest, weights, segments })
+        Ok(Base { dir: dir.to_owned(), manifest, weights, segments, verified: OnceLock::new() })
     }
 
     /// Checks every file's digest and the base's identity.
@@ -183,7 +186,16 @@ impl Base {
             let path = self.dir.join(file::MANIFEST);
             return Err(BaseError::Digest { path, expected: self.manifest.base_id.clone(), found });
         }
+        self.verified.get_or_init(|| ());
         Ok(())
+    }
+
+    /// The same, where it has not been done yet.
+    ///
+    /// # Errors
+    /// As [`Base::verify`].
+    pub fn verify_once(&self) -> Result<(), BaseError> {
+        if self.verified.get().is_some() { Ok(()) } else { self.verify() }
     }
 
     /// The manifest.

@@ -1,13 +1,15 @@
-//! The ground floor: files and directories that appear whole or not at all, reading no more than a file may
-//! have, maps, and digests. It knows no other part of the library.
+//! The ground floor: files and directories that appear whole or not at all, reading regular files and no more of
+//! one than it may have, maps, digests, and whose a file is. It knows no other part of the library.
 
 mod digest;
 pub(crate) mod map;
-mod read;
+mod owner;
+pub(crate) mod read;
 mod staged;
 mod write;
 
 pub use digest::{file_digest, hex};
-pub use read::read_at_most;
+pub use owner::untrusted;
+pub use read::{open, read, read_at_most, read_to_string};
 pub use staged::{Staged, StagedError};
 pub use write::{place, write_atomically, write_new};

@@ -4,7 +4,6 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use rayon::prelude::*;
 use safetensors::tensor::{Dtype, TensorView};
 use sha2::{Digest, Sha256};
 
@@ -15,6 +14,7 @@ use super::{
 };
 use crate::base::Base;
 use crate::codec;
+use crate::parallel;
 
 /// Checks everything about a pack that reading its file would.
 pub(super) fn check(pack: &Pack) -> Result<(), Reason> {
@@ -89,8 +89,8 @@ fn document(pack: &Pack, lengths: impl Iterator<Item = usize>) -> Result<PackDoc
 
 pub(super) fn bytes(pack: &Pack, base: Option<&Base>) -> Result<Vec<u8>, PackError> {
     check(pack)?;
-    let coded: Vec<Vec<u8>> =
-        pack.masks.par_iter().map(|named| encode(pack, named, base)).collect::<Result<_, PackError>>()?;
+    let coded = parallel::map(pack.masks.iter().collect(), |named| encode(pack, named, base));
+    let coded = coded.into_iter().collect::<Result<Vec<Vec<u8>>, PackError>>()?;
     let document = document(pack, coded.iter().map(Vec::len))?;
     Ok(container(pack, &document, &coded.concat())?)
 }

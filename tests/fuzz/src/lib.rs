@@ -14,6 +14,7 @@ use overmask::base::{
     Architecture, Base, BaseManifest, FORMAT, MaskableTensor, Precision, base_id, file, write_weights,
 };
 use overmask::codec;
+use overmask::derived::DerivedFile;
 use overmask::fs::file_digest;
 use overmask::mask::{Granularity, Mask};
 use overmask::pack::{PackFile, Packs};
@@ -26,8 +27,15 @@ use tempfile::TempDir;
 pub type Target = fn(&[u8]);
 
 /// Every target with its name: the one list of them. `cargo xtask fuzz` finds the names in `seeds/`.
-pub const TARGETS: [(&str, Target); 6] =
-    [("pack", pack), ("mask", mask), ("base", base), ("onnx", onnx), ("signature", signature), ("kernels", kernels)];
+pub const TARGETS: [(&str, Target); 7] = [
+    ("pack", pack),
+    ("mask", mask),
+    ("base", base),
+    ("onnx", onnx),
+    ("signature", signature),
+    ("kernels", kernels),
+    ("derived", derived),
+];
 
 /// A pack or a pack set: what can be read can be written again and is the same.
 pub fn pack(bytes: &[u8]) {
@@ -145,6 +153,23 @@ pub fn signature(bytes: &[u8]) {
         assert!(!verified.trusted_comment.contains(char::is_control));
     }
     let _ = PublicKey::parse(&text);
+}
+
+/// A derived file: it is the very one that was made, or it is not used.
+pub fn derived(bytes: &[u8]) {
+    static PLACE: OnceLock<(TempDir, DerivedFile, Vec<u8>)> = OnceLock::new();
+    let (_, file, made) = PLACE.get_or_init(|| {
+        let dir = tempfile::tempdir().unwrap();
+        let file = seeds::derived_file(dir.path());
+        let made = std::fs::read(file.path()).unwrap();
+        (dir, file, made)
+    });
+    std::fs::write(file.path(), bytes).unwrap();
+    let whole = bytes == made;
+    let found = file.find::<u32>(seeds::DERIVED.len());
+    assert_eq!(found.as_deref(), whole.then_some(&seeds::DERIVED[..]));
+    // What it says of its own length is nobody's measure.
+    assert!(file.find::<f32>(usize::MAX / 8).is_none());
 }
 
 /// The directory of a small bundle, and the base that was opened from it before its manifest was

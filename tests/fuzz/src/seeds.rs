@@ -1,8 +1,12 @@
 //! Inputs to start from: sound ones of every kind. They lie in `seeds/` for libFuzzer; a test sees
 //! that they are these.
 
+use std::convert::Infallible;
+use std::path::Path;
+
 use overmask::base::Base;
 use overmask::codec;
+use overmask::derived::{DerivedFile, Directory};
 use overmask::mask::{Granularity, Mask};
 use overmask::pack::{
     Codec, Delta, FloatType, Golden, Head, Input, NamedMask, Pack, PackDocument, PackSet, Pooling, SCHEMA, TaskKind,
@@ -35,9 +39,25 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
             .iter()
             .map(|shape| shape.iter().copied().chain((0..=255).rev()).collect())
             .collect(),
+        "derived" => vec![derived()],
         "signature" => vec![SIGNATURE.into(), PUBLIC_KEY.into()],
         other => panic!("there is no target {other}"),
     }
+}
+
+/// What the derived file holds that is a seed.
+pub const DERIVED: [u32; 20] = [7; 20];
+
+/// A derived file, made in a directory.
+pub fn derived_file(dir: &Path) -> DerivedFile {
+    let file = DerivedFile::new(&Directory::open(dir.join("derived")).unwrap(), "masks32", [7; 32]);
+    file.find_or_make(DERIVED.len(), |_| Ok::<_, Infallible>(DERIVED.to_vec())).unwrap();
+    file
+}
+
+fn derived() -> Vec<u8> {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::read(derived_file(dir.path()).path()).unwrap()
 }
 
 fn packs() -> Vec<Vec<u8>> {

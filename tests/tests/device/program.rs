@@ -93,37 +93,6 @@ fn json_says_everything_for_each_text_and_task() {
 }
 
 #[test]
-fn what_is_kept_of_a_pack_is_used_again_and_made_again_when_damaged() {
-    let (dir, pack) = folder();
-    let cache = dir.path().join("cache");
-    let answer = |cache: &Path| {
-        let got = ran(run(&pack, &["--json", "--engine", "native", "What is a fjord?"]).env("OVERMASK_CACHE", cache));
-        assert_eq!((got.code, got.stderr.as_str()), (0, ""));
-        got.stdout
-    };
-    let first = answer(&cache);
-    let masks = || {
-        let names = std::fs::read_dir(&cache).unwrap().map(|entry| entry.unwrap().path());
-        let mut names: Vec<PathBuf> = names.collect();
-        names.sort();
-        assert_eq!(names.len(), 2, "the weights and the masks");
-        names.remove(0)
-    };
-    let file = masks();
-    assert!(file.file_name().unwrap().to_str().unwrap().starts_with("masks32-"), "{}", file.display());
-    let made = std::fs::metadata(&file).unwrap().modified().unwrap();
-    assert_eq!(answer(&cache), first);
-    assert_eq!(std::fs::metadata(masks()).unwrap().modified().unwrap(), made, "it is not written again");
-    let good = std::fs::read(&file).unwrap();
-    let mut bad = good.clone();
-    bad[5000] ^= 16;
-    std::fs::write(&file, &bad).unwrap();
-    assert_eq!(answer(&cache), first);
-    assert_eq!(std::fs::read(&file).unwrap(), good);
-    assert_eq!(answer(Path::new("")), first, "nothing is kept");
-}
-
-#[test]
 fn a_benchmark_says_what_ran_and_how_fast() {
     let (dir, pack) = folder();
     let weights = dir.path().join("weights.pack");

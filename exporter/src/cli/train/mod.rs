@@ -203,12 +203,13 @@ pub(super) fn stop_when_asked(answer: &'static str) -> Result<Arc<AtomicBool>, E
             .context("cannot catch Ctrl-C and SIGTERM")?;
     }
     let asked = Arc::clone(&stop);
-    std::thread::spawn(move || {
+    let wait = move || {
         while !asked.load(Ordering::Relaxed) {
             std::thread::sleep(Duration::from_millis(100));
         }
         log::warn!("{answer}");
-    });
+    };
+    std::thread::Builder::new().spawn(wait).context("cannot start a thread that waits for Ctrl-C")?;
     Ok(stop)
 }
 

@@ -158,7 +158,7 @@ impl Tensors<'_> {
             return Err(Denied::Outside);
         }
         let open = || {
-            let file = File::open(&path)?;
+            let file = overmask::fs::open(&path)?;
             let length = file.metadata()?.len();
             Ok((file, length))
         };
