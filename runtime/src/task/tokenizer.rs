@@ -181,7 +181,9 @@ impl Tokenizer {
         let wrong = |source| TaskError::Tokenizer { path: self.path.clone(), source };
         let special = self.inner.get_post_processor().map_or(0, |processor| processor.added_tokens(true));
         if max_tokens < special {
-            return Err(wrong(format!("puts {special} tokens around a text, more than the task's {max_tokens}").into()));
+            return Err(wrong(
+                format!("puts {special} tokens around a text, more than the task's {max_tokens}").into(),
+            ));
         }
         let mut inner = self.inner.clone();
         let pad_token = inner.id_to_token(self.pad).unwrap_or_default();

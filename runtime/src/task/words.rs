@@ -129,7 +129,10 @@ mod tests {
             ("(O'Neil’s e-mail)", "( O'Neil ’s e-mail )"),
             ("Lima's, and Lima 's", "Lima 's , and Lima 's"),
             ("O\u{2019}Neil didn't", "O\u{2019}Neil didn't"),
-            ("U.S.-based, in the U.S. or the U.S.? J. Doe, e.g. a.", "U.S.-based , in the U.S. or the U.S. ? J. Doe , e.g. a ."),
+            (
+                "U.S.-based, in the U.S. or the U.S.? J. Doe, e.g. a.",
+                "U.S.-based , in the U.S. or the U.S. ? J. Doe , e.g. a .",
+            ),
             ("Wait... no -- J... \"no!!\"", "Wait ... no -- J ... \" no !! \""),
             ("10,000 at 10:30 for $3.50, 5%", "10,000 at 10:30 for $ 3.50 , 5 %"),
             ("AT&T and/or a@b.org (http://b.org/x)", "AT&T and/or a@b.org ( http://b.org/x )"),
