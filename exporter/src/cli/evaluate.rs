@@ -13,7 +13,7 @@ use overmask_cli::{EngineArgs, ExitCode, Verbosity};
 
 use super::{output, places};
 use crate::data::{self, Form};
-use crate::evaluate::{self, Report};
+use crate::evaluate::{self, AsText, Report};
 use crate::metrics::Scores;
 use crate::score::Confusion;
 
@@ -66,6 +66,13 @@ pub(super) fn run(args: &EvaluateArgs, verbosity: Verbosity) -> Result<(), Error
     if let Some(path) = &args.predictions {
         evaluate::write_predictions(path, &dataset, &report)?;
         log::info!("{}: {} predictions", path.display(), report.card.n);
+    }
+    if let Some(AsText { sentences, words, example, found }) = &report.as_text {
+        let (all, example, found) = (dataset.len(), printable(example), printable(&found.join(" ")));
+        log::warn!(
+            "{sentences} of {all} sentences have words that `overmask run` finds otherwise in a plain text, {words} in \
+             all, as `{example}` becomes `{found}`: these figures are of sentences that are given as `tokens`"
+        );
     }
     if args.json {
         return output::json(&report);

@@ -3,7 +3,8 @@
 use overmask::base::Base;
 use overmask::engine::Device;
 use overmask::mask::Granularity;
-use overmask::pack::{MAX_BYTES, Pooling, TaskKind, check_name};
+use overmask::pack::{Input, MAX_BYTES, Pooling, TaskKind, check_name};
+use overmask::task::Tokenizer;
 
 use super::graph::Precision;
 use super::options::{Init, Method, Sampling, TeacherOptions, TrainOptions};
@@ -151,6 +152,9 @@ impl TrainOptions {
         if self.form.kind == TaskKind::Tag && self.form.pair {
             return wrong("form.pair", "is not for `form.kind` tag, whose examples are lists of words".to_owned());
         }
+        if self.form.pair {
+            Self::check_segments(base)?;
+        }
         if (self.form.kind == TaskKind::Tag) != (self.pooling == Pooling::First) {
             return wrong("pooling", "is `first` for `form.kind` tag, and for no other".to_owned());
         }
@@ -183,5 +187,22 @@ impl TrainOptions {
             return wrong("max_steps", "is 0".to_owned());
         }
         Ok(())
+    }
+    /// Refuses pairs on a base whose tokenizer marks second texts with a segment that the base does not know.
+    fn check_segments(base: &Base) -> Result<(), TrainError> {
+        let pair = Input::Pair("a".to_owned(), "a".to_owned());
+        let tokens = Tokenizer::open(base)?.encode(&pair, base.manifest().architecture.max_positions)?;
+        let largest = tokens.segments.iter().max().map_or(0, |segment| *segment as usize);
+        match base.segments().filter(|known| largest >= *known) {
+            None => Ok(()),
+            Some(known) => {
+                let reason = format!(
+                    "the tokenizer gives second texts the segment {largest}, and this base has segments up to {} \
+                     (`type_vocab_size` {known}): make one text of the two",
+                    known - 1
+                );
+                Err(TrainError::Option { field: "form.pair", reason })
+            }
+        }
     }
 }

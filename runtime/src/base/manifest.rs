@@ -6,7 +6,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::family::Family;
-use super::{Architecture, BaseError, Precision, base_id, file, graph_base_id};
+use super::{Architecture, BaseError, Pooling, Precision, base_id, file, graph_base_id};
 
 /// The version of the bundle format that this program writes and reads.
 pub const FORMAT: u32 = 1;
@@ -31,6 +31,9 @@ pub struct BaseManifest {
     pub digests: BTreeMap<String, String>,
     /// SHA-256 of `tokenizer.json`.
     pub tokenizer_sha256: String,
+    /// The pooling that the encoder was trained with, where its checkpoint says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pooling: Option<Pooling>,
     /// Licence of the weights, as far as it is known.
     pub licence: String,
     /// Where the weights came from.

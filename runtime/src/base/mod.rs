@@ -8,6 +8,7 @@ mod architecture;
 pub mod family;
 mod identity;
 mod manifest;
+mod pooling;
 mod precision;
 mod weights;
 
@@ -17,8 +18,9 @@ use std::sync::OnceLock;
 pub use architecture::{Architecture, GraphHints};
 pub use identity::{base_id, graph_base_id};
 pub use manifest::{BaseManifest, FORMAT, MaskableTensor};
+pub use pooling::Pooling;
 pub use precision::{Int8Tensor, Precision};
-pub use weights::{TensorBytes, write_weights};
+pub use weights::{TensorBytes, not_finite, write_weights};
 
 use family::bert::Table;
 use weights::Weights;
@@ -169,10 +171,11 @@ impl Base {
         Ok(Base { dir: dir.to_owned(), manifest, weights, segments, verified: OnceLock::new() })
     }
 
-    /// Checks every file's digest and the base's identity.
+    /// Checks every file's digest, the base's identity, and that every weight is a finite number.
     ///
     /// # Errors
-    /// When a file was changed or damaged, with the digest expected and found.
+    /// When a file was changed or damaged, with the digest expected and found; at the first weight that is no
+    /// finite number.
     pub fn verify(&self) -> Result<(), BaseError> {
         for (name, expected) in &self.manifest.digests {
             let path = self.dir.join(name);
@@ -186,6 +189,7 @@ impl Base {
             let path = self.dir.join(file::MANIFEST);
             return Err(BaseError::Digest { path, expected: self.manifest.base_id.clone(), found });
         }
+        self.weights.check_finite()?;
         self.verified.get_or_init(|| ());
         Ok(())
     }

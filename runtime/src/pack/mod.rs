@@ -17,7 +17,7 @@ mod write;
 use std::path::{Path, PathBuf};
 
 pub use container::MAX_BYTES;
-pub use document::{Codec, MaskEntry, PackDocument, Pooling, SCHEMA, TaskKind, TextSettings, check_name};
+pub use document::{Codec, MaskEntry, PackDocument, SCHEMA, TaskKind, TextSettings, check_name};
 pub use file::{PackFile, Sizes};
 pub use float::FloatType;
 pub use input::Input;
@@ -25,6 +25,7 @@ pub use read::file as read_file;
 pub use set::{PackSet, Packs, split_name};
 pub use write::file as write_file;
 
+pub use crate::base::Pooling;
 use crate::base::{Base, BaseError};
 use crate::codec::CodecError;
 use crate::error::ErrorKind;

@@ -49,7 +49,8 @@ pub(super) fn check(pack: &Pack) -> Result<(), Reason> {
     for golden in &pack.golden {
         if golden.logits.len() != golden.input.rows() * labels {
             let (rows, found) = (golden.input.rows(), golden.logits.len());
-            let reason = format!("{:?} has {found} logits for {rows} rows of {labels} labels", golden.input);
+            let what = golden.input.what();
+            let reason = format!("{what} has {found} logits for {rows} rows of {labels} labels");
             return Err(Reason::field(tensor::GOLDEN, reason));
         }
         finite(tensor::GOLDEN, &golden.logits)?;

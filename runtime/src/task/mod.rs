@@ -9,6 +9,7 @@ mod spans;
 #[expect(clippy::module_inception, reason = "what the module is named after")]
 mod task;
 mod tokenizer;
+mod words;
 mod work;
 
 pub use answer::{Answer, Prediction, Reply, TextSpan, applies, largest};
@@ -18,6 +19,7 @@ pub use runner::{GOLDEN_TOLERANCE, GoldenCheck, Runner};
 pub use spans::{OUTSIDE, Span, spans};
 pub use task::{Rows, Task};
 pub use tokenizer::{Tokenizer, Tokens};
+pub use words::words;
 
 use std::error::Error;
 use std::path::PathBuf;

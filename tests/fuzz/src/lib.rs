@@ -211,6 +211,7 @@ pub fn write_bundle(dir: &Path) -> BaseManifest {
         variant: Precision::F32,
         digests: files.iter().map(|(name, _)| ((*name).to_owned(), digest(name))).collect(),
         tokenizer_sha256,
+        pooling: None,
         licence: "none".into(),
         source: "fuzzing".into(),
     };

@@ -186,7 +186,8 @@ struct Tuning {
     /// The longest input, in tokens with the special ones; longer ones are cut.
     #[arg(long, value_name = "N", default_value_t = 64)]
     max_tokens: usize,
-    /// How the tokens' vectors become what the head sees; default: mean, for --task tag first.
+    /// How the tokens' vectors become what the head sees; default: as the base's checkpoint says, else mean; for
+    /// --task tag first.
     #[arg(long, value_parser = poolings())]
     pooling: Option<Pooling>,
     /// End after so many steps.
@@ -307,6 +308,14 @@ impl TrainArgs {
         self.task.form()
     }
 
+    /// How vectors are pooled on a base that was trained with a pooling of its own, if its checkpoint said so.
+    pub(super) fn pooling(&self, of_base: Option<Pooling>) -> Pooling {
+        self.tuning.pooling.unwrap_or(match self.form().kind {
+            TaskKind::Tag => Pooling::First,
+            _ => of_base.unwrap_or(Pooling::Mean),
+        })
+    }
+
     pub(super) fn options(&self) -> Result<TrainOptions, Error> {
         let name = match &self.name {
             Some(name) => name.clone(),
@@ -353,10 +362,7 @@ impl TrainArgs {
             teacher,
             seed: self.seed,
             max_tokens: self.tuning.max_tokens,
-            pooling: self.tuning.pooling.unwrap_or(match form.kind {
-                TaskKind::Tag => Pooling::First,
-                _ => Pooling::Mean,
-            }),
+            pooling: self.pooling(None),
             dev_fraction: self.measure.dev_fraction,
             device: self.machine.device,
             threads: self.machine.threads.map_or(usual.threads, usize::from),

@@ -114,6 +114,7 @@ pub(super) fn run(args: &TrainArgs, verbosity: Verbosity) -> Result<(), Error> {
     let base = Arc::new(Base::open(&args.base)?);
     // What is learnt on a damaged base fits no other.
     base.verify()?;
+    let options = TrainOptions { pooling: args.pooling(base.manifest().pooling), ..options };
     let stop = stop_when_asked("stopping after this step; once more ends at once and keeps nothing")?;
     let bar = output::bar(verbosity, 0, "{wide_bar} {pos}/{len} steps, {msg}, {eta} left")?;
     let data = train::Data { train: &train, labels: labels.as_ref(), dev: dev.as_ref(), eval: eval.as_ref() };

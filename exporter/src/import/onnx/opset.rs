@@ -150,8 +150,9 @@ fn check_softmax(graph: &GraphProto) -> Result<(), Problem> {
         let rank = node.input.first().and_then(|x| shapes.get(x)).map(|shape| shape.len() as i64);
         let axis = node.int("axis", -1);
         if axis != -1 && rank != Some(axis + 1) {
+            let axes = rank.map_or_else(|| "unknown axes".to_owned(), |rank| format!("{rank} axes"));
             let reason =
-                format!("is over axis {axis} of {rank:?} and all after it; export with operator set 13 or newer");
+                format!("is over axis {axis} of {axes} and all after it; export with operator set 13 or newer");
             return Err(Problem::node(node, reason));
         }
     }
