@@ -4,6 +4,7 @@
 mod analyze;
 mod bench_step;
 mod convert;
+mod data;
 mod diff;
 mod evaluate;
 mod export;
@@ -43,6 +44,7 @@ fn after_help() -> String {
         "{}\n\n\
          Environment:\n  \
            ORT_DYLIB_PATH  the ONNX Runtime library to load\n  \
+           XDG_DATA_HOME   where `fetch onnxruntime` puts one, else ~/.local/share\n  \
            NO_COLOR        plain messages\n  \
            OVERMASK_LOG    which messages to show, in env_logger's syntax; overrides -q and -v",
         ExitCode::HELP
@@ -104,6 +106,7 @@ pub fn main() -> process::ExitCode {
     let cli = Cli::parse();
     // Unlike on a device, information is shown: what was fetched, learnt and written.
     cli.verbosity.start(Messages::Information);
+    overmask_cli::find_onnxruntime();
     let done = match &cli.command {
         Command::Fetch(args) => fetch::run(args),
         Command::Import(args) => import::run(args),

@@ -27,6 +27,22 @@ pub fn derived_directory() -> Option<PathBuf> {
     user.map(|dir| dir.join("overmask"))
 }
 
+/// Where `overmask-export fetch onnxruntime` puts the library, and the programs look for it: in the user's data, which
+/// `XDG_DATA_HOME` names, else in `~/.local/share`.
+pub fn onnxruntime_directory() -> Option<PathBuf> {
+    let named = |name: &str| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let data = named("XDG_DATA_HOME").or_else(|| named("HOME").map(|home| home.join(".local/share")));
+    data.map(|dir| dir.join("overmask/onnxruntime"))
+}
+
+/// Has ONNX Runtime's library looked for in [`onnxruntime_directory`], too.
+#[cfg(feature = "ort")]
+pub fn find_onnxruntime() {
+    if let Some(directory) = onnxruntime_directory() {
+        overmask_ort::look_in(directory);
+    }
+}
+
 /// The directory of the trusted keys: what `OVERMASK_KEYRING` names, else [`DEFAULT_KEYRING`].
 pub fn keyring_directory() -> PathBuf {
     let named = env::var_os("OVERMASK_KEYRING").filter(|dir| !dir.is_empty());

@@ -9,7 +9,9 @@ mod messages;
 mod output;
 
 pub use engines::{EngineArgs, default_engine, start, threads};
-pub use environment::{derived_directory, engine_options, keyring_directory};
+#[cfg(feature = "ort")]
+pub use environment::find_onnxruntime;
+pub use environment::{derived_directory, engine_options, keyring_directory, onnxruntime_directory};
 pub use exit::{CodedError, ExitCode};
 pub use messages::{Messages, Verbosity};
 pub use output::{Output, describe, exit};

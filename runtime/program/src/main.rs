@@ -88,6 +88,8 @@ struct BaseArgs {
 fn main() -> std::process::ExitCode {
     let cli = Cli::parse();
     cli.verbosity.start(Messages::Warnings);
+    #[cfg(feature = "ort")]
+    overmask_cli::find_onnxruntime();
     overmask_cli::exit(execute(cli.command), ExitCode::of)
 }
 
