@@ -9,9 +9,10 @@ use overmask::base::Base;
 use overmask::pack::Pack;
 use overmask_cli::{EngineArgs, ExitCode, Verbosity};
 
+use super::data::DataArgs;
 use super::output;
 use crate::analyze::{self, By, SharedZeros, Solution, SparsityGroup, TensorDistance, Total};
-use crate::data::{self, Form};
+use crate::data::Form;
 use crate::report::Stat;
 
 /// Analyse packs: how close they are to the base, how many zeros they share, what in them matters, and how
@@ -100,6 +101,8 @@ struct SensitivityArgs {
     /// Print the result as JSON.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    files: DataArgs,
 }
 
 /// How good packs of one task are that were learnt with different seeds and at different sparsities, and
@@ -128,6 +131,8 @@ struct SolutionsArgs {
     /// Print the result as JSON, for `report`.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    files: DataArgs,
 }
 
 pub(super) fn run(args: &AnalyzeArgs, verbosity: Verbosity) -> Result<(), Error> {
@@ -180,7 +185,7 @@ fn overlap(args: &OverlapArgs) -> Result<(), Error> {
 fn sensitivity(args: &SensitivityArgs, verbosity: Verbosity) -> Result<(), Error> {
     let base = Arc::new(Base::open(&args.base)?);
     let pack = Pack::open(&args.pack, &base)?;
-    let data = data::read(&args.data, Form { kind: pack.document.kind, pair: pack.document.text.pair })?;
+    let data = args.files.read(&args.data, Form { kind: pack.document.kind, pair: pack.document.text.pair })?;
     let engine = args.engine.start(&base)?;
     let bar = output::bar(verbosity, 0, "{wide_bar} {pos}/{len} groups, {eta} left")?;
     let found = analyze::sensitivity(&base, &pack, &data, (args.by, args.only), engine, &mut |done, of| {
@@ -203,7 +208,7 @@ fn solutions(args: &SolutionsArgs, verbosity: Verbosity) -> Result<(), Error> {
     let base = Arc::new(Base::open(&args.base)?);
     let open = |path: &PathBuf| Ok((path.clone(), Pack::open(path, &base)?));
     let packs = args.packs.iter().map(open).collect::<Result<Vec<_>, Error>>()?;
-    let data = data::read(&args.data, analyze::common_form(&packs)?)?;
+    let data = args.files.read(&args.data, analyze::common_form(&packs)?)?;
     let engine = args.engine.start(&base)?;
     let bar = output::bar(verbosity, packs.len() as u64, "{wide_bar} {pos}/{len} packs, {eta} left")?;
     let found = analyze::solutions(&base, &packs, &data, engine, &mut |done| bar.set_position(done as u64));

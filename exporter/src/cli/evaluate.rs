@@ -9,10 +9,12 @@ use anyhow::Error;
 use clap::Args;
 use overmask::base::Base;
 use overmask::pack::{Pack, TaskKind};
+use overmask::text::printable;
 use overmask_cli::{EngineArgs, ExitCode, Verbosity};
 
+use super::data::DataArgs;
 use super::{output, places};
-use crate::data::{self, Form};
+use crate::data::Form;
 use crate::evaluate::{self, AsText, Report};
 use crate::metrics::Scores;
 use crate::score::Confusion;
@@ -45,6 +47,8 @@ pub(super) struct EvaluateArgs {
     /// Print the result as JSON.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    files: DataArgs,
 }
 
 pub(super) fn run(args: &EvaluateArgs, verbosity: Verbosity) -> Result<(), Error> {
@@ -55,7 +59,7 @@ pub(super) fn run(args: &EvaluateArgs, verbosity: Verbosity) -> Result<(), Error
     let base = Arc::new(Base::open(&args.base)?);
     let pack = Pack::open(&args.pack, &base)?;
     let form = Form { kind: pack.document.kind, pair: pack.document.text.pair };
-    let dataset = data::read(&args.data, form)?;
+    let dataset = args.files.read(&args.data, form)?;
     let bar = output::bar(verbosity, dataset.len() as u64, "{wide_bar} {pos}/{len} texts, {eta} left")?;
     let engine = args.engine.start(&base)?;
     let report = evaluate::evaluate(&base, pack, &dataset, engine, &mut |done| {

@@ -4,6 +4,7 @@
 mod analyze;
 mod bench_step;
 mod convert;
+mod data;
 mod diff;
 mod evaluate;
 mod export;
@@ -107,6 +108,7 @@ pub fn main() -> process::ExitCode {
     let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default());
     // Unlike on a device, information is shown: what was fetched, learnt and written.
     let started = cli.verbosity.start(Messages::Information);
+    overmask_cli::find_onnxruntime();
     let done = started.map_err(Into::into).and_then(|()| match &cli.command {
         Command::Fetch(args) => fetch::run(args),
         Command::Import(args) => import::run(args),

@@ -92,7 +92,7 @@ pub(super) fn run(args: &SweepArgs, verbosity: Verbosity) -> Result<(), Error> {
     if args.dry_run {
         return show(args, &plan, &options);
     }
-    let stop = train::stop_when_asked("no further run starts; once more ends at once")?;
+    let stop = train::stop_when_asked("no further run starts; once more ends at once".to_owned())?;
     let summary = work(args, &plan, &options, &stop, verbosity)?;
     log::info!(
         "{}: {} runs, {} done now, {} before, {} failed, {} left",

@@ -14,8 +14,9 @@ mod manifest;
 mod recipe;
 mod source;
 
+use std::fs::{self, DirBuilder};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::{fs, io};
 
 use overmask::fs::file_digest;
 
@@ -83,7 +84,7 @@ pub fn fetch(
         let parent = dir.parent().filter(|p| !p.as_os_str().is_empty());
         parent.unwrap_or(Path::new("."))
     };
-    fs::create_dir_all(near).map_err(unwritable(near))?;
+    create(near, manifest.kind).map_err(unwritable(near))?;
     let beside = tempfile::Builder::new().prefix(".fetch-").tempdir_in(near).map_err(unwritable(near))?;
     let staged = beside.path().join("files");
     let source = source::obtain(manifest, &wanted, from, beside.path(), &staged, note)?;
@@ -99,10 +100,14 @@ pub fn fetch(
             out
         }
     };
-    fs::create_dir_all(dir).map_err(unwritable(dir))?;
+    create(dir, manifest.kind).map_err(unwritable(dir))?;
     for target in &targets {
         let to = dir.join(target.name);
-        fs::rename(staged.join(target.name), &to).map_err(unwritable(&to))?;
+        let staged = staged.join(target.name);
+        if manifest.kind == Kind::Library {
+            close(&staged).map_err(unwritable(&staged))?;
+        }
+        fs::rename(staged, &to).map_err(unwritable(&to))?;
     }
     note(&format!(
         "{}: {} in {}, sha256 checked",
@@ -115,6 +120,31 @@ pub fn fetch(
         note(&format!("{}: cite: {cite}", manifest.name));
     }
     Ok(done(Some(source)))
+}
+
+/// Makes a directory, and those above it, if they are not there. For a library nobody else may write to them, whatever
+/// the user's mask allows: it would not be loaded.
+fn create(dir: &Path, kind: Kind) -> io::Result<()> {
+    let mut builder = DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    if kind == Kind::Library {
+        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o755);
+    }
+    let _ = kind;
+    builder.create(dir)
+}
+
+/// Takes the right to write a file from everybody else.
+fn close(file: &Path) -> io::Result<()> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = fs::metadata(file)?.permissions().mode();
+        fs::set_permissions(file, fs::Permissions::from_mode(mode & !0o022))?;
+    }
+    let _ = file;
+    Ok(())
 }
 
 /// What must be in the target directory in the end.

@@ -122,6 +122,22 @@ fn a_local_file_is_taken_and_the_second_time_left_alone() {
     assert_eq!(setup.fetch(&manifest, Some(&file)).0.unwrap_err().kind(), ErrorKind::DeviceOrStore);
 }
 
+#[cfg(unix)]
+#[test]
+fn nobody_else_can_write_a_library() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let setup = Setup::new();
+    let file = setup.write("mine/a.so", b"code");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).unwrap();
+    let library = Manifest { kind: Kind::Library, ..manifest("a.so", b"code", NO_SOURCE) };
+    setup.fetch(&library, Some(&file)).0.unwrap();
+    for made in ["out", "out/a.so"] {
+        let mode = fs::metadata(setup.path(made)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o022, 0, "{made}: {mode:o}");
+    }
+}
+
 #[test]
 fn archives_are_opened_down_to_the_file() {
     let setup = Setup::new();

@@ -64,6 +64,27 @@ pub fn default_engine(base: &Base) -> EngineKind {
     EngineKind::Native
 }
 
+/// An error with advice, if ONNX Runtime cannot start and another engine of this build could run the base on the CPU.
+#[cfg(feature = "ort")]
+fn or_another(error: EngineError, base: &Base) -> EngineError {
+    let _ = base;
+    #[cfg(feature = "native")]
+    let native = overmask::engine::native::NativeEngine::knows(base);
+    #[cfg(not(feature = "native"))]
+    let native = false;
+    let other = match (native, cfg!(feature = "tract")) {
+        (true, _) => EngineKind::Native,
+        (false, true) => EngineKind::Tract,
+        (false, false) => return error,
+    };
+    match error {
+        EngineError::Unavailable { engine: engine @ EngineKind::Ort(Device::Cpu), reason } => {
+            EngineError::Unavailable { engine, reason: format!("{reason}. `--engine {other}` needs no library") }
+        }
+        error => error,
+    }
+}
+
 /// Starts an engine on a base.
 ///
 /// # Errors
@@ -73,7 +94,10 @@ pub fn start(kind: EngineKind, base: &Arc<Base>, options: &EngineOptions) -> Res
         #[cfg(feature = "native")]
         EngineKind::Native => Ok(Arc::new(overmask::engine::native::NativeEngine::new(Arc::clone(base), options)?)),
         #[cfg(feature = "ort")]
-        EngineKind::Ort(device) => Ok(Arc::new(overmask_ort::OrtEngine::new(Arc::clone(base), device, options)?)),
+        EngineKind::Ort(device) => {
+            let engine = overmask_ort::OrtEngine::new(Arc::clone(base), device, options);
+            Ok(Arc::new(engine.map_err(|error| or_another(error, base))?))
+        }
         #[cfg(feature = "tract")]
         EngineKind::Tract => Ok(Arc::new(overmask_tract::TractEngine::new(Arc::clone(base), options)?)),
         _ => {

@@ -37,6 +37,7 @@ Environment:
   OVERMASK_KEYRING  directory of trusted keys for --require-signature [default: /etc/overmask/keys]
   OVERMASK_LOG      which messages to show, in env_logger's syntax; overrides -q and -v
   ORT_DYLIB_PATH    the ONNX Runtime library for `ort` and for training
+  XDG_DATA_HOME     where `overmask-export fetch onnxruntime` puts one, else ~/.local/share
   NO_COLOR          plain messages";
 
 /// The value of a variable; none if it is empty.
@@ -69,6 +70,22 @@ fn derived_directory() -> Option<Directory> {
     };
     let warn = |error: &_| log::warn!("{error}. Nothing is kept this time; {CACHE} names another directory, or none");
     path.and_then(|path| Directory::open(path).inspect_err(warn).ok())
+}
+
+/// Where `overmask-export fetch onnxruntime` puts the library, and the programs look for it: in the user's data, which
+/// `XDG_DATA_HOME` names, else in `~/.local/share`.
+pub fn onnxruntime_directory() -> Option<PathBuf> {
+    let home = || named("HOME").map(|home| PathBuf::from(home).join(".local/share"));
+    let data = named("XDG_DATA_HOME").map(PathBuf::from).or_else(home);
+    data.filter(|data| data.is_absolute()).map(|data| data.join("overmask/onnxruntime"))
+}
+
+/// Has ONNX Runtime's library looked for in [`onnxruntime_directory`], too.
+#[cfg(feature = "ort")]
+pub fn find_onnxruntime() {
+    if let Some(directory) = onnxruntime_directory() {
+        overmask_ort::look_in(directory);
+    }
 }
 
 /// The directory of the trusted keys: what `OVERMASK_KEYRING` names, else [`DEFAULT_KEYRING`].

@@ -11,7 +11,9 @@ mod output;
 
 pub use arguments::parse;
 pub use engines::{EngineArgs, default_engine, start, threads};
-pub use environment::{ENVIRONMENT, engine_options, keyring_directory};
+#[cfg(feature = "ort")]
+pub use environment::find_onnxruntime;
+pub use environment::{ENVIRONMENT, engine_options, keyring_directory, onnxruntime_directory};
 pub use exit::{CodedError, ExitCode};
 pub use messages::{Messages, Verbosity};
 pub use output::{Output, describe, exit};

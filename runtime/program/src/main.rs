@@ -94,6 +94,8 @@ fn main() -> std::process::ExitCode {
         Err(status) => return status,
     };
     let started = cli.verbosity.start(Messages::Warnings);
+    #[cfg(feature = "ort")]
+    overmask_cli::find_onnxruntime();
     overmask_cli::exit(started.map_err(Into::into).and_then(|()| execute(cli.command)), ExitCode::of)
 }
 

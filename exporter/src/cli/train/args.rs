@@ -10,6 +10,7 @@ use overmask::mask::Granularity;
 use overmask::pack::{FloatType, Pooling, TaskKind, check_name};
 use overmask_cli::{CodedError, ExitCode};
 
+use crate::cli::data::DataArgs;
 use crate::data::Form;
 use crate::train::{CheckpointOptions, Init, Layers, Method, Precision, Sampling, TeacherOptions, TrainOptions, Tune};
 
@@ -22,7 +23,7 @@ use crate::train::{CheckpointOptions, Init, Layers, Method, Precision, Sampling,
 ///
 /// Data files are .jsonl, .csv or .tsv, with the fields that --task asks for: `text` (and `text_pair`
 /// with --pair) and `label` to classify, `labels` for several, `value` for a regression; `tokens` and
-/// `tags` for tags, or a .conll file.
+/// `tags` for tags, or a .conll file. Where columns have other names, options say so.
 #[derive(Debug, Args)]
 #[command(
     before_help = "Examples:\n  overmask-export train --base base/ --data trec.jsonl --task classify \
@@ -74,6 +75,8 @@ pub(crate) struct TrainArgs {
     teacher: TeacherArgs,
     #[command(flatten)]
     machine: Machine,
+    #[command(flatten)]
+    pub(super) files: DataArgs,
     /// Print what was learnt as JSON.
     #[arg(long)]
     pub(super) json: bool,
