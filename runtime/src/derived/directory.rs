@@ -20,8 +20,8 @@ use super::{DerivedError, is_derived};
 use crate::fs::read::check_regular;
 use crate::fs::untrusted;
 
-/// What files are called while they are written.
-const BESIDE: &str = ".overmask-";
+/// What files are called while they are written; not as other files are, which nobody locks.
+const BESIDE: &str = ".derived-";
 
 /// A file that is used is marked as used so often, at most: flash wears out.
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);

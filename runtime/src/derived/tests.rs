@@ -174,7 +174,7 @@ fn drafts_of_the_dead_and_files_that_nobody_uses_make_room() {
     let (_dir, file) = file();
     let at = |name: &str| file.directory.path().join(name);
     let old = format!("panels32-{}", "0".repeat(32));
-    let [dead, ours, foreign] = [".overmask-dead", &old, "notes-of-the-user"].map(at);
+    let [dead, ours, foreign] = [".derived-dead", &old, ".overmask-another"].map(at);
     let set_age = |path: &Path, days: u64| {
         let then = SystemTime::now() - Duration::from_secs(days * 24 * 60 * 60);
         let times = FileTimes::new().set_modified(then).set_accessed(then);
@@ -186,9 +186,9 @@ fn drafts_of_the_dead_and_files_that_nobody_uses_make_room() {
     }
     let alive = file.begin().unwrap();
     make(&file);
-    let mut left = vec!["notes-of-the-user", file.name.as_str(), old.as_str()];
+    let mut left = vec![".overmask-another", file.name.as_str(), old.as_str()];
     left.sort_unstable();
-    assert_eq!(names(&file).iter().filter(|name| !name.starts_with(".overmask-")).collect::<Vec<_>>(), left);
+    assert_eq!(names(&file).iter().filter(|name| !name.starts_with(".derived-")).collect::<Vec<_>>(), left);
     assert_eq!(names(&file).len(), 4, "and one that is being written");
     drop(alive);
 
@@ -198,7 +198,7 @@ fn drafts_of_the_dead_and_files_that_nobody_uses_make_room() {
     assert!(file.find::<u32>(3).is_some());
     let other = DerivedFile::new(&file.directory, "panels32", [9; 32]);
     make(&other);
-    let mut left = vec!["notes-of-the-user", file.name.as_str(), other.name.as_str()];
+    let mut left = vec![".overmask-another", file.name.as_str(), other.name.as_str()];
     left.sort_unstable();
     assert_eq!(names(&file), left);
 }
