@@ -165,7 +165,7 @@ impl<'a> Row<'a> {
 }
 
 impl<'a> From<&'a TextSpan> for Found<'a> {
-    fn from(TextSpan { label, score, start, end, text }: &'a TextSpan) -> Self {
+    fn from(TextSpan { label, score, start, end, text, .. }: &'a TextSpan) -> Self {
         Found { label, score: *score, start: *start, end: *end, text }
     }
 }

@@ -218,7 +218,8 @@ fn a_text_has_the_words_and_tags_that_a_data_set_has() {
     let given = ["Ms. O'Neil sent an e-mail from the U.S. .", "AT&T 's Jean-Luc lost 10,000 at 10:30 ..."];
     let joined = given.map(Input::from);
     // As people write.
-    let plain = ["Ms. O'Neil sent an e-mail from the U.S. .", "AT&T's Jean-Luc lost 10,000 at 10:30..."].map(Input::from);
+    let plain =
+        ["Ms. O'Neil sent an e-mail from the U.S. .", "AT&T's Jean-Luc lost 10,000 at 10:30..."].map(Input::from);
     let tags = |inputs: &[Input]| -> Vec<_> {
         let tags = |answer| match answer {
             Answer::Tags { words, tags, .. } => {
