@@ -28,7 +28,6 @@ const BEHIND_POOLING: [&str; 2] = ["2_Dense", "3_Dense"];
 /// What of `config.json` tells the family: others have other fields.
 #[derive(Deserialize)]
 struct Kind {
-    #[serde(default)]
     model_type: String,
 }
 
@@ -100,7 +99,7 @@ pub fn import(dir: &Path, out: &Path, origin: &Origin) -> Result<Imported, Impor
     };
     let checkpoint = need(dir, files::WEIGHTS)?;
     let tokenizer = need(dir, files::TOKENIZER)?;
-    let (pooling, other_pooling) = read_pooling(&dir.join(POOLING))?;
+    let pooling = read_pooling(&dir.join(POOLING))?;
     let bytes = read(&checkpoint)?;
     let tensors =
         SafeTensors::deserialize(&bytes).map_err(|source| ImportError::Weights { path: checkpoint.clone(), source })?;
@@ -129,10 +128,11 @@ pub fn import(dir: &Path, out: &Path, origin: &Origin) -> Result<Imported, Impor
         tensors: list,
         weights: checkpoint.clone(),
         tokenizer,
-        pooling,
+        pooling: pooling.as_ref().and_then(|pooling| pooling.as_ref().ok().copied()),
         origin,
     };
     let base = bundle::write(out, parts, |offsets| Ok(bert::graph(&architecture, &sizes, names, &needed, offsets)))?;
+    let other_pooling = pooling.and_then(Result::err);
     Ok(Imported { base, left_out: left_out(dir, &tensors, &needed), other_pooling })
 }
 
@@ -146,10 +146,10 @@ fn left_out(dir: &Path, tensors: &SafeTensors<'_>, needed: &[bert::Needed]) -> V
     all
 }
 
-/// The pooling that a checkpoint of sentence-transformers says, or what it says if no task can have that.
-fn read_pooling(path: &Path) -> Result<(Option<Pooling>, Option<String>), ImportError> {
+/// The pooling that a checkpoint of sentence-transformers says, if it says one; its words where no task can have it.
+fn read_pooling(path: &Path) -> Result<Option<Result<Pooling, String>>, ImportError> {
     if !path.is_file() {
-        return Ok((None, None));
+        return Ok(None);
     }
     let fields: BTreeMap<String, Value> =
         serde_json::from_slice(&read(path)?).map_err(|source| ImportError::Config { path: path.to_owned(), source })?;
@@ -161,10 +161,10 @@ fn read_pooling(path: &Path) -> Result<(Option<Pooling>, Option<String>), Import
     };
     let ways: Vec<String> = fields.iter().filter_map(flag).collect();
     Ok(match ways.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        [] => (None, None),
-        ["mean_tokens" | "mean"] => (Some(Pooling::Mean), None),
-        ["cls_token" | "cls"] => (Some(Pooling::Cls), None),
-        _ => (None, Some(ways.join(", "))),
+        [] => None,
+        ["mean_tokens" | "mean"] => Some(Ok(Pooling::Mean)),
+        ["cls_token" | "cls"] => Some(Ok(Pooling::Cls)),
+        _ => Some(Err(ways.join(", "))),
     })
 }
 

@@ -41,7 +41,7 @@ fn an_operator_without_a_gradient_is_named_and_the_base_runs() {
 #[test]
 fn what_is_no_text_encoder_is_refused_with_a_reason() {
     type Change = fn(&mut ModelProto);
-    let cases: [(Change, &str); 14] = [
+    let cases: [(Change, &str); 15] = [
         (|m| m.opset_import[0].version = 10, "`opset_import`: is 10"),
         (|m| m.opset_import.clear(), "operator set is missing"),
         (|m| m.functions.push(Vec::new()), "`functions`"),
@@ -62,6 +62,10 @@ fn what_is_no_text_encoder_is_refused_with_a_reason() {
         (|m| graph(m).initializer[3].dims = vec![-1], "tensor `embeddings.LayerNorm.weight`: shape [-1]"),
         (|m| graph(m).initializer[3].dims = vec![1 << 60, 1 << 60], "shape [1152921504606846976"),
         (|m| graph(m).initializer[3].dims = vec![17], "has 64 bytes, shape [17] takes 68"),
+        (
+            |m| graph(m).initializer[3].raw_data[20..24].copy_from_slice(&f32::NAN.to_le_bytes()),
+            "tensor `embeddings.LayerNorm.weight`: the value at [5] is NaN",
+        ),
         (|m| graph(m).input.retain(|i| i.name != "attention_mask"), "reads `attention_mask`, which nothing"),
         (|m| graph(m).output.retain(|o| o.name == "pooler_output"), "has three axes; name"),
         (
@@ -80,7 +84,8 @@ fn what_is_no_text_encoder_is_refused_with_a_reason() {
         graph(m).input[0] = ValueInfoProto::fixed("input_ids", data_type::INT64, &dims);
     };
     let other: Change = |m| normal::rename(graph(m), "token_type_ids", "position_ids");
-    for (change, said) in [(fixed, "dynamic batch and sequence"), (other, "input `position_ids`")] {
+    for (change, said) in [(fixed, "has the fixed size 1; export with dynamic batch"), (other, "input `position_ids`")]
+    {
         let (_dir, path) = changed("bert-torchscript.onnx", change);
         assert!(refused(&path, &options()).to_string().contains(said), "{said}");
     }
