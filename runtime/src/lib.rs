@@ -27,6 +27,7 @@
 //! | [`mask`] | bit masks over weights, and the granularities that they come in |
 //! | [`base`](mod@base) | the base bundle: manifest, memory-mapped weights, digests |
 //! | [`fs`] | the ground floor: files that appear whole, bounded reads, maps, digests |
+//! | [`fence`] | panics of other libraries as errors |
 
 pub mod base;
 pub mod codec;
@@ -34,6 +35,7 @@ pub mod codec;
 mod derived;
 pub mod engine;
 pub mod error;
+pub mod fence;
 pub mod fs;
 pub mod mask;
 pub mod pack;

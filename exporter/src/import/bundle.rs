@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use overmask::base::{self, Architecture, Base, BaseManifest, MaskableTensor, Precision, TensorBytes, file};
 use overmask::fs::{Staged, file_digest};
+use overmask::task::{TaskError, Tokenizer};
 use overmask_graph::proto::ModelProto;
 
 use super::{ImportError, Origin};
@@ -66,8 +67,14 @@ pub(super) fn write(
     staged.write(file::MANIFEST, &text)?;
 
     // What was written must open before anyone sees it.
-    overmask::task::Tokenizer::open(&Base::open(staged.dir())?)
-        .map_err(|source| ImportError::Tokenizer { path: parts.tokenizer, source: source.into() })?;
+    Tokenizer::open(&Base::open(staged.dir())?).map_err(|error| {
+        let source = match error {
+            // Of the copy in a directory that is gone by then.
+            TaskError::Tokenizer { source, .. } => source,
+            other => other.into(),
+        };
+        ImportError::Tokenizer { path: parts.tokenizer, source }
+    })?;
 
     staged.publish()?;
     Ok(Base::open(out)?)

@@ -5,11 +5,11 @@ mod bundle;
 pub mod hf;
 pub mod onnx;
 
+use std::error::Error;
 use std::path::PathBuf;
 
 use overmask::error::ErrorKind;
 use overmask::fs::StagedError;
-use overmask::task::TaskError;
 
 /// What the manifest says of the weights' origin.
 #[derive(Debug, Clone, Default)]
@@ -92,7 +92,7 @@ pub enum ImportError {
         /// The file.
         path: PathBuf,
         /// Why.
-        source: Box<TaskError>,
+        source: Box<dyn Error + Send + Sync>,
     },
     /// The bundle that was written does not open.
     #[error(transparent)]

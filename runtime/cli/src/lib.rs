@@ -7,6 +7,7 @@ mod exit;
 pub mod help;
 mod messages;
 mod output;
+mod panics;
 
 pub use engines::{EngineArgs, default_engine, start, threads};
 pub use environment::{derived_directory, engine_options, keyring_directory};

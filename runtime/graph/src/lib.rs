@@ -15,7 +15,7 @@ pub use builder::{GraphBuilder, OPSET};
 use prost::Message;
 use proto::{ModelProto, TensorProto, ValueInfoProto, data_type};
 
-use overmask::base::BaseError;
+use overmask::base::{Base, BaseError, file};
 use overmask::engine::EngineError;
 use overmask::error::ErrorKind;
 
@@ -43,6 +43,9 @@ pub enum OnnxError {
         /// The most bytes that are read.
         limit: u64,
     },
+    /// The file of a base cannot be read.
+    #[error(transparent)]
+    Base(#[from] BaseError),
     /// The bytes are no ONNX model.
     #[error("{path} is not an ONNX model: {source}; make or copy the file again")]
     Decode {
@@ -83,6 +86,7 @@ impl OnnxError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Io { .. } => ErrorKind::InputData,
+            Self::Base(error) => error.kind(),
             _ => ErrorKind::CorruptFile,
         }
     }
@@ -92,6 +96,7 @@ impl From<OnnxError> for EngineError {
     fn from(error: OnnxError) -> Self {
         match error {
             OnnxError::Io { path, source } => EngineError::Base(BaseError::Io { path, source }),
+            OnnxError::Base(error) => EngineError::Base(error),
             other => EngineError::Graph(Box::new(other)),
         }
     }
@@ -114,8 +119,20 @@ pub fn read_model_of(path: &Path, limit: u64) -> Result<ModelProto, OnnxError> {
     let data = overmask::fs::read_at_most(path, limit)
         .map_err(|source| OnnxError::Io { path: path.into(), source })?
         .ok_or_else(|| OnnxError::TooLarge { path: path.into(), limit })?;
-    let model =
-        ModelProto::decode(data.as_slice()).map_err(|source| OnnxError::Decode { path: path.into(), source })?;
+    decode(path, &data)
+}
+
+/// Reads the graph of a base, if it is the one that the manifest names: engines take what they are given, and some
+/// break off or come to no end on a damaged one.
+///
+/// # Errors
+/// As [`read_model`], or when the file was changed or damaged.
+pub fn read_base(base: &Base) -> Result<ModelProto, OnnxError> {
+    decode(&base.model_path(), &base.read(file::MODEL, MAX_MODEL_BYTES)?)
+}
+
+fn decode(path: &Path, data: &[u8]) -> Result<ModelProto, OnnxError> {
+    let model = ModelProto::decode(data).map_err(|source| OnnxError::Decode { path: path.into(), source })?;
     match model.ir_version {
         version if version > proto::IR_VERSION => Err(OnnxError::Version { path: path.into(), version }),
         _ => Ok(model),
