@@ -18,13 +18,10 @@ use crate::fs::{JsonBudget, hex};
 /// # Errors
 /// When it cannot be read, or is larger.
 pub fn file(path: &Path) -> Result<Vec<u8>, PackError> {
-    let wrong = |reason| PackError::Invalid { path: path.into(), reason };
-    if path.is_dir() {
-        return Err(wrong(Reason::NotAPack { found: "a directory" }));
-    }
+    let reason = || Reason::TooLarge { part: "file", limit: MAX_BYTES };
     crate::fs::read_at_most(path, MAX_BYTES)
         .map_err(|source| PackError::Read { path: path.into(), source })?
-        .ok_or_else(|| wrong(Reason::TooLarge { part: "file", limit: MAX_BYTES }))
+        .ok_or_else(|| PackError::Invalid { path: path.into(), reason: reason() })
 }
 
 impl PackFile {
