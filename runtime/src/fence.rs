@@ -24,7 +24,7 @@ pub struct Fence {
 
 /// A library panicked on a file, which whoever ran it names.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the library `{library}` panicked: {message}")]
+#[error("the library `{library}` failed on it: {message}")]
 pub struct Panicked {
     /// The library.
     pub library: &'static str,
@@ -80,7 +80,7 @@ mod tests {
         let got = outer.run(|| {
             assert_eq!(outer.run(|| 7), Ok(7));
             let failed = inner.run(|| -> u8 { panic!("at {}", 3) }).unwrap_err();
-            assert_eq!(failed.to_string(), "the library `inner` panicked: at 3");
+            assert_eq!(failed.to_string(), "the library `inner` failed on it: at 3");
             assert_eq!(here().unwrap().file(), Path::new("a.json"));
             panic!("again")
         });

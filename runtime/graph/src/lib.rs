@@ -9,6 +9,7 @@ pub mod encoder;
 pub mod passes;
 pub mod proto;
 
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 pub use builder::{GraphBuilder, OPSET};
@@ -203,17 +204,15 @@ pub fn external_names(model: &ModelProto) -> Result<Vec<String>, OnnxError> {
 /// When a name is no initializer of the graph; the model is unchanged then.
 pub fn initializers_to_inputs(model: &mut ModelProto, names: &[&str]) -> Result<(), OnnxError> {
     let graph = model.graph.as_mut().ok_or(OnnxError::NoGraph)?;
-    let mut inputs = Vec::with_capacity(names.len());
-    for name in names {
-        let tensor = graph
-            .initializer
-            .iter()
-            .find(|t| t.name == *name)
-            .ok_or_else(|| OnnxError::MissingInitializer { name: (*name).to_owned() })?;
-        inputs.push(ValueInfoProto::fixed(name, data_type::FLOAT, &tensor.dims));
-    }
+    let dims: HashMap<&str, &[i64]> = graph.initializer.iter().map(|t| (t.name.as_str(), &t.dims[..])).collect();
+    let input = |name: &&str| match dims.get(name) {
+        Some(dims) => Ok(ValueInfoProto::fixed(name, data_type::FLOAT, dims)),
+        None => Err(OnnxError::MissingInitializer { name: (*name).to_owned() }),
+    };
+    let inputs: Vec<ValueInfoProto> = names.iter().map(input).collect::<Result<_, _>>()?;
     graph.input.extend(inputs);
-    graph.initializer.retain(|t| !names.contains(&t.name.as_str()));
+    let names: HashSet<&str> = names.iter().copied().collect();
+    graph.initializer.retain(|t| !names.contains(t.name.as_str()));
     Ok(())
 }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use overmask_graph::proto::{GraphProto, TensorProto, data_type};
 
-use super::Problem;
+use super::{Problem, normal};
 
 /// A table with no more rows than this holds segments, not positions.
 const MOST_SEGMENTS: i64 = 4;
@@ -70,7 +70,7 @@ struct Indices<'a> {
 
 /// All look-ups. A node comes after those that it depends on, so one pass sees what each value depends on.
 fn lookups(graph: &GraphProto) -> Vec<Lookup<'_>> {
-    let constants: HashMap<&str, &TensorProto> = graph.initializer.iter().map(|t| (t.name.as_str(), t)).collect();
+    let constants = normal::constants_by_name(graph);
     let of_input = |name| (name, Indices { inputs: [name].into(), ..Default::default() });
     let mut known: HashMap<&str, Indices<'_>> = graph.input.iter().map(|i| of_input(i.name.as_str())).collect();
     let mut found = Vec::new();
