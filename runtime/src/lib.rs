@@ -28,6 +28,7 @@
 //! | [`base`](mod@base) | the base bundle: manifest, memory-mapped weights, digests |
 //! | `derived` | what is made of bases and packs once and mapped by all processes |
 //! | [`fs`] | the ground floor: files that appear whole, bounded reads of regular files, maps, digests |
+//! | [`fence`] | panics of other libraries as errors |
 
 pub mod base;
 pub mod codec;
@@ -35,6 +36,7 @@ pub mod codec;
 pub mod derived;
 pub mod engine;
 pub mod error;
+pub mod fence;
 pub mod fs;
 pub mod mask;
 pub mod pack;

@@ -73,6 +73,9 @@ pub struct Package {
     pub tag: Option<String>,
     /// The Python version of the wheel, where it is for one only. (Nothing of it is run.)
     pub python: Option<String>,
+    /// The archive's SHA-256 in hex. A source archive has one: pip runs its `setup.py` to learn its name, which no
+    /// archive but a known one may do.
+    pub sha256: Option<String>,
 }
 
 /// Which archive of a package.
@@ -200,6 +203,14 @@ impl Manifest {
                             return Err(format!("sources[{i}].package: `{word}` is no plain word"));
                         }
                     }
+                    match (&package.sha256, package.archive) {
+                        (Some(digest), _) => check_digest(&format!("sources[{i}].package"), digest)?,
+                        (None, Archive::Wheel) => {}
+                        (None, Archive::Sdist) => {
+                            let why = "is missing; pip runs code of a source archive, which must be a known one";
+                            return Err(format!("sources[{i}].package.sha256: {why}"));
+                        }
+                    }
                 }
                 (None, Some(url)) => {
                     if !url.starts_with("https://") && !url.starts_with("file:///") {
@@ -286,6 +297,17 @@ mod tests {
     fn an_unknown_name_lists_the_known_ones() {
         let message = Manifest::find("gpt").unwrap_err().to_string();
         assert!(message.contains("`gpt`; known are: dialogue, minilm-l6, movie, "), "{message}");
+    }
+
+    #[test]
+    fn no_source_archive_is_run_that_is_not_known() {
+        let good = include_str!("../../../models/movie.toml");
+        let line = good.lines().skip_while(|line| *line != "archive = \"sdist\"").find(|l| l.starts_with("sha256"));
+        let line = line.unwrap();
+        for (instead, expected) in [("", "package.sha256: is missing"), ("sha256 = \"12\"", "is no SHA-256")] {
+            let error = Manifest::parse(Path::new("x.toml"), &good.replacen(line, instead, 1)).unwrap_err();
+            assert!(error.to_string().contains(expected), "{error}");
+        }
     }
 
     #[test]

@@ -222,7 +222,16 @@ fn download_package(package: &Package, scratch: &Path) -> Result<PathBuf, FetchE
     if let Some(python) = &package.python {
         command.args(["--python-version", python]);
     }
-    command.arg(format!("{}=={}", package.name, package.version));
+    let wanted = format!("{}=={}", package.name, package.version);
+    match &package.sha256 {
+        None => command.arg(wanted),
+        Some(sha256) => {
+            // Only a file of requirements can ask for a digest. pip checks it before it looks into the archive.
+            let list = scratch.join("requirements.txt");
+            fs::write(&list, format!("{wanted} --hash=sha256:{sha256}\n")).map_err(unwritable(&list))?;
+            command.args(["--require-hashes", "--requirement"]).arg(list)
+        }
+    };
     run(&mut command)?;
     downloaded(package, scratch).map_err(unreadable(scratch))?.ok_or_else(|| FetchError::Absent {
         place: scratch.to_owned(),

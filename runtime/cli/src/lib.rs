@@ -8,6 +8,7 @@ mod exit;
 pub mod help;
 mod messages;
 mod output;
+mod panics;
 
 pub use arguments::parse;
 pub use engines::{EngineArgs, default_engine, start, threads};

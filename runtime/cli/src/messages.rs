@@ -81,7 +81,9 @@ impl Verbosity {
             writeln!(out, "{style}{level}{style:#}: {message}")
         });
         // A second call (tests, embedders with a logger of their own) changes nothing.
-        let _ = builder.try_init();
+        if builder.try_init().is_ok() {
+            crate::panics::hook();
+        }
         asked.map(drop)
     }
 }

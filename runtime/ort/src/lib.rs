@@ -150,7 +150,7 @@ fn open(
     options: &EngineOptions,
     replaced: &[String],
 ) -> Result<(Session, Vec<String>), EngineError> {
-    let mut model = graph::read_model(&base.model_path())?;
+    let mut model = graph::read_base(base)?;
     let inputs = encoder::token_inputs(&model).map_err(|e| failed(device, e))?;
     let maskable = base.manifest().maskable.iter().map(|t| &t.name);
     let names: Vec<&str> = maskable.chain(replaced).map(String::as_str).collect();

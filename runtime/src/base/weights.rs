@@ -8,8 +8,8 @@ use memmap2::Mmap;
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 
-use super::BaseError;
-use crate::fs::map;
+use super::{BaseError, MAX_JSON};
+use crate::fs::{JsonBudget, map};
 
 /// The data section starts on a multiple of this, so that a map of it is page-aligned
 /// on every machine that we know of (x86-64: 4 kB, arm64 with large pages: 64 kB).
@@ -27,7 +27,9 @@ pub(super) struct Weights {
 impl Weights {
     pub(super) fn open(path: &Path) -> Result<Self, BaseError> {
         let map = map::map(path).map_err(|source| BaseError::Io { path: path.into(), source })?;
-        // The crate bounds the header and checks that offsets cover the data exactly.
+        let mut budget = JsonBudget::new(MAX_JSON);
+        budget.take_header(&map).map_err(|source| BaseError::Json { path: path.into(), source })?;
+        // The crate checks that the header is there and that offsets cover the data exactly.
         let (header, metadata) =
             SafeTensors::read_metadata(&map).map_err(|source| BaseError::Weights { path: path.into(), source })?;
         Ok(Weights { path: path.to_owned(), map, data_start: header + 8, metadata })

@@ -1,7 +1,9 @@
 //! The ground floor: files and directories that appear whole or not at all, reading regular files and no more of
-//! one than it may have, maps, digests, and whose a file is. It knows no other part of the library.
+//! one than it may have, what their JSON costs, maps, digests, and whose a file is. It knows no other part of the
+//! library.
 
 mod digest;
+mod json;
 pub(crate) mod map;
 mod owner;
 pub(crate) mod read;
@@ -9,6 +11,7 @@ mod staged;
 mod write;
 
 pub use digest::{file_digest, hex};
+pub use json::{JsonBudget, OverBudget};
 pub use owner::untrusted;
 pub use read::{open, read, read_at_most, read_to_string};
 pub use staged::{Staged, StagedError};

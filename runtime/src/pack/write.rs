@@ -7,7 +7,7 @@ use std::path::Path;
 use safetensors::tensor::{Dtype, TensorView};
 use sha2::{Digest, Sha256};
 
-use super::container::{CHECKSUM_BYTES, check_size, finite};
+use super::container::{CHECKSUM_BYTES, budget, finite, spend};
 use super::file::classes;
 use super::{
     Codec, Delta, FloatType, METADATA_KEY, MaskEntry, NamedMask, Pack, PackDocument, PackError, Reason, tensor,
@@ -148,7 +148,7 @@ pub(super) fn checked(
     // One key only: the order of several in a hash map would differ from run to run.
     let mut bytes = safetensors::serialize(tensors, Some(HashMap::from([(key.to_owned(), metadata)])))?;
     // What is not read shall not be written.
-    check_size(&bytes)?;
+    spend(&bytes, &mut budget())?;
     let end = bytes.len() - BLANK.len();
     let (before, end) = bytes.split_at_mut(end);
     end.copy_from_slice(&Sha256::digest(before));

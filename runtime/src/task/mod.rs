@@ -24,6 +24,7 @@ pub use words::words;
 use std::error::Error;
 use std::path::PathBuf;
 
+use crate::base::BaseError;
 use crate::engine::EngineError;
 use crate::error::ErrorKind;
 use crate::pack::PackError;
@@ -48,6 +49,9 @@ pub enum TaskError {
         /// What is wrong.
         source: Box<dyn Error + Send + Sync>,
     },
+    /// A file of the base cannot be read.
+    #[error(transparent)]
+    Base(#[from] BaseError),
     /// The pack cannot be used with the base.
     #[error(transparent)]
     Pack(#[from] PackError),
@@ -76,6 +80,7 @@ impl TaskError {
         match self {
             Self::Tokenizer { .. } | Self::NotFinite => ErrorKind::CorruptFile,
             Self::Text { .. } => ErrorKind::InputData,
+            Self::Base(error) => error.kind(),
             Self::Pack(error) => error.kind(),
             Self::NoTask => ErrorKind::Other,
             Self::Engine(error) => error.kind(),

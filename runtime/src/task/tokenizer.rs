@@ -6,12 +6,17 @@ use std::path::PathBuf;
 use tokenizers::{Encoding, PaddingParams, PostProcessor, TruncationDirection, TruncationParams};
 
 use super::TaskError;
-use crate::base::Base;
+use crate::base::{Base, file};
 use crate::engine::TokenBatch;
+use crate::fence::Fence;
+use crate::fs::JsonBudget;
 use crate::pack::Input;
 
 /// The largest `tokenizer.json` that is read.
 const MAX_BYTES: u64 = 256 << 20;
+
+/// What reading it may take in memory: half of that is for the half million merges of the largest there are.
+const MAX_JSON: usize = 1 << 30;
 
 /// An input as the encoder reads it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +58,8 @@ impl Tokens {
 /// texts are cut, and padding is up to the batch.
 pub struct Tokenizer {
     inner: tokenizers::Tokenizer,
+    /// `tokenizers` panics on some files, or on texts with them.
+    fence: Fence,
     path: PathBuf,
     pad: u32,
     vocabulary: usize,
@@ -64,14 +71,15 @@ impl Tokenizer {
     /// Reads the tokenizer of a base.
     ///
     /// # Errors
-    /// When the file cannot be read or is no tokenizer.
+    /// When the file cannot be read, is not the one that the base's manifest names, or is no tokenizer.
     pub fn open(base: &Base) -> Result<Tokenizer, TaskError> {
         let path = base.tokenizer_path();
         let wrong = |source| TaskError::Tokenizer { path: path.clone(), source };
-        let bytes = crate::fs::read_at_most(&path, MAX_BYTES)
-            .map_err(|e| wrong(e.into()))?
-            .ok_or_else(|| wrong(format!("has more than {} MiB, more than any tokenizer", MAX_BYTES >> 20).into()))?;
-        let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(wrong)?;
+        let bytes = base.read(file::TOKENIZER, MAX_BYTES)?;
+        JsonBudget::new(MAX_JSON).take(&bytes).map_err(|e| wrong(e.into()))?;
+        let fence = Fence::new("tokenizers", &path);
+        let mut inner =
+            fence.run(|| tokenizers::Tokenizer::from_bytes(bytes)).map_err(|e| wrong(e.into()))?.map_err(wrong)?;
         let pad = match inner.get_padding() {
             Some(padding) => Some(padding.pad_id),
             None => inner.token_to_id("[PAD]").or_else(|| inner.token_to_id("<pad>")),
@@ -86,8 +94,8 @@ impl Tokenizer {
             ));
         }
         // One that fails at the letter knows no bytes, and so no spaces.
-        let spaced = begins_words_with_spaces(&inner).unwrap_or(false);
-        Ok(Tokenizer { inner, path, pad, vocabulary, spaced })
+        let spaced = fence.run(|| begins_words_with_spaces(&inner)).map_err(|e| wrong(e.into()))?.unwrap_or(false);
+        Ok(Tokenizer { inner, fence, path, pad, vocabulary, spaced })
     }
 
     /// Checks that the base knows every token and every segment that the tokenizer can make of a text: a base
@@ -116,12 +124,12 @@ impl Tokenizer {
     pub fn encode(&self, input: &Input, max_tokens: usize) -> Result<Tokens, TaskError> {
         let wrong = |source| TaskError::Text { index: 0, source };
         let whole = |encoding: Encoding| (encoding, 0);
-        let encoding = match input {
+        let encoding = self.fence.run(|| match input {
             Input::Text(text) => self.inner.encode_fast(text.as_str(), true).map(whole),
             Input::Pair(first, second) => self.encode_pair(first, second, max_tokens),
             Input::Words { words } => self.inner.encode(self.within_text(words), true).map(whole),
-        };
-        let (encoding, dropped) = encoding.map_err(wrong)?;
+        });
+        let (encoding, dropped) = encoding.map_err(|e| wrong(e.into()))?.map_err(wrong)?;
         let ids = encoding.get_ids().to_vec();
         let segments = encoding.get_type_ids().to_vec();
         let mut tokens = Tokens { ids, segments, firsts: Vec::new(), dropped };
