@@ -39,14 +39,15 @@ impl<W: Write> Output<W> {
         self.whole_line(columns.join("\t").into_bytes())
     }
 
-    /// One JSON object on a line of its own, in which [unprintable](is_unprintable) characters are escaped.
+    /// One JSON object on a line of its own, which begins with its [`SCHEMA`] and in which
+    /// [unprintable](is_unprintable) characters are escaped.
     ///
     /// # Errors
     /// When stdout cannot be written.
     pub fn json(&mut self, value: &impl Serialize) -> anyhow::Result<()> {
         let mut line = Vec::new();
         let mut writer = Serializer::with_formatter(&mut line, Printable);
-        value.serialize(&mut writer).context("a result cannot be written as JSON")?;
+        Versioned { schema: SCHEMA, value }.serialize(&mut writer).context("a result cannot be written as JSON")?;
         self.whole_line(line)
     }
 
@@ -73,6 +74,17 @@ impl<W: Write> Output<W> {
     }
 }
 
+/// The version of what is printed as JSON, which docs/json.md describes: when a field goes, or changes its meaning or its
+/// type, it grows.
+const SCHEMA: u32 = 1;
+
+#[derive(Serialize)]
+struct Versioned<'a, T> {
+    schema: u32,
+    #[serde(flatten)]
+    value: &'a T,
+}
+
 /// Escapes what a terminal acts on; `serde_json` itself does so with the controls below U+0020 alone.
 struct Printable;
 
@@ -90,6 +102,11 @@ impl Formatter for Printable {
             }
         }
         Ok(())
+    }
+
+    fn write_raw_fragment<W: ?Sized + Write>(&mut self, writer: &mut W, fragment: &str) -> io::Result<()> {
+        // Controls that JSON allows between its tokens are blanks; all others can only be in strings.
+        self.write_string_fragment(writer, &fragment.replace(['\t', '\r', '\n'], " "))
     }
 }
 
@@ -137,6 +154,11 @@ pub fn describe(error: &anyhow::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use serde_json::value::RawValue;
+    use serde_json::{Value, json};
+
     use super::*;
 
     struct Closed(ErrorKind);
@@ -179,12 +201,17 @@ mod tests {
     #[test]
     fn json_reads_back_and_drives_no_terminal() {
         let all: String = (0..=0x10_ffff_u32).filter_map(char::from_u32).collect();
-        let line = written(|out| out.json(&[&all]));
+        let line = written(|out| out.json(&BTreeMap::from([("a", &all)])));
         let text = line.strip_suffix('\n').unwrap();
         assert_eq!(text.chars().find(|c| is_unprintable(*c)), None);
-        assert_eq!(serde_json::from_str::<Vec<String>>(text).unwrap(), [all]);
-        let line = written(|out| out.json(&["é\u{9b}2J\u{7f}", "\u{2028}\u{202e}x", "\"\\\n"]));
-        assert_eq!(line, "[\"é\\u009b2J\\u007f\",\"\\u2028\\u202ex\",\"\\\"\\\\\\n\"]\n");
+        assert_eq!(serde_json::from_str::<Value>(text).unwrap(), json!({"schema": 1, "a": all}));
+        let line = written(|out| out.json(&json!({"a": ["é\u{9b}2J\u{7f}", "\u{2028}\u{202e}x", "\"\\\n"]})));
+        let expected = r#"{"schema":1,"a":["é\u009b2J\u007f","\u2028\u202ex","\"\\\n"]}"#;
+        assert_eq!(line.trim_end(), expected);
+        // What is passed on as it was written.
+        let raw: Box<RawValue> = serde_json::from_str("[1.0,\t\"\u{9b}\" , 1e400]").unwrap();
+        let line = written(|out| out.json(&BTreeMap::from([("a", raw)])));
+        assert_eq!(line.trim_end(), r#"{"schema":1,"a":[1.0, "\u009b" , 1e400]}"#);
     }
 
     #[test]

@@ -21,21 +21,18 @@ pub(crate) fn objection(library: &Path) -> Option<String> {
 fn objection_to(place: &Path, near: bool) -> Option<String> {
     use std::os::unix::fs::MetadataExt;
 
+    use overmask::fs::{of_another, open_to_others};
+
     const STICKY: u32 = 0o1000;
-    const BY_OTHERS: u32 = 0o022;
 
     let name = place.display();
     let found = match place.metadata() {
         Ok(found) => found,
         Err(e) => return Some(format!("{name}: {e}")),
     };
-    let user = rustix::process::geteuid().as_raw();
-    if ![0, user].contains(&found.uid()) {
-        return Some(format!("{name} belongs to another user ({})", found.uid()));
-    }
     let guarded = !near && found.mode() & STICKY != 0;
-    let open = found.mode() & BY_OTHERS != 0 && !guarded;
-    open.then(|| format!("others can write to {name} (`chmod go-w` ends that)"))
+    let open = || open_to_others(&found).filter(|_| !guarded);
+    of_another(&found).or_else(open).map(|reason| format!("{name} {reason}"))
 }
 
 /// Elsewhere files have owners of another kind.

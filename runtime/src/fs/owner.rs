@@ -4,21 +4,40 @@ use std::fs::Metadata;
 
 /// Why a file or a directory is not to be believed like code, in words that go on after its path: it belongs to
 /// another user than this process's or root, or others than its owner may write to it. `None` where neither is so.
-#[cfg(unix)]
 pub fn untrusted(found: &Metadata) -> Option<String> {
-    use std::os::unix::fs::MetadataExt;
-
-    let (owner, user, mode) = (found.uid(), rustix::process::geteuid().as_raw(), found.mode() & 0o7777);
-    if owner != user && owner != 0 {
-        return Some(format!("belongs to user {owner}, neither to the one that runs this ({user}) nor to root"));
-    }
-    (mode & 0o022 != 0).then(|| format!("can be written by others than its owner (mode {mode:04o})"))
+    of_another(found).or_else(|| open_to_others(found))
 }
 
-/// The same where owners are not known: nothing is believed.
+/// Whether it belongs to another user than this process's or root; in such words.
+#[cfg(unix)]
+pub fn of_another(found: &Metadata) -> Option<String> {
+    use std::os::unix::fs::MetadataExt;
+
+    let (owner, user) = (found.uid(), rustix::process::geteuid().as_raw());
+    let is_another = ![0, user].contains(&owner);
+    is_another.then(|| format!("belongs to user {owner}, neither to the one that runs this ({user}) nor to root"))
+}
+
+/// Whether others than its owner may write to it; in such words.
+#[cfg(unix)]
+pub fn open_to_others(found: &Metadata) -> Option<String> {
+    use std::os::unix::fs::MetadataExt;
+
+    let mode = found.mode() & 0o7777;
+    (mode & 0o022 != 0)
+        .then(|| format!("can be written by others than its owner (mode {mode:04o}; `chmod go-w` ends that)"))
+}
+
+/// Where owners are not known nothing is believed.
 #[cfg(not(unix))]
-pub fn untrusted(_: &Metadata) -> Option<String> {
+pub fn of_another(_: &Metadata) -> Option<String> {
     Some("has no owner that could be checked on this system".to_owned())
+}
+
+/// Where modes are not known, neither.
+#[cfg(not(unix))]
+pub fn open_to_others(_: &Metadata) -> Option<String> {
+    Some("has no mode that could be checked on this system".to_owned())
 }
 
 #[cfg(test)]
