@@ -90,7 +90,7 @@ pub struct AsText {
 impl AsText {
     /// Looks at each word by itself: white space parts words, whatever stands beside it.
     fn of(dataset: &Dataset) -> Option<AsText> {
-        let split = |word: &&String| task::words(word) != [0..word.len()];
+        let split = |word: &&String| task::words(word).first() != Some(&(0..word.len()));
         let words = |example: &'_ Example| match &example.input {
             Input::Words { words } => words.iter().filter(split).cloned().collect(),
             _ => Vec::new(),
