@@ -1,6 +1,7 @@
 //! The command line becomes a program's arguments, or an exit status.
 
-use std::{env, io, process};
+use std::io::{self, Write};
+use std::{env, process};
 
 use clap::{Command, Parser};
 use overmask::text::{is_unprintable, printable};
@@ -42,8 +43,7 @@ fn show(error: &clap::Error) -> io::Result<()> {
     if !error.use_stderr() || !env::args_os().any(|arg| arg.to_string_lossy().contains(is_unprintable)) {
         return error.print();
     }
-    error.render().to_string().lines().for_each(|line| eprintln!("{}", printable(line)));
-    Ok(())
+    error.render().to_string().lines().try_for_each(|line| writeln!(io::stderr(), "{}", printable(line)))
 }
 
 #[cfg(test)]

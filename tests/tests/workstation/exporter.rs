@@ -247,13 +247,16 @@ fn wrong_options_exit_with_2_before_the_work() {
         ("--max-tokens 33", "--max-tokens"),
         ("--max-tokens 16 --max-steps 0", "--max-steps"),
         ("--dropout 1", "--dropout"),
+        ("--learning-rate -1", "--learning-rate"),
+        ("--learning-rate inf", "--learning-rate"),
+        ("--seed -1", "--seed"),
     ];
     for (arguments, said) in cases {
         let arguments: Vec<&str> = arguments.split(' ').collect();
         failed(&ran(&mut place.train_on("texts.jsonl", &arguments)), 2, &[said]);
     }
     failed(&ran(&mut export(&[])), 2, &["Usage"]);
-    failed(&ran(&mut export(&["man", "frobnicate"])), 2, &["frobnicate"]);
+    failed(&ran(&mut export(&["man", "frobnicate"])), 2, &["frobnicate", "train"]);
     failed(&ran(&mut export(&["fetch", "frobnicate"])), 2, &["frobnicate", "minilm-l6"]);
     assert!(place.made().is_empty());
 }
@@ -286,6 +289,21 @@ fn what_cannot_be_written_exits_with_8_and_leaves_nothing() {
     assert_eq!(ran(&mut place.train(&["--method", "head"])).code, 0);
     let got = ran(place.evaluate("texts.jsonl", &["--predictions"]).arg(&absent));
     failed(&got, 8, &["--predictions", "absent/tiny.pack"]);
+    // A base, and the packs of a set that are not read.
+    let (pack, set, manifest) = (place.path("out/tiny.pack"), place.path("all.packset"), place.path("base/base.json"));
+    assert_eq!(ran(export(&["merge"]).arg(&pack).arg("-o").arg(&set)).code, 0);
+    let one = place.path("all.packset#tiny");
+    let before = [&set, &manifest].map(|file| fs::read(file).unwrap());
+    for (command, from, to, code, said) in [
+        ("merge", &one, &place.path("new.packset"), 2, "is one pack of a set"),
+        ("merge", &pack, &manifest, 8, "is in a base bundle"),
+        ("repack", &pack, &manifest, 8, "is in a base bundle"),
+        ("repack", &one, &set, 2, "is the file of the set"),
+    ] {
+        failed(&ran(export(&[command]).arg(from).arg("-o").arg(to)), code, &[said]);
+    }
+    assert_eq!([&set, &manifest].map(|file| fs::read(file).unwrap()), before);
+    fs::remove_file(set).unwrap();
     for file in ["texts.jsonl", "out/tiny.pack"] {
         let before = fs::read(place.path(file)).unwrap();
         let got = ran(place.evaluate("texts.jsonl", &["--predictions"]).arg(place.path(file)));
@@ -300,6 +318,40 @@ fn what_cannot_be_written_exits_with_8_and_leaves_nothing() {
         failed(&got, 2, &["is the file of"]);
     }
     assert_eq!((fs::read(&results).unwrap(), place.made()), (b"{}\n".to_vec(), vec!["tiny.pack".to_owned()]));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn results_tell_of_paths_that_are_no_utf8() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
+    let place = Place::new();
+    let path = |name: &[u8]| place.path("out").join(OsStr::from_bytes(name));
+    let (pack, other, out) = (path(b"\xff.pack"), path(b"\xfe.pack"), path(b"\xfd"));
+    let json =
+        |command: &str, more: &[&Path]| ran(export(&command.split(' ').collect::<Vec<_>>()).arg("--json").args(more));
+    let base = place.path("base");
+    let texts = place.path("texts.jsonl");
+    let [on, data, to] = ["--base", "--data", "-o"].map(Path::new);
+    let learn = "train --name x --max-tokens 16 --max-steps 2";
+    let got = [
+        json(learn, &[on, &base, data, &texts, to, &pack]),
+        json(learn, &[on, &base, data, &texts, to, &other]),
+        json("keygen --no-password", &[to, &out]),
+        json("sign", &[&pack, Path::new("--key"), &path(b"\xfd.key")]),
+        json("diff", &[&pack, &other, on, &base]),
+        json("analyze solutions", &[&pack, &other, on, &base, data, &texts]),
+        json("repack", &[&pack, on, &base, to, &path(b"\xfc")]),
+        json("merge", &[&pack, to, &path(b"\xfb")]),
+        json("export", &[on, &base, Path::new("--pack"), &pack, to, &path(b"\xfa")]),
+        json("import hf", &[&fixture(), to, &path(b"\xf9")]),
+    ];
+    for got in &got {
+        failed(got, 0, &[]);
+        assert!(json_lines(got)[0].to_string().contains('\u{fffd}'), "{got:?}");
+    }
+    failed(&json("train", &[on, &base, data, &texts, to, &pack]), 2, &["-o", "--name", "UTF-8"]);
 }
 
 #[test]
@@ -420,6 +472,8 @@ fn help_completions_and_manual_pages_are_printed() {
     assert!(got.code == 0 && got.stdout.contains("overmask-export"));
     let got = ran(&mut export(&["man", "train"]));
     assert!(got.code == 0 && got.stdout.contains(".TH") && got.stdout.contains("\\-\\-granularity"), "{got:?}");
+    let got = ran(&mut export(&["man", "import", "hf"]));
+    assert!(got.code == 0 && got.stdout.contains(".TH overmask-export-import-hf 1"), "{got:?}");
     let got = ran(&mut export(&["fetch", "--list", "--json"]));
     assert!(field(&json_lines(&got), "name").contains(&"trec"));
 }
