@@ -33,16 +33,12 @@ pub fn split(dataset: &Dataset, fraction: f64, seed: u64) -> (Dataset, Dataset) 
     let (mut rest, mut held) = split_indices(dataset.len(), held, seed);
     let kept = only_examples(dataset, &rest, &held);
     if !rest.is_empty() && !kept.is_empty() {
-        let listed: Vec<String> = kept
-            .iter()
-            .take(LISTED)
-            .map(|(i, label)| format!("`{label}` (line {})", dataset.examples[*i].line))
-            .collect();
+        let named = |(i, label): &(usize, &str)| format!("`{label}` (line {})", dataset.examples[*i].line);
+        let listed: Vec<String> = kept.iter().take(LISTED).map(named).collect();
         let more = if kept.len() > LISTED { ", ..." } else { "" };
         log::warn!(
-            "{}: the only examples of {} labels are learnt from, not held out: {}{more}",
+            "{}: not held out, as no other example to learn from has the label: {}{more}",
             dataset.path.display(),
-            kept.len(),
             listed.join(", "),
         );
         held.retain(|i| kept.iter().all(|(kept, _)| kept != i));
