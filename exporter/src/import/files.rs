@@ -13,7 +13,8 @@ pub(super) const WEIGHTS: &str = "model.safetensors";
 pub(super) const TOKENIZER: &str = "tokenizer.json";
 
 /// What saves a checkpoint anew, in one file.
-const SAVE: &str = "save it anew with Python's transformers: AutoModel.from_pretrained(DIR).save_pretrained(OUT, max_shard_size=\"99GB\")";
+const SAVE: &str = "save it anew with Python's transformers: AutoModel.from_pretrained(DIR).save_pretrained(OUT, \
+                    max_shard_size=\"99GB\")";
 
 /// What writes a tokenizer into one file.
 const WRITE: &str = "let Python's transformers write it: AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)";
