@@ -11,7 +11,7 @@ use ort::session::Session;
 use ort::session::builder::GraphOptimizationLevel;
 use overmask::base::family::bert::{Names, Table};
 use overmask::base::{Base, file};
-use overmask::engine::{Changes, Engine, EngineOptions, TaskId, TokenBatch};
+use overmask::engine::{Changes, Engine, EngineKind, EngineOptions, TaskId, TokenBatch};
 use overmask::pack::{Input, NamedMask};
 use overmask::task::Tokenizer;
 use overmask_graph::encoder::{ATTENTION_MASK, INPUT_IDS, Padded, TOKEN_TYPE_IDS};
@@ -33,7 +33,7 @@ impl From<TokenBatch> for Batch {
 
 /// Options of our engines in a measurement: derived files lie where the programs have theirs.
 pub(crate) fn options(threads: usize) -> Result<EngineOptions> {
-    overmask_cli::engine_options(Some(threads))
+    overmask_cli::engine_options(EngineKind::Native, Some(threads))
 }
 
 /// Who runs the encoder on a batch.

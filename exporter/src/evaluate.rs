@@ -7,8 +7,8 @@ use std::sync::Arc;
 use overmask::base::Base;
 use overmask::engine::{Engine, EngineError, TaskId};
 use overmask::error::ErrorKind;
-use overmask::pack::Pack;
-use overmask::task::{Runner, TaskError};
+use overmask::pack::{Input, Pack};
+use overmask::task::{self, Runner, TaskError};
 use serde::Serialize;
 
 use crate::data::{DataError, Dataset, Example, LabelSet};
@@ -62,12 +62,48 @@ pub struct Report {
     pub engine: String,
     /// Its precision.
     pub precision: String,
+    /// Of given words, those that a device finds otherwise in a plain text; none if it finds them all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub as_text: Option<AsText>,
     /// The labels of the task.
     #[serde(skip)]
     pub labels: Vec<String>,
     /// The answer to every example, in the examples' order.
     #[serde(skip)]
     pub said: Vec<Said>,
+}
+
+/// Words of a data set that are not one word each for a device which is given a sentence as plain text: what was
+/// measured says nothing of their tags there.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct AsText {
+    /// How many sentences have such words.
+    pub sentences: usize,
+    /// How many such words there are.
+    pub words: usize,
+    /// The first of them.
+    pub example: String,
+    /// What a device takes for words in it.
+    pub found: Vec<String>,
+}
+
+impl AsText {
+    /// Looks at each word by itself: white space parts words, whatever stands beside it.
+    fn of(dataset: &Dataset) -> Option<AsText> {
+        let split = |word: &&String| task::words(word).first() != Some(&(0..word.len()));
+        let words = |example: &'_ Example| match &example.input {
+            Input::Words { words } => words.iter().filter(split).cloned().collect(),
+            _ => Vec::new(),
+        };
+        let found: Vec<Vec<String>> = dataset.examples.iter().map(words).filter(|words| !words.is_empty()).collect();
+        let example = found.first()?.first()?.clone();
+        Some(AsText {
+            sentences: found.len(),
+            words: found.iter().map(Vec::len).sum(),
+            found: task::words(&example).into_iter().map(|range| example[range].to_owned()).collect(),
+            example,
+        })
+    }
 }
 
 /// Measures the pack on the examples.
@@ -122,7 +158,8 @@ pub fn measure_task(
     let said = answers(runner, task, dataset, progress)?;
     let card = score::card(of.kind(), labels.names(), &gold, &said);
     let (engine, precision) = (info.engine.to_string(), info.precision.to_string());
-    Ok(Report { card, engine, precision, labels: labels.names().to_vec(), said })
+    let as_text = AsText::of(dataset);
+    Ok(Report { card, engine, precision, as_text, labels: labels.names().to_vec(), said })
 }
 
 /// What a task says of each example.
@@ -160,4 +197,27 @@ pub fn write_predictions(path: &Path, dataset: &Dataset, report: &Report) -> Res
         std::io::Write::flush(&mut out)
     });
     written.map_err(|source| EvaluateError::Write { path: path.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::Target;
+
+    #[test]
+    fn words_that_a_text_would_not_give_are_counted() {
+        let sentence = |(i, words): (usize, &str)| {
+            let words: Vec<String> = words.split(' ').map(str::to_owned).collect();
+            let target = Target::Tags(vec!["O".to_owned(); words.len()]);
+            Example { input: Input::Words { words }, target, line: i + 1 }
+        };
+        let of = |sentences: &[&str]| {
+            let examples = sentences.iter().copied().enumerate().map(sentence).collect();
+            AsText::of(&Dataset { path: "test.conll".into(), examples })
+        };
+        assert_eq!(of(&["O'Neil sent an e-mail from the U.S. .", "Lima 's mayor did n't ..."]), None);
+        let found = of(&["Lima is here", "he said :-) , (c) and", "so :-)"]).unwrap();
+        assert_eq!((found.sentences, found.words, found.example.as_str()), (2, 3, ":-)"));
+        assert_eq!(found.found, [":", "-", ")"]);
+    }
 }

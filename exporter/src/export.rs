@@ -2,7 +2,8 @@
 //! in the weights, pooling and head in the graph.
 //!
 //! The model is a folder, laid out as a base bundle is: `model.onnx` points into
-//! `model.safetensors`, `tokenizer.json` is the base's, and `config.json` says what the outputs mean.
+//! `model.safetensors`, `tokenizer.json` is the base's but cuts texts as the task does, and `config.json` says what
+//! the outputs mean.
 //!
 //! | the task's kind | the output `logits`, f32 |
 //! | --- | --- |
@@ -21,6 +22,7 @@ use overmask::fs::{Staged, StagedError};
 use overmask::mask::MaskError;
 use overmask::pack::tensor::{HEAD_BIAS, HEAD_WEIGHT};
 use overmask::pack::{Pack, PackDocument, PackError, Pooling, TaskKind};
+use overmask::task::{TaskError, Tokenizer};
 use overmask_graph::encoder;
 use overmask_graph::passes::head::{LOGITS, pool};
 use overmask_graph::proto::data_type;
@@ -63,14 +65,9 @@ pub enum ExportError {
         /// The name.
         value: String,
     },
-    /// The tokenizer cannot be read.
-    #[error("cannot read {}: {source}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
+    /// The base's tokenizer.
+    #[error(transparent)]
+    Task(#[from] TaskError),
     /// The folder cannot be written.
     #[error(transparent)]
     Staged(#[from] StagedError),
@@ -84,7 +81,7 @@ impl ExportError {
             Self::Pack(e) => e.kind(),
             Self::Onnx(e) => e.kind(),
             Self::Mask { .. } | Self::Taken { .. } => ErrorKind::CorruptFile,
-            Self::Read { .. } => ErrorKind::InputData,
+            Self::Task(e) => e.kind(),
             Self::Staged(e) => e.kind(),
         }
     }
@@ -157,9 +154,8 @@ pub fn export(base: &Base, pack: &Pack, out: &Path, extent: Extent) -> Result<()
     }
     staged.write(file::MODEL, &overmask_graph::encode(&b.finish()))?;
 
-    let path = base.tokenizer_path();
-    let tokenizer = std::fs::read(&path).map_err(|source| ExportError::Read { path, source })?;
-    staged.write(file::TOKENIZER, &tokenizer)?;
+    let tokenizer = Tokenizer::open(base)?.to_json(pack.document.text.max_tokens)?;
+    staged.write(file::TOKENIZER, tokenizer.as_bytes())?;
     let config = Config::new(&pack.document, extent);
     staged.file(CONFIG, |out| Ok(serde_json::to_writer_pretty(out, &config)?))?;
     Ok(staged.publish()?)

@@ -31,4 +31,5 @@ pub mod metrics;
 pub mod report;
 pub mod score;
 pub mod sweep;
+mod toml_text;
 pub mod train;

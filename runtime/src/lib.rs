@@ -26,17 +26,21 @@
 //! | [`codec`] | masks as few bytes, given the base |
 //! | [`mask`] | bit masks over weights, and the granularities that they come in |
 //! | [`base`](mod@base) | the base bundle: manifest, memory-mapped weights, digests |
-//! | [`fs`] | the ground floor: files that appear whole, bounded reads, maps, digests |
+//! | `derived` | what is made of bases and packs once and mapped by all processes |
+//! | [`fs`] | the ground floor: files that appear whole, bounded reads of regular files, maps, digests |
+//! | [`fence`] | panics of other libraries as errors |
 
 pub mod base;
 pub mod codec;
 #[cfg(feature = "native")]
-mod derived;
+pub mod derived;
 pub mod engine;
 pub mod error;
+pub mod fence;
 pub mod fs;
 pub mod mask;
 pub mod pack;
+mod parallel;
 pub mod task;
 pub mod text;
 pub mod trust;

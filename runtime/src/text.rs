@@ -7,7 +7,7 @@ pub fn printable(text: &str) -> String {
 }
 
 /// Whether a character drives a terminal or turns the direction of text.
-pub(crate) fn is_unprintable(c: char) -> bool {
+pub fn is_unprintable(c: char) -> bool {
     let turns = matches!(c, '\u{61c}' | '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     c.is_control() || turns
 }

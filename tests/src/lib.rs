@@ -11,6 +11,7 @@ use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, OnceLock};
 
 use overmask::base::Base;
+use overmask::derived::Directory;
 use overmask::engine::{Engine, EngineOptions, TaskId};
 use overmask::mask::{Granularity, Mask};
 use overmask::pack::{
@@ -55,7 +56,8 @@ pub fn engine(name: &str, base: &Arc<Base>) -> Arc<dyn Engine> {
 
 /// The same with so many threads.
 pub fn engine_with(name: &str, base: &Arc<Base>, threads: usize) -> Arc<dyn Engine> {
-    let options = EngineOptions::default().threads(threads).derived(program_dir().join("../derived"));
+    let derived = Directory::open(program_dir().join("../derived")).unwrap();
+    let options = EngineOptions::default().threads(threads).derived(derived);
     overmask_cli::start(name.parse().unwrap(), base, &options).unwrap_or_else(|e| panic!("{e}\n{SET_UP}"))
 }
 

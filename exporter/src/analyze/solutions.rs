@@ -43,7 +43,7 @@ pub struct Solution {
     /// The metric.
     pub metric: f64,
     /// The pack's file, or SET#NAME.
-    pub pack: PathBuf,
+    pub pack: String,
 }
 
 /// Packs whose sparsity is the same whole per cent. What masks nothing, a head alone for example, is of
@@ -119,7 +119,7 @@ pub fn solutions(
         sparsity: pack.document.sparsity,
         seed: pack.document.provenance.get("seed").and_then(serde_json::Value::as_u64),
         metric: *metric,
-        pack: path.clone(),
+        pack: path.display().to_string(),
     };
     let points: Vec<Solution> = packs.iter().zip(&metrics).map(point).collect();
     let mut groups = Vec::new();
@@ -257,7 +257,7 @@ mod tests {
         for (point, (path, pack)) in found.points.iter().zip(&packs) {
             let alone =
                 crate::evaluate::evaluate(&base, pack.clone(), &data, Arc::clone(&engine), &mut |_| ()).unwrap();
-            assert_eq!((point.metric, &point.pack), (alone.card.main(), path));
+            assert_eq!((point.metric, &point.pack), (alone.card.main(), &path.display().to_string()));
             // All are of one task, whatever they are called.
             assert_eq!((point.task.as_str(), point.sparsity), ("trec", pack.document.sparsity));
         }

@@ -14,7 +14,7 @@ use crate::import::hf;
 pub(super) fn base() -> (TempDir, Arc<Base>) {
     let dir = tempfile::tempdir().unwrap();
     let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/tiny-bert");
-    let base = hf::import(&fixture, &dir.path().join("base"), &hf::Origin::default()).unwrap();
+    let base = hf::import(&fixture, &dir.path().join("base"), &hf::Origin::default()).unwrap().base;
     (dir, Arc::new(base))
 }
 

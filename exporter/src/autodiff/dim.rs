@@ -1,5 +1,7 @@
 //! A dimension of a symbolic shape: a product of a number and named sizes.
 
+use std::fmt;
+
 /// The most named sizes of a product: more are in no graph but a hostile one.
 const MOST_NAMES: usize = 16;
 
@@ -8,6 +10,15 @@ const MOST_NAMES: usize = 16;
 pub struct Dim {
     factor: i64,
     names: Vec<String>,
+}
+
+impl fmt::Display for Dim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.factor {
+            1 if !self.names.is_empty() => f.write_str(&self.names.join("·")),
+            factor => f.write_str(&[&[factor.to_string()], self.names.as_slice()].concat().join("·")),
+        }
+    }
 }
 
 impl Dim {

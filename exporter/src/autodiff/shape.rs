@@ -304,7 +304,7 @@ fn broadcast(a: &[Dim], b: &[Dim], node: &NodeProto) -> Result<Vec<Dim>, Autodif
         .map(|i| match (at(a, i), at(b, i)) {
             (x, y) if x == y || y == Dim::one() => Ok(x),
             (x, y) if x == Dim::one() => Ok(y),
-            (x, y) => Err(unsupported(node, format!("cannot broadcast {x:?} with {y:?}"))),
+            (x, y) => Err(unsupported(node, format!("cannot broadcast {x} with {y}"))),
         })
         .collect()
 }

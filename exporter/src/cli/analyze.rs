@@ -7,12 +7,12 @@ use anyhow::Error;
 use clap::{Args, Subcommand};
 use overmask::base::Base;
 use overmask::pack::Pack;
-use overmask::text::printable;
 use overmask_cli::{EngineArgs, ExitCode, Verbosity};
 
+use super::data::DataArgs;
 use super::output;
 use crate::analyze::{self, By, SharedZeros, Solution, SparsityGroup, TensorDistance, Total};
-use crate::data::{self, Form};
+use crate::data::Form;
 use crate::report::Stat;
 
 /// Analyse packs: how close they are to the base, how many zeros they share, what in them matters, and how
@@ -101,6 +101,8 @@ struct SensitivityArgs {
     /// Print the result as JSON.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    files: DataArgs,
 }
 
 /// How good packs of one task are that were learnt with different seeds and at different sparsities, and
@@ -129,6 +131,8 @@ struct SolutionsArgs {
     /// Print the result as JSON, for `report`.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    files: DataArgs,
 }
 
 pub(super) fn run(args: &AnalyzeArgs, verbosity: Verbosity) -> Result<(), Error> {
@@ -150,10 +154,10 @@ fn closeness(args: &ClosenessArgs) -> Result<(), Error> {
     output::line("group               mean |change|  angle/rad   of random init  angle/rad    same f16")?;
     for (name, total) in found.totals(by_layer).iter().chain(&found.totals(|tensor| tensor.module.clone())) {
         let Total { l1, angle, l1_random, angle_random, unchanged } = total;
-        output::line(&printable(&format!(
+        output::line(&format!(
             "{name:<18}  {l1:>13.6}  {angle:>9.4}  {l1_random:>15.6}  {angle_random:>9.4}  {:>8.2} %",
             100.0 * unchanged
-        )))?;
+        ))?;
     }
     Ok(())
 }
@@ -167,12 +171,12 @@ fn overlap(args: &OverlapArgs) -> Result<(), Error> {
     }
     for (i, a) in found.packs.iter().enumerate() {
         for (j, b) in found.packs.iter().enumerate().skip(i + 1) {
-            output::line(&printable(&format!(
+            output::line(&format!(
                 "{a}, {b}: {:.2} % of the zeros are shared; by chance {:.2} %, by magnitude {:.2} %",
                 100.0 * found.observed[i][j],
                 100.0 * found.chance[i][j],
                 100.0 * found.chance_by_magnitude[i][j],
-            )))?;
+            ))?;
         }
     }
     Ok(())
@@ -181,7 +185,7 @@ fn overlap(args: &OverlapArgs) -> Result<(), Error> {
 fn sensitivity(args: &SensitivityArgs, verbosity: Verbosity) -> Result<(), Error> {
     let base = Arc::new(Base::open(&args.base)?);
     let pack = Pack::open(&args.pack, &base)?;
-    let data = data::read(&args.data, Form { kind: pack.document.kind, pair: pack.document.text.pair })?;
+    let data = args.files.read(&args.data, Form { kind: pack.document.kind, pair: pack.document.text.pair })?;
     let engine = args.engine.start(&base)?;
     let bar = output::bar(verbosity, 0, "{wide_bar} {pos}/{len} groups, {eta} left")?;
     let found = analyze::sensitivity(&base, &pack, &data, (args.by, args.only), engine, &mut |done, of| {
@@ -196,8 +200,7 @@ fn sensitivity(args: &SensitivityArgs, verbosity: Verbosity) -> Result<(), Error
     output::line(&format!("{}: {:.4} of the whole pack", found.metric, found.base))?;
     let how = if found.only { "only" } else { "without" };
     found.groups.iter().try_for_each(|group| {
-        let name = printable(&group.group);
-        output::line(&format!("{how} {name:<28} {:.4}, drop {:+.4}", group.metric, group.drop))
+        output::line(&format!("{how} {:<28} {:.4}, drop {:+.4}", group.group, group.metric, group.drop))
     })
 }
 
@@ -205,7 +208,7 @@ fn solutions(args: &SolutionsArgs, verbosity: Verbosity) -> Result<(), Error> {
     let base = Arc::new(Base::open(&args.base)?);
     let open = |path: &PathBuf| Ok((path.clone(), Pack::open(path, &base)?));
     let packs = args.packs.iter().map(open).collect::<Result<Vec<_>, Error>>()?;
-    let data = data::read(&args.data, analyze::common_form(&packs)?)?;
+    let data = args.files.read(&args.data, analyze::common_form(&packs)?)?;
     let engine = args.engine.start(&base)?;
     let bar = output::bar(verbosity, packs.len() as u64, "{wide_bar} {pos}/{len} packs, {eta} left")?;
     let found = analyze::solutions(&base, &packs, &data, engine, &mut |done| bar.set_position(done as u64));
@@ -217,10 +220,10 @@ fn solutions(args: &SolutionsArgs, verbosity: Verbosity) -> Result<(), Error> {
     output::line(&format!("   zeros  seed  {:>10}  pack", found.metric))?;
     for Solution { sparsity, seed, metric, pack, .. } in &found.points {
         let seed = seed.map_or_else(|| "-".to_owned(), |seed| seed.to_string());
-        let pack = printable(&pack.display().to_string());
         output::line(&format!("{:>6.2} %  {seed:>4}  {metric:>10.4}  {pack}", 100.0 * sparsity))?;
     }
-    output::line("\nzeros  packs    mean  deviation  lowest  highest  shared zeros  by chance  by magnitude")?;
+    output::line("")?;
+    output::line("zeros  packs    mean  deviation  lowest  highest  shared zeros  by chance  by magnitude")?;
     for SparsityGroup { sparsity, metric: Stat { n, mean, sd, min, max }, overlap, .. } in &found.groups {
         let sd = sd.map_or_else(|| "-".to_owned(), |sd| format!("{sd:.4}"));
         let share = |of: fn(&SharedZeros) -> f64| {

@@ -74,7 +74,7 @@ pub(super) fn run(args: &ConvertArgs) -> Result<(), Error> {
     let commands = commands(task, &args.output, &written);
     if args.json {
         let files = written.iter().map(|Written { name, examples, left_out }| {
-            json!({"path": args.output.join(name), "examples": examples, "left_out": left_out.len()})
+            json!({"path": args.output.join(name).display().to_string(), "examples": examples, "left_out": left_out.len()})
         });
         return output::json(&json!({
             "task": task.name,

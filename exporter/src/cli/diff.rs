@@ -1,12 +1,11 @@
 //! `overmask-export diff`: two packs side by side.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Error;
 use clap::Args;
 use overmask::base::Base;
 use overmask::pack::PackFile;
-use overmask::text::printable;
 use overmask_cli::ExitCode;
 use serde::Serialize;
 use serde_json::Value;
@@ -44,7 +43,7 @@ pub(super) struct DiffArgs {
 /// What `--json` prints.
 #[derive(Serialize)]
 struct Report<'a> {
-    files: [&'a Path; 2],
+    files: [String; 2],
     #[serde(flatten)]
     difference: &'a Difference,
     jaccard: Option<f64>,
@@ -56,7 +55,8 @@ pub(super) fn run(args: &DiffArgs) -> Result<(), Error> {
     let difference = analyze::diff(&a, &b, base.as_ref())?;
     if args.json {
         let jaccard = difference.overlap.map(|overlap| overlap.jaccard());
-        return output::json(&Report { files: [&args.a, &args.b], difference: &difference, jaccard });
+        let files = [&args.a, &args.b].map(|path| path.display().to_string());
+        return output::json(&Report { files, difference: &difference, jaccard });
     }
     let mut lines = Vec::new();
     let mut row =
@@ -76,7 +76,7 @@ pub(super) fn run(args: &DiffArgs) -> Result<(), Error> {
     if args.tensors {
         difference.tensors.iter().for_each(|(name, overlap)| zeros(name, overlap, &mut lines));
     }
-    lines.iter().try_for_each(|line| output::line(&printable(line)))
+    lines.iter().try_for_each(|line| output::line(line))
 }
 
 /// A line about the zeros of both packs.

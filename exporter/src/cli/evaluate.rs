@@ -12,9 +12,10 @@ use overmask::pack::{Pack, TaskKind};
 use overmask::text::printable;
 use overmask_cli::{EngineArgs, ExitCode, Verbosity};
 
+use super::data::DataArgs;
 use super::{output, places};
-use crate::data::{self, Form};
-use crate::evaluate::{self, Report};
+use crate::data::Form;
+use crate::evaluate::{self, AsText, Report};
 use crate::metrics::Scores;
 use crate::score::Confusion;
 
@@ -46,6 +47,8 @@ pub(super) struct EvaluateArgs {
     /// Print the result as JSON.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    files: DataArgs,
 }
 
 pub(super) fn run(args: &EvaluateArgs, verbosity: Verbosity) -> Result<(), Error> {
@@ -56,7 +59,7 @@ pub(super) fn run(args: &EvaluateArgs, verbosity: Verbosity) -> Result<(), Error
     let base = Arc::new(Base::open(&args.base)?);
     let pack = Pack::open(&args.pack, &base)?;
     let form = Form { kind: pack.document.kind, pair: pack.document.text.pair };
-    let dataset = data::read(&args.data, form)?;
+    let dataset = args.files.read(&args.data, form)?;
     let bar = output::bar(verbosity, dataset.len() as u64, "{wide_bar} {pos}/{len} texts, {eta} left")?;
     let engine = args.engine.start(&base)?;
     let report = evaluate::evaluate(&base, pack, &dataset, engine, &mut |done| {
@@ -68,6 +71,13 @@ pub(super) fn run(args: &EvaluateArgs, verbosity: Verbosity) -> Result<(), Error
         evaluate::write_predictions(path, &dataset, &report)?;
         log::info!("{}: {} predictions", path.display(), report.card.n);
     }
+    if let Some(AsText { sentences, words, example, found }) = &report.as_text {
+        let (all, example, found) = (dataset.len(), printable(example), printable(&found.join(" ")));
+        log::warn!(
+            "{sentences} of {all} sentences have words that `overmask run` finds otherwise in a plain text, {words} in \
+             all, as `{example}` becomes `{found}`: these figures are of sentences that are given as `tokens`"
+        );
+    }
     if args.json {
         return output::json(&report);
     }
@@ -76,25 +86,24 @@ pub(super) fn run(args: &EvaluateArgs, verbosity: Verbosity) -> Result<(), Error
 
 /// Prints what was measured, as text.
 fn print(Report { card, engine, precision, .. }: &Report) -> Result<(), Error> {
-    let figure = |(name, value): (&&str, &f64)| {
+    for (name, value) in &card.metrics {
         let [low, high] = card.intervals.get(*name).map_or([*value; 2], |interval| [interval.low, interval.high]);
         let name = match (&card.f1_label, *name) {
-            (Some(label), "f1") => format!("f1 of {}", printable(label)),
+            (Some(label), "f1") => format!("f1 of {label}"),
             (_, name) => name.replace('_', " "),
         };
-        format!("{name:<20} {value:>7.4}  95 % {low:.4} to {high:.4}\n")
-    };
-    let figures: String = card.metrics.iter().map(figure).collect();
-    output::line(&format!("{figures}{} examples, {engine} {precision}", card.n))?;
+        output::line(&format!("{name:<20} {value:>7.4}  95 % {low:.4} to {high:.4}"))?;
+    }
+    output::line(&format!("{} examples, {engine} {precision}", card.n))?;
     let counted = if card.task == TaskKind::Tag { "spans" } else { "examples" };
     for class in &card.classes {
         let Scores { precision, recall, f1, support } = class.scores;
-        let label = printable(&class.label);
         output::line(&format!(
-            "  {label:<18} precision {precision:.4}, recall {recall:.4}, F1 {f1:.4}, {support} {counted}"
+            "  {:<18} precision {precision:.4}, recall {recall:.4}, F1 {f1:.4}, {support} {counted}",
+            class.label
         ))?;
     }
-    card.confusion.as_ref().map_or(Ok(()), |confusion| output::line(&matrix(confusion)))
+    card.confusion.as_ref().map_or(Ok(()), |confusion| matrix(confusion).lines().try_for_each(output::line))
 }
 
 /// A confusion matrix as lines of aligned columns, or where else it is.
@@ -102,10 +111,11 @@ fn matrix(Confusion { labels, counts }: &Confusion) -> String {
     if labels.len() > MAX_COLUMNS {
         return format!("confusion matrix: too wide for {} labels, --json has it", labels.len());
     }
-    let names = || labels.iter().map(|label| printable(label));
-    let heading: Vec<String> = iter::once(String::new()).chain(names()).collect();
-    let row = |(name, counts): (String, &Vec<u64>)| iter::once(name).chain(counts.iter().map(u64::to_string)).collect();
-    let rows: Vec<Vec<String>> = iter::once(heading).chain(names().zip(counts).map(row)).collect();
+    let heading: Vec<String> = iter::once(String::new()).chain(labels.iter().cloned()).collect();
+    let row = |(name, counts): (&String, &Vec<u64>)| {
+        iter::once(name.clone()).chain(counts.iter().map(u64::to_string)).collect()
+    };
+    let rows: Vec<Vec<String>> = iter::once(heading).chain(labels.iter().zip(counts).map(row)).collect();
     let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
     let widths: Vec<usize> = (0..=labels.len()).map(|column| width(column).unwrap_or(0)).collect();
     let mut text = "confusion matrix, rows: true label, columns: predicted label".to_owned();
@@ -134,7 +144,7 @@ mod tests {
 
     #[test]
     fn a_confusion_matrix_is_aligned() {
-        let text = matrix(&confusion(&["no", "größer", "a\tb"], &[&[120, 7, 0], &[1, 1234567, 2], &[0, 0, 3]]));
+        let text = matrix(&confusion(&["no", "größer", "a b"], &[&[120, 7, 0], &[1, 1234567, 2], &[0, 0, 3]]));
         let expected = [
             "confusion matrix, rows: true label, columns: predicted label",
             "           no   größer  a b",

@@ -14,8 +14,8 @@ use crate::export::{self, Extent};
 
 /// Write a task as a plain ONNX model, for programs that know neither packs nor bases.
 ///
-/// The folder holds model.onnx with its weights in model.safetensors, masks and deltas applied,
-/// tokenizer.json, and config.json with the labels and how texts are cut. The output `logits` is [batch,
+/// The folder holds model.onnx with its weights in model.safetensors, masks and deltas applied, tokenizer.json,
+/// which cuts texts as the task does, and config.json with the labels. The output `logits` is [batch,
 /// labels]; of a task that tags words it is [batch, sequence, labels], and a word's row is that of its
 /// first token.
 #[derive(Debug, Args)]
@@ -51,7 +51,7 @@ pub(super) fn run(args: &ExportArgs) -> Result<(), Error> {
     log::info!("{}: `{}` as an ONNX model, output `{output}`", args.output.display(), document.name);
     if args.json {
         return output::json(&json!({
-            "model": args.output,
+            "model": args.output.display().to_string(),
             "name": document.name,
             "task": document.kind,
             "output": output,

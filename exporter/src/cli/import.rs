@@ -11,6 +11,9 @@ use serde_json::json;
 use super::output;
 use crate::import::{Origin, hf, onnx};
 
+/// How many names a message lists.
+const LISTED: usize = 5;
+
 /// Import a pre-trained encoder as a base bundle.
 #[derive(Debug, Args)]
 #[command(before_help = "Example:\n  overmask-export import hf checkpoint/ -o base/",
@@ -28,6 +31,9 @@ enum Format {
 }
 
 /// Import a BERT-family checkpoint directory: config.json, model.safetensors, tokenizer.json.
+///
+/// A classifier or another head in it is left out. Where 1_Pooling/config.json says how a text's vector is made,
+/// tasks learn likewise.
 #[derive(Debug, Args)]
 #[command(
     before_help = "Example:\n  overmask-export import hf checkpoint/ -o base/ --licence Apache-2.0",
@@ -87,8 +93,15 @@ struct BundleArgs {
 pub(super) fn run(args: &ImportArgs) -> Result<(), Error> {
     match &args.format {
         Format::Hf(args) => {
-            let base = hf::import(&args.dir, &args.bundle.output, &args.bundle.origin())?;
-            report(&base, &args.bundle, None)
+            let imported = hf::import(&args.dir, &args.bundle.output, &args.bundle.origin())?;
+            report(&imported.base, &args.bundle, None, &imported.left_out)?;
+            if let Some(pooling) = imported.other_pooling {
+                log::warn!(
+                    "the checkpoint pools by `{pooling}`, which no task can: tasks learn by `mean` unless `train \
+                     --pooling` says otherwise"
+                );
+            }
+            Ok(())
         }
         Format::Onnx(args) => {
             let beside = || args.model.with_file_name("tokenizer.json");
@@ -99,7 +112,7 @@ pub(super) fn run(args: &ImportArgs) -> Result<(), Error> {
                 origin: args.bundle.origin(),
             };
             let imported = onnx::import(&args.model, &args.bundle.output, &options)?;
-            report(&imported.base, &args.bundle, imported.untrainable.map(|e| e.to_string()))
+            report(&imported.base, &args.bundle, imported.untrainable.map(|e| e.to_string()), &[])
         }
     }
 }
@@ -110,7 +123,7 @@ impl BundleArgs {
     }
 }
 
-fn report(base: &Base, args: &BundleArgs, untrainable: Option<String>) -> Result<(), Error> {
+fn report(base: &Base, args: &BundleArgs, untrainable: Option<String>, left_out: &[String]) -> Result<(), Error> {
     let m = base.manifest();
     let weights: usize = m.maskable.iter().map(|t| t.outputs * t.inputs).sum();
     log::info!(
@@ -122,6 +135,18 @@ fn report(base: &Base, args: &BundleArgs, untrainable: Option<String>) -> Result
         weights,
         m.maskable.len(),
     );
+    if let Some(pooling) = m.pooling {
+        log::info!(
+            "tasks learn by `{pooling}` pooling, as the checkpoint does, unless `train --pooling` says otherwise"
+        );
+    }
+    if !left_out.is_empty() {
+        let more = if left_out.len() > LISTED { ", ..." } else { "" };
+        let (count, listed) = (left_out.len(), left_out.iter().take(LISTED).cloned().collect::<Vec<_>>().join(", "));
+        log::info!(
+            "left out, as each task learns a head of its own: {count} that are no part of the encoder ({listed}{more})"
+        );
+    }
     if let Some(reason) = &untrainable {
         log::warn!(
             "training refuses masks whose gradients pass this place; `train --layers N-` learns those above it alone: \
@@ -130,13 +155,15 @@ fn report(base: &Base, args: &BundleArgs, untrainable: Option<String>) -> Result
     }
     if args.json {
         output::json(&json!({
-            "base": args.output,
+            "base": args.output.display().to_string(),
             "base_id": m.base_id,
             "layers": m.architecture.layers,
             "hidden_size": m.architecture.hidden_size,
             "maskable_tensors": m.maskable.len(),
             "maskable_weights": weights,
             "untrainable": untrainable,
+            "pooling": m.pooling,
+            "left_out": left_out,
         }))?;
     }
     Ok(())

@@ -8,6 +8,7 @@ use anyhow::{Context, Error};
 use clap::Args;
 use minisign::KeyPair;
 use overmask::fs::read_at_most;
+use overmask::text::printable;
 use overmask::trust::PublicKey;
 use overmask_cli::{CodedError, ExitCode};
 use serde_json::json;
@@ -53,8 +54,8 @@ pub(super) fn run(args: &KeygenArgs) -> Result<(), Error> {
     if args.json {
         return output::json(&json!({
             "key_id": made.key_id,
-            "secret_key": made.secret,
-            "public_key": made.public,
+            "secret_key": made.secret.display().to_string(),
+            "public_key": made.public.display().to_string(),
             "password": !args.no_password,
         }));
     }
@@ -132,7 +133,7 @@ fn password(args: &KeygenArgs, terminal: bool) -> Result<Option<String>, Error> 
 
 /// Asks on the terminal, without showing what is typed.
 pub(super) fn ask(prompt: &str) -> Result<String, Error> {
-    let password = rpassword::prompt_password(prompt).context("cannot read a password from the terminal")?;
+    let password = rpassword::prompt_password(printable(prompt)).context("cannot read a password from the terminal")?;
     fit(password, "the password")
 }
 

@@ -5,11 +5,11 @@ use std::path::PathBuf;
 
 use anyhow::Error;
 use clap::Args;
-use overmask::pack::{PackSet, read_file, write_file};
+use overmask::pack::{PackSet, write_file};
 use overmask_cli::ExitCode;
 use serde_json::json;
 
-use super::output;
+use super::{output, places};
 
 /// Put several packs into one pack set, for one flash.
 ///
@@ -33,7 +33,9 @@ pub(super) struct MergeArgs {
 }
 
 pub(super) fn run(args: &MergeArgs) -> Result<(), Error> {
-    let files = args.packs.iter().map(|path| Ok((path.clone(), read_file(path)?)));
+    // A set may take the place of a pack that is in it.
+    places::check(&[("-o", args.output.as_path())], &[])?;
+    let files = args.packs.iter().map(|path| Ok((path.clone(), places::read_whole(path)?)));
     let set = PackSet::new(&files.collect::<Result<Vec<_>, Error>>()?)?;
     let bases: BTreeSet<&str> = set.packs().map(|pack| pack.document().base_id.as_str()).collect();
     if bases.len() > 1 {
@@ -47,7 +49,7 @@ pub(super) fn run(args: &MergeArgs) -> Result<(), Error> {
             .packs()
             .map(|pack| json!({"name": pack.document().name, "sha256": pack.digest(), "bytes": pack.sizes().total()}))
             .collect();
-        return output::json(&json!({"set": args.output, "bytes": bytes.len(), "packs": packs}));
+        return output::json(&json!({"set": args.output.display().to_string(), "bytes": bytes.len(), "packs": packs}));
     }
     Ok(())
 }

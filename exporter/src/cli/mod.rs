@@ -4,6 +4,7 @@
 mod analyze;
 mod bench_step;
 mod convert;
+mod data;
 mod diff;
 mod evaluate;
 mod export;
@@ -20,11 +21,13 @@ mod sweep;
 mod train;
 
 use std::process;
+#[cfg(unix)]
+use std::sync::Arc;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use overmask::error::ErrorKind;
 use overmask_cli::help::{self, CompletionsArgs, ManArgs};
-use overmask_cli::{ExitCode, Messages, Verbosity};
+use overmask_cli::{ENVIRONMENT, ExitCode, Messages, Verbosity};
 
 use crate::analyze::AnalyzeError;
 use crate::data::DataError;
@@ -40,11 +43,7 @@ use crate::train::TrainError;
 /// What the help ends with.
 fn after_help() -> String {
     format!(
-        "{}\n\n\
-         Environment:\n  \
-           ORT_DYLIB_PATH  the ONNX Runtime library to load\n  \
-           NO_COLOR        plain messages\n  \
-           OVERMASK_LOG    which messages to show, in env_logger's syntax; overrides -q and -v",
+        "{}\n\n{ENVIRONMENT}\n  OVERMASK_SHARDS   in how many parts `sweep --shard auto` cuts its runs",
         ExitCode::HELP
     )
 }
@@ -100,11 +99,17 @@ enum Command {
 
 /// Runs the program with the process's arguments.
 pub fn main() -> process::ExitCode {
-    // Wrong usage ends here, with exit code 2.
-    let cli = Cli::parse();
+    let cli: Cli = match overmask_cli::parse() {
+        Ok(cli) => cli,
+        Err(status) => return status,
+    };
+    // A write beyond the limit of a file's size is to fail, with the file's name, and not to end the process.
+    #[cfg(unix)]
+    let _ = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, Arc::default());
     // Unlike on a device, information is shown: what was fetched, learnt and written.
-    cli.verbosity.start(Messages::Information);
-    let done = match &cli.command {
+    let started = cli.verbosity.start(Messages::Information);
+    overmask_cli::find_onnxruntime();
+    let done = started.map_err(Into::into).and_then(|()| match &cli.command {
         Command::Fetch(args) => fetch::run(args),
         Command::Import(args) => import::run(args),
         Command::Convert(args) => convert::run(args),
@@ -122,7 +127,7 @@ pub fn main() -> process::ExitCode {
         Command::Completions(args) => output::print(|out| help::completions(args, Cli::command(), out)),
         Command::Man(args) => output::print(|out| help::man(args, Cli::command(), out)),
         Command::BenchStep(args) => bench_step::run(args),
-    };
+    });
     overmask_cli::exit(done, |error| ExitCode::find(error, own_kind))
 }
 

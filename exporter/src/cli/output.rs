@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Error};
 use indicatif::{ProgressBar, ProgressStyle};
+use overmask::text::is_unprintable;
 use overmask_cli::{Output, Verbosity};
 use serde::Serialize;
 
@@ -63,8 +64,33 @@ pub(super) fn warn_of_duplicates(pairs: &[(usize, usize)], a: &Path, b: &Dataset
 pub(super) fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
-        word.to_owned()
-    } else {
-        format!("'{}'", word.replace('\'', "'\\''"))
+        return word.to_owned();
+    }
+    if !word.contains(is_unprintable) {
+        return format!("'{}'", word.replace('\'', "'\\''"));
+    }
+    let escaped = word.chars().map(|c| match c {
+        '\'' | '\\' => format!("\\{c}"),
+        c if is_unprintable(c) => format!("\\u{:04x}", u32::from(c)),
+        c => c.to_string(),
+    });
+    format!("$'{}'", escaped.collect::<String>())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_quoted_as_a_shell_reads_them() {
+        for (word, expected) in [
+            ("a/b-1.pack", "a/b-1.pack"),
+            ("", "''"),
+            ("my file", "'my file'"),
+            ("it's", "'it'\\''s'"),
+            ("it's\na\\b\u{9b}", "$'it\\'s\\u000aa\\\\b\\u009b'"),
+        ] {
+            assert_eq!(quoted(word), expected);
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Error;
 use overmask::base::file;
-use overmask::pack::split_name;
+use overmask::pack::{read_file, split_name};
 use overmask_cli::{CodedError, ExitCode};
 
 /// Checks that files can be written, and that none takes the place of another or of one that is read. Each
@@ -25,6 +25,25 @@ pub(super) fn check(written: &[(&str, &Path)], read: &[(&str, &Path)]) -> Result
         taken.push((option, file));
     }
     Ok(())
+}
+
+/// Reads a file of packs as a whole, which one pack of a set is not.
+///
+/// # Errors
+/// When it cannot be read, or names one of a set.
+pub(super) fn read_whole(path: &Path) -> Result<Vec<u8>, Error> {
+    if let (set, Some(_)) = split_name(path)
+        && set.is_file()
+    {
+        let message = format!(
+            "{}: is one pack of a set; name the file {}, or write the pack to one of its own with \
+             `overmask-export repack`",
+            path.display(),
+            set.display()
+        );
+        return Err(CodedError { message, code: ExitCode::Usage }.into());
+    }
+    Ok(read_file(path)?)
 }
 
 /// The one name of a file that may have several; of a file that is not there, it has that of its directory.
@@ -88,6 +107,18 @@ mod tests {
             assert_eq!(ExitCode::of(&error), ExitCode::DeviceOrStore);
             assert!(error.to_string().contains("nothing can be written to /proc"), "{error}");
         }
+    }
+
+    #[test]
+    fn one_pack_of_a_set_is_no_whole_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let set = dir.path().join("all.packset");
+        std::fs::write(&set, b"x").unwrap();
+        assert_eq!(read_whole(&set).unwrap(), b"x");
+        let error = read_whole(&dir.path().join("all.packset#trec")).unwrap_err();
+        assert_eq!(ExitCode::of(&error), ExitCode::Usage);
+        assert!(error.to_string().contains("all.packset#trec: is one pack of a set"), "{error}");
+        assert_eq!(ExitCode::of(&read_whole(&dir.path().join("a#b")).unwrap_err()), ExitCode::InputData);
     }
 
     #[test]

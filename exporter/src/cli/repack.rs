@@ -6,11 +6,11 @@ use anyhow::Error;
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use overmask::base::Base;
-use overmask::pack::{Codec, Pack, PackDocument, PackFile, write_file};
+use overmask::pack::{Codec, Pack, PackDocument, PackFile, split_name, write_file};
 use overmask_cli::{CodedError, ExitCode};
 use serde_json::json;
 
-use super::output;
+use super::{output, places};
 
 /// Write a pack again with its masks in another coding; nothing is lost either way.
 ///
@@ -44,6 +44,10 @@ pub(super) struct RepackArgs {
 }
 
 pub(super) fn run(args: &RepackArgs) -> Result<(), Error> {
+    // A pack may take its own place, but not that of the set that it is one of.
+    let (file, name) = split_name(&args.pack);
+    let set = name.map(|_| ("the set", file.as_path()));
+    places::check(&[("-o", args.output.as_path())], set.as_slice())?;
     let base = args.base.as_ref().map(|dir| Base::open(dir)).transpose()?;
     let file = PackFile::open(&args.pack)?;
     let before = file.sizes().total();
@@ -60,10 +64,12 @@ pub(super) fn run(args: &RepackArgs) -> Result<(), Error> {
     write_file(&args.output, &bytes)?;
     log::info!("{}: {} bytes, {} before", args.output.display(), bytes.len(), before);
     if args.json {
-        let codec = args.codec.name();
-        return output::json(
-            &json!({"pack": args.output, "codec": codec, "bytes": bytes.len(), "bytes_before": before}),
-        );
+        return output::json(&json!({
+            "pack": args.output.display().to_string(),
+            "codec": args.codec.name(),
+            "bytes": bytes.len(),
+            "bytes_before": before,
+        }));
     }
     Ok(())
 }

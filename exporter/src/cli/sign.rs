@@ -7,8 +7,8 @@ use anyhow::{Context, Error};
 use clap::Args;
 use minisign::{ErrorKind, SecretKey, SecretKeyBox};
 use overmask::fs::{hex, write_atomically};
-use overmask::pack::{Packs, read_file};
-use overmask::text::printable;
+use overmask::pack::Packs;
+use overmask::text::{is_unprintable, printable};
 use overmask::trust::minisign::{SecretKeyKind, decode};
 use overmask::trust::{Keyring, PublicKey, signature_path};
 use overmask_cli::{CodedError, ExitCode};
@@ -16,7 +16,7 @@ use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::keygen::{ask, password_of_file, read_small};
-use super::output;
+use super::{output, places};
 
 /// Secret key files have about 250 bytes.
 const MAX_KEY: u64 = 4096;
@@ -56,7 +56,7 @@ pub(super) fn run(args: &SignArgs) -> Result<(), Error> {
     // Nothing is written before all packs are read, found usable, and signed.
     let mut signed = Vec::new();
     for path in &args.packs {
-        let bytes = read_file(path)?;
+        let bytes = places::read_whole(path)?;
         // That it is a pack or a pack set which devices can use.
         Packs::from_bytes(path, &bytes, None)?;
         signed.push((path, key.sign(path, &bytes, args.comment.as_deref())?));
@@ -74,8 +74,8 @@ pub(super) fn run(args: &SignArgs) -> Result<(), Error> {
             let beside = signature_path(path);
             if args.json {
                 out.json(&json!({
-                    "pack": path,
-                    "signature": beside,
+                    "pack": path.display().to_string(),
+                    "signature": beside.display().to_string(),
                     "key_id": key.id,
                     "sha256": signed.sha256,
                     "trusted_comment": signed.comment,
@@ -98,8 +98,8 @@ fn comment(text: &str) -> Result<String, String> {
     if text.len() > MAX_COMMENT {
         return Err(format!("has {} bytes; {MAX_COMMENT} are allowed", text.len()));
     }
-    if text.chars().any(|c| c.is_control() && c != '\t') {
-        return Err("must be one line without control characters".to_owned());
+    if text.contains(|c| c != '\t' && is_unprintable(c)) {
+        return Err("must be one line without control characters and direction marks".to_owned());
     }
     Ok(text.to_owned())
 }
@@ -345,7 +345,7 @@ mod tests {
         let parsed = |text| args(&["a.pack", "--key", "k", "--comment", text]).map(|args| args.comment);
         assert_eq!(parsed(" revision 7\tof trec ").unwrap().as_deref(), Some("revision 7\tof trec"));
         let long = "x".repeat(8001);
-        for text in ["", "  ", "a\nb", "a\u{1b}[2J", &long] {
+        for text in ["", "  ", "a\nb", "a\u{1b}[2J", "a\u{9b}2J", "a\u{202e}b", &long] {
             assert!(parsed(text).is_err(), "{text:?}");
         }
         assert!(args(&["--key", "k"]).is_err());

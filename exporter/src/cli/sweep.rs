@@ -5,7 +5,6 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Error};
 use clap::{Args, Command, ValueHint};
-use overmask::text::printable;
 use overmask_cli::{ExitCode, Verbosity};
 use serde_json::json;
 
@@ -55,7 +54,8 @@ impl SweepArgs {
     fn options(&self, plan: &Plan) -> Result<SweepOptions, Error> {
         let shard = match self.shard.as_deref() {
             None => Shard::WHOLE,
-            Some("auto") => Shard::from_env(|name| std::env::var(name).ok())?,
+            // What is not UTF-8 is no number either.
+            Some("auto") => Shard::from_env(|name| Some(std::env::var_os(name)?.to_string_lossy().into_owned()))?,
             Some(text) => text.parse()?,
         };
         Ok(SweepOptions {
@@ -92,7 +92,7 @@ pub(super) fn run(args: &SweepArgs, verbosity: Verbosity) -> Result<(), Error> {
     if args.dry_run {
         return show(args, &plan, &options);
     }
-    let stop = train::stop_when_asked("no further run starts; once more ends at once")?;
+    let stop = train::stop_when_asked("no further run starts; once more ends at once".to_owned())?;
     let summary = work(args, &plan, &options, &stop, verbosity)?;
     log::info!(
         "{}: {} runs, {} done now, {} before, {} failed, {} left",
@@ -173,7 +173,7 @@ fn show(args: &SweepArgs, plan: &Plan, options: &SweepOptions) -> Result<(), Err
         }
         let command = words[1..].iter().map(|word| output::quoted(word)).collect::<Vec<_>>().join(" ");
         let title = title(&run.task, &run.method, run.seed);
-        output::line(&printable(&format!("{}  {next:<12}  {title}: {}", run.id, command)))
+        output::line(&format!("{}  {next:<12}  {title}: {}", run.id, command))
     };
     options.states(plan)?.into_iter().try_for_each(|(run, state)| row(run, state))
 }

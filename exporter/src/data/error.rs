@@ -17,17 +17,33 @@ pub enum DataError {
         /// Why.
         source: std::io::Error,
     },
+    /// A directory where a file is to be.
+    #[error("{} is a directory, not a data file; {files}", path.display())]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// Which data files are in it.
+        files: String,
+    },
     /// The name says nothing of the format.
     #[error(
-        "{}: `{extension}` is not a data format we read; name the file .jsonl (one object a line), \
+        "{}: the name says no format that is read here; name the file .jsonl (one object a line), \
          .csv or .tsv (with a header), or .conll (a word and its tag a line)",
         path.display()
     )]
     Format {
         /// The file.
         path: PathBuf,
-        /// What its name ends in.
-        extension: String,
+    },
+    /// An option that is not for such a file.
+    #[error("{}: `{option}` is for {of}", path.display())]
+    Option {
+        /// The file.
+        path: PathBuf,
+        /// The field of `ReadOptions`.
+        option: &'static str,
+        /// What it is for.
+        of: &'static str,
     },
     /// A file of words and tags, for a task of another kind.
     #[error("{}: words with tags are for `--task tag`, not for `{kind}`", path.display())]
@@ -43,12 +59,16 @@ pub enum DataError {
         /// The file.
         path: PathBuf,
     },
+    /// Bytes of another kind.
+    #[error("{} is {what}", path.display())]
+    NotText {
+        /// The file.
+        path: PathBuf,
+        /// What it is, and what to do about it.
+        what: &'static str,
+    },
     /// A byte that is no text.
-    #[error(
-        "{}:{line}: byte {offset} of the file (0x{byte:02x}) is not UTF-8; convert it first, for \
-         example with `iconv -f LATIN1 -t UTF-8`",
-        path.display()
-    )]
+    #[error("{}:{line}: byte {offset} of the file (0x{byte:02x}) is not UTF-8; {advice}", path.display())]
     Encoding {
         /// The file.
         path: PathBuf,
@@ -58,16 +78,20 @@ pub enum DataError {
         offset: usize,
         /// The byte.
         byte: u8,
+        /// What to do.
+        advice: &'static str,
     },
     /// The header names no such column.
-    #[error("{}:1: the header has no column `{field}`; it has: {found}", path.display())]
+    #[error("{}:1: the header has no column `{field}`; it has: {found}; {advice}", path.display())]
     Column {
         /// The file.
         path: PathBuf,
         /// What is missing.
-        field: &'static str,
+        field: String,
         /// What is there.
         found: String,
+        /// What to do.
+        advice: String,
     },
     /// A line is not what its format wants.
     #[error("{}:{line}: {reason}", path.display())]
@@ -87,7 +111,7 @@ pub enum DataError {
         /// The line, from 1.
         line: usize,
         /// The field.
-        field: &'static str,
+        field: String,
         /// What is wrong.
         reason: String,
     },
@@ -104,18 +128,35 @@ pub enum DataError {
         known: String,
     },
     /// Nothing to tell apart.
-    #[error("{}: every example is the same, `{label}`; there is nothing to learn", path.display())]
-    OneLabel {
+    #[error("{}: every {what}; there is nothing to learn", path.display())]
+    Alike {
         /// The file.
         path: PathBuf,
-        /// The only label.
-        label: String,
+        /// What every example, or word, is.
+        what: String,
+    },
+    /// Hardly two examples, or words, have the same label.
+    #[error(
+        "{}: {labels} labels for {of}, so that most have one of their own; if that is an id or a text, say which \
+         column holds the labels with `label_column`; numbers are learnt as such by a task of the kind `regress`",
+        path.display()
+    )]
+    ManyLabels {
+        /// The file.
+        path: PathBuf,
+        /// How many labels there are.
+        labels: usize,
+        /// How many examples, or words, have one.
+        of: String,
     },
 }
 
 impl DataError {
     /// Of which kind it is.
     pub fn kind(&self) -> ErrorKind {
-        ErrorKind::InputData
+        match self {
+            Self::Option { .. } => ErrorKind::Usage,
+            _ => ErrorKind::InputData,
+        }
     }
 }

@@ -5,7 +5,6 @@
 //! labels, so they are what is read; MNLI has two of the latter. Labels stay as they are in the files.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 
 use overmask::error::ErrorKind;
@@ -13,7 +12,7 @@ use overmask::fs::{Staged, StagedError};
 use overmask::pack::TaskKind;
 use serde_json::Value;
 
-use super::{DataError, Dataset, Form, read, record};
+use super::{DataError, Dataset, Form, ReadOptions, encoding, record};
 
 /// Why a task cannot be converted.
 #[derive(Debug, thiserror::Error)]
@@ -200,8 +199,8 @@ impl GlueTask {
     /// # Errors
     /// When the file cannot be read or is not one of this task's, with file, line and field.
     pub fn read(&self, path: &Path) -> Result<(Dataset, Vec<usize>), DataError> {
-        let bytes = fs::read(path).map_err(|source| DataError::Io { path: path.to_owned(), source })?;
-        let text = read::text(path, &bytes)?;
+        let bytes = overmask::fs::read(path).map_err(|source| DataError::Io { path: path.to_owned(), source })?;
+        let text = encoding::text(path, &bytes)?;
         let lines = text.split('\n').map(|line| line.strip_suffix('\r').unwrap_or(line));
         let mut lines = lines.enumerate().map(|(i, line)| (i + 1, line)).filter(|(_, line)| !line.trim().is_empty());
         let places = match self.columns {
@@ -238,7 +237,7 @@ impl GlueTask {
                 .zip(places.texts.iter().map(|t| field(*t)).chain([target]))
                 .collect();
             let get = |name: &str| values.get(name).map(|value| Value::from(*value));
-            examples.push(record::example(path, number, self.form, &get)?);
+            examples.push(record::example(path, number, self.form, &ReadOptions::default(), &get)?);
         }
         if examples.is_empty() {
             return Err(DataError::Empty { path: path.to_owned() });
@@ -268,12 +267,19 @@ struct Places {
 }
 
 fn place(path: &Path, header: &[&str], field: &'static str) -> Result<usize, DataError> {
-    let found = || DataError::Column { path: path.to_owned(), field, found: header.join(", ") };
-    header.iter().position(|name| name.trim() == field).ok_or_else(found)
+    let absent = || DataError::Column {
+        path: path.to_owned(),
+        field: field.to_owned(),
+        found: header.join(", "),
+        advice: "is it another task's file?".to_owned(),
+    };
+    header.iter().position(|name| name.trim() == field).ok_or_else(absent)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::data::{self, Target};
 

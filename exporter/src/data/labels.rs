@@ -1,13 +1,16 @@
 //! The labels of a task and their numbers.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use overmask::pack::TaskKind;
 
-use super::{DataError, Dataset, Target};
+use super::{DataError, Dataset, Target, normalise};
 
 /// How many labels an error message lists.
 const LISTED: usize = 30;
+
+/// Up to so many labels there may be whatever the number of examples.
+const FEW: usize = 20;
 
 /// What an example is, in the numbers of a label set.
 #[derive(Debug, Clone, PartialEq)]
@@ -55,23 +58,38 @@ impl LabelSet {
     /// The labels of a data set to train on; a regression has one, [`VALUE`].
     ///
     /// # Errors
-    /// When there is nothing to learn: all examples are the same.
+    /// When there is nothing to learn: all examples (of tags, all words) are the same, or there are more than 20
+    /// labels and hardly two of them the same.
     pub fn for_training(dataset: &Dataset) -> Result<Self, DataError> {
         let Some(first) = dataset.examples.first() else {
             return Err(DataError::Empty { path: dataset.path.clone() });
         };
-        let alike = dataset.examples.iter().all(|e| e.target == first.target);
         let labels = Self::from(dataset);
-        let few = labels.len() < if first.target.kind() == TaskKind::Multilabel { 1 } else { 2 };
-        match &first.target {
-            Target::Value(value) if alike => {
-                Err(DataError::OneLabel { path: dataset.path.clone(), label: value.to_string() })
+        let alike = match &first.target {
+            Target::Label(label) if labels.len() < 2 => Some(format!("example is `{label}`")),
+            Target::Tags(_) if labels.len() < 2 => Some(format!("word is tagged `{}`", labels.listed())),
+            Target::Labels(set) if dataset.examples.iter().all(|e| e.target == first.target) => Some(match set.len() {
+                0 => "example is without a label".to_owned(),
+                _ => format!("example is `{}`", set.join(", ")),
+            }),
+            Target::Value(value) if dataset.examples.iter().all(|e| e.target == first.target) => {
+                Some(format!("example is `{value}`"))
             }
+            _ => None,
+        };
+        if let Some(what) = alike {
+            return Err(DataError::Alike { path: dataset.path.clone(), what });
+        }
+        let labelled: usize = dataset.examples.iter().map(|e| e.target.labels().len()).sum();
+        if labels.len() > FEW && labels.len() > labelled / 2 {
+            let of = match first.target.kind() {
+                TaskKind::Tag => format!("{labelled} words"),
+                _ => format!("{} examples", dataset.len()),
+            };
+            return Err(DataError::ManyLabels { path: dataset.path.clone(), labels: labels.len(), of });
+        }
+        match first.target {
             Target::Value(_) => Ok(Self::new(vec![VALUE.to_owned()])),
-            _ if alike || few => {
-                let label = labels.names().first().cloned().unwrap_or_default();
-                Err(DataError::OneLabel { path: dataset.path.clone(), label })
-            }
             _ => Ok(labels),
         }
     }
@@ -135,6 +153,34 @@ impl LabelSet {
     }
 }
 
+/// What looks like a slip in the labels of a data set, a sentence each: labels that differ only in case or white
+/// space, with how many examples (or words) have each; and classes that are numbers with fractions.
+pub fn doubts(dataset: &Dataset) -> Vec<String> {
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    dataset.examples.iter().flat_map(|e| e.target.labels()).for_each(|label| *counts.entry(label).or_default() += 1);
+    let mut spellings: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (label, count) in &counts {
+        spellings.entry(normalise(label)).or_default().push(format!("`{label}` ({count})"));
+    }
+    let path = dataset.path.display();
+    let several = spellings.values().filter(|labels| labels.len() > 1);
+    let mut doubts: Vec<String> = several
+        .map(|labels| {
+            let labels = labels.join(" and ");
+            format!("{path}: {labels} differ only in case or white space; if they are one label, write them alike")
+        })
+        .collect();
+    let classes = dataset.examples.first().is_some_and(|e| e.target.kind() == TaskKind::Classify);
+    let numbers = || counts.keys().all(|label| label.parse::<f64>().is_ok_and(f64::is_finite));
+    if let Some(fraction) = counts.keys().find(|label| label.contains('.')).filter(|_| classes && numbers()) {
+        doubts.push(format!(
+            "{path}: every label is a number, such as `{fraction}`, and is learnt as a name of its own; a task of the \
+             kind `regress` learns numbers"
+        ));
+    }
+    doubts
+}
+
 impl Target {
     /// The labels that it names.
     pub fn labels(&self) -> Vec<&str> {
@@ -190,7 +236,7 @@ mod tests {
     #[test]
     fn one_label_is_no_task() {
         let error = LabelSet::for_training(&dataset(&[("a", "x"), ("b", "x")])).unwrap_err();
-        assert!(matches!(error, DataError::OneLabel { .. }));
+        assert!(matches!(error, DataError::Alike { .. }));
     }
 
     #[test]
@@ -213,10 +259,66 @@ mod tests {
             (labels.names(), labels.gold(&data).unwrap()),
             (&names(&[VALUE])[..], vec![Gold::Value(0.5), Gold::Value(-2.0)])
         );
-        for same in [Target::Value(1.0), Target::Labels(names(&["a"])), Target::Tags(names(&["O"]))] {
-            let error = LabelSet::for_training(&set(&[same.clone(), same])).unwrap_err();
-            assert!(matches!(error, DataError::OneLabel { .. }));
+        for (same, said) in [
+            (Target::Value(1.0), "every example is `1`; there is nothing to learn"),
+            (Target::Labels(names(&["a", "b"])), "every example is `a, b`"),
+            (Target::Labels(vec![]), "every example is without a label"),
+            (Target::Tags(names(&["O", "O"])), "every word is tagged `O`"),
+        ] {
+            let message = LabelSet::for_training(&set(&[same.clone(), same])).unwrap_err().to_string();
+            assert!(message.contains(said), "{message}");
         }
+        // The words of sentences that are tagged alike are not.
+        let alike = Target::Tags(names(&["O", "B-x"]));
+        assert_eq!(LabelSet::for_training(&set(&[alike.clone(), alike])).unwrap().names(), ["B-x", "O"]);
+    }
+
+    /// Texts whose labels come from a function of their number.
+    fn labelled(count: usize, label: impl Fn(usize) -> String) -> Dataset {
+        let labels: Vec<String> = (0..count).map(label).collect();
+        dataset(&labels.iter().map(|label| ("a", label.as_str())).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn labels_of_one_example_each_are_none() {
+        let message = LabelSet::for_training(&labelled(300, |i| i.to_string())).unwrap_err().to_string();
+        assert!(message.starts_with("test.jsonl: 300 labels for 300 examples"), "{message}");
+        assert!(LabelSet::for_training(&labelled(300, |i| (i % 151).to_string())).is_err());
+        assert!(LabelSet::for_training(&labelled(300, |i| (i % 150).to_string())).is_ok());
+        assert!(LabelSet::for_training(&labelled(20, |i| i.to_string())).is_ok(), "few");
+        // Of tags, each word has one; a number needs none.
+        let mut tags = labelled(25, |_| String::new());
+        let word = |i: usize| format!("t{i}");
+        (0..25).for_each(|i| tags.examples[i].target = Target::Tags(vec![word(i), word(0), word(1)]));
+        assert!(LabelSet::for_training(&tags).is_ok());
+        (0..25).for_each(|i| tags.examples[i].target = Target::Tags(vec![word(i)]));
+        assert!(LabelSet::for_training(&tags).unwrap_err().to_string().contains("25 labels for 25 words"));
+        let mut values = labelled(25, |_| String::new());
+        (0..25).for_each(|i| values.examples[i].target = Target::Value(i as f64));
+        assert!(LabelSet::for_training(&values).is_ok());
+    }
+
+    #[test]
+    fn labels_that_look_alike_are_told_with_their_counts() {
+        let data = dataset(&[("a", "Sport"), ("b", "sport"), ("c", "Sport"), ("d", "a  b"), ("e", "a b"), ("f", "c")]);
+        assert_eq!(
+            doubts(&data),
+            [
+                "test.jsonl: `a  b` (1) and `a b` (1) differ only in case or white space; if they are one label, \
+                 write them alike",
+                "test.jsonl: `Sport` (2) and `sport` (1) differ only in case or white space; if they are one label, \
+                 write them alike",
+            ]
+        );
+        assert!(doubts(&dataset(&[("a", "x-y"), ("b", "x y"), ("c", "1"), ("d", "2")])).is_empty());
+    }
+
+    #[test]
+    fn classes_that_are_numbers_are_told() {
+        let found = doubts(&dataset(&[("a", "0.5"), ("b", "1"), ("c", "-1.25")]));
+        assert!(found.len() == 1 && found[0].contains("such as `-1.25`"), "{found:?}");
+        assert!(doubts(&dataset(&[("a", "0.5"), ("b", "many")])).is_empty());
+        assert!(doubts(&dataset(&[("a", "0"), ("b", "1")])).is_empty());
     }
 
     #[test]

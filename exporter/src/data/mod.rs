@@ -6,13 +6,16 @@
 
 mod batches;
 mod conll;
+mod encoding;
 mod error;
 pub mod glue;
 mod labels;
+mod options;
 mod read;
 mod record;
 pub mod rng;
 mod split;
+mod table;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -26,8 +29,9 @@ use sha2::{Digest, Sha256};
 pub use batches::epoch_batches;
 pub use conll::parse as parse_conll;
 pub use error::DataError;
-pub use labels::{Gold, LabelSet, VALUE};
-pub use read::read;
+pub use labels::{Gold, LabelSet, VALUE, doubts};
+pub use options::{Delimiter, ReadOptions};
+pub use read::{read, read_with};
 pub use split::{duplicates, key, normalise, repetitions, split, split_indices};
 
 /// What the examples of a data set are: it decides which fields a file must have.
@@ -60,7 +64,7 @@ impl Form {
 /// What an example is.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Target {
-    /// One label, as in the file (a number is kept as it was written).
+    /// One label, without white space around it.
     Label(String),
     /// Any number of labels, none twice.
     Labels(Vec<String>),

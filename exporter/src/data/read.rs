@@ -8,60 +8,90 @@
 //!   character like others.
 //! * `.conll`: for tags alone; see `conll`.
 //!
-//! What the fields hold is the matter of `record`.
+//! What the fields hold is the matter of `record`; [`ReadOptions`] gives them other names.
 //!
 //! A file is UTF-8, with or without a byte order mark.
 
 use std::fs;
 use std::path::Path;
 
-use csv::{ErrorKind, ReaderBuilder, StringRecord};
 use overmask::pack::TaskKind;
 use serde_json::{Map, Value};
 
-use super::{DataError, Dataset, Example, Form, conll, record};
+use super::options::Delimiter;
+use super::table::Table;
+use super::{DataError, Dataset, Example, Form, ReadOptions, conll, encoding, record};
 
-/// Reads a data file; what its name ends in says which format it has.
+/// What the names of data files end in.
+const ENDINGS: [&str; 5] = ["jsonl", "ndjson", "csv", "tsv", "conll"];
+
+/// How many of a directory's data files a message lists.
+const LISTED: usize = 5;
+
+const CSV: Table = Table { delimiter: Delimiter::COMMA, quoting: true };
+const TSV: Table = Table { delimiter: Delimiter::TAB, quoting: false };
+
+/// Reads a data file that is written as usual; what its name ends in says which format it has.
 ///
 /// # Errors
 /// When the file cannot be read, its format is unknown, it is not UTF-8, holds no example, or
 /// a line is wrong: with file, line and field.
 pub fn read(path: &Path, form: Form) -> Result<Dataset, DataError> {
-    let extension = path.extension().unwrap_or_default().to_string_lossy();
-    let parse = match extension.to_ascii_lowercase().as_str() {
-        "jsonl" | "ndjson" => parse_jsonl,
-        "csv" => parse_csv,
-        "tsv" => parse_tsv,
-        "conll" if form.kind == TaskKind::Tag => |path: &Path, text: &str, _: Form| conll::parse(path, text),
+    read_with(path, form, &ReadOptions::default())
+}
+
+/// Reads a data file.
+///
+/// # Errors
+/// As [`read()`], and when an option is not for such a file.
+pub fn read_with(path: &Path, form: Form, options: &ReadOptions) -> Result<Dataset, DataError> {
+    let unreadable = |source| DataError::Io { path: path.to_owned(), source };
+    if path.is_dir() {
+        return Err(DataError::Directory { path: path.to_owned(), files: data_files(path) });
+    }
+    let ending = ending(path);
+    let (table, jsonl) = match ending.as_str() {
+        "csv" => (Some(CSV), false),
+        "tsv" => (Some(TSV), false),
+        "jsonl" | "ndjson" => (None, true),
+        "conll" if form.kind == TaskKind::Tag => (None, false),
         "conll" => return Err(DataError::NotTags { path: path.to_owned(), kind: form.kind }),
-        _ => {
-            return Err(DataError::Format { path: path.to_owned(), extension: extension.into_owned() });
-        }
+        _ => return Err(DataError::Format { path: path.to_owned() }),
     };
-    let bytes = fs::read(path).map_err(|source| DataError::Io { path: path.to_owned(), source })?;
-    let text = text(path, &bytes)?;
-    let examples = parse(path, text, form)?;
+    options.check(path, form, table.is_some(), table.is_some() || jsonl)?;
+    let bytes = overmask::fs::read(path).map_err(unreadable)?;
+    let text = encoding::text(path, &bytes)?;
+    let examples = match table {
+        Some(table) => table.parse(path, text, form, options)?,
+        None if jsonl => parse_jsonl(path, text, form, options)?,
+        None => conll::parse(path, text)?,
+    };
     if examples.is_empty() {
         return Err(DataError::Empty { path: path.to_owned() });
     }
     Ok(Dataset { path: path.to_owned(), examples })
 }
 
-/// The bytes as text, without a byte order mark.
-pub(super) fn text<'a>(path: &Path, bytes: &'a [u8]) -> Result<&'a str, DataError> {
-    let text = std::str::from_utf8(bytes).map_err(|e| {
-        let offset = e.valid_up_to();
-        DataError::Encoding {
-            path: path.to_owned(),
-            line: 1 + bytes[..offset].iter().filter(|b| **b == b'\n').count(),
-            offset,
-            byte: bytes[offset],
-        }
-    })?;
-    Ok(text.strip_prefix('\u{feff}').unwrap_or(text))
+/// What a file's name ends in, in lower case.
+fn ending(path: &Path) -> String {
+    path.extension().unwrap_or_default().to_string_lossy().to_ascii_lowercase()
 }
 
-fn parse_jsonl(path: &Path, text: &str, form: Form) -> Result<Vec<Example>, DataError> {
+/// The data files of a directory, for a message.
+fn data_files(dir: &Path) -> String {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+    let files = entries.filter(|path| ENDINGS.contains(&ending(path).as_str()));
+    let mut names: Vec<String> =
+        files.filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned())).collect();
+    names.sort_unstable();
+    match names.len() {
+        0 => "there is none in it".to_owned(),
+        1..=LISTED => format!("it holds {}", names.join(", ")),
+        more => format!("it holds {} and {} more", names[..LISTED].join(", "), more - LISTED),
+    }
+}
+
+fn parse_jsonl(path: &Path, text: &str, form: Form, options: &ReadOptions) -> Result<Vec<Example>, DataError> {
     let mut examples = Vec::new();
     for (i, json) in text.split('\n').enumerate() {
         let line = i + 1;
@@ -73,7 +103,8 @@ fn parse_jsonl(path: &Path, text: &str, form: Form) -> Result<Vec<Example>, Data
             line,
             reason: format!("not a JSON object (column {}): {}", e.column(), without_place(&e)),
         })?;
-        examples.push(record::example(path, line, form, &|field| object.get(field).cloned())?);
+        let get = |field: &str| object.get(options.name(field)).cloned();
+        examples.push(record::example(path, line, form, options, &get)?);
     }
     Ok(examples)
 }
@@ -85,96 +116,6 @@ fn without_place(error: &serde_json::Error) -> String {
         Some(end) => message[..end].to_owned(),
         None => message,
     }
-}
-
-fn parse_csv(path: &Path, text: &str, form: Form) -> Result<Vec<Example>, DataError> {
-    parse_table(path, text, form, ReaderBuilder::new().delimiter(b','))
-}
-
-fn parse_tsv(path: &Path, text: &str, form: Form) -> Result<Vec<Example>, DataError> {
-    parse_table(path, text, form, ReaderBuilder::new().delimiter(b'\t').quoting(false))
-}
-
-fn parse_table(path: &Path, text: &str, form: Form, format: &mut ReaderBuilder) -> Result<Vec<Example>, DataError> {
-    let mut reader = format.has_headers(true).from_reader(text.as_bytes());
-    let header = reader.headers().map_err(|e| table_error(path, 1, &e))?.clone();
-    if header.iter().all(|name| name.trim().is_empty()) {
-        return Ok(Vec::new());
-    }
-    let mut columns = Vec::new();
-    for field in form.fields() {
-        columns.push((*field, column(path, &header, field)?));
-    }
-    let mut examples = Vec::new();
-    let mut record = StringRecord::new();
-    let mut lines = Lines::new(text);
-    loop {
-        let line = lines.of(reader.position().byte() as usize);
-        match reader.read_record(&mut record) {
-            Ok(false) => return Ok(examples),
-            Ok(true) => {}
-            Err(e) => return Err(table_error(path, line, &e)),
-        }
-        // Every record has as many fields as the header: the reader checks it.
-        let cell = |field: &str| {
-            let (_, column) = columns.iter().find(|(name, _)| *name == field)?;
-            let cell = record.get(*column).unwrap_or_default();
-            Some(Value::String(if field.starts_with("text") { cell } else { cell.trim() }.to_owned()))
-        };
-        examples.push(record::example(path, line, form, &cell)?);
-    }
-}
-
-fn column(path: &Path, header: &StringRecord, field: &'static str) -> Result<usize, DataError> {
-    let mut found = header.iter().enumerate().filter(|(_, name)| name.trim().eq_ignore_ascii_case(field));
-    match (found.next(), found.next()) {
-        (Some((column, _)), None) => Ok(column),
-        (Some(_), Some(_)) => Err(DataError::Line {
-            path: path.to_owned(),
-            line: 1,
-            reason: format!("has several columns `{field}`; rename or remove all but one"),
-        }),
-        (None, _) => {
-            let found = header.iter().collect::<Vec<_>>().join(", ");
-            Err(DataError::Column { path: path.to_owned(), field, found })
-        }
-    }
-}
-
-/// Line numbers of ascending places in a text. The reader's own are one too low behind a line
-/// that ends in CR LF.
-struct Lines<'a> {
-    text: &'a [u8],
-    at: usize,
-    line: usize,
-}
-
-impl<'a> Lines<'a> {
-    fn new(text: &'a str) -> Self {
-        Self { text: text.as_bytes(), at: 0, line: 1 }
-    }
-
-    /// The line of the first record at or after `byte`: line ends before it are skipped.
-    fn of(&mut self, byte: usize) -> usize {
-        while let Some(b) = self.text.get(self.at) {
-            if self.at >= byte && !matches!(b, b'\r' | b'\n') {
-                break;
-            }
-            self.line += usize::from(*b == b'\n');
-            self.at += 1;
-        }
-        self.line
-    }
-}
-
-fn table_error(path: &Path, line: usize, error: &csv::Error) -> DataError {
-    let reason = match error.kind() {
-        ErrorKind::UnequalLengths { expected_len, len, .. } => {
-            format!("{len} fields where the header has {expected_len}")
-        }
-        _ => error.to_string(),
-    };
-    DataError::Line { path: path.to_owned(), line, reason }
 }
 
 #[cfg(test)]
@@ -228,8 +169,16 @@ mod tests {
             ("a.jsonl", b"\n \n", "a.jsonl holds no example; it needs at least one"),
             ("a.csv", b"", "a.csv holds no example; it needs at least one"),
             ("a.csv", b"text,label\n", "a.csv holds no example; it needs at least one"),
-            ("a.csv", b"text,klass\na,b\n", "a.csv:1: the header has no column `label`; it has: text, klass"),
-            ("a.tsv", b"text,label\na,b\n", "a.tsv:1: the header has no column `text`; it has: text,label"),
+            (
+                "a.csv",
+                b"text,klass\na,b\n",
+                "a.csv:1: the header has no column `label`; it has: text, klass; the first line names the columns; if another is meant, say which with `label_column`",
+            ),
+            (
+                "a.tsv",
+                b"text,label\na,b\n",
+                "a.tsv:1: the header has no column `text`; it has: text,label; if `,` stands between its fields, say so with `delimiter`",
+            ),
             ("a.csv", b"text,label\na,b\na\n", "a.csv:3: 1 fields where the header has 2"),
             ("a.csv", b"text,label\n\"a\nb\",x\n ,x\n", "a.csv:4: field `text` is blank"),
             ("a.csv", b"text,label\na,\n", "a.csv:2: field `label` is blank"),
@@ -239,18 +188,26 @@ mod tests {
                 "a.jsonl:2: not a JSON object (column 0): invalid type: sequence, expected a map",
             ),
             ("a.jsonl", b"{\"text\": \"a\"\n", "a.jsonl:1: not a JSON object (column 12): EOF while parsing an object"),
-            ("a.jsonl", b"{\"label\": \"a\"}\n", "a.jsonl:1: field `text` is missing"),
-            ("a.jsonl", b"{\"text\": \"a\"}\n", "a.jsonl:1: field `label` is missing"),
+            (
+                "a.jsonl",
+                b"{\"label\": \"a\"}\n",
+                "a.jsonl:1: field `text` is missing; if it has another name, say so with `text_column`",
+            ),
+            (
+                "a.jsonl",
+                b"{\"text\": \"a\"}\n",
+                "a.jsonl:1: field `label` is missing; if it has another name, say so with `label_column`",
+            ),
             ("a.jsonl", b"{\"text\": 1, \"label\": \"a\"}\n", "a.jsonl:1: field `text` is a number, not a string"),
             (
                 "a.jsonl",
-                b"{\"text\": \"a\", \"label\": 0.5}\n",
-                "a.jsonl:1: field `label` is a fraction, not a string or whole number",
+                b"{\"text\": \"a\", \"label\": [\"x\"]}\n",
+                "a.jsonl:1: field `label` is a list, not a string, number or truth value",
             ),
             (
                 "a.jsonl",
                 b"{\"text\": \"a\", \"label\": null}\n",
-                "a.jsonl:1: field `label` is null, not a string or whole number",
+                "a.jsonl:1: field `label` is null, not a string, number or truth value",
             ),
             (
                 "a.jsonl",
@@ -275,9 +232,45 @@ mod tests {
     #[test]
     fn unknown_formats_and_missing_files_are_named() {
         let message = read_bytes("a.parquet", b"").unwrap_err().to_string();
-        assert!(message.contains("`parquet` is not a data format"), "{message}");
+        assert!(message.contains("a.parquet: the name says no format"), "{message}");
         let message = read(Path::new("absent.csv"), Form::CLASSIFY).unwrap_err().to_string();
         assert!(message.starts_with("cannot read absent.csv: "), "{message}");
+    }
+
+    #[test]
+    fn a_directory_is_no_data_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let said = || read(dir.path(), Form::CLASSIFY).unwrap_err().to_string();
+        assert!(said().ends_with("is a directory, not a data file; there is none in it"), "{}", said());
+        for name in ["train.jsonl", "dev.CSV", "notes.txt"] {
+            fs::write(dir.path().join(name), "").unwrap();
+        }
+        assert!(said().ends_with("it holds dev.CSV, train.jsonl"), "{}", said());
+        (0..9).for_each(|i| fs::write(dir.path().join(format!("x{i}.tsv")), "").unwrap());
+        assert!(said().ends_with("it holds dev.CSV, train.jsonl, x0.tsv, x1.tsv, x2.tsv and 6 more"), "{}", said());
+    }
+
+    /// The same rows in each format are the same data set.
+    #[test]
+    fn formats_agree() {
+        let jsonl =
+            "{\"text\":\"a b\",\"label\":true}\n{\"text\":\"c\",\"label\":1.0}\n{\"text\":\"d\",\"label\":\" x \"}\n";
+        let expected = read_bytes("a.jsonl", jsonl.as_bytes()).unwrap();
+        for (name, table) in [
+            ("a.csv", "text,label\na b,True\nc,1.0\n\"d\",\" x\"\n"),
+            ("a.csv", "label, Text \r\nTRUE,a b\r\n1,c\r\nx,d\r\n"),
+            ("a.tsv", "text\tlabel\na b\ttrue\nc\t1\nd\tx \n"),
+        ] {
+            let found = read_bytes(name, table.as_bytes()).unwrap();
+            assert_eq!(crate::data::digest(&found), crate::data::digest(&expected), "{table}");
+        }
+    }
+
+    #[test]
+    fn a_column_of_exactly_the_name_comes_first() {
+        assert_eq!(pairs("a.csv", "Text,text,label\nA,b,x\n"), expect(&[("b", "x", 2)]));
+        let message = read_bytes("a.csv", b"Text,TEXT,label\nA,b,x\n").unwrap_err().to_string();
+        assert!(message.ends_with("a.csv:1: has several columns `text`; rename or remove all but one"), "{message}");
     }
 
     proptest! {

@@ -3,7 +3,7 @@
 //! | field | what it holds |
 //! | --- | --- |
 //! | `text`, `text_pair` | a string that is not blank |
-//! | `label` | a string, a whole number, `true` or `false` |
+//! | `label` | a string, a number, `true` or `false`; [`spelling`] makes them one label whatever the format |
 //! | `labels` | a list of such; in a table, and in a string, `|` stands between them, and nothing is none |
 //! | `value` | a finite number, or a string that is one |
 //! | `tokens`, `tags` | lists of strings, as many of the one as of the other; in a table words with spaces between them |
@@ -13,16 +13,17 @@ use std::path::Path;
 use overmask::pack::{Input, TaskKind, check_name};
 use serde_json::Value;
 
-use super::{DataError, Example, Form, Target};
+use super::{DataError, Example, Form, ReadOptions, Target};
 
-/// An example whose fields hold what its form asks for.
+/// An example whose fields, which `get` gives by our names for them, hold what its form asks for.
 pub(super) fn example(
     path: &Path,
     line: usize,
     form: Form,
+    options: &ReadOptions,
     get: &dyn Fn(&str) -> Option<Value>,
 ) -> Result<Example, DataError> {
-    let read = Reader { path, line, get };
+    let read = Reader { path, line, options, get };
     let input = match (form.kind, form.pair) {
         (TaskKind::Tag, _) => Input::Words { words: read.words("tokens")? },
         (_, false) => Input::Text(read.text("text")?),
@@ -40,19 +41,22 @@ pub(super) fn example(
 struct Reader<'a> {
     path: &'a Path,
     line: usize,
+    options: &'a ReadOptions,
     get: &'a dyn Fn(&str) -> Option<Value>,
 }
 
 impl Reader<'_> {
-    fn wrong(&self, field: &'static str, reason: impl Into<String>) -> DataError {
+    fn wrong(&self, field: &str, reason: impl Into<String>) -> DataError {
+        let field = self.options.name(field).to_owned();
         DataError::Field { path: self.path.to_owned(), line: self.line, field, reason: reason.into() }
     }
 
-    fn field(&self, field: &'static str) -> Result<Value, DataError> {
-        (self.get)(field).ok_or_else(|| self.wrong(field, "is missing"))
+    fn field(&self, field: &str) -> Result<Value, DataError> {
+        let missing = || format!("is missing; if it has another name, say so with `{}`", self.options.option(field));
+        (self.get)(field).ok_or_else(|| self.wrong(field, missing()))
     }
 
-    fn text(&self, field: &'static str) -> Result<String, DataError> {
+    fn text(&self, field: &str) -> Result<String, DataError> {
         match self.field(field)? {
             Value::String(text) if text.trim().is_empty() => Err(self.wrong(field, "is blank")),
             Value::String(text) => Ok(text),
@@ -60,14 +64,14 @@ impl Reader<'_> {
         }
     }
 
-    fn label(&self, field: &'static str, value: &Value) -> Result<String, DataError> {
+    fn label(&self, field: &str, value: &Value) -> Result<String, DataError> {
         let label = match value {
-            Value::String(label) => label.clone(),
+            Value::String(label) => spelling(label),
             Value::Bool(label) => label.to_string(),
-            Value::Number(n) if n.is_i64() || n.is_u64() => n.to_string(),
-            other => return Err(self.wrong(field, format!("is {}, not a string or whole number", kind(other)))),
+            Value::Number(number) => spelling(&number.to_string()),
+            other => return Err(self.wrong(field, format!("is {}, not a string, number or truth value", kind(other)))),
         };
-        if label.trim().is_empty() {
+        if label.is_empty() {
             return Err(self.wrong(field, "is blank"));
         }
         // Labels end up in packs.
@@ -76,7 +80,7 @@ impl Reader<'_> {
     }
 
     /// A list, or a string that is cut into one.
-    fn list(&self, field: &'static str, cut: impl Fn(&str) -> Vec<Value>) -> Result<Vec<Value>, DataError> {
+    fn list(&self, field: &str, cut: impl Fn(&str) -> Vec<Value>) -> Result<Vec<Value>, DataError> {
         match self.field(field)? {
             Value::Array(values) => Ok(values),
             Value::String(text) => Ok(cut(&text)),
@@ -108,7 +112,7 @@ impl Reader<'_> {
         finite.ok_or_else(|| self.wrong("value", "is not a finite number"))
     }
 
-    fn words(&self, field: &'static str) -> Result<Vec<String>, DataError> {
+    fn words(&self, field: &str) -> Result<Vec<String>, DataError> {
         let words = self
             .list(field, |text| text.split([' ', '\t']).filter(|word| !word.is_empty()).map(Value::from).collect())?;
         let word = |word: Value| match word {
@@ -121,7 +125,7 @@ impl Reader<'_> {
     }
 
     fn tags(&self, words: usize) -> Result<Vec<String>, DataError> {
-        let tags = self.words("tags")?;
+        let tags: Vec<String> = self.words("tags")?.iter().map(|tag| tag.trim().to_owned()).collect();
         if tags.len() != words {
             return Err(self.wrong("tags", format!("has {} tags for {words} tokens", tags.len())));
         }
@@ -129,6 +133,25 @@ impl Reader<'_> {
             check_name(tag).map_err(|reason| self.wrong("tags", format!("holds a tag that {reason}")))?;
         }
         Ok(tags)
+    }
+}
+
+/// A label as it is spelt in whatever format: without white space around it, `True` and `TRUE` as `true`, and a whole
+/// number without the zeros after its point, as programs write one into a column that has gaps.
+fn spelling(label: &str) -> String {
+    let label = label.trim();
+    if ["true", "false"].iter().any(|truth| label.eq_ignore_ascii_case(truth)) {
+        return label.to_ascii_lowercase();
+    }
+    let digits = |text: &str, of: fn(&u8) -> bool| !text.is_empty() && text.as_bytes().iter().all(of);
+    match label.split_once('.') {
+        Some((whole, zeros))
+            if digits(whole.strip_prefix('-').unwrap_or(whole), u8::is_ascii_digit)
+                && digits(zeros, |b| *b == b'0') =>
+        {
+            whole.to_owned()
+        }
+        _ => label.to_owned(),
     }
 }
 
@@ -146,13 +169,14 @@ fn kind(value: &Value) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
 
     fn read(form: Form, record: Value) -> Result<Example, String> {
         let get = |field: &str| record.get(field).cloned();
-        example(Path::new("a.jsonl"), 7, form, &get).map_err(|e| e.to_string())
+        example(Path::new("a.jsonl"), 7, form, &ReadOptions::default(), &get).map_err(|e| e.to_string())
     }
 
     fn form(kind: TaskKind, pair: bool) -> Form {
@@ -203,10 +227,54 @@ mod tests {
     }
 
     #[test]
+    fn a_label_is_the_same_in_every_format() {
+        for (in_json, in_a_table, label) in [
+            (json!(" x "), " x ", "x"),
+            (json!("\u{a0}two  words\n"), "two  words", "two  words"),
+            (json!(true), "True", "true"),
+            (json!("FALSE"), "false", "false"),
+            (json!(1), "1", "1"),
+            (json!(1.0), "1.0", "1"),
+            (json!(-3.0), "-3.00", "-3"),
+            (json!(0.5), "0.5", "0.5"),
+            // Numbers of sections: two labels.
+            (json!("1.1"), "1.1", "1.1"),
+            (json!("1.10"), "1.10", "1.10"),
+            (json!("v1.0"), "v1.0", "v1.0"),
+            (json!("1."), "1.", "1."),
+            (json!(".0"), ".0", ".0"),
+            (json!("truer"), "truer", "truer"),
+        ] {
+            for value in [in_json, json!(in_a_table)] {
+                let found = read(form(TaskKind::Classify, false), json!({"text": "a", "label": value})).unwrap();
+                assert_eq!(found.target, Target::Label(label.to_owned()), "{value}");
+                let found = read(form(TaskKind::Multilabel, false), json!({"text": "a", "labels": [value]})).unwrap();
+                assert_eq!(found.target.labels(), [label]);
+            }
+        }
+        let twice = read(form(TaskKind::Multilabel, false), json!({"text": "a", "labels": ["x", "x "]}));
+        assert_eq!(twice.unwrap_err(), "a.jsonl:7: field `labels` has a label twice");
+        let tags = read(form(TaskKind::Tag, false), json!({"tokens": ["a", "b "], "tags": ["O", " B-x "]})).unwrap();
+        assert_eq!((tags.input.texts(), tags.target.labels()), (vec!["a", "b "], vec!["O", "B-x"]));
+    }
+
+    proptest! {
+        #[test]
+        fn a_spelling_is_spelt_as_itself(label: String) {
+            let once = spelling(&label);
+            prop_assert_eq!(spelling(&once), once);
+        }
+    }
+
+    #[test]
     fn wrong_fields_are_named() {
         use TaskKind::{Classify, Multilabel, Regress, Tag};
         for (form, record, expected) in [
-            (form(Classify, true), json!({"text": "a", "label": "x"}), "field `text_pair` is missing"),
+            (
+                form(Classify, true),
+                json!({"text": "a", "label": "x"}),
+                "field `text_pair` is missing; if it has another name, say so with `pair_column`",
+            ),
             (form(Multilabel, false), json!({"text": "a", "labels": ["x", "x"]}), "field `labels` has a label twice"),
             (form(Multilabel, false), json!({"text": "a", "labels": 1.5}), "field `labels` is a fraction, not a list"),
             (form(Regress, false), json!({"text": "a", "value": "high"}), "field `value` is not a finite number"),

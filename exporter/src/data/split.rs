@@ -1,11 +1,14 @@
 //! Splits, and texts that are on both sides of one.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use overmask::pack::Input;
 
 use super::Dataset;
 use super::rng::{self, stream};
+
+/// How many labels a warning lists.
+const LISTED: usize = 5;
 
 /// Which of `n` examples stay and which `held` are held out, each in ascending order.
 ///
@@ -21,17 +24,46 @@ pub fn split_indices(n: usize, held: usize, seed: u64) -> (Vec<usize>, Vec<usize
 
 /// Splits a data set into what remains and what is held out (`fraction` of it, rounded).
 ///
-/// Both keep the file's order and line numbers; labels are not balanced. One side may be empty:
-/// whoever needs both checks. A fraction outside 0 to 1 counts as the nearer of the two.
+/// Both keep the file's order and line numbers; labels are not balanced. But a label that would be in what is held
+/// out alone could not be learnt: its first example there stays in what remains, and a warning names it. One side may
+/// be empty: whoever needs both checks. A fraction outside 0 to 1 counts as the nearer of the two.
 pub fn split(dataset: &Dataset, fraction: f64, seed: u64) -> (Dataset, Dataset) {
     // A float beyond the range of integers becomes the nearest, a NaN 0.
     let held = (dataset.len() as f64 * fraction).round() as usize;
-    let (rest, held) = split_indices(dataset.len(), held, seed);
+    let (mut rest, mut held) = split_indices(dataset.len(), held, seed);
+    let kept = only_examples(dataset, &rest, &held);
+    if !rest.is_empty() && !kept.is_empty() {
+        let named = |(i, label): &(usize, &str)| format!("`{label}` (line {})", dataset.examples[*i].line);
+        let listed: Vec<String> = kept.iter().take(LISTED).map(named).collect();
+        let more = if kept.len() > LISTED { ", ..." } else { "" };
+        log::warn!(
+            "{}: not held out, as no other example to learn from has the label: {}{more}",
+            dataset.path.display(),
+            listed.join(", "),
+        );
+        held.retain(|i| kept.iter().all(|(kept, _)| kept != i));
+        rest.extend(kept.iter().map(|(i, _)| *i));
+        rest.sort_unstable();
+    }
     let pick = |indices: Vec<usize>| Dataset {
         path: dataset.path.clone(),
         examples: indices.into_iter().map(|i| dataset.examples[i].clone()).collect(),
     };
     (pick(rest), pick(held))
+}
+
+/// Which examples are the first held out of a label that no other has, and that label.
+fn only_examples<'a>(dataset: &'a Dataset, rest: &[usize], held: &[usize]) -> Vec<(usize, &'a str)> {
+    let labels = |i: &usize| dataset.examples[*i].target.labels();
+    let mut seen: HashSet<&str> = rest.iter().flat_map(labels).collect();
+    let mut only = Vec::new();
+    for i in held {
+        if let Some(label) = labels(i).into_iter().find(|label| !seen.contains(label)) {
+            seen.extend(labels(i));
+            only.push((*i, label));
+        }
+    }
+    only
 }
 
 /// A text without what does not count when texts are compared: case, and the kind and amount
@@ -77,6 +109,7 @@ mod tests {
 
     use super::*;
     use crate::data::tests::dataset;
+    use crate::data::{LabelSet, Target};
 
     #[test]
     fn duplicates_are_found_whatever_their_case_and_spaces() {
@@ -88,13 +121,37 @@ mod tests {
 
     #[test]
     fn fractions_are_rounded_and_clamped() {
-        let data = dataset(&[("a", "x"), ("b", "y"), ("c", "x"), ("d", "x")]);
+        let data = dataset(&[("a", "x"), ("b", "x"), ("c", "x"), ("d", "x")]);
         for (fraction, expected) in
             [(0.0, 0), (0.1, 0), (0.13, 1), (0.5, 2), (1.0, 4), (7.0, 4), (-1.0, 0), (f64::NAN, 0)]
         {
             let (rest, held) = split(&data, fraction, 1);
             assert_eq!((rest.len(), held.len()), (4 - expected, expected));
         }
+    }
+
+    #[test]
+    fn a_labels_only_example_is_learnt_from() {
+        let mut data = dataset(&[("a", "x"), ("b", "y"), ("c", "x"), ("d", "y"), ("e", "rare"), ("f", "x")]);
+        for seed in 0..50 {
+            let (rest, held) = split(&data, 0.34, seed);
+            assert_eq!(rest.len() + held.len(), 6);
+            assert!(rest.examples.iter().any(|e| e.line == 5), "seed {seed}");
+            assert!(rest.examples.is_sorted_by_key(|e| e.line));
+            let learnt = LabelSet::from(&rest);
+            assert!(held.examples.iter().all(|e| e.target.labels().iter().all(|l| learnt.index(l).is_some())));
+        }
+        // Tags are many in an example, and one of them is enough.
+        let tags = |tags: &[&str]| Target::Tags(tags.iter().map(|t| (*t).to_owned()).collect());
+        for example in &mut data.examples {
+            example.target = tags(if example.line == 2 { &["O", "B-x"] } else { &["O", "O"] });
+        }
+        for seed in 0..50 {
+            assert!(split(&data, 0.34, seed).0.examples.iter().any(|e| e.line == 2), "seed {seed}");
+        }
+        // A number is no label.
+        data.examples.iter_mut().for_each(|e| e.target = Target::Value(e.line as f64));
+        assert_eq!(split(&data, 0.34, 1).1.len(), 2);
     }
 
     #[test]

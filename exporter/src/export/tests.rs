@@ -24,7 +24,7 @@ fn fixture(name: &str) -> PathBuf {
 
 fn base() -> (TempDir, Arc<Base>) {
     let dir = tempfile::tempdir().unwrap();
-    let base = hf::import(&fixture("tiny-bert"), &dir.path().join("base"), &hf::Origin::default()).unwrap();
+    let base = hf::import(&fixture("tiny-bert"), &dir.path().join("base"), &hf::Origin::default()).unwrap().base;
     (dir, Arc::new(base))
 }
 
@@ -172,6 +172,26 @@ fn a_model_says_what_its_pack_does() {
 }
 
 #[test]
+fn a_row_of_padding_alone_has_logits_that_are_numbers() {
+    let (dir, base) = base();
+    let pack = pack(&base, TaskKind::Classify, Pooling::Mean, false, true, false);
+    let out = dir.path().join("model");
+    export(&base, &pack, &out, Extent::Whole).unwrap();
+    let mut session =
+        Session::builder(environment().unwrap()).unwrap().commit_from_file(out.join(file::MODEL)).unwrap();
+    let fed = [("input_ids", vec![2, 7, 3, 0, 0, 0]), ("attention_mask", vec![1, 1, 1, 0, 0, 0])]
+        .into_iter()
+        .chain([("token_type_ids", vec![0; 6])])
+        .map(|(name, values): (&str, Vec<i64>)| (name, Tensor::from_array(([2, 3], values)).unwrap()))
+        .collect::<Vec<_>>();
+    let outputs = session.run(fed).unwrap();
+    let (_, logits) = outputs["logits"].try_extract_tensor::<f32>().unwrap();
+    // The mean of nothing is 0, of which the bias is left.
+    assert!(logits.iter().all(|logit| logit.is_finite()), "{logits:?}");
+    assert!(difference(&logits[pack.head.labels..], &pack.head.bias) <= TOLERANCE, "{logits:?}");
+}
+
+#[test]
 fn an_imported_encoder_is_exported_too() {
     let dir = tempfile::tempdir().unwrap();
     for name in ["roberta-dynamo.onnx", "prenorm-dynamo.onnx", "bert-torchscript.onnx"] {
@@ -231,6 +251,14 @@ fn the_folder_says_what_the_outputs_mean_and_holds_nothing_else() {
     assert_eq!((&config["pair"], &config["max_tokens"], &config["revision"]), (&true.into(), &12.into(), &3.into()));
     assert_eq!((&config["id2label"]["10"], &config["base_id"]), (&"label-10".into(), &base.base_id().into()));
     assert!(text.find("\"2\"").unwrap() < text.find("\"10\"").unwrap(), "in the order of the numbers: {text}");
+    // Its tokenizer cuts where the task does, and pads no further than a batch needs.
+    let tokenizer: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(out.join(file::TOKENIZER)).unwrap()).unwrap();
+    assert_eq!(tokenizer["truncation"]["max_length"], 12);
+    assert_eq!(
+        (&tokenizer["padding"]["strategy"], &tokenizer["padding"]["pad_token"]),
+        (&"BatchLongest".into(), &"[PAD]".into())
+    );
     // The same bytes, wherever and whenever.
     export(&base, &pack, &again, Extent::Whole).unwrap();
     for name in names {

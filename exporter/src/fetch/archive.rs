@@ -3,9 +3,10 @@
 //! Nothing of an archive decides where a file goes or how long it may get: names come from the
 //! manifest, and copying stops at the size that the manifest says.
 
+use std::cell::Cell;
 use std::error::Error;
 use std::fs::File;
-use std::io::{BufReader, Read, Write};
+use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
 use flate2::read::GzDecoder;
@@ -19,6 +20,11 @@ use super::{FetchError, unreadable, unwritable};
 
 /// The longest archive within an archive that is unpacked.
 const LONGEST_INNER: u64 = 1 << 30;
+
+/// The most bytes that a zip file's list of its files may take, and the names before a file of a tar file: libraries
+/// hold them in memory, and a packed MB unpacks to a thousand.
+const LONGEST_LIST: u64 = 16 << 20;
+const LONGEST_NAMES: u64 = 1 << 20;
 
 /// How an archive is packed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,12 +130,37 @@ fn copy(
     Ok(Some(copied))
 }
 
+/// Reads no more than its owner allows at the time.
+struct Metered<'a, R> {
+    inner: R,
+    /// Bytes that may still be read.
+    left: &'a Cell<u64>,
+}
+
+impl<R: Read> Read for Metered<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let most = buffer.len().min(usize::try_from(self.left.get()).unwrap_or(usize::MAX));
+        if most == 0 && !buffer.is_empty() {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the names of its files are longer than any"));
+        }
+        let read = self.inner.read(&mut buffer[..most])?;
+        self.left.set(self.left.get() - read as u64);
+        Ok(read)
+    }
+}
+
+impl<R: Seek> Seek for Metered<'_, R> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.inner.seek(to)
+    }
+}
+
 /// What is done with a file: its place in the list of names, and its content.
 type Visit<'a> = &'a mut dyn FnMut(usize, &mut dyn Read) -> Result<(), FetchError>;
 
 /// Hands each of the named files to `visit`, in any order.
 fn each(archive: &Path, names: &[&str], visit: Visit) -> Result<(), FetchError> {
-    let file = File::open(archive).map_err(unreadable(archive))?;
+    let file = overmask::fs::open(archive).map_err(unreadable(archive))?;
     let reader = BufReader::new(file);
     match packing(&archive.to_string_lossy()) {
         Some(Packing::Zip) => each_in_zip(archive, reader, names, visit),
@@ -139,7 +170,9 @@ fn each(archive: &Path, names: &[&str], visit: Visit) -> Result<(), FetchError> 
 }
 
 fn each_in_zip(archive: &Path, reader: BufReader<File>, names: &[&str], visit: Visit) -> Result<(), FetchError> {
-    let mut zip = ZipArchive::new(reader).map_err(|e| broken(archive, e))?;
+    let left = Cell::new(LONGEST_LIST);
+    let mut zip = ZipArchive::new(Metered { inner: reader, left: &left }).map_err(|e| broken(archive, e))?;
+    left.set(u64::MAX);
     for (i, name) in names.iter().enumerate() {
         let mut entry = zip.by_name(name).map_err(|e| match e {
             ZipError::FileNotFound => absent(archive, name),
@@ -151,10 +184,15 @@ fn each_in_zip(archive: &Path, reader: BufReader<File>, names: &[&str], visit: V
 }
 
 fn each_in_tar(archive: &Path, reader: BufReader<File>, names: &[&str], visit: Visit) -> Result<(), FetchError> {
-    let mut tar = tar::Archive::new(GzDecoder::new(reader));
+    let left = Cell::new(LONGEST_NAMES);
+    let mut tar = tar::Archive::new(Metered { inner: GzDecoder::new(reader), left: &left });
     let mut found = vec![false; names.len()];
-    for entry in tar.entries().map_err(|e| broken(archive, e))? {
+    let mut entries = tar.entries().map_err(|e| broken(archive, e))?;
+    loop {
+        left.set(LONGEST_NAMES);
+        let Some(entry) = entries.next() else { break };
         let mut entry = entry.map_err(|e| broken(archive, e))?;
+        left.set(u64::MAX);
         let path = entry.path().map_err(|e| broken(archive, e))?.into_owned();
         let place = names.iter().position(|n| Path::new(n) == path);
         if let Some(i) = place.filter(|&i| !found[i]) {
@@ -164,6 +202,8 @@ fn each_in_tar(archive: &Path, reader: BufReader<File>, names: &[&str], visit: V
                 return Ok(());
             }
         }
+        // Else the library would skip the rest of the file on its way to the next names.
+        io::copy(&mut entry, &mut io::sink()).map_err(|e| broken(archive, e))?;
     }
     match names.iter().zip(&found).find(|(_, found)| !**found) {
         Some((name, _)) => Err(absent(archive, name)),

@@ -54,6 +54,12 @@ pub enum FetchError {
         /// Why.
         source: io::Error,
     },
+    /// A file is where one is to be written, and is another.
+    #[error("{} is there and is another file; name another directory, or remove it", path.display())]
+    Occupied {
+        /// The file.
+        path: PathBuf,
+    },
     /// A program that is needed is not installed.
     #[error("`{program}` is not installed; install it with `{install}`")]
     Missing {
@@ -63,7 +69,7 @@ pub enum FetchError {
         install: &'static str,
     },
     /// A program could not be started.
-    #[error("`{command}` failed (it did not start):\n{source}")]
+    #[error("`{command}` failed (it did not start): {source}")]
     Start {
         /// What was to be run.
         command: String,
@@ -71,7 +77,7 @@ pub enum FetchError {
         source: io::Error,
     },
     /// A program failed.
-    #[error("`{command}` failed ({status}):\n{output}")]
+    #[error("`{command}` failed ({status}): {output}")]
     Command {
         /// What was run.
         command: String,
@@ -122,11 +128,11 @@ pub enum FetchError {
     #[error(transparent)]
     Data(#[from] DataError),
     /// No source worked.
-    #[error("`{name}` could not be fetched; tried:{attempts}\nA local copy works too: --from FILE or DIR")]
+    #[error("`{name}` could not be fetched; tried: {attempts}; a local copy works too: --from FILE or DIR")]
     NoSource {
         /// The manifest.
         name: String,
-        /// Each attempt and how it failed, a line each.
+        /// Each attempt and how it failed.
         attempts: String,
         /// The exit code of the most telling attempt.
         code: ErrorKind,
@@ -141,7 +147,7 @@ impl FetchError {
             Self::Manifest { .. } | Self::Archive { .. } => ErrorKind::CorruptFile,
             Self::Digest { .. } | Self::Size { .. } => ErrorKind::CorruptFile,
             Self::Data(e) => e.kind(),
-            Self::Read { .. } | Self::Absent { .. } => ErrorKind::InputData,
+            Self::Read { .. } | Self::Absent { .. } | Self::Occupied { .. } => ErrorKind::InputData,
             Self::Write { .. } => ErrorKind::DeviceOrStore,
             Self::NoSource { code, .. } => *code,
             Self::Platform { .. } | Self::Missing { .. } => ErrorKind::Other,

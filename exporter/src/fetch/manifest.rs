@@ -1,12 +1,12 @@
 //! Manifests: `models/*.toml`, compiled in; `models/README.md` explains the fields.
 
-use std::fs;
 use std::path::{Component, Path};
 
 use overmask_models::MANIFESTS;
 use serde::Deserialize;
 
 use super::{FetchError, unreadable};
+use crate::toml_text;
 
 /// What a manifest describes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -73,6 +73,9 @@ pub struct Package {
     pub tag: Option<String>,
     /// The Python version of the wheel, where it is for one only. (Nothing of it is run.)
     pub python: Option<String>,
+    /// The archive's SHA-256 in hex. A source archive has one: pip runs its `setup.py` to learn its name, which no
+    /// archive but a known one may do.
+    pub sha256: Option<String>,
 }
 
 /// Which archive of a package.
@@ -161,7 +164,7 @@ impl Manifest {
     pub fn find(name: &str) -> Result<Self, FetchError> {
         if name.ends_with(".toml") {
             let path = Path::new(name);
-            let text = fs::read_to_string(path).map_err(unreadable(path))?;
+            let text = overmask::fs::read_to_string(path).map_err(unreadable(path))?;
             return Self::parse(path, &text);
         }
         match MANIFESTS.iter().find(|(known, _)| *known == name) {
@@ -172,7 +175,7 @@ impl Manifest {
 
     fn parse(path: &Path, text: &str) -> Result<Self, FetchError> {
         let wrong = |source| FetchError::Manifest { path: path.to_owned(), source };
-        let manifest: Self = toml::from_str(text).map_err(|e| wrong(e.into()))?;
+        let manifest: Self = toml_text::parse(text).map_err(|reason| wrong(reason.into()))?;
         manifest.check().map_err(|reason| wrong(reason.into()))?;
         Ok(manifest)
     }
@@ -198,6 +201,14 @@ impl Manifest {
                         let plain = |c: char| c.is_ascii_alphanumeric() || "._-+".contains(c);
                         if !word.chars().all(plain) || !word.starts_with(char::is_alphanumeric) {
                             return Err(format!("sources[{i}].package: `{word}` is no plain word"));
+                        }
+                    }
+                    match (&package.sha256, package.archive) {
+                        (Some(digest), _) => check_digest(&format!("sources[{i}].package"), digest)?,
+                        (None, Archive::Wheel) => {}
+                        (None, Archive::Sdist) => {
+                            let why = "is missing; pip runs code of a source archive, which must be a known one";
+                            return Err(format!("sources[{i}].package.sha256: {why}"));
                         }
                     }
                 }
@@ -286,6 +297,17 @@ mod tests {
     fn an_unknown_name_lists_the_known_ones() {
         let message = Manifest::find("gpt").unwrap_err().to_string();
         assert!(message.contains("`gpt`; known are: dialogue, minilm-l6, movie, "), "{message}");
+    }
+
+    #[test]
+    fn no_source_archive_is_run_that_is_not_known() {
+        let good = include_str!("../../../models/movie.toml");
+        let line = good.lines().skip_while(|line| *line != "archive = \"sdist\"").find(|l| l.starts_with("sha256"));
+        let line = line.unwrap();
+        for (instead, expected) in [("", "package.sha256: is missing"), ("sha256 = \"12\"", "is no SHA-256")] {
+            let error = Manifest::parse(Path::new("x.toml"), &good.replacen(line, instead, 1)).unwrap_err();
+            assert!(error.to_string().contains(expected), "{error}");
+        }
     }
 
     #[test]

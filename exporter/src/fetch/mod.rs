@@ -14,17 +14,17 @@ mod manifest;
 mod recipe;
 mod source;
 
-use std::fs;
+use std::fs::{self, DirBuilder};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use overmask::fs::file_digest;
-use serde::Serialize;
 
 pub use error::FetchError;
 pub use manifest::{Archive, Format, Kind, Manifest, Output, Package, Recipe, Source, Wanted, builtin};
 
 /// The answer to "what did fetch do".
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fetched {
     /// The manifest's name.
     pub name: String,
@@ -45,12 +45,12 @@ struct Target<'a> {
 
 /// Fetches what the manifest describes into `dir`.
 ///
-/// Files that are there already with the right digests are left alone. `note` is told what
-/// happens, a line at a time.
+/// Files that are there already with the right digests are left alone, and no other is overwritten.
+/// `note` is told what happens, a line at a time.
 ///
 /// # Errors
-/// When no source has the right files (the message lists every attempt), the manifest does not
-/// fit this machine, or `dir` cannot be written. Nothing half-done is left.
+/// When another file is where one is to be written, no source has the right files (the message lists every
+/// attempt), the manifest does not fit this machine, or `dir` cannot be written. Nothing half-done is left.
 pub fn fetch(
     manifest: &Manifest,
     from: Option<&Path>,
@@ -69,6 +69,13 @@ pub fn fetch(
         note(&format!("{}: {} has it already, sha256 checked", manifest.name, dir.display()));
         return Ok(done(None));
     }
+    // What is there may be all that somebody has of it.
+    if let Some(other) = targets.iter().find(|t| dir.join(t.name).symlink_metadata().is_ok() && !holds(dir, t)) {
+        return Err(FetchError::Occupied { path: dir.join(other.name) });
+    }
+    if dir.exists() && !dir.is_dir() {
+        return Err(unwritable(dir)(io::ErrorKind::NotADirectory.into()));
+    }
     // Where a rename reaches the target: inside it if it is there (it may be another file
     // system), else beside it.
     let near = if dir.is_dir() {
@@ -77,7 +84,7 @@ pub fn fetch(
         let parent = dir.parent().filter(|p| !p.as_os_str().is_empty());
         parent.unwrap_or(Path::new("."))
     };
-    fs::create_dir_all(near).map_err(unwritable(near))?;
+    create(near, manifest.kind).map_err(unwritable(near))?;
     let beside = tempfile::Builder::new().prefix(".fetch-").tempdir_in(near).map_err(unwritable(near))?;
     let staged = beside.path().join("files");
     let source = source::obtain(manifest, &wanted, from, beside.path(), &staged, note)?;
@@ -93,10 +100,14 @@ pub fn fetch(
             out
         }
     };
-    fs::create_dir_all(dir).map_err(unwritable(dir))?;
+    create(dir, manifest.kind).map_err(unwritable(dir))?;
     for target in &targets {
         let to = dir.join(target.name);
-        fs::rename(staged.join(target.name), &to).map_err(unwritable(&to))?;
+        let staged = staged.join(target.name);
+        if manifest.kind == Kind::Library {
+            close(&staged).map_err(unwritable(&staged))?;
+        }
+        fs::rename(staged, &to).map_err(unwritable(&to))?;
     }
     note(&format!(
         "{}: {} in {}, sha256 checked",
@@ -109,6 +120,31 @@ pub fn fetch(
         note(&format!("{}: cite: {cite}", manifest.name));
     }
     Ok(done(Some(source)))
+}
+
+/// Makes a directory, and those above it, if they are not there. For a library nobody else may write to them, whatever
+/// the user's mask allows: it would not be loaded.
+fn create(dir: &Path, kind: Kind) -> io::Result<()> {
+    let mut builder = DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    if kind == Kind::Library {
+        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o755);
+    }
+    let _ = kind;
+    builder.create(dir)
+}
+
+/// Takes the right to write a file from everybody else.
+fn close(file: &Path) -> io::Result<()> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = fs::metadata(file)?.permissions().mode();
+        fs::set_permissions(file, fs::Permissions::from_mode(mode & !0o022))?;
+    }
+    let _ = file;
+    Ok(())
 }
 
 /// What must be in the target directory in the end.

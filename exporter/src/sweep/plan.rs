@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsString;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use overmask::base::file;
@@ -14,6 +13,7 @@ use sha2::{Digest, Sha256};
 
 use super::expand::{self, Setting};
 use super::{SweepError, unreadable};
+use crate::toml_text;
 
 /// More than anybody waits for: a slip in `[grid]` is told before it fills the memory.
 const MAX_RUNS: usize = 100_000;
@@ -112,10 +112,9 @@ impl Plan {
     /// # Errors
     /// When the file cannot be read or is wrong, or the base or a file of texts cannot be read.
     pub fn read(path: &Path, known: &[TrainOption]) -> Result<Self, SweepError> {
-        let text = fs::read_to_string(path).map_err(unreadable(path))?;
+        let text = overmask::fs::read_to_string(path).map_err(unreadable(path))?;
         let wrong = |reason: String| SweepError::Plan { path: path.to_owned(), source: reason.into() };
-        let document: Document =
-            toml::from_str(&text).map_err(|e| SweepError::Plan { path: path.to_owned(), source: e.into() })?;
+        let document: Document = toml_text::parse(&text).map_err(wrong)?;
         let known: BTreeMap<&str, &TrainOption> = known.iter().map(|o| (o.name.as_str(), o)).collect();
         document.check(&known).map_err(wrong)?;
 
@@ -250,7 +249,7 @@ impl Files<'_> {
                     let path = self.dir.join(text);
                     // Of a set, SET#NAME.
                     let (file, _) = split_name(&path);
-                    fs::File::open(&file).map_err(unreadable(&file))?;
+                    overmask::fs::open(&file).map_err(unreadable(&file))?;
                     named.digests.insert(name, self.digest(&file)?);
                     option(name, &path)
                 }
@@ -284,7 +283,7 @@ fn base_id(manifest: &Path) -> Result<String, SweepError> {
     struct Manifest {
         base_id: String,
     }
-    let text = fs::read_to_string(manifest).map_err(unreadable(manifest))?;
+    let text = overmask::fs::read_to_string(manifest).map_err(unreadable(manifest))?;
     let named: Manifest =
         serde_json::from_str(&text).map_err(|source| SweepError::Manifest { path: manifest.into(), source })?;
     Ok(named.base_id)

@@ -159,7 +159,7 @@ pub fn states(dir: &Path) -> Result<BTreeMap<String, Status>, SweepError> {
     }
     paths.sort();
     for path in paths {
-        let bytes = fs::read(&path).map_err(unreadable(&path))?;
+        let bytes = overmask::fs::read(&path).map_err(unreadable(&path))?;
         // Another part's writer may be amid its last line.
         let (whole, _) = split(&bytes);
         for (i, line) in whole.split(|&b| b == b'\n').enumerate().filter(|(_, line)| !line.trim_ascii().is_empty()) {

@@ -3,7 +3,8 @@
 use overmask::base::Base;
 use overmask::engine::Device;
 use overmask::mask::Granularity;
-use overmask::pack::{MAX_BYTES, Pooling, TaskKind, check_name};
+use overmask::pack::{Input, MAX_BYTES, Pooling, TaskKind, check_name};
+use overmask::task::Tokenizer;
 
 use super::graph::Precision;
 use super::options::{Init, Method, Sampling, TeacherOptions, TrainOptions};
@@ -95,11 +96,11 @@ impl TrainOptions {
             ("clip_norm", self.clip_norm),
         ] {
             if !(value.is_finite() && value > 0.0) {
-                return wrong(field, format!("{value} is not above 0"));
+                return wrong(field, format!("{value} is not a finite number above 0"));
             }
         }
         if !(self.damping.is_finite() && self.damping >= 0.0) {
-            return wrong("damping", format!("{} is not 0 or more", self.damping));
+            return wrong("damping", format!("{} is not a finite number from 0 on", self.damping));
         }
         if let Some(target) = self.target_sparsity {
             if !(target > 0.0 && target < 1.0) {
@@ -125,7 +126,7 @@ impl TrainOptions {
                 return wrong("teacher.weight", format!("{} is not from 0 to 1", teacher.weight));
             }
             if !(teacher.temperature.is_finite() && teacher.temperature > 0.0) {
-                return wrong("teacher.temperature", format!("{} is not above 0", teacher.temperature));
+                return wrong("teacher.temperature", format!("{} is not a finite number above 0", teacher.temperature));
             }
             for (field, weight) in [("teacher.features", teacher.features), ("teacher.states", teacher.states)] {
                 if !(weight.is_finite() && weight >= 0.0) {
@@ -150,6 +151,9 @@ impl TrainOptions {
         }
         if self.form.kind == TaskKind::Tag && self.form.pair {
             return wrong("form.pair", "is not for `form.kind` tag, whose examples are lists of words".to_owned());
+        }
+        if self.form.pair {
+            Self::check_segments(base)?;
         }
         if (self.form.kind == TaskKind::Tag) != (self.pooling == Pooling::First) {
             return wrong("pooling", "is `first` for `form.kind` tag, and for no other".to_owned());
@@ -183,5 +187,22 @@ impl TrainOptions {
             return wrong("max_steps", "is 0".to_owned());
         }
         Ok(())
+    }
+    /// Refuses pairs on a base whose tokenizer marks second texts with a segment that the base does not know.
+    fn check_segments(base: &Base) -> Result<(), TrainError> {
+        let pair = Input::Pair("a".to_owned(), "a".to_owned());
+        let tokens = Tokenizer::open(base)?.encode(&pair, base.manifest().architecture.max_positions)?;
+        let largest = tokens.segments.iter().max().map_or(0, |segment| *segment as usize);
+        match base.segments().filter(|known| largest >= *known) {
+            None => Ok(()),
+            Some(known) => {
+                let reason = format!(
+                    "the tokenizer gives second texts the segment {largest}, and this base has segments up to {} \
+                     (`type_vocab_size` {known}): make one text of the two",
+                    known - 1
+                );
+                Err(TrainError::Option { field: "form.pair", reason })
+            }
+        }
     }
 }

@@ -116,7 +116,7 @@ pub(super) fn read(
     mask: impl Fn(&str, &[u8]) -> Option<Mask>,
 ) -> Result<Option<Saved>, TrainError> {
     let wrong = |reason: String| TrainError::Checkpoint { path: path.to_owned(), reason };
-    let bytes = match std::fs::read(path) {
+    let bytes = match overmask::fs::read(path) {
         Ok(bytes) => bytes,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(wrong(format!("cannot be read: {e}"))),

@@ -37,6 +37,8 @@ pub struct Progress {
     pub steps: u64,
     /// Epochs done.
     pub epoch: u32,
+    /// Epochs in all; the last one may be cut short.
+    pub epochs: u32,
     /// Running mean of the loss.
     pub loss: f32,
     /// Best score on the dev split so far.
@@ -183,7 +185,9 @@ impl<'a> Learner<'a> {
         let steps = (epoch_steps * u64::from(o.epochs)).min(o.max_steps.unwrap_or(u64::MAX));
         let phases = Phases::new(steps, o);
         let mut before = [Duration::ZERO; 2];
-        let mut now = Progress { step: 0, steps, epoch: 0, loss: 0.0, dev: None };
+        // No more than were asked for.
+        let epochs = steps.div_ceil(epoch_steps.max(1)) as u32;
+        let mut now = Progress { step: 0, steps, epoch: 0, epochs, loss: 0.0, dev: None };
         let (mut best, mut curve): (Option<Best>, Vec<Epoch>) = (None, Vec::new());
         if let Some(saved) = self.saved(facts)? {
             (now.step, now.loss, best, curve) =

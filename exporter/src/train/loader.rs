@@ -67,7 +67,8 @@ impl Loader {
     /// Starts making batches of the examples with these numbers; the first is for the step `first`.
     pub(super) fn start(source: Arc<Source>, batches: Vec<Vec<usize>>, first: u64) -> Self {
         let (sender, receiver) = sync_channel(AHEAD - 1);
-        std::thread::spawn(move || {
+        // Where no thread can be started, the channel ends, and `next` says so.
+        let _ = std::thread::Builder::new().spawn(move || {
             for (step, indices) in (first..).zip(batches) {
                 // Nobody waits any more once the loader is gone.
                 if sender.send(source.batch(&indices, step)).is_err() {
@@ -83,7 +84,9 @@ impl Loader {
         let started = Instant::now();
         let batch = self.batches.recv();
         self.waited += started.elapsed();
-        batch.map_err(|_| TrainError::Runtime("the thread that makes batches has ended".to_owned()))?
+        batch.map_err(|_| {
+            TrainError::Runtime("the thread that makes batches has ended or could not be started".to_owned())
+        })?
     }
 
     /// The time that was spent in waiting for batches.

@@ -16,7 +16,7 @@ impl Losses {
     pub(super) fn open(path: Option<&Path>, done: u64) -> Result<Self, TrainError> {
         let Some(path) = path else { return Ok(Losses(None)) };
         let failed = |source| TrainError::Write { path: path.to_owned(), source };
-        let read = (done > 0).then(|| std::fs::read_to_string(path));
+        let read = (done > 0).then(|| overmask::fs::read_to_string(path));
         let before = match read {
             None => String::new(),
             Some(Err(error)) if error.kind() == ErrorKind::NotFound => String::new(),

@@ -57,9 +57,6 @@ pub struct Outcome {
 pub struct Data<'a> {
     /// Those to learn from.
     pub train: &'a Dataset,
-    /// Those that name the task's labels, if they are more than those to learn from: what a split took away
-    /// may hold all examples of a rare label.
-    pub labels: Option<&'a Dataset>,
     /// Those that choose the best state; without them a part of `train` does, and is not trained on.
     pub dev: Option<&'a Dataset>,
     /// Those that are only measured, at the end, through the same code that a device runs.
@@ -84,7 +81,10 @@ pub fn run(
     options.check(base)?;
     // Before the work: `ort` panics where it finds no library.
     overmask_ort::environment()?;
-    let labels = LabelSet::for_training(data.labels.unwrap_or(data.train))?;
+    let labels = LabelSet::for_training(data.train)?;
+    for doubt in data::doubts(data.train) {
+        log::warn!("{doubt}");
+    }
     for other in [data.dev, data.eval].into_iter().flatten() {
         labels.gold(other)?;
     }

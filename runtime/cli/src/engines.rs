@@ -36,20 +36,14 @@ impl EngineArgs {
         self.engine.unwrap_or_else(|| default_engine(base))
     }
 
-    /// The options that were asked for, with what the environment says.
-    ///
-    /// # Errors
-    /// When the environment names what is not there.
-    pub fn options(&self) -> anyhow::Result<EngineOptions> {
-        crate::engine_options(self.threads.map(usize::from))
-    }
-
     /// Starts the engine on a base.
     ///
     /// # Errors
-    /// When it is not available on this machine or in this build, or the base cannot be read.
+    /// When it is not available on this machine or in this build, the base cannot be read, or the environment names
+    /// what is not there.
     pub fn start(&self, base: &Arc<Base>) -> anyhow::Result<Arc<dyn Engine>> {
-        Ok(start(self.kind(base), base, &self.options()?)?)
+        let kind = self.kind(base);
+        Ok(start(kind, base, &crate::engine_options(kind, self.threads.map(usize::from))?)?)
     }
 }
 
@@ -70,6 +64,27 @@ pub fn default_engine(base: &Base) -> EngineKind {
     EngineKind::Native
 }
 
+/// An error with advice, if ONNX Runtime cannot start and another engine of this build could run the base on the CPU.
+#[cfg(feature = "ort")]
+fn or_another(error: EngineError, base: &Base) -> EngineError {
+    let _ = base;
+    #[cfg(feature = "native")]
+    let native = overmask::engine::native::NativeEngine::knows(base);
+    #[cfg(not(feature = "native"))]
+    let native = false;
+    let other = match (native, cfg!(feature = "tract")) {
+        (true, _) => EngineKind::Native,
+        (false, true) => EngineKind::Tract,
+        (false, false) => return error,
+    };
+    match error {
+        EngineError::Unavailable { engine: engine @ EngineKind::Ort(Device::Cpu), reason } => {
+            EngineError::Unavailable { engine, reason: format!("{reason}. `--engine {other}` needs no library") }
+        }
+        error => error,
+    }
+}
+
 /// Starts an engine on a base.
 ///
 /// # Errors
@@ -79,7 +94,10 @@ pub fn start(kind: EngineKind, base: &Arc<Base>, options: &EngineOptions) -> Res
         #[cfg(feature = "native")]
         EngineKind::Native => Ok(Arc::new(overmask::engine::native::NativeEngine::new(Arc::clone(base), options)?)),
         #[cfg(feature = "ort")]
-        EngineKind::Ort(device) => Ok(Arc::new(overmask_ort::OrtEngine::new(Arc::clone(base), device, options)?)),
+        EngineKind::Ort(device) => {
+            let engine = overmask_ort::OrtEngine::new(Arc::clone(base), device, options);
+            Ok(Arc::new(engine.map_err(|error| or_another(error, base))?))
+        }
         #[cfg(feature = "tract")]
         EngineKind::Tract => Ok(Arc::new(overmask_tract::TractEngine::new(Arc::clone(base), options)?)),
         _ => {

@@ -1,53 +1,127 @@
 //! What programs read from the environment, and put into options.
 
 use std::env;
+use std::ffi::OsString;
 use std::path::PathBuf;
 
-use overmask::engine::EngineOptions;
+#[cfg(feature = "native")]
+use overmask::derived::Directory;
+#[cfg(feature = "native")]
+use overmask::engine::native::Isa;
+use overmask::engine::{EngineKind, EngineOptions};
 use overmask::trust::DEFAULT_KEYRING;
 
-#[cfg(feature = "native")]
-use crate::CodedError;
+use crate::{CodedError, ExitCode};
 
 /// The directory of derived files, if it is not the user's cache.
+#[cfg(feature = "native")]
 const CACHE: &str = "OVERMASK_CACHE";
 
 /// The instruction set of our own kernels.
 #[cfg(feature = "native")]
 const ISA: &str = "OVERMASK_ISA";
 
-/// Where derived files are kept: what `OVERMASK_CACHE` names, else the user's cache; nowhere if it names
-/// nothing.
-pub fn derived_directory() -> Option<PathBuf> {
-    let named = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    if env::var_os(CACHE).is_some() {
-        return named(CACHE);
+/// The directory of the trusted keys.
+const KEYRING: &str = "OVERMASK_KEYRING";
+
+/// Which messages to show, in env_logger's syntax.
+pub(crate) const LOG: &str = "OVERMASK_LOG";
+
+/// The table of what both programs read, for their `--help`.
+pub const ENVIRONMENT: &str = "\
+Environment:
+  OVERMASK_CACHE    directory of derived files, which `native` makes of bases and packs; only its
+                    user may be able to write there. Empty: none are kept
+                    [default: overmask in XDG_CACHE_HOME, else in ~/.cache]
+  OVERMASK_ISA      instruction set of `native`: portable, avx2, avx512 [default: the fastest here]
+  OVERMASK_KEYRING  directory of trusted keys for --require-signature [default: /etc/overmask/keys]
+  OVERMASK_LOG      which messages to show, in env_logger's syntax; overrides -q and -v
+  ORT_DYLIB_PATH    the ONNX Runtime library for `ort` and for training
+  XDG_DATA_HOME     where `overmask-export fetch onnxruntime` puts one, else ~/.local/share
+  NO_COLOR          plain messages";
+
+/// The value of a variable; none if it is empty.
+fn named(name: &str) -> Option<OsString> {
+    env::var_os(name).filter(|value| !value.is_empty())
+}
+
+/// The text that a variable has; none if it is empty.
+///
+/// # Errors
+/// When it is not UTF-8.
+pub(crate) fn text(name: &str) -> Result<Option<String>, CodedError> {
+    let wrong = |value: OsString| CodedError {
+        message: format!("the environment variable {name} is not UTF-8: {}", value.display()),
+        code: ExitCode::Usage,
+    };
+    named(name).map(|value| value.into_string().map_err(wrong)).transpose()
+}
+
+/// Where derived files are kept: in the directory that `OVERMASK_CACHE` names, else in the user's cache; nowhere
+/// if it names nothing, and nowhere, with a warning, if that directory will not do.
+#[cfg(feature = "native")]
+fn derived_directory() -> Option<Directory> {
+    let path = match env::var_os(CACHE) {
+        Some(path) => (!path.is_empty()).then(|| PathBuf::from(path)),
+        None => {
+            let home = || named("HOME").map(|home| PathBuf::from(home).join(".cache"));
+            named("XDG_CACHE_HOME").map(PathBuf::from).or_else(home).map(|cache| cache.join("overmask"))
+        }
+    };
+    let warn = |error: &_| log::warn!("{error}. Nothing is kept this time; {CACHE} names another directory, or none");
+    path.and_then(|path| Directory::open(path).inspect_err(warn).ok())
+}
+
+/// Where `overmask-export fetch onnxruntime` puts the library, and the programs look for it: in the user's data, which
+/// `XDG_DATA_HOME` names, else in `~/.local/share`.
+pub fn onnxruntime_directory() -> Option<PathBuf> {
+    let home = || named("HOME").map(|home| PathBuf::from(home).join(".local/share"));
+    let data = named("XDG_DATA_HOME").map(PathBuf::from).or_else(home);
+    data.filter(|data| data.is_absolute()).map(|data| data.join("overmask/onnxruntime"))
+}
+
+/// Has ONNX Runtime's library looked for in [`onnxruntime_directory`], too.
+#[cfg(feature = "ort")]
+pub fn find_onnxruntime() {
+    if let Some(directory) = onnxruntime_directory() {
+        overmask_ort::look_in(directory);
     }
-    let user = named("XDG_CACHE_HOME").or_else(|| named("HOME").map(|home| home.join(".cache")));
-    user.map(|dir| dir.join("overmask"))
 }
 
 /// The directory of the trusted keys: what `OVERMASK_KEYRING` names, else [`DEFAULT_KEYRING`].
 pub fn keyring_directory() -> PathBuf {
-    let named = env::var_os("OVERMASK_KEYRING").filter(|dir| !dir.is_empty());
-    named.map_or_else(|| PathBuf::from(DEFAULT_KEYRING), PathBuf::from)
+    named(KEYRING).map_or_else(|| PathBuf::from(DEFAULT_KEYRING), PathBuf::from)
 }
 
-/// Options of an engine with what the environment says: `OVERMASK_CACHE` and `OVERMASK_ISA`.
+/// Options of an engine with what the environment says: `OVERMASK_CACHE` and `OVERMASK_ISA`, which are for `native`.
 ///
 /// # Errors
 /// When it names an instruction set that is unknown or not there.
-pub fn engine_options(threads: Option<usize>) -> anyhow::Result<EngineOptions> {
-    let mut options = EngineOptions::default().threads(threads);
-    options.derived = derived_directory();
+pub fn engine_options(kind: EngineKind, threads: Option<usize>) -> anyhow::Result<EngineOptions> {
+    let options = EngineOptions::default().threads(threads);
     #[cfg(feature = "native")]
-    if let Some(name) = env::var_os(ISA).filter(|name| !name.is_empty()) {
-        let name = name.to_string_lossy();
-        let isa = name.parse::<overmask::engine::native::Isa>();
-        options.isa = Some(isa.map_err(|error| CodedError {
-            message: format!("{ISA}: {error}"),
-            code: crate::ExitCode::EngineUnavailable,
-        })?);
+    if kind == EngineKind::Native {
+        let isa = text(ISA)?.map(|name| name.parse::<Isa>()).transpose();
+        let code = ExitCode::EngineUnavailable;
+        let isa = isa.map_err(|error| CodedError { message: format!("{ISA}: {error}"), code })?;
+        return Ok(options.isa(isa).derived(derived_directory()));
     }
+    let _ = kind;
     Ok(options)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_variable_is_in_the_help() {
+        for name in [KEYRING, LOG] {
+            assert!(ENVIRONMENT.contains(&format!("\n  {name} ")), "{name}");
+        }
+        #[cfg(feature = "native")]
+        for name in [CACHE, ISA] {
+            assert!(ENVIRONMENT.contains(&format!("\n  {name} ")), "{name}");
+        }
+    }
 }

@@ -1,15 +1,20 @@
 //! What the command lines of Overmask share: output, messages, help, exit codes, and the engines that a user
 //! can ask for. No program's logic is here.
 
+mod arguments;
 mod engines;
 mod environment;
 mod exit;
 pub mod help;
 mod messages;
 mod output;
+mod panics;
 
+pub use arguments::parse;
 pub use engines::{EngineArgs, default_engine, start, threads};
-pub use environment::{derived_directory, engine_options, keyring_directory};
+#[cfg(feature = "ort")]
+pub use environment::find_onnxruntime;
+pub use environment::{ENVIRONMENT, engine_options, keyring_directory, onnxruntime_directory};
 pub use exit::{CodedError, ExitCode};
 pub use messages::{Messages, Verbosity};
 pub use output::{Output, describe, exit};

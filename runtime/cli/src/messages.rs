@@ -6,8 +6,10 @@ use clap::{ArgAction, Args};
 use log::{Level, LevelFilter};
 use overmask::text::printable;
 
+use crate::{CodedError, environment};
+
 /// How much is said on stderr.
-#[derive(Debug, Clone, Copy, Args)]
+#[derive(Debug, Clone, Copy, Default, Args)]
 pub struct Verbosity {
     /// Say more on stderr; twice for even more. OVERMASK_LOG=filter overrides it
     #[arg(short, long, action = ArgAction::Count, global = true)]
@@ -30,7 +32,10 @@ impl Verbosity {
     /// Starts the messages on stderr: those of a program's own crates as asked for, of libraries only
     /// warnings unless all is wanted. The environment variable `OVERMASK_LOG` overrides it. Colours only on
     /// a terminal, and never with `NO_COLOR`.
-    pub fn start(self, usual: Messages) {
+    ///
+    /// # Errors
+    /// When `OVERMASK_LOG` is not UTF-8; messages are started all the same.
+    pub fn start(self, usual: Messages) -> Result<(), CodedError> {
         let more = self.verbose + u8::from(usual == Messages::Information);
         let level = match (self.quiet, more) {
             (true, _) => LevelFilter::Error,
@@ -55,7 +60,11 @@ impl Verbosity {
             }
         }
         let plain = usual == Messages::Information;
-        let builder = builder.parse_env("OVERMASK_LOG").format(move |out, record| {
+        let asked = environment::text(environment::LOG);
+        if let Ok(Some(filters)) = &asked {
+            builder.parse_filters(filters);
+        }
+        let builder = builder.format(move |out, record| {
             // Messages quote files, which may hold anything.
             let message = printable(&record.args().to_string());
             if plain && record.level() == Level::Info {
@@ -72,6 +81,9 @@ impl Verbosity {
             writeln!(out, "{style}{level}{style:#}: {message}")
         });
         // A second call (tests, embedders with a logger of their own) changes nothing.
-        let _ = builder.try_init();
+        if builder.try_init().is_ok() {
+            crate::panics::hook();
+        }
+        asked.map(drop)
     }
 }

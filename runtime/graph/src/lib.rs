@@ -9,13 +9,14 @@ pub mod encoder;
 pub mod passes;
 pub mod proto;
 
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 pub use builder::{GraphBuilder, OPSET};
 use prost::Message;
 use proto::{ModelProto, TensorProto, ValueInfoProto, data_type};
 
-use overmask::base::BaseError;
+use overmask::base::{Base, BaseError, file};
 use overmask::engine::EngineError;
 use overmask::error::ErrorKind;
 
@@ -43,6 +44,9 @@ pub enum OnnxError {
         /// The most bytes that are read.
         limit: u64,
     },
+    /// The file of a base cannot be read.
+    #[error(transparent)]
+    Base(#[from] BaseError),
     /// The bytes are no ONNX model.
     #[error("{path} is not an ONNX model: {source}; make or copy the file again")]
     Decode {
@@ -83,6 +87,7 @@ impl OnnxError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Io { .. } => ErrorKind::InputData,
+            Self::Base(error) => error.kind(),
             _ => ErrorKind::CorruptFile,
         }
     }
@@ -92,6 +97,7 @@ impl From<OnnxError> for EngineError {
     fn from(error: OnnxError) -> Self {
         match error {
             OnnxError::Io { path, source } => EngineError::Base(BaseError::Io { path, source }),
+            OnnxError::Base(error) => EngineError::Base(error),
             other => EngineError::Graph(Box::new(other)),
         }
     }
@@ -114,8 +120,20 @@ pub fn read_model_of(path: &Path, limit: u64) -> Result<ModelProto, OnnxError> {
     let data = overmask::fs::read_at_most(path, limit)
         .map_err(|source| OnnxError::Io { path: path.into(), source })?
         .ok_or_else(|| OnnxError::TooLarge { path: path.into(), limit })?;
-    let model =
-        ModelProto::decode(data.as_slice()).map_err(|source| OnnxError::Decode { path: path.into(), source })?;
+    decode(path, &data)
+}
+
+/// Reads the graph of a base, if it is the one that the manifest names: engines take what they are given, and some
+/// break off or come to no end on a damaged one.
+///
+/// # Errors
+/// As [`read_model`], or when the file was changed or damaged.
+pub fn read_base(base: &Base) -> Result<ModelProto, OnnxError> {
+    decode(&base.model_path(), &base.read(file::MODEL, MAX_MODEL_BYTES)?)
+}
+
+fn decode(path: &Path, data: &[u8]) -> Result<ModelProto, OnnxError> {
+    let model = ModelProto::decode(data).map_err(|source| OnnxError::Decode { path: path.into(), source })?;
     match model.ir_version {
         version if version > proto::IR_VERSION => Err(OnnxError::Version { path: path.into(), version }),
         _ => Ok(model),
@@ -186,17 +204,15 @@ pub fn external_names(model: &ModelProto) -> Result<Vec<String>, OnnxError> {
 /// When a name is no initializer of the graph; the model is unchanged then.
 pub fn initializers_to_inputs(model: &mut ModelProto, names: &[&str]) -> Result<(), OnnxError> {
     let graph = model.graph.as_mut().ok_or(OnnxError::NoGraph)?;
-    let mut inputs = Vec::with_capacity(names.len());
-    for name in names {
-        let tensor = graph
-            .initializer
-            .iter()
-            .find(|t| t.name == *name)
-            .ok_or_else(|| OnnxError::MissingInitializer { name: (*name).to_owned() })?;
-        inputs.push(ValueInfoProto::fixed(name, data_type::FLOAT, &tensor.dims));
-    }
+    let dims: HashMap<&str, &[i64]> = graph.initializer.iter().map(|t| (t.name.as_str(), &t.dims[..])).collect();
+    let input = |name: &&str| match dims.get(name) {
+        Some(dims) => Ok(ValueInfoProto::fixed(name, data_type::FLOAT, dims)),
+        None => Err(OnnxError::MissingInitializer { name: (*name).to_owned() }),
+    };
+    let inputs: Vec<ValueInfoProto> = names.iter().map(input).collect::<Result<_, _>>()?;
     graph.input.extend(inputs);
-    graph.initializer.retain(|t| !names.contains(&t.name.as_str()));
+    let names: HashSet<&str> = names.iter().copied().collect();
+    graph.initializer.retain(|t| !names.contains(t.name.as_str()));
     Ok(())
 }
 

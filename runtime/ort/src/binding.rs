@@ -252,6 +252,7 @@ mod tests {
             variant: Precision::F32,
             digests: digests.into(),
             tokenizer_sha256: "1".repeat(64),
+            pooling: None,
             licence: "none".into(),
             source: "test".into(),
         };

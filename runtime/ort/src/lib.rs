@@ -10,6 +10,7 @@
 mod binding;
 mod library;
 mod masking;
+mod trusted;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -30,7 +31,7 @@ use overmask_graph as graph;
 use overmask_graph::encoder::{self, Padded};
 
 pub use self::binding::{Binding, Bound};
-pub use self::library::environment;
+pub use self::library::{environment, library, look_in};
 use self::masking::Masker;
 
 /// Where ONNX Runtime looks for external data when a model does not come from a file.
@@ -149,7 +150,7 @@ fn open(
     options: &EngineOptions,
     replaced: &[String],
 ) -> Result<(Session, Vec<String>), EngineError> {
-    let mut model = graph::read_model(&base.model_path())?;
+    let mut model = graph::read_base(base)?;
     let inputs = encoder::token_inputs(&model).map_err(|e| failed(device, e))?;
     let maskable = base.manifest().maskable.iter().map(|t| &t.name);
     let names: Vec<&str> = maskable.chain(replaced).map(String::as_str).collect();
@@ -226,7 +227,10 @@ fn run(
 
 /// A session builder with the settings that all sessions share.
 fn builder(device: Device, options: &EngineOptions) -> Result<SessionBuilder, EngineError> {
-    let environment = environment()?;
+    let environment = environment().map_err(|error| match error {
+        EngineError::Unavailable { reason, .. } => EngineError::Unavailable { engine: EngineKind::Ort(device), reason },
+        error => error,
+    })?;
     let build = || {
         let mut builder = Session::builder(environment)?.with_optimization_level(GraphOptimizationLevel::All)?;
         if let Some(threads) = options.threads {

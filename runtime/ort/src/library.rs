@@ -7,6 +7,8 @@ use ort::environment::Environment;
 use ort::logging::LogLevel;
 use overmask::engine::{Device, EngineError, EngineKind};
 
+use super::trusted;
+
 /// The variable that names the library.
 const VARIABLE: &str = "ORT_DYLIB_PATH";
 
@@ -17,11 +19,17 @@ const NAME: &str = "libonnxruntime.dylib";
 #[cfg(not(any(target_os = "windows", target_os = "macos")))]
 const NAME: &str = "libonnxruntime.so";
 
-/// The process's ONNX Runtime environment; loads the library on the first call.
-///
-/// The library is the file that `ORT_DYLIB_PATH` names; without it, the first found of: the
-/// program's own folder, `../lib`, `../onnxruntime` and `../../onnxruntime` from there, and the
-/// system's library folders.
+/// The folder of the user's own that is looked through, too.
+static OWN: OnceLock<PathBuf> = OnceLock::new();
+
+/// Has a folder looked through for the library, before those of the system. For programs, which know where their user
+/// keeps such things; the first that is named counts, and only before the library is loaded.
+pub fn look_in(folder: PathBuf) {
+    // A second one is no error: tests of one program may each name theirs.
+    let _ = OWN.set(folder);
+}
+
+/// The process's ONNX Runtime environment; loads the library on the first call: the file that [`library`] finds.
 ///
 /// # Errors
 /// When there is no library, or it cannot be loaded, or it is too old.
@@ -34,7 +42,7 @@ pub fn environment() -> Result<&'static Environment, EngineError> {
 }
 
 fn load() -> Result<Environment, String> {
-    let path = find()?;
+    let path = library()?;
     log::debug!("loading ONNX Runtime from {}", path.display());
     let environment = ort::init_from(&path)
         .map_err(|e| e.to_string())?
@@ -64,7 +72,16 @@ fn log_message(level: LogLevel, _category: &str, _id: &str, location: &str, mess
     log::log!(target: "onnxruntime", level, "{message} ({location})");
 }
 
-fn find() -> Result<PathBuf, String> {
+/// The library's file: the one that `ORT_DYLIB_PATH` names; without it, the first found of: the program's own folder,
+/// `../lib`, `../onnxruntime` and `../../onnxruntime` from there, the folder of [`look_in`], and the system's library
+/// folders.
+///
+/// A file that is found is only taken if it, its folder and all above belong to the user or root and nobody else can
+/// write there; else a warning names it.
+///
+/// # Errors
+/// When there is none, with what to do.
+pub fn library() -> Result<PathBuf, String> {
     if let Some(named) = std::env::var_os(VARIABLE).filter(|v| !v.is_empty()) {
         // Made absolute: the loader would look for a bare name in the program's folder first.
         let path = std::path::absolute(&named).map_err(|e| format!("{VARIABLE}: {e}"))?;
@@ -74,17 +91,29 @@ fn find() -> Result<PathBuf, String> {
         return Ok(path);
     }
     let program = std::env::current_exe().ok();
-    let folders = folders(program.as_deref().and_then(Path::parent));
-    folders.iter().find_map(|folder| library_in(folder)).ok_or_else(|| {
+    let folders = folders(program.as_deref().and_then(Path::parent), OWN.get());
+    first_trusted(&folders).ok_or_else(|| {
         format!(
-            "no ONNX Runtime library ({NAME}) was found; set {VARIABLE} to one of version 1.22 or newer, which \
-             `overmask-export fetch onnxruntime` gets. The engine `tract` needs none"
+            "no ONNX Runtime library ({NAME}) was found; `overmask-export fetch onnxruntime` puts one where it is \
+             looked for, or set {VARIABLE} to the file of version 1.22 or newer"
         )
     })
 }
 
+/// The library of the first folder that has one and in which nobody else can have put it.
+fn first_trusted(folders: &[PathBuf]) -> Option<PathBuf> {
+    folders.iter().filter_map(|folder| library_in(folder)).find(|library| match trusted::objection(library) {
+        None => true,
+        Some(objection) => {
+            let name = library.display();
+            log::warn!("{name} is not loaded: {objection}; if it is what you want, set {VARIABLE} to it");
+            false
+        }
+    })
+}
+
 /// The folders that are looked through, in order.
-fn folders(program: Option<&Path>) -> Vec<PathBuf> {
+fn folders(program: Option<&Path>, own: Option<&PathBuf>) -> Vec<PathBuf> {
     let beside = program.into_iter().flat_map(|dir| {
         let relative = ["", "../lib", "../onnxruntime", "../../onnxruntime"];
         relative.map(|r| dir.join(r))
@@ -96,7 +125,7 @@ fn folders(program: Option<&Path>) -> Vec<PathBuf> {
         "/usr/lib64".to_owned(),
         "/usr/lib".to_owned(),
     ];
-    beside.chain(system.map(PathBuf::from)).collect()
+    beside.chain(own.cloned()).chain(system.map(PathBuf::from)).collect()
 }
 
 /// The library in a folder: under its plain name, or the newest with a version after it.
@@ -117,6 +146,33 @@ fn library_in(folder: &Path) -> Option<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_users_folder_comes_before_the_systems() {
+        let own = PathBuf::from("/home/user/own");
+        let found = folders(Some(Path::new("/opt/bin")), Some(&own));
+        let place = |folder: &str| found.iter().position(|f| f == Path::new(folder)).unwrap();
+        assert!(place("/opt/bin/../onnxruntime") < place("/home/user/own"));
+        assert!(place("/home/user/own") < place("/usr/local/lib"));
+        assert!(!folders(None, None).contains(&own));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_library_that_others_can_write_is_passed_over() {
+        use std::os::unix::fs::PermissionsExt;
+
+        let dir = tempfile::tempdir().unwrap();
+        let folders = ["none", "open", "own"].map(|name| dir.path().join(name));
+        for (folder, mode) in folders[1..].iter().zip([0o777, 0o755]) {
+            std::fs::create_dir(folder).unwrap();
+            std::fs::write(folder.join(NAME), "").unwrap();
+            std::fs::set_permissions(folder, std::fs::Permissions::from_mode(mode)).unwrap();
+            std::fs::set_permissions(folder.join(NAME), std::fs::Permissions::from_mode(0o644)).unwrap();
+        }
+        assert_eq!(first_trusted(&folders), Some(folders[2].join(NAME)));
+        assert_eq!(first_trusted(&folders[..2]), None);
+    }
 
     #[test]
     fn the_newest_version_in_a_folder_is_taken() {

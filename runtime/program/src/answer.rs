@@ -129,6 +129,8 @@ struct Found<'a> {
     score: f32,
     start: usize,
     end: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bytes: Option<[usize; 2]>,
     text: &'a str,
 }
 
@@ -158,7 +160,7 @@ impl<'a> Row<'a> {
                 out.line(&format!("{name}{}\t{}\t{text}", labels.join(","), scores.join(",")))
             }
             Said::Value { value } => out.line(&format!("{name}{value:.4}\t{text}")),
-            Said::Tags { spans, .. } => spans.iter().try_for_each(|Found { label, score, start, end, text }| {
+            Said::Tags { spans, .. } => spans.iter().try_for_each(|Found { label, score, start, end, text, .. }| {
                 let (line, label, text) = (self.line, printable(label), printable(text));
                 out.line(&format!("{name}{line}\t{label}\t{score:.4}\t{start}\t{end}\t{text}"))
             }),
@@ -187,8 +189,9 @@ impl<'a> Row<'a> {
 }
 
 impl<'a> From<&'a TextSpan> for Found<'a> {
-    fn from(TextSpan { label, score, start, end, text, .. }: &'a TextSpan) -> Self {
-        Found { label, score: *score, start: *start, end: *end, text }
+    fn from(TextSpan { label, score, start, end, bytes, text }: &'a TextSpan) -> Self {
+        let bytes = bytes.as_ref().map(|bytes| [bytes.start, bytes.end]);
+        Found { label, score: *score, start: *start, end: *end, bytes, text }
     }
 }
 

@@ -1,34 +1,22 @@
 //! `overmask bench`: how fast a task runs here, and what it takes.
 
-use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::ensure;
 use clap::Args;
-use overmask::base::Base;
 use overmask::engine::{TaskId, TokenBatch};
 use overmask::pack::{Input, TaskKind};
 use overmask::task::Runner;
-use overmask_cli::{CodedError, EngineArgs, Output};
+use overmask_cli::{CodedError, ExitCode, Output};
 use serde::Serialize;
 
-use super::BaseArgs;
-use super::packs::{self, TrustArgs};
+use super::packs::TaskArgs;
 
 /// Arguments of `overmask bench`.
 #[derive(Debug, Args)]
 pub(super) struct BenchArgs {
     #[command(flatten)]
-    base: BaseArgs,
-    /// A task's pack; with a second one, switching between the two is measured, else between two
-    /// copies of the one
-    #[arg(long = "pack", value_name = "FILE", required = true)]
-    packs: Vec<PathBuf>,
-    #[command(flatten)]
-    engine: EngineArgs,
-    #[command(flatten)]
-    trust: TrustArgs,
+    task: TaskArgs,
     /// Tokens in a text; several lengths are measured one after the other
     #[arg(long, value_name = "N", value_delimiter = ',', default_value = "16,64,128",
           value_parser = clap::value_parser!(u16).range(1..))]
@@ -77,15 +65,14 @@ const WORDS: &str = "the quick brown fox jumps over the lazy dog and runs into t
 
 pub(super) fn run(args: &BenchArgs, out: &mut Output) -> anyhow::Result<()> {
     let begin = Instant::now();
-    let base = Arc::new(Base::open(&args.base.base)?);
-    let mut given = packs::read(&args.packs, &args.trust)?;
-    given.iter().try_for_each(|given| given.file.check_base(&base))?;
-    ensure!(given.len() <= 2, CodedError::input(format!("{} packs; one or two can be measured", given.len())));
+    let (base, mut given) = args.task.open()?;
+    let usage = |message| CodedError { message, code: ExitCode::Usage };
+    ensure!(given.len() <= 2, usage(format!("--pack: {} packs; one or two can be measured", given.len())));
     let limit = base.manifest().architecture.max_positions;
     if let Some(seq) = args.seq.iter().find(|seq| usize::from(**seq) > limit) {
-        return Err(CodedError::input(format!("--seq {seq}: the base takes texts of {limit} tokens at most")).into());
+        return Err(usage(format!("--seq {seq}: the base takes texts of {limit} tokens at most")).into());
     }
-    let engine = args.engine.start(&base)?;
+    let engine = args.task.engine.start(&base)?;
     let runner = Runner::new(engine, base)?;
     let first = given.remove(0);
     let (pack, second) = (first.path, given.pop().map_or_else(|| first.file.clone(), |second| second.file));
@@ -108,7 +95,7 @@ pub(super) fn run(args: &BenchArgs, out: &mut Output) -> anyhow::Result<()> {
             precision: info.precision.name(),
             kernels: &info.kernels,
             mask_kernel: mask_kernel(&runner, task, tokens * batch)?,
-            threads: args.engine.threads,
+            threads: args.task.engine.threads,
             tokens,
             batch,
             passes: args.passes,

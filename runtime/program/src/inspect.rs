@@ -44,6 +44,10 @@ struct Report<'a> {
     head_dtype: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     zero_weights: Option<u64>,
+    /// The fraction of zeros over all maskable tensors that the masks have, when there is a base to tell them from;
+    /// what the pack says of it is in the document.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sparsity: Option<f64>,
     masked_tensors: Vec<Tensor<'a>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     replaced_tensors: Vec<Replaced<'a>>,
@@ -83,6 +87,13 @@ pub(super) fn run(args: &InspectArgs, out: &mut Output) -> anyhow::Result<()> {
             bytes: entry.length,
             sparsity: masks.as_ref().map(|pack| pack.masks[i].mask.sparsity()),
         });
+        let zero_weights = masks.as_ref().map(|pack| pack.zero_weights());
+        let maskable =
+            |base: &Base| base.manifest().maskable.iter().map(|t| (t.outputs * t.inputs) as f64).sum::<f64>();
+        let sparsity = zero_weights.zip(base.as_ref()).map(|(zeros, base)| zeros as f64 / maskable(base));
+        if let Some(found) = sparsity.filter(|found| (found - document.sparsity).abs() > 1e-9) {
+            log::warn!("{path}: field `sparsity` is {}, its masks have {found}", document.sparsity);
+        }
         let report = Report {
             file: path,
             bytes: file.sizes().total(),
@@ -90,7 +101,8 @@ pub(super) fn run(args: &InspectArgs, out: &mut Output) -> anyhow::Result<()> {
             signed_by: signed.as_ref().map(|signed| signed.key_id.as_str()),
             sizes: file.sizes(),
             head_dtype: file.head().dtype.name(),
-            zero_weights: masks.as_ref().map(|pack| pack.zero_weights()),
+            zero_weights,
+            sparsity,
             masked_tensors: tensors.collect(),
             replaced_tensors: file
                 .deltas()
@@ -136,7 +148,8 @@ fn print(report: &Report<'_>, out: &mut Output) -> anyhow::Result<()> {
     if !report.replaced_tensors.is_empty() {
         row("deltas", format!("{} tensors of the base are replaced", report.replaced_tensors.len()))?;
     }
-    row("zeros", format!("{:.2} % of the maskable weights", d.sparsity * 100.0))?;
+    let (sparsity, said) = report.sparsity.map_or((d.sparsity, ", as the pack says"), |found| (found, ""));
+    row("zeros", format!("{:.2} % of the maskable weights{said}", sparsity * 100.0))?;
     row("golden", format!("{} texts", d.golden.len()))?;
     for (name, value) in &d.metrics {
         row("metric", format!("{name} {value}"))?;

@@ -18,7 +18,7 @@ use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use overmask_cli::help::{self, CompletionsArgs, ManArgs};
-use overmask_cli::{ExitCode, Messages, Output, Verbosity};
+use overmask_cli::{ENVIRONMENT, ExitCode, Messages, Output, Verbosity};
 
 /// Runs task packs on one frozen base model.
 #[derive(Debug, Parser)]
@@ -26,7 +26,7 @@ use overmask_cli::{ExitCode, Messages, Output, Verbosity};
     name = "overmask",
     version,
     before_help = "Example:\n  overmask run --base base/ --pack trec.pack \"What is the capital of Peru?\"",
-    after_help = ExitCode::HELP,
+    after_help = format!("{}\n\n{ENVIRONMENT}", ExitCode::HELP),
     subcommand_required = true,
     arg_required_else_help = true
 )]
@@ -61,6 +61,8 @@ enum Command {
     )]
     Verify(verify::VerifyArgs),
     /// Measure how fast a task runs here: passes, first result, task switch, memory
+    ///
+    /// With a second --pack, switching between the two is measured, else between two copies of the one.
     #[command(
         before_help = "Examples:\n  overmask bench --base base/ --pack trec.pack\n  \
                        overmask bench --base base/ --pack trec.pack --pack movie.pack --seq 32 --threads 1 --json",
@@ -87,9 +89,14 @@ struct BaseArgs {
 }
 
 fn main() -> std::process::ExitCode {
-    let cli = Cli::parse();
-    cli.verbosity.start(Messages::Warnings);
-    overmask_cli::exit(execute(cli.command), ExitCode::of)
+    let cli: Cli = match overmask_cli::parse() {
+        Ok(cli) => cli,
+        Err(status) => return status,
+    };
+    let started = cli.verbosity.start(Messages::Warnings);
+    #[cfg(feature = "ort")]
+    overmask_cli::find_onnxruntime();
+    overmask_cli::exit(started.map_err(Into::into).and_then(|()| execute(cli.command)), ExitCode::of)
 }
 
 fn execute(command: Command) -> anyhow::Result<()> {

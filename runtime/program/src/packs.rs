@@ -1,12 +1,41 @@
 //! The packs that a command is given: single ones, whole sets, or one of a set; signed or not.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::Args;
+use overmask::base::Base;
 use overmask::pack::{PackFile, Packs, read_file, split_name};
 use overmask::trust::{Keyring, PublicKey, Verified};
+use overmask_cli::EngineArgs;
 
 const TRUST: &str = "Trust";
+
+/// The tasks that a command computes, and what with.
+#[derive(Debug, Args)]
+pub(super) struct TaskArgs {
+    /// Directory of the base bundle
+    #[arg(long, value_name = "DIR")]
+    base: PathBuf,
+    /// A task's pack, a pack set, or one pack of a set (SET#NAME); give it again for more tasks
+    #[arg(long = "pack", value_name = "FILE", required = true)]
+    packs: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(super) engine: EngineArgs,
+    #[command(flatten)]
+    trust: TrustArgs,
+}
+
+impl TaskArgs {
+    /// Opens the base and reads the packs, which must fit it: what can be wrong with the files is found before
+    /// an engine starts, but for what only shows when masks are decoded.
+    pub(super) fn open(&self) -> anyhow::Result<(Arc<Base>, Vec<Given>)> {
+        let base = Arc::new(Base::open(&self.base)?);
+        let given = read(&self.packs, &self.trust)?;
+        given.iter().try_for_each(|given| given.file.check_base(&base))?;
+        Ok((base, given))
+    }
+}
 
 /// Whose packs are taken.
 #[derive(Debug, Args)]

@@ -1,11 +1,16 @@
 //! `overmask verify`: whether base and packs are whole, signed, belong together, and compute here
 //! what they computed where they were made.
 
+#[cfg(feature = "native")]
+use std::any::Any;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::Args;
 use overmask::base::Base;
+#[cfg(feature = "native")]
+use overmask::engine::{EngineError, native::NativeEngine};
+use overmask::pack::Pack;
 use overmask::task::{GOLDEN_TOLERANCE, Runner};
 use overmask::text::printable;
 use overmask_cli::{CodedError, EngineArgs, ExitCode, Output};
@@ -55,6 +60,8 @@ struct GoldenReport {
     golden_texts: usize,
     golden_max_difference: f32,
     golden_tolerance: f32,
+    /// Of the base and of this pack.
+    derived_files: usize,
     engine: String,
     precision: &'static str,
 }
@@ -75,10 +82,15 @@ pub(super) fn run(args: &VerifyArgs, out: &mut Output) -> anyhow::Result<()> {
     let base = runner.as_ref().map(Runner::base);
     let decode = |given: &Given| base.map(|base| given.file.clone().decode(Some(base))).transpose();
     let packs = given.iter().map(decode).collect::<Result<Vec<_>, _>>()?;
+    // First: golden vectors may be computed with them.
+    let derived = match &runner {
+        Some(runner) => check_derived(runner, &given, &packs)?,
+        None => vec![0; given.len()],
+    };
     let mut bad = Vec::new();
     // Whoever reads the reports may stop; the exit status tells of every pack all the same.
     let mut written = Ok(());
-    for (Given { path, file, signed }, pack) in given.iter().zip(packs) {
+    for ((Given { path, file, signed }, pack), derived_files) in given.iter().zip(packs).zip(derived) {
         let golden = match runner.as_ref().zip(pack) {
             None => None,
             Some((runner, pack)) => {
@@ -98,6 +110,7 @@ pub(super) fn run(args: &VerifyArgs, out: &mut Output) -> anyhow::Result<()> {
                 golden_texts: golden.texts,
                 golden_max_difference: golden.max_difference,
                 golden_tolerance: GOLDEN_TOLERANCE,
+                derived_files,
                 engine: info.engine.to_string(),
                 precision: info.precision.name(),
             }),
@@ -122,6 +135,31 @@ pub(super) fn run(args: &VerifyArgs, out: &mut Output) -> anyhow::Result<()> {
     Err(CodedError { message, code: ExitCode::CorruptFile }.into())
 }
 
+/// Compares what the engine keeps of base and packs with what they give now; returns how many files that are for
+/// each pack.
+fn check_derived(runner: &Runner, given: &[Given], packs: &[Option<Pack>]) -> anyhow::Result<Vec<usize>> {
+    #[cfg(feature = "native")]
+    if let Some(engine) = (runner.engine() as &dyn Any).downcast_ref::<NativeEngine>() {
+        let mut wrong = Vec::new();
+        let mut check = |checked: Result<bool, EngineError>| match checked {
+            Ok(is_kept) => usize::from(is_kept),
+            Err(error) => {
+                wrong.push(error);
+                0
+            }
+        };
+        let of_base = check(engine.verify_base());
+        let both = given.iter().zip(packs.iter().flatten());
+        let counts = both.map(|(given, pack)| of_base + check(engine.verify_pack(&given.file, &pack.masks))).collect();
+        // All are looked at; the last wrong one tells the exit status.
+        let last = wrong.pop();
+        wrong.iter().for_each(|error| log::error!("{error}"));
+        return last.map_or(Ok(counts), |error| Err(error.into()));
+    }
+    let _ = (runner, packs);
+    Ok(vec![0; given.len()])
+}
+
 fn print(report: &Report<'_>, out: &mut Output) -> anyhow::Result<()> {
     out.line(&format!("{}: {}", printable(report.pack), if report.ok { "ok" } else { "FAILED" }))?;
     match (report.signed_by, report.trusted_comment) {
@@ -134,6 +172,9 @@ fn print(report: &Report<'_>, out: &mut Output) -> anyhow::Result<()> {
     };
     out.line("  base       digests and identity match")?;
     out.line("  pack       structure and checksum are valid, made for this base")?;
+    if golden.derived_files > 0 {
+        out.line(&format!("  derived    {} files hold what base and pack give", golden.derived_files))?;
+    }
     let (texts, difference) = (golden.golden_texts, golden.golden_max_difference);
     let tolerance = format!("tolerance {:.0e}", golden.golden_tolerance);
     out.line(&format!("  golden     {texts} texts, largest difference {difference:.2e}, {tolerance}"))?;

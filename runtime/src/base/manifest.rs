@@ -6,13 +6,14 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::family::Family;
-use super::{Architecture, BaseError, Precision, base_id, file, graph_base_id};
+use super::{Architecture, BaseError, MAX_JSON, Pooling, Precision, base_id, file, graph_base_id};
+use crate::fs::JsonBudget;
 
 /// The version of the bundle format that this program writes and reads.
 pub const FORMAT: u32 = 1;
 
 /// The largest `base.json` that is read.
-const MAX_BYTES: u64 = 64 << 20;
+const MAX_BYTES: u64 = 8 << 20;
 
 /// The contents of `base.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -31,6 +32,9 @@ pub struct BaseManifest {
     pub digests: BTreeMap<String, String>,
     /// SHA-256 of `tokenizer.json`.
     pub tokenizer_sha256: String,
+    /// The pooling that the encoder was trained with, where its checkpoint says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pooling: Option<Pooling>,
     /// Licence of the weights, as far as it is known.
     pub licence: String,
     /// Where the weights came from.
@@ -65,6 +69,7 @@ impl BaseManifest {
         let text = crate::fs::read_at_most(path, MAX_BYTES)
             .map_err(|source| BaseError::Io { path: path.into(), source })?
             .ok_or_else(|| BaseError::TooLarge { path: path.into(), limit: MAX_BYTES })?;
+        JsonBudget::new(MAX_JSON).take(&text).map_err(|source| BaseError::Json { path: path.into(), source })?;
         let manifest: BaseManifest =
             serde_json::from_slice(&text).map_err(|source| BaseError::Manifest { path: path.into(), source })?;
         manifest.check().map_err(|(field, reason)| BaseError::Field { path: path.into(), field, reason })?;

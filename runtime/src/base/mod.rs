@@ -8,22 +8,26 @@ mod architecture;
 pub mod family;
 mod identity;
 mod manifest;
+mod pooling;
 mod precision;
 mod weights;
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 pub use architecture::{Architecture, GraphHints};
 pub use identity::{base_id, graph_base_id};
 pub use manifest::{BaseManifest, FORMAT, MaskableTensor};
+pub use pooling::Pooling;
 pub use precision::{Int8Tensor, Precision};
-pub use weights::{TensorBytes, write_weights};
+pub use weights::{TensorBytes, not_finite, write_weights};
 
 use family::bert::Table;
+use sha2::{Digest, Sha256};
 use weights::Weights;
 
 use crate::error::ErrorKind;
-use crate::fs::file_digest;
+use crate::fs::{OverBudget, file_digest, hex, read_at_most};
 
 /// File names inside a bundle.
 pub mod file {
@@ -36,6 +40,9 @@ pub mod file {
     /// The tokenizer.
     pub const TOKENIZER: &str = "tokenizer.json";
 }
+
+/// What reading the JSON of one of a base's files may take in memory, but for the tokenizer.
+const MAX_JSON: usize = 64 << 20;
 
 /// What can be wrong with a base bundle.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +63,14 @@ pub enum BaseError {
         path: PathBuf,
         /// The most bytes that are read.
         limit: u64,
+    },
+    /// A file's JSON holds more values than that of any base.
+    #[error("{path}: {source}, more than that of any base; import the base again")]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// How much it may take.
+        source: OverBudget,
     },
     /// `base.json` is not what the format asks for.
     #[error("{path}: {source}; import the base again")]
@@ -122,6 +137,8 @@ pub struct Base {
     manifest: BaseManifest,
     weights: Weights,
     segments: Option<usize>,
+    /// Set when every digest was found right.
+    verified: OnceLock<()>,
 }
 
 impl Base {
@@ -163,27 +180,59 @@ impl Base {
         // Where there is no such table, texts are of one segment, or only the graph knows.
         let types = weights.only(Table::Segments.name()).ok().and_then(|(_, shape)| shape.first().copied());
         let segments = types.or(is_bert.then_some(1)).map(|types| types.max(1));
-        Ok(Base { dir: dir.to_owned(), manifest, weights, segments })
+        Ok(Base { dir: dir.to_owned(), manifest, weights, segments, verified: OnceLock::new() })
     }
 
-    /// Checks every file's digest and the base's identity.
+    /// The bytes of one of its smaller files, if they are those that the manifest names: one wrong byte in a graph or a
+    /// tokenizer may well be another one, which gives other answers without a word.
     ///
     /// # Errors
-    /// When a file was changed or damaged, with the digest expected and found.
+    /// When it cannot be read, has more than `limit` bytes, or was changed or damaged.
+    pub fn read(&self, name: &str, limit: u64) -> Result<Vec<u8>, BaseError> {
+        let path = self.dir.join(name);
+        let bytes = match read_at_most(&path, limit) {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) => return Err(BaseError::TooLarge { path, limit }),
+            Err(source) => return Err(BaseError::Io { path, source }),
+        };
+        self.check_digest(name, path, hex(&Sha256::digest(&bytes)))?;
+        Ok(bytes)
+    }
+
+    fn check_digest(&self, name: &str, path: PathBuf, found: String) -> Result<(), BaseError> {
+        match self.manifest.digests.get(name) {
+            Some(expected) if *expected != found => Err(BaseError::Digest { path, expected: expected.clone(), found }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks every file's digest, the base's identity, and that every weight is a finite number.
+    ///
+    /// # Errors
+    /// When a file was changed or damaged, with the digest expected and found; at the first weight that is no
+    /// finite number.
     pub fn verify(&self) -> Result<(), BaseError> {
-        for (name, expected) in &self.manifest.digests {
+        for name in self.manifest.digests.keys() {
             let path = self.dir.join(name);
             let found = file_digest(&path).map_err(|source| BaseError::Io { path: path.clone(), source })?;
-            if found != *expected {
-                return Err(BaseError::Digest { path, expected: expected.clone(), found });
-            }
+            self.check_digest(name, path, found)?;
         }
         let found = self.manifest.identity(self.weights.iter_f32());
         if found != self.manifest.base_id {
             let path = self.dir.join(file::MANIFEST);
             return Err(BaseError::Digest { path, expected: self.manifest.base_id.clone(), found });
         }
+        self.weights.check_finite()?;
+        self.verified.get_or_init(|| ());
         Ok(())
+    }
+
+    /// The same, where it has not been done yet.
+    ///
+    /// # Errors
+    /// As [`Base::verify`].
+    pub fn verify_once(&self) -> Result<(), BaseError> {
+        if self.verified.get().is_some() { Ok(()) } else { self.verify() }
     }
 
     /// The manifest.

@@ -31,6 +31,7 @@ pub(crate) fn bundle(dir: &Path) -> BaseManifest {
         variant: Precision::F32,
         digests,
         tokenizer_sha256,
+        pooling: None,
         licence: "none".into(),
         source: "test".into(),
     };
@@ -65,6 +66,29 @@ fn a_changed_byte_is_found_and_named() {
     std::fs::write(&path, bytes).unwrap();
     let error = Base::open(dir.path()).unwrap().verify().unwrap_err();
     assert!(matches!(&error, BaseError::Digest { path, .. } if path.ends_with(file::WEIGHTS)));
+}
+
+#[test]
+fn a_weight_that_is_no_number_is_found_and_named() {
+    for (value, said) in [(f32::NAN, "NaN"), (f32::NEG_INFINITY, "-inf")] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut manifest = bundle(dir.path());
+        let path = dir.path().join(file::WEIGHTS);
+        let mut bytes = std::fs::read(&path).unwrap();
+        // `w` comes first: [3, 4].
+        bytes[65536 + 4 * 6..][..4].copy_from_slice(&value.to_le_bytes());
+        std::fs::write(&path, bytes).unwrap();
+        manifest.digests.insert(file::WEIGHTS.to_owned(), file_digest(&path).unwrap());
+        manifest.base_id = manifest.identity(Base::open(dir.path()).unwrap().weights.iter_f32());
+        write_manifest(dir.path(), &manifest);
+        let error = Base::open(dir.path()).unwrap().verify().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::CorruptFile);
+        let expected = format!("field `w`: the value at [1, 2] is {said}, which is no finite number;");
+        assert!(error.to_string().contains(&expected), "{error}");
+    }
+    let bytes = [f32::NAN, 1.0, f32::INFINITY].map(f32::to_le_bytes).concat();
+    assert!(not_finite(&[3], &bytes).unwrap().contains("at [0] is NaN"));
+    assert_eq!(not_finite(&[1], &bytes[4..8]), None);
 }
 
 /// What opening a bundle says whose manifest has another text in one place.

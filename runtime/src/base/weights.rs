@@ -8,8 +8,8 @@ use memmap2::Mmap;
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 
-use super::BaseError;
-use crate::fs::map;
+use super::{BaseError, MAX_JSON};
+use crate::fs::{JsonBudget, map};
 
 /// The data section starts on a multiple of this, so that a map of it is page-aligned
 /// on every machine that we know of (x86-64: 4 kB, arm64 with large pages: 64 kB).
@@ -27,7 +27,9 @@ pub(super) struct Weights {
 impl Weights {
     pub(super) fn open(path: &Path) -> Result<Self, BaseError> {
         let map = map::map(path).map_err(|source| BaseError::Io { path: path.into(), source })?;
-        // The crate bounds the header and checks that offsets cover the data exactly.
+        let mut budget = JsonBudget::new(MAX_JSON);
+        budget.take_header(&map).map_err(|source| BaseError::Json { path: path.into(), source })?;
+        // The crate checks that the header is there and that offsets cover the data exactly.
         let (header, metadata) =
             SafeTensors::read_metadata(&map).map_err(|source| BaseError::Weights { path: path.into(), source })?;
         Ok(Weights { path: path.to_owned(), map, data_start: header + 8, metadata })
@@ -72,6 +74,13 @@ impl Weights {
         }
     }
 
+    /// Refuses weights with a value that is no finite number: nothing that they compute would be one.
+    pub(super) fn check_finite(&self) -> Result<(), BaseError> {
+        let wrong =
+            |(name, shape, bytes): (String, &[usize], &[u8])| Some(self.wrong(&name, not_finite(shape, bytes)?));
+        self.iter_f32().into_iter().find_map(wrong).map_or(Ok(()), Err)
+    }
+
     /// Name, shape and bytes of every f32 tensor.
     pub(super) fn iter_f32(&self) -> Vec<(String, &[usize], &[u8])> {
         let tensors = self.metadata.tensors().into_iter();
@@ -80,6 +89,18 @@ impl Weights {
             .map(|(name, info)| (name, info.shape.as_slice(), self.bytes(info)))
             .collect()
     }
+}
+
+/// The first value of a tensor that is no finite number, and where it is, in words; `bytes` are little-endian f32
+/// values.
+pub fn not_finite(shape: &[usize], bytes: &[u8]) -> Option<String> {
+    let values = bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes));
+    let (place, value) = values.enumerate().find(|(_, value)| !value.is_finite())?;
+    // The place's coordinates, the last axis first.
+    let mut left = place;
+    let mut at: Vec<usize> = shape.iter().rev().map(|size| (left % size, left /= size).0).collect();
+    at.reverse();
+    Some(format!("the value at {at:?} is {value}, which is no finite number"))
 }
 
 /// A tensor to write: name, shape, little-endian f32 bytes.

@@ -1,53 +1,114 @@
 //! Derived files: what takes time to make of a base or a pack and is the same for every process, made once
-//! and mapped.
+//! and mapped. The page cache then holds one copy for everybody.
 //!
-//! The page cache then holds one copy for everybody. They may be deleted at any time; where nothing can be
-//! written, what they would hold stays in memory.
+//! They are believed like code, so they are kept only where nobody but their user (or root) can write
+//! ([`Directory`]). Against damage each has a checksum of its values, which are read from the first to the last
+//! before they are used: as fast as memory is, and the first pass would read them anyway.
+//!
+//! They may be deleted at any time; where nothing can be written, what they would hold stays in memory.
 
-use std::io::{self, Write};
+#[cfg(unix)]
+mod directory;
+#[cfg(not(unix))]
+#[path = "nowhere.rs"]
+mod directory;
+mod sum;
+
+use std::io;
 use std::ops::Deref;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use memmap2::Mmap;
-use sha2::{Digest, Sha256};
 
-use crate::fs::{hex, map, write_atomically};
+pub use self::directory::Directory;
+use self::directory::Draft;
+use self::sum::checksum;
+use crate::error::ErrorKind;
+use crate::fs::{hex, map};
 
-const MAGIC: &[u8; 8] = b"OVDRIVE1";
+const MAGIC: &[u8; 8] = b"OVDRIVE2";
 
-/// Header: magic, key, SHA-256 of the values, zeros up to a whole cache line.
+/// Header: magic, key, checksum of the values, zeros up to a whole cache line.
 const HEADER: usize = 128;
 
+/// What can be wrong with derived files and their directory.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DerivedError {
+    /// The directory cannot be made or opened.
+    #[error("cannot use {} for derived files: {source}", path.display())]
+    Io {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// What lies in the directory cannot be believed.
+    #[error(
+        "cannot use {} for derived files: it {reason}; they are believed like code and need a directory of their \
+         user's own that nobody else can write to (mode 0700)",
+        path.display()
+    )]
+    Untrusted {
+        /// The directory.
+        path: PathBuf,
+        /// Whose it is, or what it is.
+        reason: String,
+    },
+    /// A file holds something else than what it is made from gives, and says that it is whole.
+    #[error("{} holds other values than its base and pack give, so what ran with it may be wrong; {cure}", path.display())]
+    Wrong {
+        /// The file.
+        path: PathBuf,
+        /// What was done about it, or is to do.
+        cure: String,
+    },
+}
+
+impl DerivedError {
+    /// Of which kind it is.
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Io { .. } | Self::Untrusted { .. } => ErrorKind::DeviceOrStore,
+            Self::Wrong { .. } => ErrorKind::CorruptFile,
+        }
+    }
+}
+
 /// A number that derived files hold, little-endian.
-pub(crate) trait Value: Sized {
-    fn bytes(&self) -> [u8; 4];
+pub trait Value: Sized {
+    /// The numbers that some bytes are; `None` where they do not lie as numbers do on this processor.
     fn view(bytes: &[u8]) -> Option<&[Self]>;
+    /// The bytes of some numbers, as they lie in memory.
+    fn bytes(values: &[Self]) -> &[u8];
 }
 
 impl Value for f32 {
-    fn bytes(&self) -> [u8; 4] {
-        self.to_le_bytes()
-    }
-
     fn view(bytes: &[u8]) -> Option<&[f32]> {
         map::as_f32(bytes)
+    }
+
+    fn bytes(values: &[f32]) -> &[u8] {
+        map::f32_bytes(values)
     }
 }
 
 impl Value for u32 {
-    fn bytes(&self) -> [u8; 4] {
-        self.to_le_bytes()
-    }
-
     fn view(bytes: &[u8]) -> Option<&[u32]> {
         map::as_u32(bytes)
+    }
+
+    fn bytes(values: &[u32]) -> &[u8] {
+        map::u32_bytes(values)
     }
 }
 
 /// Values of a derived file, or such as would be in one.
 #[derive(Debug)]
-pub(crate) enum Derived<T> {
+pub enum Derived<T> {
+    /// In this process's own memory.
     Memory(Vec<T>),
+    /// In a file, behind its header.
     Mapped(Mmap),
 }
 
@@ -63,104 +124,126 @@ impl<T: Value> Deref for Derived<T> {
     }
 }
 
-/// What a derived file is called, and what it is made from.
-pub(crate) struct Name {
-    path: PathBuf,
+/// A file of a [`Directory`], there or not, and what it is made from.
+#[derive(Debug)]
+pub struct DerivedFile {
+    directory: Directory,
+    name: String,
     key: [u8; 32],
 }
 
-impl Name {
-    /// A kind of file made from what has a digest; none where nothing is kept.
-    pub(crate) fn new(directory: Option<&Path>, kind: &str, key: [u8; 32]) -> Option<Name> {
-        directory.map(|directory| Name { path: directory.join(format!("{kind}-{}", &hex(&key)[..32])), key })
+impl DerivedFile {
+    /// A file of a kind, made from what has this digest.
+    pub fn new(directory: &Directory, kind: &str, key: [u8; 32]) -> Self {
+        DerivedFile { directory: directory.clone(), name: format!("{kind}-{}", &hex(&key)[..DIGITS]), key }
     }
 
-    /// The values of the file, if it is there, whole, and made from the same.
-    pub(crate) fn find<T: Value>(&self, len: usize) -> Option<Derived<T>> {
-        let map = map::map(&self.path).ok()?;
-        let header = [&MAGIC[..], &self.key].concat();
-        let values = map.get(HEADER..).filter(|bytes| bytes.len() == 4 * len && map.starts_with(&header));
-        if values.is_none_or(|bytes| T::view(bytes).is_none()) {
-            log::info!("{} is of something else; it is made again", self.path.display());
+    /// Where it is.
+    pub fn path(&self) -> PathBuf {
+        self.directory.path().join(&self.name)
+    }
+
+    /// The file's values, if it is there, whole, made from the same, and nobody else's to write; every byte is
+    /// looked at.
+    ///
+    /// What is none of that is said and not used.
+    pub fn find<T: Value>(&self, len: usize) -> Option<Derived<T>> {
+        let map = match self.directory.find(&self.name).and_then(|file| file.map(|f| map::map_file(&f)).transpose()) {
+            Ok(map) => map?,
+            Err(error) => {
+                log::warn!("{}: {error}; it is not used but made again", self.path().display());
+                return None;
+            }
+        };
+        if !map.starts_with(MAGIC) {
+            log::info!("{} is of another version; it is made again", self.path().display());
+            return None;
+        }
+        let values = map.get(HEADER..).filter(|bytes| bytes.len() == 4 * len && T::view(bytes).is_some());
+        if values.is_none_or(|values| map[..HEADER] != self.header(values)) {
+            log::warn!("{} is damaged; it is not used but made again", self.path().display());
             return None;
         }
         Some(Derived::Mapped(map))
     }
 
-    /// The same, after a look at every byte.
-    pub(crate) fn find_checked<T: Value>(&self, len: usize) -> Option<Derived<T>> {
-        self.find(len).filter(|derived: &Derived<T>| {
-            let Derived::Mapped(map) = derived else { return false };
-            let same = Sha256::digest(&map[HEADER..])[..] == map[MAGIC.len() + 32..][..32];
-            if !same {
-                log::info!("{} is damaged; it is made again", self.path.display());
-            }
-            same
+    /// The file's values, or those that `make` gives, which are written and mapped, and stay in memory where that
+    /// cannot be. `make` is told whether what it gives is going to outlive this process.
+    ///
+    /// # Errors
+    /// What `make` returns.
+    pub fn find_or_make<T: Value, E>(
+        &self,
+        len: usize,
+        make: impl FnOnce(bool) -> Result<Vec<T>, E>,
+    ) -> Result<Derived<T>, E> {
+        if let Some(found) = self.find(len) {
+            return Ok(found);
+        }
+        let draft = self.begin();
+        let values = make(draft.is_some())?;
+        Ok(match draft {
+            Some(draft) => self.keep(draft, values),
+            None => Derived::Memory(values),
         })
     }
 
-    /// Writes the file and maps it; if that cannot be, the values stay in memory.
-    pub(crate) fn make<T: Value>(&self, values: Vec<T>) -> Derived<T> {
-        match self.write(&values).map(|()| self.find(values.len())) {
-            Ok(Some(mapped)) => mapped,
-            Ok(None) => Derived::Memory(values),
+    /// Compares the values that the file held with those that are made now.
+    ///
+    /// # Errors
+    /// When they are not the same, bit by bit; the file is removed, if it can be.
+    pub fn verify<T: Value>(&self, held: &[T], made: &[T]) -> Result<(), DerivedError> {
+        if T::bytes(held) == T::bytes(made) {
+            return Ok(());
+        }
+        let cure = match self.directory.remove(&self.name) {
+            Ok(()) => "it was removed, and the next start makes it again".to_owned(),
             Err(error) => {
-                log::info!("{}: {error}; what it would hold stays in memory", self.path.display());
-                Derived::Memory(values)
+                format!("delete it (it cannot be removed from here: {error}), and the next start makes it again")
             }
-        }
+        };
+        Err(DerivedError::Wrong { path: self.path(), cure })
     }
 
-    fn write<T: Value>(&self, values: &[T]) -> io::Result<()> {
-        if let Some(dir) = self.path.parent() {
-            std::fs::create_dir_all(dir)?;
+    /// A file to be written, where one can be.
+    fn begin(&self) -> Option<Draft<'_>> {
+        // Elsewhere numbers do not lie as the file has them, and nobody could map it.
+        if cfg!(target_endian = "big") {
+            return None;
         }
-        let mut digest = Sha256::new();
-        values.iter().for_each(|value| digest.update(value.bytes()));
-        let mut header = [&MAGIC[..], &self.key, &digest.finalize()].concat();
-        header.resize(HEADER, 0);
-        write_atomically(&self.path, |file| {
-            let mut out = io::BufWriter::with_capacity(1 << 20, file);
-            out.write_all(&header)?;
-            values.iter().try_for_each(|value| out.write_all(&value.bytes()))?;
-            out.flush()
-        })
+        let draft = self.directory.begin();
+        draft.inspect_err(|error| log::info!("cannot make {}: {error}; {IN_MEMORY}", self.path().display())).ok()
     }
+
+    fn keep<T: Value>(&self, draft: Draft<'_>, values: Vec<T>) -> Derived<T> {
+        let bytes = T::bytes(&values);
+        if let Err(error) = draft.keep(&self.name, [&self.header(bytes), bytes]) {
+            log::warn!("cannot make {}: {error}; {IN_MEMORY}", self.path().display());
+            return Derived::Memory(values);
+        }
+        self.find(values.len()).unwrap_or(Derived::Memory(values))
+    }
+
+    fn header(&self, values: &[u8]) -> [u8; HEADER] {
+        let mut header = [0; HEADER];
+        let parts = MAGIC.iter().copied().chain(self.key).chain(checksum(values));
+        header.iter_mut().zip(parts).for_each(|(to, byte)| *to = byte);
+        header
+    }
+}
+
+/// What is said where a file cannot be made.
+const IN_MEMORY: &str = "what it would hold stays in memory";
+
+/// Hexadecimal digits of the key in a file's name.
+const DIGITS: usize = 32;
+
+/// Whether a derived file has such a name.
+fn is_derived(name: &str) -> bool {
+    let Some((kind, digits)) = name.split_once('-') else { return false };
+    let known = ["panels", "masks"].iter().any(|known| kind.starts_with(known));
+    known && digits.len() == DIGITS && digits.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn values_come_back_and_what_is_something_else_does_not() {
-        let dir = tempfile::tempdir().unwrap();
-        let name = Name::new(Some(&dir.path().join("a/b")), "numbers", [7; 32]).unwrap();
-        assert!(name.find::<u32>(3).is_none());
-        let made = name.make(vec![1u32, 2, u32::MAX]);
-        assert!(matches!(made, Derived::Mapped(_)));
-        assert_eq!(made[..], [1, 2, u32::MAX]);
-        assert_eq!(made.as_ptr() as usize % 64, 0);
-        assert_eq!(name.find_checked::<u32>(3).unwrap()[..], [1, 2, u32::MAX]);
-        assert!(name.find::<u32>(4).is_none());
-        let bytes = std::fs::read(&name.path).unwrap();
-        for at in 0..bytes.len() {
-            let mut other = bytes.clone();
-            other[at] ^= 1;
-            std::fs::remove_file(&name.path).unwrap();
-            std::fs::write(&name.path, &other).unwrap();
-            let padding = (72..HEADER).contains(&at);
-            assert_eq!(name.find_checked::<u32>(3).is_some(), padding, "byte {at}");
-            assert_eq!(name.find::<u32>(3).is_some(), at >= 40, "byte {at}");
-        }
-        for length in [0, 50, HEADER, bytes.len() - 1] {
-            std::fs::remove_file(&name.path).unwrap();
-            std::fs::write(&name.path, &bytes[..length]).unwrap();
-            assert!(name.find::<u32>(3).is_none());
-        }
-        // A place where nothing can be written.
-        let nowhere = Name::new(Some(&name.path.join("no")), "numbers", [7; 32]).unwrap();
-        assert!(matches!(nowhere.make(vec![1.0f32]), Derived::Memory(_)));
-        assert!(Name::new(None, "numbers", [7; 32]).is_none());
-    }
-}
+mod tests;

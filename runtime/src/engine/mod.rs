@@ -27,6 +27,8 @@ pub use options::EngineOptions;
 pub use plan::Plan;
 
 use crate::base::{BaseError, Precision};
+#[cfg(feature = "native")]
+use crate::derived::DerivedError;
 use crate::error::ErrorKind;
 use crate::pack::PackError;
 
@@ -81,6 +83,10 @@ pub enum EngineError {
     /// A pack's masks cannot be decoded.
     #[error(transparent)]
     Pack(#[from] PackError),
+    /// A derived file is not what it should be.
+    #[cfg(feature = "native")]
+    #[error(transparent)]
+    Derived(#[from] DerivedError),
 }
 
 impl EngineError {
@@ -94,6 +100,8 @@ impl EngineError {
             Self::Base(error) => error.kind(),
             Self::Graph(_) => ErrorKind::CorruptFile,
             Self::Pack(error) => error.kind(),
+            #[cfg(feature = "native")]
+            Self::Derived(error) => error.kind(),
         }
     }
 }

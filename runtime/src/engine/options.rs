@@ -1,16 +1,21 @@
 //! Settings of an engine.
 
-use std::path::PathBuf;
-
 #[cfg(feature = "native")]
 use overmask_kernels::Isa;
+
+#[cfg(feature = "native")]
+use crate::derived::Directory;
 
 /// Settings of an engine. Nothing is read from the environment: a program does that, and says it here.
 ///
 /// ```
+/// use overmask::derived::Directory;
 /// use overmask::engine::EngineOptions;
 ///
-/// let options = EngineOptions::default().threads(2).derived("/var/cache/overmask");
+/// # fn main() -> Result<(), overmask::derived::DerivedError> {
+/// # let dir = std::env::temp_dir().join("overmask-example");
+/// let options = EngineOptions::default().threads(2).derived(Directory::open(dir)?);
+/// # Ok(()) }
 /// ```
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
@@ -18,9 +23,9 @@ pub struct EngineOptions {
     /// Threads to compute with; without it the engine decides. `tract` computes with one.
     pub threads: Option<usize>,
     /// The directory in which `native` keeps what it makes of bases and packs, to be mapped by all processes;
-    /// without it every process makes it anew, in its own memory. Only its user may be able to write there:
-    /// what lies in it is believed.
-    pub derived: Option<PathBuf>,
+    /// without it every process makes it anew, in its own memory.
+    #[cfg(feature = "native")]
+    pub derived: Option<Directory>,
     /// The instruction set of our own kernels; without it the fastest that the processor has.
     #[cfg(feature = "native")]
     pub isa: Option<Isa>,
@@ -34,15 +39,16 @@ impl EngineOptions {
     }
 
     /// Keeps derived files in a directory.
+    #[cfg(feature = "native")]
     #[must_use]
-    pub fn derived(self, directory: impl Into<PathBuf>) -> Self {
-        EngineOptions { derived: Some(directory.into()), ..self }
+    pub fn derived(self, directory: impl Into<Option<Directory>>) -> Self {
+        EngineOptions { derived: directory.into(), ..self }
     }
 
     /// Computes with an instruction set.
     #[cfg(feature = "native")]
     #[must_use]
-    pub fn isa(self, isa: Isa) -> Self {
-        EngineOptions { isa: Some(isa), ..self }
+    pub fn isa(self, isa: impl Into<Option<Isa>>) -> Self {
+        EngineOptions { isa: isa.into(), ..self }
     }
 }

@@ -1,6 +1,5 @@
 //! SHA-256 as it is written down.
 
-use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
@@ -14,9 +13,9 @@ pub fn hex(bytes: &[u8]) -> String {
 /// SHA-256 of a file, lower-case hex, read in pieces.
 ///
 /// # Errors
-/// What the file system reports.
+/// What the file system reports; where it is no regular file.
 pub fn file_digest(path: &Path) -> io::Result<String> {
-    let mut file = File::open(path)?;
+    let mut file = super::open(path)?;
     let mut hash = Sha256::new();
     let mut buffer = vec![0; 1 << 18];
     loop {

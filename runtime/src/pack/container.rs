@@ -5,14 +5,18 @@ use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo, TensorView};
 use sha2::{Digest, Sha256};
 
-use super::{METADATA_KEY, Reason, SET_KEY, tensor};
+use super::{METADATA_KEY, Reason, SET_KEY, guess, tensor};
+use crate::fs::JsonBudget;
 
 /// The most bytes that a pack may have: a bit for each weight of a base of eight thousand million.
 pub const MAX_BYTES: u64 = 1 << 30;
 
-/// The most bytes that the header may have, document included: JSON takes many times its size
-/// when it is read.
-pub(super) const MAX_HEADER: u64 = 4 << 20;
+/// The most bytes that the header may have, document included.
+const MAX_HEADER: u64 = 4 << 20;
+
+/// What reading the JSON of a file may take in memory: of header and document, and of those of all packs that
+/// are read of a set.
+const MAX_JSON: usize = 64 << 20;
 
 /// Bytes of a checksum.
 pub(super) const CHECKSUM_BYTES: usize = 32;
@@ -31,27 +35,38 @@ pub(super) struct Container<'a> {
     metadata: Metadata,
 }
 
+/// The budget of a file.
+pub(super) fn budget() -> JsonBudget {
+    JsonBudget::new(MAX_JSON)
+}
+
 impl<'a> Container<'a> {
     /// Parses the header of a file that is no larger than one may be.
-    pub(super) fn parse(bytes: &'a [u8]) -> Result<Self, Reason> {
+    pub(super) fn parse(bytes: &'a [u8], budget: &mut JsonBudget) -> Result<Self, Reason> {
+        if let Some(found) = guess::other_kind(bytes) {
+            return Err(Reason::NotAPack { found });
+        }
         check_size(bytes)?;
-        // The crate bounds the header and checks that offsets cover the data exactly.
+        budget.take_header(bytes)?;
+        // The crate checks that the header is there and that offsets cover the data exactly.
         let (header, metadata) = SafeTensors::read_metadata(bytes)?;
         Ok(Container { bytes, data_start: 8 + header, metadata })
     }
 
     /// The one text of metadata, which says what the file is.
-    pub(super) fn document(&self) -> Result<Document<'_>, Reason> {
-        let texts = self.metadata.metadata().as_ref().ok_or(Reason::NotAPack)?;
-        let (key, document) = match (texts.get(SET_KEY), texts.get(METADATA_KEY)) {
-            (Some(text), _) => (SET_KEY, Document::Set(text)),
-            (None, Some(text)) => (METADATA_KEY, Document::Pack(text)),
-            (None, None) => return Err(Reason::NotAPack),
+    pub(super) fn document(&self, budget: &mut JsonBudget) -> Result<Document<'_>, Reason> {
+        let no_document = || Reason::NotAPack { found: "safetensors without the metadata of one" };
+        let texts = self.metadata.metadata().as_ref().ok_or_else(no_document)?;
+        let (key, text, document) = match (texts.get(SET_KEY), texts.get(METADATA_KEY)) {
+            (Some(text), _) => (SET_KEY, text, Document::Set(text)),
+            (None, Some(text)) => (METADATA_KEY, text, Document::Pack(text)),
+            (None, None) => return Err(no_document()),
         };
-        match texts.len() {
-            1 => Ok(document),
-            _ => Err(Reason::field("__metadata__", format!("has other keys than `{key}`"))),
+        if texts.len() != 1 {
+            return Err(Reason::field("__metadata__", format!("has other keys than `{key}`")));
         }
+        budget.take(text.as_bytes())?;
+        Ok(document)
     }
 
     /// All bytes of the file.
@@ -98,10 +113,19 @@ impl<'a> Container<'a> {
     }
 }
 
-/// Checks that a file and its header are no larger than they may be; it begins with the header's length.
-pub(super) fn check_size(bytes: &[u8]) -> Result<(), Reason> {
+/// Takes from the budget what reading a file costs.
+pub(super) fn spend(bytes: &[u8], budget: &mut JsonBudget) -> Result<(), Reason> {
+    Container::parse(bytes, budget)?.document(budget).map(drop)
+}
+
+/// Checks that a file and its header are no larger than they may be.
+fn check_size(bytes: &[u8]) -> Result<(), Reason> {
     let header = bytes.first_chunk().map_or(0, |length| u64::from_le_bytes(*length));
-    if bytes.len() as u64 > MAX_BYTES || header > MAX_HEADER { Err(Reason::TooLarge) } else { Ok(()) }
+    let parts = [("file", bytes.len() as u64, MAX_BYTES), ("header", header, MAX_HEADER)];
+    match parts.into_iter().find(|(_, found, limit)| found > limit) {
+        Some((part, _, limit)) => Err(Reason::TooLarge { part, limit }),
+        None => Ok(()),
+    }
 }
 
 /// A tensor that is of another type or shape than it must be.

@@ -2,13 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use rayon::prelude::*;
 use serde::Serialize;
 
 use super::{Codec, Delta, Golden, Head, MaskEntry, NamedMask, Pack, PackDocument, PackError, Reason, fit};
 use crate::base::Base;
 use crate::codec::{self, CodecError};
 use crate::mask::{Granularity, Mask};
+use crate::parallel;
 
 /// A pack file that was read and checked, as far as that goes without a base.
 #[derive(Debug, Clone, PartialEq)]
@@ -114,12 +114,11 @@ impl PackFile {
     /// The same.
     pub fn masks(&self, base: Option<&Base>) -> Result<Vec<NamedMask>, PackError> {
         base.map_or(Ok(()), |base| self.check_base(base))?;
-        let coded: Vec<_> = self.coded_masks().collect();
-        let decoded = coded.into_par_iter().map(|(entry, offset, bytes)| {
+        let decoded = parallel::map(self.coded_masks().collect(), |(entry, offset, bytes)| {
             let mask = self.decode_mask(entry, offset, bytes, base)?;
             Ok(NamedMask { tensor: entry.tensor.clone(), mask })
         });
-        decoded.collect()
+        decoded.into_iter().collect()
     }
 
     /// Every coded mask: its entry, its first byte in the tensor `mask`, and its bytes.

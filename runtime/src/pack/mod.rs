@@ -9,6 +9,7 @@ mod document;
 mod file;
 mod fit;
 mod float;
+mod guess;
 mod input;
 mod read;
 mod set;
@@ -17,7 +18,7 @@ mod write;
 use std::path::{Path, PathBuf};
 
 pub use container::MAX_BYTES;
-pub use document::{Codec, MaskEntry, PackDocument, Pooling, SCHEMA, TaskKind, TextSettings, check_name};
+pub use document::{Codec, MaskEntry, PackDocument, SCHEMA, TaskKind, TextSettings, check_name};
 pub use file::{PackFile, Sizes};
 pub use float::FloatType;
 pub use input::Input;
@@ -25,9 +26,11 @@ pub use read::file as read_file;
 pub use set::{PackSet, Packs, split_name};
 pub use write::file as write_file;
 
+pub use crate::base::Pooling;
 use crate::base::{Base, BaseError};
 use crate::codec::CodecError;
 use crate::error::ErrorKind;
+use crate::fs::OverBudget;
 use crate::mask::Mask;
 
 /// The key of the document in the safetensors metadata.
@@ -155,15 +158,26 @@ impl PackError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Reason {
+    /// Not the beginning of a pack.
+    #[error("is no pack but {found}; name a file that `overmask-export` wrote as a pack")]
+    NotAPack {
+        /// What it looks like.
+        found: &'static str,
+    },
     /// More bytes than any pack has.
-    #[error("no pack: it has more than {} MiB, or what should be its header more than {} MiB", container::MAX_BYTES >> 20, container::MAX_HEADER >> 20)]
-    TooLarge,
+    #[error("the {part} has more than {} MiB, more than that of any pack", .limit >> 20)]
+    TooLarge {
+        /// The file, or its header.
+        part: &'static str,
+        /// The most bytes.
+        limit: u64,
+    },
+    /// Header and document hold more values than any pack.
+    #[error("{0}, more than that of any pack")]
+    Json(#[from] OverBudget),
     /// No safetensors file.
     #[error("not a safetensors file, or damaged: {0}; copy or export the pack again")]
     Container(#[from] safetensors::SafeTensorError),
-    /// A safetensors file of another kind.
-    #[error("a safetensors file without `{METADATA_KEY}` in its metadata: not a pack")]
-    NotAPack,
     /// The bytes are not those that were written.
     #[error("damaged: the bytes have not the SHA-256 with which they end; copy or export the pack again")]
     Damaged,

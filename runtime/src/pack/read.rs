@@ -7,20 +7,21 @@ use std::path::Path;
 use safetensors::tensor::{Dtype, TensorView};
 use sha2::{Digest, Sha256};
 
-use super::container::{CHECKSUM_BYTES, Container, Document, MAX_BYTES, finite, unexpected};
+use super::container::{CHECKSUM_BYTES, Container, Document, MAX_BYTES, budget, finite, unexpected};
 use super::document::{PackDocument, check_name, version};
 use super::file::{PackFile, Sizes};
 use super::{Delta, FloatType, Golden, Head, PackError, Reason, tensor};
-use crate::fs::hex;
+use crate::fs::{JsonBudget, hex};
 
 /// Reads a whole file, of no more bytes than a pack may have; [`super::Packs::from_bytes`] checks them.
 ///
 /// # Errors
 /// When it cannot be read, or is larger.
 pub fn file(path: &Path) -> Result<Vec<u8>, PackError> {
+    let reason = || Reason::TooLarge { part: "file", limit: MAX_BYTES };
     crate::fs::read_at_most(path, MAX_BYTES)
         .map_err(|source| PackError::Read { path: path.into(), source })?
-        .ok_or_else(|| PackError::Invalid { path: path.into(), reason: Reason::TooLarge })
+        .ok_or_else(|| PackError::Invalid { path: path.into(), reason: reason() })
 }
 
 impl PackFile {
@@ -29,16 +30,16 @@ impl PackFile {
     /// # Errors
     /// When they are no usable pack.
     pub fn from_bytes(bytes: &[u8]) -> Result<PackFile, PackError> {
-        Ok(pack(bytes)?)
+        Ok(pack(bytes, &mut budget())?)
     }
 }
 
 /// The pack in a file.
-pub(super) fn pack(bytes: &[u8]) -> Result<PackFile, Reason> {
-    let container = Container::parse(bytes)?;
-    match container.document()? {
+pub(super) fn pack(bytes: &[u8], budget: &mut JsonBudget) -> Result<PackFile, Reason> {
+    let container = Container::parse(bytes, budget)?;
+    match container.document(budget)? {
         Document::Pack(text) => of_container(&container, text),
-        Document::Set(_) => Err(Reason::NotAPack),
+        Document::Set(_) => Err(Reason::NotAPack { found: "a set of packs" }),
     }
 }
 

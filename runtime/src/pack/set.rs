@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 
-use super::container::{Container, Document};
+use super::container::{Container, Document, budget, spend};
 use super::document::version;
 use super::{PackError, PackFile, Reason, SCHEMA, SET_KEY, read, write};
+use crate::fs::JsonBudget;
 
 /// What a tensor's name starts with.
 const PREFIX: &str = "pack/";
@@ -61,7 +62,7 @@ impl PackSet {
     /// The bytes of the set's file; equal sets have equal bytes.
     ///
     /// # Errors
-    /// When the container cannot hold them.
+    /// When the container cannot hold them, or they are more than is read of one file.
     pub fn to_bytes(&self) -> Result<Vec<u8>, PackError> {
         let packs: Vec<String> = self.packs().map(|pack| pack.document().name.clone()).collect();
         let names: Vec<String> = packs.iter().map(|name| format!("{PREFIX}{name}")).collect();
@@ -72,7 +73,11 @@ impl PackSet {
         }
         let document = SetDocument { schema: SCHEMA, requires: Vec::new(), packs };
         let text = serde_json::to_string(&document).map_err(Reason::from)?;
-        Ok(write::checked(tensors, SET_KEY, text)?)
+        let bytes = write::checked(tensors, SET_KEY, text)?;
+        // What is not read shall not be written.
+        let (budget, packs) = (&mut budget(), self.packs.iter().map(|(_, bytes)| bytes));
+        std::iter::once(&bytes).chain(packs).try_for_each(|bytes| spend(bytes, budget))?;
+        Ok(bytes)
     }
 }
 
@@ -101,6 +106,11 @@ impl Packs {
     /// When they are neither a pack nor a set, a pack that is looked at cannot be used, or there is none of
     /// that name; the file is named.
     pub fn from_bytes(path: &Path, bytes: &[u8], name: Option<&str>) -> Result<Packs, PackError> {
+        Packs::chosen(path, bytes, name.map_or(Choice::All, Choice::Named))
+    }
+
+    /// Checks those of the packs that are chosen; no other is looked at.
+    fn chosen(path: &Path, bytes: &[u8], choice: Choice<'_>) -> Result<Packs, PackError> {
         let invalid = |reason| PackError::Invalid { path: path.to_owned(), reason };
         let found = |origin: PathBuf, pack| PackFile { origin: Some(origin), ..pack };
         let no_such = |wanted: &str, names: &[&str]| PackError::NoSuchPack {
@@ -108,28 +118,35 @@ impl Packs {
             name: wanted.to_owned(),
             names: list(names),
         };
-        let container = Container::parse(bytes).map_err(invalid)?;
-        match container.document().map_err(invalid)? {
+        let budget = &mut budget();
+        let container = Container::parse(bytes, budget).map_err(invalid)?;
+        match container.document(budget).map_err(invalid)? {
             Document::Pack(text) => {
                 let pack = read::of_container(&container, text).map_err(invalid)?;
                 let own = pack.document.name.as_str();
-                match name.filter(|wanted| *wanted != own) {
-                    Some(wanted) => Err(no_such(wanted, &[own])),
-                    None => Ok(Packs::One(Box::new(found(path.to_owned(), pack)))),
+                match choice {
+                    Choice::Named(wanted) if wanted != own => Err(no_such(wanted, &[own])),
+                    _ => Ok(Packs::One(Box::new(found(path.to_owned(), pack)))),
                 }
             }
             Document::Set(text) => {
                 let members = Members::new(&container, text).map_err(invalid)?;
                 let names: Vec<&str> = members.names.iter().map(String::as_str).collect();
-                if let Some(wanted) = name.filter(|wanted| !names.contains(wanted)) {
-                    return Err(no_such(wanted, &names));
-                }
-                let mut packs = Vec::new();
-                for i in (0..names.len()).filter(|i| name.is_none_or(|wanted| wanted == names[*i])) {
-                    let (pack, _) = members.pack(i).map_err(invalid)?;
-                    packs.push(found(PathBuf::from(format!("{}#{}", path.display(), names[i])), pack));
-                }
-                Ok(Packs::Set(packs))
+                let places = match choice {
+                    Choice::Named(wanted) => match names.iter().position(|name| *name == wanted) {
+                        Some(place) => place..place + 1,
+                        None => return Err(no_such(wanted, &names)),
+                    },
+                    Choice::Only if names.len() > 1 => {
+                        return Err(PackError::Several { path: path.to_owned(), names: list(&names) });
+                    }
+                    Choice::Only | Choice::All => 0..names.len(),
+                };
+                let pack = |place: usize| {
+                    let (pack, _) = members.pack(place, budget).map_err(invalid)?;
+                    Ok(found(PathBuf::from(format!("{}#{}", path.display(), names[place])), pack))
+                };
+                places.map(pack).collect::<Result<_, _>>().map(Packs::Set)
             }
         }
     }
@@ -150,16 +167,21 @@ impl PackFile {
     /// When the file cannot be read, is no usable pack, or is a set and no name tells which of
     /// its packs is meant.
     pub fn open(path: &Path) -> Result<PackFile, PackError> {
-        let mut packs = Packs::open(path)?.into_vec();
-        match packs.pop() {
-            Some(one) if packs.is_empty() => Ok(one),
-            last => {
-                packs.extend(last);
-                let names: Vec<&str> = packs.iter().map(|pack| pack.document.name.as_str()).collect();
-                Err(PackError::Several { path: path.to_owned(), names: list(&names) })
-            }
-        }
+        let (path, name) = split_name(path);
+        let packs = Packs::chosen(&path, &read::file(&path)?, name.as_deref().map_or(Choice::Only, Choice::Named))?;
+        // No set is empty.
+        Ok(packs.into_vec().swap_remove(0))
     }
+}
+
+/// Which packs of a set are read.
+#[derive(Clone, Copy)]
+enum Choice<'n> {
+    All,
+    /// The one of this name.
+    Named(&'n str),
+    /// The one that it holds; an error where it holds several.
+    Only,
 }
 
 /// A file, and the name of one of its packs after `#`; the whole is a file's name if there is such
@@ -209,12 +231,12 @@ impl<'a> Members<'_, 'a> {
     }
 
     /// The pack of the name at this place, with the bytes of its file.
-    fn pack(&self, i: usize) -> Result<(PackFile, &'a [u8]), Reason> {
+    fn pack(&self, i: usize, budget: &mut JsonBudget) -> Result<(PackFile, &'a [u8]), Reason> {
         let (field, name) = (format!("packs/{i}"), &self.names[i]);
         let tensor = format!("{PREFIX}{name}");
         let missing = || Reason::field(&*field, format!("there is no tensor `{tensor}`"));
         let bytes = self.container.tensor(&tensor)?.ok_or_else(missing)?.data();
-        let pack = read::pack(bytes).map_err(|reason| Reason::field(&*field, reason.to_string()))?;
+        let pack = read::pack(bytes, budget).map_err(|reason| Reason::field(&*field, reason.to_string()))?;
         if pack.document.name != *name {
             return Err(Reason::field(field, format!("is {name:?}, the pack's own name {:?}", pack.document.name)));
         }
@@ -224,12 +246,13 @@ impl<'a> Members<'_, 'a> {
 
 /// The packs of a file with the bytes of each: one, or those of a set.
 fn members(bytes: &[u8]) -> Result<Vec<(PackFile, Vec<u8>)>, Reason> {
-    let container = Container::parse(bytes)?;
-    match container.document()? {
+    let budget = &mut budget();
+    let container = Container::parse(bytes, budget)?;
+    match container.document(budget)? {
         Document::Pack(text) => Ok(vec![(read::of_container(&container, text)?, bytes.to_vec())]),
         Document::Set(text) => {
             let members = Members::new(&container, text)?;
-            let pack = |i| members.pack(i).map(|(pack, bytes)| (pack, bytes.to_vec()));
+            let pack = |i| members.pack(i, budget).map(|(pack, bytes)| (pack, bytes.to_vec()));
             (0..members.names.len()).map(pack).collect()
         }
     }

@@ -4,17 +4,17 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use rayon::prelude::*;
 use safetensors::tensor::{Dtype, TensorView};
 use sha2::{Digest, Sha256};
 
-use super::container::{CHECKSUM_BYTES, check_size, finite};
+use super::container::{CHECKSUM_BYTES, budget, finite, spend};
 use super::file::classes;
 use super::{
     Codec, Delta, FloatType, METADATA_KEY, MaskEntry, NamedMask, Pack, PackDocument, PackError, Reason, tensor,
 };
 use crate::base::Base;
 use crate::codec;
+use crate::parallel;
 
 /// Checks everything about a pack that reading its file would.
 pub(super) fn check(pack: &Pack) -> Result<(), Reason> {
@@ -49,7 +49,8 @@ pub(super) fn check(pack: &Pack) -> Result<(), Reason> {
     for golden in &pack.golden {
         if golden.logits.len() != golden.input.rows() * labels {
             let (rows, found) = (golden.input.rows(), golden.logits.len());
-            let reason = format!("{:?} has {found} logits for {rows} rows of {labels} labels", golden.input);
+            let what = golden.input.what();
+            let reason = format!("{what} has {found} logits for {rows} rows of {labels} labels");
             return Err(Reason::field(tensor::GOLDEN, reason));
         }
         finite(tensor::GOLDEN, &golden.logits)?;
@@ -89,8 +90,8 @@ fn document(pack: &Pack, lengths: impl Iterator<Item = usize>) -> Result<PackDoc
 
 pub(super) fn bytes(pack: &Pack, base: Option<&Base>) -> Result<Vec<u8>, PackError> {
     check(pack)?;
-    let coded: Vec<Vec<u8>> =
-        pack.masks.par_iter().map(|named| encode(pack, named, base)).collect::<Result<_, PackError>>()?;
+    let coded = parallel::map(pack.masks.iter().collect(), |named| encode(pack, named, base));
+    let coded = coded.into_iter().collect::<Result<Vec<Vec<u8>>, PackError>>()?;
     let document = document(pack, coded.iter().map(Vec::len))?;
     Ok(container(pack, &document, &coded.concat())?)
 }
@@ -147,7 +148,7 @@ pub(super) fn checked(
     // One key only: the order of several in a hash map would differ from run to run.
     let mut bytes = safetensors::serialize(tensors, Some(HashMap::from([(key.to_owned(), metadata)])))?;
     // What is not read shall not be written.
-    check_size(&bytes)?;
+    spend(&bytes, &mut budget())?;
     let end = bytes.len() - BLANK.len();
     let (before, end) = bytes.split_at_mut(end);
     end.copy_from_slice(&Sha256::digest(before));

@@ -1,6 +1,7 @@
 //! What a task says of an input: decisions, with their probabilities.
 
 use std::fmt;
+use std::ops::Range;
 
 use super::head::{sigmoid, softmax};
 use super::{OUTSIDE, Question, Rows, Span, Task, spans};
@@ -69,10 +70,13 @@ pub struct TextSpan {
     pub label: String,
     /// The mean of its words' probabilities.
     pub score: f32,
-    /// Its first character (a Unicode scalar value) in the text; of given words, its first word.
+    /// Its first character (a Unicode scalar value, as Python counts) in the text, from 0; of given words, its
+    /// first word.
     pub start: usize,
     /// One after its last.
     pub end: usize,
+    /// Where in the text it is, in bytes of UTF-8; none of given words.
+    pub bytes: Option<Range<usize>>,
     /// What it says.
     pub text: String,
 }
@@ -152,9 +156,9 @@ fn text_spans(question: &Question, tags: &[Option<Prediction>]) -> Vec<TextSpan>
                 let bytes = ranges[start].start..ranges[end - 1].end;
                 let characters = |to: usize| text[..to].chars().count();
                 let (start, end) = (characters(bytes.start), characters(bytes.end));
-                TextSpan { label, score, start, end, text: text[bytes].to_owned() }
+                TextSpan { label, score, start, end, text: text[bytes.clone()].to_owned(), bytes: Some(bytes) }
             }
-            None => TextSpan { label, score, start, end, text: words[start..end].join(" ") },
+            None => TextSpan { label, score, start, end, bytes: None, text: words[start..end].join(" ") },
         }
     };
     spans(names).into_iter().map(span).collect()
@@ -176,24 +180,26 @@ mod tests {
     #[test]
     fn spans_have_offsets_in_the_text_or_among_the_given_words() {
         let labels = ["O", "B-PER", "I-PER"].map(String::from);
-        let words = || ["é", "Ann", "Lee", "x"].map(String::from).to_vec();
+        // The accent at the end of a name is a character of its own, and belongs to it.
+        let words = || ["é", "Ann", "Lee\u{301}", "x"].map(String::from).to_vec();
         let row = |label: usize| {
             let mut logits = vec![0.0; 3];
             logits[label] = 4.0;
             Some(logits)
         };
         let rows = || vec![row(0), row(1), row(2), None];
-        let text = "é Ann Lee x".to_owned();
-        let found = Some((text, vec![0..2, 3..6, 7..10, 11..12]));
-        for (found, start, end) in [(found, 2, 9), (None, 1, 3)] {
+        let text = words().join(" ");
+        let found = crate::task::words(&text);
+        for (found, start, end, bytes) in [(Some((text, found)), 2, 10, Some(3..12)), (None, 1, 3, None)] {
             let question = Question { input: Input::Words { words: words() }, found };
             let tags: Vec<_> =
                 rows().into_iter().map(|row| row.map(|logits| Prediction::new(&labels, logits))).collect();
             let spans = text_spans(&question, &tags);
-            assert_eq!((spans[0].start, spans[0].end, spans[0].text.as_str()), (start, end, "Ann Lee"));
+            assert_eq!((spans[0].start, spans[0].end, spans[0].text.as_str()), (start, end, "Ann Lee\u{301}"));
+            assert_eq!(spans[0].bytes, bytes);
             assert!(tags[3].is_none() && spans.len() == 1);
             let answer = Answer::Tags { words: words(), tags, spans };
-            assert_eq!(answer.to_string(), "PER: Ann Lee");
+            assert_eq!(answer.to_string(), "PER: Ann Lee\u{301}");
         }
     }
 }

@@ -9,6 +9,7 @@ mod spans;
 #[expect(clippy::module_inception, reason = "what the module is named after")]
 mod task;
 mod tokenizer;
+mod words;
 mod work;
 
 pub use answer::{Answer, Prediction, Reply, TextSpan, applies, largest};
@@ -18,10 +19,12 @@ pub use runner::{GOLDEN_TOLERANCE, GoldenCheck, Runner};
 pub use spans::{OUTSIDE, Span, spans};
 pub use task::{Rows, Task};
 pub use tokenizer::{Tokenizer, Tokens};
+pub use words::words;
 
 use std::error::Error;
 use std::path::PathBuf;
 
+use crate::base::BaseError;
 use crate::engine::EngineError;
 use crate::error::ErrorKind;
 use crate::pack::PackError;
@@ -46,6 +49,9 @@ pub enum TaskError {
         /// What is wrong.
         source: Box<dyn Error + Send + Sync>,
     },
+    /// A file of the base cannot be read.
+    #[error(transparent)]
+    Base(#[from] BaseError),
     /// The pack cannot be used with the base.
     #[error(transparent)]
     Pack(#[from] PackError),
@@ -74,6 +80,7 @@ impl TaskError {
         match self {
             Self::Tokenizer { .. } | Self::NotFinite => ErrorKind::CorruptFile,
             Self::Text { .. } => ErrorKind::InputData,
+            Self::Base(error) => error.kind(),
             Self::Pack(error) => error.kind(),
             Self::NoTask => ErrorKind::Other,
             Self::Engine(error) => error.kind(),

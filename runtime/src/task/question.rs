@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::{Task, TaskError, Tokenizer};
+use super::{Task, TaskError, words};
 use crate::pack::{Input, TaskKind};
 
 /// An input in the form that a task reads.
@@ -23,14 +23,14 @@ impl Question {
     /// | --- | --- |
     /// | one text | a text |
     /// | two texts | a pair, or a text with a tab between the two |
-    /// | words | words, or a text, in which the tokenizer finds them |
+    /// | words | words, or a text, in which [`words`] finds them |
     ///
     /// # Errors
-    /// In words, when it reads something else; or when the tokenizer fails.
-    pub fn new(task: &Task, input: &Input, tokenizer: &Tokenizer) -> Result<Self, TaskError> {
+    /// When it reads something else.
+    pub fn new(task: &Task, input: &Input) -> Result<Self, TaskError> {
         let (kind, text) = (task.kind(), task.text());
         if let (TaskKind::Tag, Input::Text(given)) = (kind, input) {
-            let ranges = tokenizer.words(given)?;
+            let ranges = words(given);
             let words = ranges.iter().map(|range| given[range.clone()].to_owned()).collect();
             return Ok(Question { input: Input::Words { words }, found: Some((given.clone(), ranges)) });
         }

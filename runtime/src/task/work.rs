@@ -44,7 +44,7 @@ impl Work {
         id: TaskId,
     ) -> Result<usize, TaskError> {
         let task = runner.task(id)?;
-        let question = Question::new(&task, input, runner.tokenizer())?;
+        let question = Question::new(&task, input)?;
         // Only the same request can have asked for the same tokens.
         let alike = self.asked.iter().rev().take_while(|before| before.request == request).find(|before| {
             before.question.input == question.input && before.task.text().max_tokens == task.text().max_tokens

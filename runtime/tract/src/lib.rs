@@ -11,11 +11,12 @@ mod plans;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use overmask::base::{Base, Precision};
+use overmask::base::{Base, BaseError, Precision};
 use overmask::engine::{
     Changes, Engine, EngineError, EngineInfo, EngineKind, EngineOptions, Hidden, TaskId, TaskIds, TokenBatch,
     check_changes,
 };
+use overmask::fence::Fence;
 use overmask::mask::Mask;
 use overmask::pack::Delta;
 use overmask_graph as graph;
@@ -39,6 +40,8 @@ type Plan = Arc<TypedRunnableModel>;
 /// An encoder in tract.
 pub struct TractEngine {
     base: Arc<Base>,
+    /// tract panics on some graphs.
+    fence: Fence,
     /// The graph with its maskable weights as inputs, not yet for any length.
     template: InferenceModel,
     /// The fields of a batch that the graph reads, in the order of the plans' inputs.
@@ -60,9 +63,11 @@ impl TractEngine {
         if let Some(threads @ 2..) = options.threads {
             log::warn!("the engine `tract` computes with one thread; the {threads} that were asked for are not used");
         }
-        let (template, inputs) = read(&base, &[])?;
+        let fence = Fence::new("tract", &base.model_path());
+        let (template, inputs) = read(&base, &fence, &[])?;
         Ok(TractEngine {
             base,
+            fence,
             template,
             inputs,
             shared: Mutex::default(),
@@ -98,16 +103,15 @@ impl TractEngine {
         let tasks = self.tasks.read().unwrap_or_else(PoisonError::into_inner);
         let model = tasks.get(&task).cloned().ok_or(EngineError::NoTask(task))?;
         drop(tasks);
-        plans
-            .get_or_build((task, bucket), || {
-                log::debug!("building the plan of task {task} for {bucket} tokens");
-                let mut model = InferenceModel::clone(&model);
-                for input in 0..self.inputs.len() {
-                    model.set_input_fact(input, i64::fact([1, bucket]).into())?;
-                }
-                model.into_optimized()?.into_runnable()
-            })
-            .map_err(failed)
+        let build = || {
+            log::debug!("building the plan of task {task} for {bucket} tokens");
+            let mut model = InferenceModel::clone(&model);
+            for input in 0..self.inputs.len() {
+                model.set_input_fact(input, i64::fact([1, bucket]).into())?;
+            }
+            model.into_optimized()?.into_runnable()
+        };
+        plans.get_or_build((task, bucket), || fenced(&self.fence, build))
     }
 }
 
@@ -122,15 +126,16 @@ impl Engine for TractEngine {
         let base = Arc::clone(&self.base);
         let is_other = |delta: &&Delta| base.maskable(&delta.tensor).is_none();
         let replaced: Vec<&str> = deltas.iter().filter(is_other).map(|delta| delta.tensor.as_str()).collect();
-        let mut model = if replaced.is_empty() { self.template.clone() } else { read(&base, &replaced)?.0 };
+        let mut model =
+            if replaced.is_empty() { self.template.clone() } else { read(&base, &self.fence, &replaced)?.0 };
         for tensor in base.manifest().maskable.iter().filter(|t| deltas.iter().all(|delta| delta.tensor != t.name)) {
             let mask = masks.iter().find(|m| m.tensor == tensor.name).map(|m| &m.mask);
             let value = self.weight(&tensor.name, mask)?;
-            set_constant(&mut model, &tensor.name, value).map_err(failed)?;
+            fenced(&self.fence, || set_constant(&mut model, &tensor.name, value))?;
         }
         for Delta { tensor, shape, values, .. } in deltas {
             let value = Tensor::from_shape(shape, values).map_err(failed)?.into_arc_tensor();
-            set_constant(&mut model, tensor, value).map_err(failed)?;
+            fenced(&self.fence, || set_constant(&mut model, tensor, value))?;
         }
         let task = self.ids.next();
         self.tasks.write().unwrap_or_else(PoisonError::into_inner).insert(task, Arc::new(model));
@@ -152,7 +157,7 @@ impl Engine for TractEngine {
             let bucket = bucket(length, limit);
             let plan = self.plan(task, bucket)?;
             let padded = Padded::new(&texts.select(&[text]), bucket);
-            run(&plan, &self.inputs, &padded, length * width, &mut data).map_err(failed)?;
+            fenced(&self.fence, || run(&plan, &self.inputs, &padded, length * width, &mut data))?;
         }
         Ok(Hidden::new(texts, width, data))
     }
@@ -160,10 +165,10 @@ impl Engine for TractEngine {
 
 /// Reads the base's graph with its maskable weights, and these tensors, as inputs; and says which fields
 /// of a batch it reads.
-fn read(base: &Base, replaced: &[&str]) -> Result<(InferenceModel, Vec<String>), EngineError> {
+fn read(base: &Base, fence: &Fence, replaced: &[&str]) -> Result<(InferenceModel, Vec<String>), EngineError> {
     // tract makes one constant of all initializers that are equal, so that a change of one would
     // reach the others. Inputs stay apart.
-    let mut model = graph::read_model(&base.model_path())?;
+    let mut model = graph::read_base(base)?;
     let inputs = encoder::token_inputs(&model).map_err(failed)?;
     let mut names: Vec<&str> = base.manifest().maskable.iter().map(|t| t.name.as_str()).collect();
     names.extend(replaced);
@@ -183,7 +188,7 @@ fn read(base: &Base, replaced: &[&str]) -> Result<(InferenceModel, Vec<String>),
         model.set_input_names(&inputs)?;
         Ok(model)
     };
-    let model = parse().map_err(failed)?;
+    let model = fenced(fence, parse)?;
     Ok((model, inputs))
 }
 
@@ -216,6 +221,15 @@ fn run(plan: &Plan, inputs: &[String], text: &Padded, values: usize, out: &mut V
     }
     out.extend(found);
     Ok(())
+}
+
+/// What tract makes of the graph; a panic is an error about the graph's file.
+fn fenced<T>(fence: &Fence, code: impl FnOnce() -> TractResult<T>) -> Result<T, EngineError> {
+    let result = fence.run(code).map_err(|panicked| {
+        let (path, field, reason) = (fence.file().to_owned(), "graph".to_owned(), panicked.to_string());
+        BaseError::Field { path, field, reason }
+    })?;
+    result.map_err(failed)
 }
 
 fn failed(error: impl std::fmt::Display) -> EngineError {

@@ -6,18 +6,24 @@
 
 pub mod seeds;
 
+use std::io::Write;
 use std::path::Path;
 use std::sync::OnceLock;
 
+use flate2::Compression;
+use flate2::write::{DeflateEncoder, GzEncoder};
 use overmask::base::family::{Family, bert};
 use overmask::base::{
     Architecture, Base, BaseManifest, FORMAT, MaskableTensor, Precision, base_id, file, write_weights,
 };
 use overmask::codec;
-use overmask::fs::file_digest;
+use overmask::derived::DerivedFile;
+use overmask::fs::{file_digest, hex};
 use overmask::mask::{Granularity, Mask};
-use overmask::pack::{PackFile, Packs};
+use overmask::pack::{Input, PackFile, Packs};
+use overmask::task::Tokenizer;
 use overmask::trust::{Keyring, PublicKey};
+use overmask_exporter::fetch::{self, Manifest};
 use overmask_kernels::{Activations, Isa, NR, PanelMask, Panels, Product, Row, Scratch, Units};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
@@ -26,8 +32,17 @@ use tempfile::TempDir;
 pub type Target = fn(&[u8]);
 
 /// Every target with its name: the one list of them. `cargo xtask fuzz` finds the names in `seeds/`.
-pub const TARGETS: [(&str, Target); 6] =
-    [("pack", pack), ("mask", mask), ("base", base), ("onnx", onnx), ("signature", signature), ("kernels", kernels)];
+pub const TARGETS: [(&str, Target); 9] = [
+    ("pack", pack),
+    ("mask", mask),
+    ("base", base),
+    ("tokenizer", tokenizer),
+    ("onnx", onnx),
+    ("signature", signature),
+    ("archive", archive),
+    ("kernels", kernels),
+    ("derived", derived),
+];
 
 /// A pack or a pack set: what can be read can be written again and is the same.
 pub fn pack(bytes: &[u8]) {
@@ -122,6 +137,52 @@ pub fn base(bytes: &[u8]) {
     }
 }
 
+/// A `tokenizer.json`, and texts for it: `tokenizers` panics on some, behind a fence.
+pub fn tokenizer(bytes: &[u8]) {
+    static BUNDLE: OnceLock<(TempDir, BaseManifest)> = OnceLock::new();
+    let (dir, manifest) = BUNDLE.get_or_init(|| {
+        let dir = tempfile::tempdir().unwrap();
+        let manifest = write_bundle(dir.path());
+        (dir, manifest)
+    });
+    let (dir, mut manifest) = (dir.path(), manifest.clone());
+    manifest.tokenizer_sha256 = hex(&Sha256::digest(bytes));
+    manifest.digests.insert(file::TOKENIZER.to_owned(), manifest.tokenizer_sha256.clone());
+    std::fs::write(dir.join(file::TOKENIZER), bytes).unwrap();
+    std::fs::write(dir.join(file::MANIFEST), serde_json::to_vec(&manifest).unwrap()).unwrap();
+    let Ok(tokenizer) = Tokenizer::open(&Base::open(dir).unwrap()) else { return };
+    let words = ["b", "", "it's"].map(String::from).to_vec();
+    for input in ["Who is a, \u{1f999}?".into(), Input::Pair("a b".into(), String::new()), Input::Words { words }] {
+        if let Ok(tokens) = tokenizer.encode(&input, 8) {
+            assert!((1..=8).contains(&tokens.len()));
+        }
+    }
+    let _ = tokenizer.words("Who is a, \u{1f999}?");
+}
+
+/// A tar file with 40 MiB of zeros behind it, packed: what it says of its names and sizes decides nothing.
+pub fn archive(bytes: &[u8]) {
+    static PLACE: OnceLock<(TempDir, Manifest, Vec<u8>)> = OnceLock::new();
+    let (dir, manifest, zeros) = PLACE.get_or_init(|| {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("m.toml");
+        std::fs::write(&path, seeds::MANIFEST).unwrap();
+        let mut zeros = DeflateEncoder::new(Vec::new(), Compression::best());
+        (0..40).for_each(|_| zeros.write_all(&vec![0; 1 << 20]).unwrap());
+        (dir, Manifest::find(path.to_str().unwrap()).unwrap(), zeros.finish().unwrap())
+    });
+    let (path, out) = (dir.path().join("x.tar.gz"), dir.path().join("out"));
+    // After a flush another stream can follow.
+    let mut packed = GzEncoder::new(Vec::new(), Compression::none());
+    packed.write_all(bytes).unwrap();
+    packed.flush().unwrap();
+    std::fs::write(&path, [packed.get_ref(), &zeros[..]].concat()).unwrap();
+    if fetch::fetch(manifest, Some(&path), &out, &mut |_| ()).is_ok() {
+        assert_eq!(std::fs::read(out.join("a.txt")).unwrap(), b"hello");
+        std::fs::remove_dir_all(&out).unwrap();
+    }
+}
+
 /// An ONNX model.
 pub fn onnx(bytes: &[u8]) {
     let path = bundle().0.path().join("fuzz.onnx");
@@ -145,6 +206,23 @@ pub fn signature(bytes: &[u8]) {
         assert!(!verified.trusted_comment.contains(char::is_control));
     }
     let _ = PublicKey::parse(&text);
+}
+
+/// A derived file: it is the very one that was made, or it is not used.
+pub fn derived(bytes: &[u8]) {
+    static PLACE: OnceLock<(TempDir, DerivedFile, Vec<u8>)> = OnceLock::new();
+    let (_, file, made) = PLACE.get_or_init(|| {
+        let dir = tempfile::tempdir().unwrap();
+        let file = seeds::derived_file(dir.path());
+        let made = std::fs::read(file.path()).unwrap();
+        (dir, file, made)
+    });
+    std::fs::write(file.path(), bytes).unwrap();
+    let whole = bytes == made;
+    let found = file.find::<u32>(seeds::DERIVED.len());
+    assert_eq!(found.as_deref(), whole.then_some(&seeds::DERIVED[..]));
+    // What it says of its own length is nobody's measure.
+    assert!(file.find::<f32>(usize::MAX / 8).is_none());
 }
 
 /// The directory of a small bundle, and the base that was opened from it before its manifest was
@@ -186,6 +264,7 @@ pub fn write_bundle(dir: &Path) -> BaseManifest {
         variant: Precision::F32,
         digests: files.iter().map(|(name, _)| ((*name).to_owned(), digest(name))).collect(),
         tokenizer_sha256,
+        pooling: None,
         licence: "none".into(),
         source: "fuzzing".into(),
     };

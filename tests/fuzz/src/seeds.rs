@@ -1,8 +1,12 @@
 //! Inputs to start from: sound ones of every kind. They lie in `seeds/` for libFuzzer; a test sees
 //! that they are these.
 
+use std::convert::Infallible;
+use std::path::Path;
+
 use overmask::base::Base;
 use overmask::codec;
+use overmask::derived::{DerivedFile, Directory};
 use overmask::mask::{Granularity, Mask};
 use overmask::pack::{
     Codec, Delta, FloatType, Golden, Head, Input, NamedMask, Pack, PackDocument, PackSet, Pooling, SCHEMA, TaskKind,
@@ -20,6 +24,12 @@ const SIGNATURE: &str = "untrusted comment: signature from minisign secret key\n
     trusted comment: file:text\tmade by minisign 0.11\n\
     Mn2YnAWnRCkP2l67lx+506U7TJMQnJfU8etgBKMMPGIXUYjNRa64JsHx98gzPNBy0ckezAma7lAiouQSWGlFDw==\n";
 
+/// What is fetched out of an archive.
+pub const MANIFEST: &str = "name = 'x'\nkind = 'base'\nabout = 'a'\nlicence = 'l'\n\
+    [[sources]]\nurl = 'file:///nowhere.tar.gz'\ninside = ['f']\n\
+    [[files]]\nname = 'a.txt'\nsize = 5\n\
+    sha256 = '2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824'\n";
+
 /// Sound inputs of a target.
 pub fn seeds(target: &str) -> Vec<Vec<u8>> {
     match target {
@@ -29,15 +39,33 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
             let dir = tempfile::tempdir().unwrap();
             vec![serde_json::to_vec(&super::write_bundle(dir.path())).unwrap()]
         }
+        "tokenizer" => vec![include_bytes!("../../fixtures/tiny-bert/tokenizer.json").to_vec()],
+        "archive" => archives(),
         "onnx" => vec![model()],
         // Few and many rows, masks of weights, of whole steps, of other blocks, and none.
         "kernels" => [[20, 40, 150, 0], [70, 33, 200, 128], [15, 69, 20, 1], [9, 64, 255, 130], [6, 5, 2, 67]]
             .iter()
             .map(|shape| shape.iter().copied().chain((0..=255).rev()).collect())
             .collect(),
+        "derived" => vec![derived()],
         "signature" => vec![SIGNATURE.into(), PUBLIC_KEY.into()],
         other => panic!("there is no target {other}"),
     }
+}
+
+/// What the derived file holds that is a seed.
+pub const DERIVED: [u32; 20] = [7; 20];
+
+/// A derived file, made in a directory.
+pub fn derived_file(dir: &Path) -> DerivedFile {
+    let file = DerivedFile::new(&Directory::open(dir.join("derived")).unwrap(), "masks32", [7; 32]);
+    file.find_or_make(DERIVED.len(), |_| Ok::<_, Infallible>(DERIVED.to_vec())).unwrap();
+    file
+}
+
+fn derived() -> Vec<u8> {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::read(derived_file(dir.path()).path()).unwrap()
 }
 
 fn packs() -> Vec<Vec<u8>> {
@@ -100,6 +128,28 @@ fn tagger(base: &Base) -> Pack {
     let golden = vec![Golden { input: Input::Words { words }, logits: vec![0.25; 4] }];
     let masks = vec![NamedMask { tensor: "w".into(), mask }];
     Pack::new(document, masks, head, golden).unwrap().with_deltas(vec![delta]).unwrap()
+}
+
+/// Tar files with the wanted file behind another one: under its name, a long name, and one in a PAX header.
+fn archives() -> Vec<Vec<u8>> {
+    let entry = |kind: u8, name: &str, content: &[u8]| {
+        let mut header = [0; 512];
+        header[..name.len()].copy_from_slice(name.as_bytes());
+        header[100..107].copy_from_slice(b"0000644");
+        header[124..135].copy_from_slice(format!("{:011o}", content.len()).as_bytes());
+        header[156] = kind;
+        header[257..265].copy_from_slice(if matches!(kind, b'L') { b"ustar  \0" } else { b"ustar\x0000" });
+        // The checksum is over a header with spaces in its place.
+        header[148..156].copy_from_slice(b"        ");
+        let sum: u32 = header.iter().map(|byte| u32::from(*byte)).sum();
+        header[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
+        let padding = vec![0; content.len().next_multiple_of(512) - content.len()];
+        [&header, content, &padding].concat()
+    };
+    let (other, wanted) = (entry(b'0', "f/b.txt", &[b'x'; 600]), entry(b'0', "f/a.txt", b"hello"));
+    let long = [entry(b'L', "././@LongLink", b"f/a.txt\0"), entry(b'0', "cut", b"hello")].concat();
+    let pax = [entry(b'x', "pax", b"16 path=f/a.txt\n"), entry(b'0', "cut", b"hello")].concat();
+    [wanted, long, pax].map(|last| [&other[..], &last, &[0; 1024]].concat()).to_vec()
 }
 
 fn masks() -> Vec<Vec<u8>> {

@@ -3,7 +3,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod bounds;
 mod conformance;
+mod derived;
 mod examples;
 mod fuzzing;
 mod kinds;

@@ -145,7 +145,7 @@ fn wrong_texts_exit_with_3_and_are_named_by_line_and_field() {
     let place = Place::new();
     let good = "{\"text\":\"a\",\"label\":\"x\"}\n{\"text\":\"b\",\"label\":\"y\"}\n";
     let latin = [good.as_bytes(), b"{\"text\":\"caf\xe9\",\"label\":\"x\"}\n"].concat();
-    let cases: [(&str, &[u8], &[&str]); 7] = [
+    let cases: [(&str, &[u8], &[&str]); 9] = [
         ("empty.jsonl", b"", &["empty.jsonl", "holds no example"]),
         ("latin.jsonl", &latin, &["latin.jsonl:3", "0xe9", "UTF-8"]),
         (
@@ -156,13 +156,20 @@ fn wrong_texts_exit_with_3_and_are_named_by_line_and_field() {
         ("text.csv", b"text,label\n ,x\n", &["text.csv:2", "field `text`", "blank"]),
         ("column.csv", b"text,class\na,x\n", &["column.csv:1", "no column `label`"]),
         ("one.jsonl", b"{\"text\":\"a\",\"label\":\"x\"}\n", &["one.jsonl", "`x`", "nothing to learn"]),
-        ("texts.parquet", b"", &["texts.parquet", "`parquet`"]),
+        ("texts.parquet", b"", &["texts.parquet", ".jsonl", ".csv"]),
+        ("wide.csv", b"\xff\xfet\0e\0x\0t\0", &["wide.csv is UTF-16", "`iconv -f UTF-16 -t UTF-8`"]),
+        ("semicolons.csv", b"text;label\na;x\n", &["semicolons.csv:1", "say so with --delimiter"]),
     ];
     for (name, bytes, said) in cases {
         place.write(name, bytes);
         failed(&ran(&mut place.train_on(name, &["--max-tokens", "16"])), 3, said);
     }
     failed(&ran(&mut place.train_on("absent.jsonl", &[])), 3, &["cannot read", "absent.jsonl"]);
+    failed(&ran(&mut place.train_on("", &[])), 3, &["is a directory", "column.csv, empty.jsonl"]);
+    let ids: String = (0..300).map(|i| format!("{{\"text\":\"text {i}\",\"label\":{i}}}\n")).collect();
+    place.write("ids.jsonl", ids.as_bytes());
+    failed(&ran(&mut place.train_on("ids.jsonl", &["--max-tokens", "16"])), 3, &["300 labels", "--label-column"]);
+    failed(&ran(&mut place.train_on("ids.jsonl", &["--delimiter", ";"])), 2, &["--delimiter is for .csv and .tsv"]);
     place.write("few.jsonl", good.as_bytes());
     failed(&ran(&mut place.train_on("few.jsonl", &["--eval-fraction", "0.1"])), 3, &["few.jsonl", "--eval-fraction"]);
     assert!(place.made().is_empty());
@@ -174,6 +181,54 @@ fn wrong_texts_exit_with_3_and_are_named_by_line_and_field() {
     // Training looks before it learns.
     let unseen = place.path("unseen.jsonl");
     failed(&ran(place.train(&["--eval-data"]).arg(unseen)), 3, &["unseen.jsonl:2", "`sideways`"]);
+}
+
+#[test]
+fn columns_and_delimiters_are_those_that_are_named() {
+    let place = Place::new();
+    let rows = |delimiter: &str, label: &dyn Fn(usize) -> &'static str| -> Vec<u8> {
+        let row = |i: usize| format!("{i}{delimiter}good film {i}{delimiter}{}\n", label(i));
+        let header = ["id", "Satz", "Art"].join(delimiter);
+        (header + "\n" + &(0..40).map(row).collect::<String>()).into_bytes()
+    };
+    let up_or_down = |i: usize| if i % 2 == 0 { "True" } else { "false" };
+    place.write("semicolons.csv", &rows(";", &up_or_down));
+    place.write("tabs.tsv", &rows("\t", &up_or_down));
+    let columns = ["--text-column", "Satz", "--label-column", "art"];
+    let quick = "--max-tokens 16 --threads 1 --batch-size 8 --dev-fraction 0.25 --max-steps 4 --method head";
+    let quick: Vec<&str> = quick.split(' ').chain(columns).collect();
+    let pack = |data: &str, more: &[&str]| {
+        let got = ran(&mut place.train_on(data, &[&quick, more].concat()));
+        assert_eq!(got.code, 0, "{got:?}");
+        (fs::read(place.path("out/tiny.pack")).unwrap(), got.stderr)
+    };
+    let (by_semicolons, said) = pack("semicolons.csv", &["--delimiter", ";"]);
+    assert!(!said.contains("warn"), "{said}");
+    assert!(by_semicolons == pack("tabs.tsv", &[]).0, "the same data give the same pack");
+    let got = ran(&mut place.evaluate("semicolons.csv", &[&columns[..], &["--delimiter", ";"]].concat()));
+    assert_eq!((got.code, &json_lines(&got)[0]["n"]), (0, &40.into()), "{got:?}");
+    let mut sensitivity = export(&["analyze", "sensitivity", "--json"]);
+    sensitivity.arg(place.path("out/tiny.pack")).arg("--base").arg(place.path("base"));
+    let got = ran(sensitivity.arg("--data").arg(place.path("tabs.tsv")).args(columns));
+    assert_eq!(got.code, 0, "{got:?}");
+
+    // What looks like a slip is told, and learnt as it is.
+    let slips = |i: usize| match i {
+        7 => "lone",
+        i if i % 3 == 0 => "\"Sport\"",
+        i if i % 2 == 0 => "\"sport\"",
+        _ => "other",
+    };
+    place.write("slips.tsv", &rows("\t", &slips));
+    let (_, said) = pack("slips.tsv", &[]);
+    for part in
+        ["`\"Sport\"` (14) and `\"sport\"` (13) differ only in case", "slips.tsv:2: a field is in quotation marks"]
+    {
+        assert!(said.contains(part), "{said}\nlacks\n{part}");
+    }
+    let kept = (1..40).map(|seed| pack("slips.tsv", &["--seed", &seed.to_string()]).1);
+    let line = "not held out, as no other example to learn from has the label: `lone` (line 9)";
+    assert!(kept.into_iter().any(|said| said.contains(line)));
 }
 
 #[test]
@@ -192,13 +247,16 @@ fn wrong_options_exit_with_2_before_the_work() {
         ("--max-tokens 33", "--max-tokens"),
         ("--max-tokens 16 --max-steps 0", "--max-steps"),
         ("--dropout 1", "--dropout"),
+        ("--learning-rate -1", "--learning-rate"),
+        ("--learning-rate inf", "--learning-rate"),
+        ("--seed -1", "--seed"),
     ];
     for (arguments, said) in cases {
         let arguments: Vec<&str> = arguments.split(' ').collect();
         failed(&ran(&mut place.train_on("texts.jsonl", &arguments)), 2, &[said]);
     }
     failed(&ran(&mut export(&[])), 2, &["Usage"]);
-    failed(&ran(&mut export(&["man", "frobnicate"])), 2, &["frobnicate"]);
+    failed(&ran(&mut export(&["man", "frobnicate"])), 2, &["frobnicate", "train"]);
     failed(&ran(&mut export(&["fetch", "frobnicate"])), 2, &["frobnicate", "minilm-l6"]);
     assert!(place.made().is_empty());
 }
@@ -231,6 +289,21 @@ fn what_cannot_be_written_exits_with_8_and_leaves_nothing() {
     assert_eq!(ran(&mut place.train(&["--method", "head"])).code, 0);
     let got = ran(place.evaluate("texts.jsonl", &["--predictions"]).arg(&absent));
     failed(&got, 8, &["--predictions", "absent/tiny.pack"]);
+    // A base, and the packs of a set that are not read.
+    let (pack, set, manifest) = (place.path("out/tiny.pack"), place.path("all.packset"), place.path("base/base.json"));
+    assert_eq!(ran(export(&["merge"]).arg(&pack).arg("-o").arg(&set)).code, 0);
+    let one = place.path("all.packset#tiny");
+    let before = [&set, &manifest].map(|file| fs::read(file).unwrap());
+    for (command, from, to, code, said) in [
+        ("merge", &one, &place.path("new.packset"), 2, "is one pack of a set"),
+        ("merge", &pack, &manifest, 8, "is in a base bundle"),
+        ("repack", &pack, &manifest, 8, "is in a base bundle"),
+        ("repack", &one, &set, 2, "is the file of the set"),
+    ] {
+        failed(&ran(export(&[command]).arg(from).arg("-o").arg(to)), code, &[said]);
+    }
+    assert_eq!([&set, &manifest].map(|file| fs::read(file).unwrap()), before);
+    fs::remove_file(set).unwrap();
     for file in ["texts.jsonl", "out/tiny.pack"] {
         let before = fs::read(place.path(file)).unwrap();
         let got = ran(place.evaluate("texts.jsonl", &["--predictions"]).arg(place.path(file)));
@@ -245,6 +318,40 @@ fn what_cannot_be_written_exits_with_8_and_leaves_nothing() {
         failed(&got, 2, &["is the file of"]);
     }
     assert_eq!((fs::read(&results).unwrap(), place.made()), (b"{}\n".to_vec(), vec!["tiny.pack".to_owned()]));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn results_tell_of_paths_that_are_no_utf8() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
+    let place = Place::new();
+    let path = |name: &[u8]| place.path("out").join(OsStr::from_bytes(name));
+    let (pack, other, out) = (path(b"\xff.pack"), path(b"\xfe.pack"), path(b"\xfd"));
+    let json =
+        |command: &str, more: &[&Path]| ran(export(&command.split(' ').collect::<Vec<_>>()).arg("--json").args(more));
+    let base = place.path("base");
+    let texts = place.path("texts.jsonl");
+    let [on, data, to] = ["--base", "--data", "-o"].map(Path::new);
+    let learn = "train --name x --max-tokens 16 --max-steps 2";
+    let got = [
+        json(learn, &[on, &base, data, &texts, to, &pack]),
+        json(learn, &[on, &base, data, &texts, to, &other]),
+        json("keygen --no-password", &[to, &out]),
+        json("sign", &[&pack, Path::new("--key"), &path(b"\xfd.key")]),
+        json("diff", &[&pack, &other, on, &base]),
+        json("analyze solutions", &[&pack, &other, on, &base, data, &texts]),
+        json("repack", &[&pack, on, &base, to, &path(b"\xfc")]),
+        json("merge", &[&pack, to, &path(b"\xfb")]),
+        json("export", &[on, &base, Path::new("--pack"), &pack, to, &path(b"\xfa")]),
+        json("import hf", &[&fixture(), to, &path(b"\xf9")]),
+    ];
+    for got in &got {
+        failed(got, 0, &[]);
+        assert!(json_lines(got)[0].to_string().contains('\u{fffd}'), "{got:?}");
+    }
+    failed(&json("train", &[on, &base, data, &texts, to, &pack]), 2, &["-o", "--name", "UTF-8"]);
 }
 
 #[test]
@@ -345,7 +452,13 @@ fn an_engine_that_cannot_start_exits_with_7() {
     for arguments in [&["--method", "head"], &["--method", "mask"]] {
         let got = ran(place.train(arguments).env("ORT_DYLIB_PATH", "/no/such/library.so"));
         failed(&got, 7, &["/no/such/library.so", "ort"]);
+        // No other engine trains.
+        assert!(!got.stderr.contains("--engine"), "{got:?}");
     }
+    assert_eq!(ran(&mut place.train(&["--method", "head"])).code, 0);
+    let got = ran(place.evaluate("texts.jsonl", &["--engine", "ort"]).env("ORT_DYLIB_PATH", "/no/such/library.so"));
+    failed(&got, 7, &["/no/such/library.so", "`--engine native` needs no library"]);
+    fs::remove_file(place.path("out/tiny.pack")).unwrap();
     assert!(place.made().is_empty());
 }
 
@@ -359,6 +472,8 @@ fn help_completions_and_manual_pages_are_printed() {
     assert!(got.code == 0 && got.stdout.contains("overmask-export"));
     let got = ran(&mut export(&["man", "train"]));
     assert!(got.code == 0 && got.stdout.contains(".TH") && got.stdout.contains("\\-\\-granularity"), "{got:?}");
+    let got = ran(&mut export(&["man", "import", "hf"]));
+    assert!(got.code == 0 && got.stdout.contains(".TH overmask-export-import-hf 1"), "{got:?}");
     let got = ran(&mut export(&["fetch", "--list", "--json"]));
     assert!(field(&json_lines(&got), "name").contains(&"trec"));
 }

@@ -113,6 +113,7 @@ fn a_run_that_is_asked_to_end_keeps_its_best_state() {
     assert_eq!(output.status.code(), Some(0), "{said}");
     let result: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert!(result["stopped"] == true && said.contains("stopped after"), "{result} {said}");
+    assert!(said.contains("run.state has the run: the same command with --resume goes on"), "{said}");
     assert!(dir.path().join("asked.pack").exists() && state.exists());
 }
 

@@ -7,9 +7,10 @@ use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
 use overmask::engine::Device;
 use overmask::mask::Granularity;
-use overmask::pack::{FloatType, Pooling, TaskKind};
+use overmask::pack::{FloatType, Pooling, TaskKind, check_name};
 use overmask_cli::{CodedError, ExitCode};
 
+use crate::cli::data::DataArgs;
 use crate::data::Form;
 use crate::train::{CheckpointOptions, Init, Layers, Method, Precision, Sampling, TeacherOptions, TrainOptions, Tune};
 
@@ -22,7 +23,7 @@ use crate::train::{CheckpointOptions, Init, Layers, Method, Precision, Sampling,
 ///
 /// Data files are .jsonl, .csv or .tsv, with the fields that --task asks for: `text` (and `text_pair`
 /// with --pair) and `label` to classify, `labels` for several, `value` for a regression; `tokens` and
-/// `tags` for tags, or a .conll file.
+/// `tags` for tags, or a .conll file. Where columns have other names, options say so.
 #[derive(Debug, Args)]
 #[command(
     before_help = "Examples:\n  overmask-export train --base base/ --data trec.jsonl --task classify \
@@ -74,6 +75,8 @@ pub(crate) struct TrainArgs {
     teacher: TeacherArgs,
     #[command(flatten)]
     machine: Machine,
+    #[command(flatten)]
+    pub(super) files: DataArgs,
     /// Print what was learnt as JSON.
     #[arg(long)]
     pub(super) json: bool,
@@ -186,7 +189,8 @@ struct Tuning {
     /// The longest input, in tokens with the special ones; longer ones are cut.
     #[arg(long, value_name = "N", default_value_t = 64)]
     max_tokens: usize,
-    /// How the tokens' vectors become what the head sees; default: mean, for --task tag first.
+    /// How the tokens' vectors become what the head sees; default: as the base's checkpoint says, else mean; for
+    /// --task tag first.
     #[arg(long, value_parser = poolings())]
     pooling: Option<Pooling>,
     /// End after so many steps.
@@ -307,10 +311,18 @@ impl TrainArgs {
         self.task.form()
     }
 
+    /// How vectors are pooled on a base that was trained with a pooling of its own, if its checkpoint said so.
+    pub(super) fn pooling(&self, of_base: Option<Pooling>) -> Pooling {
+        self.tuning.pooling.unwrap_or(match self.form().kind {
+            TaskKind::Tag => Pooling::First,
+            _ => of_base.unwrap_or(Pooling::Mean),
+        })
+    }
+
     pub(super) fn options(&self) -> Result<TrainOptions, Error> {
         let name = match &self.name {
             Some(name) => name.clone(),
-            None => file_stem(&self.output)?,
+            None => name_of(&self.output)?,
         };
         let form = self.form();
         let tune =
@@ -353,10 +365,7 @@ impl TrainArgs {
             teacher,
             seed: self.seed,
             max_tokens: self.tuning.max_tokens,
-            pooling: self.tuning.pooling.unwrap_or(match form.kind {
-                TaskKind::Tag => Pooling::First,
-                _ => Pooling::Mean,
-            }),
+            pooling: self.pooling(None),
             dev_fraction: self.measure.dev_fraction,
             device: self.machine.device,
             threads: self.machine.threads.map_or(usual.threads, usize::from),
@@ -373,12 +382,12 @@ impl TrainArgs {
     }
 }
 
-/// A file's name without its ending.
-fn file_stem(path: &Path) -> Result<String, Error> {
-    let stem = path.file_stem().and_then(|s| s.to_str());
-    let no_name = || CodedError {
-        message: format!("-o {}: is no file name; give one that ends in .pack", path.display()),
+/// The task's name that a file's name without its ending gives.
+fn name_of(path: &Path) -> Result<String, Error> {
+    let stem = path.file_stem().unwrap_or_default().to_str().ok_or_else(|| "is no UTF-8".to_owned());
+    let name = stem.and_then(|stem| check_name(stem).map(|()| stem.to_owned()));
+    Ok(name.map_err(|reason| CodedError {
+        message: format!("-o {}: as the task's name it {reason}; give another with --name", path.display()),
         code: ExitCode::Usage,
-    };
-    Ok(stem.map(str::to_owned).ok_or_else(no_name)?)
+    })?)
 }

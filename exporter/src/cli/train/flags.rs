@@ -5,6 +5,7 @@ use clap::{Args, Command};
 use overmask_cli::CodedError;
 
 use super::TrainArgs;
+use crate::cli::data;
 use crate::train::TrainError;
 
 /// Fields, and what they are set to, whose flags have other names.
@@ -23,6 +24,10 @@ fn flag(field: &str) -> String {
 
 /// The error in the words of the command line.
 pub(in crate::cli) fn in_flags(error: TrainError) -> Error {
+    let error = match error {
+        TrainError::Data(error) => return data::in_flags(error),
+        error => error,
+    };
     let library = error.to_string();
     let mut message = library.clone();
     // Only these speak of other fields; what is quoted in the rest may be the user's.
@@ -62,6 +67,7 @@ mod tests {
     use overmask_cli::ExitCode;
 
     use super::*;
+    use crate::data::DataError;
 
     #[test]
     fn errors_say_what_to_type() {
@@ -111,6 +117,12 @@ mod tests {
             (
                 TrainError::Placement { nodes: vec!["n (Erf, CPU)".into()] },
                 "1 nodes of the step graph ran outside the device: n (Erf, CPU); --allow-cpu-fallback lets them",
+            ),
+            (
+                TrainError::Data(DataError::ManyLabels { path: "a.csv".into(), labels: 30, of: "40 examples".into() }),
+                "a.csv: 30 labels for 40 examples, so that most have one of their own; if that is an id or a text, say \
+                 which column holds the labels with --label-column; numbers are learnt as such by a task of the kind \
+                 `regress`",
             ),
         ] {
             let kind = error.kind();

@@ -4,6 +4,7 @@ mod args;
 mod flags;
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -22,12 +23,10 @@ pub(super) use self::flags::in_flags;
 use super::{output, places};
 use crate::data::{self, Dataset};
 use crate::score;
-use crate::train::{self, Outcome, TrainOptions};
+use crate::train::{self, Outcome, Progress, TrainOptions};
 
 /// What a run learns from, chooses by and is measured on.
 struct Datasets {
-    /// All of `--data`, where a part of it is only measured.
-    labels: Option<Dataset>,
     train: Dataset,
     dev: Option<Dataset>,
     eval: Option<Dataset>,
@@ -36,7 +35,8 @@ struct Datasets {
 impl TrainArgs {
     fn datasets(&self) -> Result<Datasets, Error> {
         let form = self.form();
-        let all = data::read(&self.data, form)?;
+        let read = |path: &PathBuf| self.files.read(path, form);
+        let all = read(&self.data)?;
         let repetitions = data::repetitions(&all).len();
         if repetitions > 0 {
             log::warn!(
@@ -46,9 +46,8 @@ impl TrainArgs {
                 self.data.display(),
             );
         }
-        let mut labels = None;
         let (train, eval) = match (&self.measure.eval_data, self.measure.eval_fraction) {
-            (Some(path), _) => (all, Some(data::read(path, form)?)),
+            (Some(path), _) => (all, Some(read(path)?)),
             (None, Some(fraction)) => {
                 let (rest, held) = data::split(&all, fraction, self.seed);
                 if held.is_empty() || rest.is_empty() {
@@ -62,7 +61,6 @@ impl TrainArgs {
                     );
                     return Err(CodedError::input(message).into());
                 }
-                labels = Some(all);
                 (rest, Some(held))
             }
             (None, None) => (all, None),
@@ -71,11 +69,11 @@ impl TrainArgs {
             let pairs = data::duplicates(&train, eval);
             output::warn_of_duplicates(&pairs, &train.path, eval);
         }
-        let dev = self.measure.dev_data.as_ref().map(|path| data::read(path, form)).transpose()?;
+        let dev = self.measure.dev_data.as_ref().map(read).transpose()?;
         if let (Some(dev), Some(eval)) = (&dev, &eval) {
             output::warn_of_duplicates(&data::duplicates(dev, eval), &dev.path, eval);
         }
-        Ok(Datasets { labels, train, dev, eval })
+        Ok(Datasets { train, dev, eval })
     }
 }
 
@@ -110,19 +108,20 @@ impl TrainArgs {
 pub(super) fn run(args: &TrainArgs, verbosity: Verbosity) -> Result<(), Error> {
     let options = args.options()?;
     args.check_places(&options)?;
-    let Datasets { labels, train, dev, eval } = args.datasets()?;
+    let Datasets { train, dev, eval } = args.datasets()?;
     let base = Arc::new(Base::open(&args.base)?);
     // What is learnt on a damaged base fits no other.
     base.verify()?;
-    let stop = stop_when_asked("stopping after this step; once more ends at once and keeps nothing")?;
+    let options = TrainOptions { pooling: args.pooling(base.manifest().pooling), ..options };
+    let state = options.checkpoint.as_ref().map(|checkpoint| checkpoint.file.as_path());
+    let stop = stop_when_asked(stopping(state))?;
     let bar = output::bar(verbosity, 0, "{wide_bar} {pos}/{len} steps, {msg}, {eta} left")?;
-    let data = train::Data { train: &train, labels: labels.as_ref(), dev: dev.as_ref(), eval: eval.as_ref() };
+    let data = train::Data { train: &train, dev: dev.as_ref(), eval: eval.as_ref() };
     let metric = score::main_metric(options.form.kind);
     let outcome = train::run(&base, data, &options, &stop, &mut |now| {
         bar.set_length(now.steps);
         bar.set_position(now.step);
-        let best = now.dev.map_or_else(String::new, |value| format!(", best {}", score::say(metric, value)));
-        bar.set_message(format!("epoch {}, loss {:.3}{best}", now.epoch + 1, now.loss));
+        bar.set_message(message(now, metric));
     });
     bar.finish_and_clear();
     let outcome = outcome.map_err(in_flags)?;
@@ -139,6 +138,34 @@ pub(super) fn run(args: &TrainArgs, verbosity: Verbosity) -> Result<(), Error> {
     report(args, &options, &outcome)
 }
 
+/// What the progress bar says beside the steps.
+fn message(now: &Progress, metric: &str) -> String {
+    let best = now.dev.map_or_else(String::new, |value| format!(", best {}", score::say(metric, value)));
+    // The one that is under way; at the end, the last.
+    let epoch = (now.epoch + 1).min(now.epochs);
+    format!("epoch {epoch} of {}, loss {:.3}{best}", now.epochs, now.loss)
+}
+
+/// What is answered to Ctrl-C, with the file of the run's state if it has one.
+fn stopping(state: Option<&Path>) -> String {
+    match state {
+        Some(state) => format!(
+            "stopping after this step; once more ends at once, and {} has the run as it was last written",
+            state.display()
+        ),
+        None => "stopping after this step; once more ends at once and keeps nothing".to_owned(),
+    }
+}
+
+/// What is said of a run that was stopped.
+fn stopped(steps: u64, state: Option<&Path>) -> String {
+    let best = format!("stopped after {steps} steps; this is the best state of them");
+    match state {
+        Some(state) => format!("{best}. {} has the run: the same command with --resume goes on", state.display()),
+        None => format!("{best}. A run can go on later if --checkpoint names a file for it"),
+    }
+}
+
 /// Says what was learnt.
 fn report(args: &TrainArgs, options: &TrainOptions, outcome: &Outcome) -> Result<(), Error> {
     let document = &outcome.pack.document;
@@ -147,7 +174,9 @@ fn report(args: &TrainArgs, options: &TrainOptions, outcome: &Outcome) -> Result
     let metric = outcome.dev.metric;
     let say = |what: &str, value: f64| format!(", {what} {} {}", metric.replace('_', " "), score::say(metric, value));
     if outcome.stopped {
-        log::warn!("stopped after {} steps; this is the best state of them", outcome.steps);
+        // A write that failed was told.
+        let state = options.checkpoint.as_ref().map(|checkpoint| checkpoint.file.as_path());
+        log::warn!("{}", stopped(outcome.steps, state.filter(|state| state.exists())));
     }
     log::info!(
         "{}: {} bytes, {:.1} % of all maskable weights zero{}{}, {} steps in {:.0} s",
@@ -165,7 +194,7 @@ fn report(args: &TrainArgs, options: &TrainOptions, outcome: &Outcome) -> Result
         return Ok(());
     }
     output::json(&json!({
-        "pack": args.output,
+        "pack": args.output.display().to_string(),
         "name": document.name,
         "task": document.kind,
         "method": options.method,
@@ -193,7 +222,7 @@ fn report(args: &TrainArgs, options: &TrainOptions, outcome: &Outcome) -> Result
 
 /// Becomes true when the program is asked to end, by Ctrl-C or by SIGTERM as job systems do, which is
 /// answered; asked again, it ends at once. Nothing else is caught: `nohup` still shields from SIGHUP.
-pub(super) fn stop_when_asked(answer: &'static str) -> Result<Arc<AtomicBool>, Error> {
+pub(super) fn stop_when_asked(answer: String) -> Result<Arc<AtomicBool>, Error> {
     let stop = Arc::new(AtomicBool::new(false));
     // The codes that a shell gives to programs that these signals end.
     for (signal, code) in [(SIGINT, 130), (SIGTERM, 143)] {
@@ -203,12 +232,13 @@ pub(super) fn stop_when_asked(answer: &'static str) -> Result<Arc<AtomicBool>, E
             .context("cannot catch Ctrl-C and SIGTERM")?;
     }
     let asked = Arc::clone(&stop);
-    std::thread::spawn(move || {
+    let wait = move || {
         while !asked.load(Ordering::Relaxed) {
             std::thread::sleep(Duration::from_millis(100));
         }
         log::warn!("{answer}");
-    });
+    };
+    std::thread::Builder::new().spawn(wait).context("cannot start a thread that waits for Ctrl-C")?;
     Ok(stop)
 }
 
@@ -262,6 +292,24 @@ mod tests {
         ] {
             assert!(parse(&format!("{base} {more}")).is_err(), "{more}");
         }
+    }
+
+    #[test]
+    fn the_bar_counts_no_epoch_that_is_not_there() {
+        let mut now = Progress { step: 3, steps: 8, epoch: 0, epochs: 2, loss: 0.5, dev: None };
+        assert_eq!(message(&now, "accuracy"), "epoch 1 of 2, loss 0.500");
+        (now.epoch, now.dev) = (1, Some(0.9));
+        assert!(message(&now, "accuracy").starts_with("epoch 2 of 2, loss 0.500, best "));
+        now.epoch = 2;
+        assert!(message(&now, "accuracy").starts_with("epoch 2 of 2, "));
+    }
+
+    #[test]
+    fn who_stops_a_run_is_told_how_it_goes_on() {
+        let state = Path::new("run.state");
+        assert!(stopping(Some(state)).contains("run.state has the run") && stopping(None).contains("keeps nothing"));
+        assert!(stopped(7, Some(state)).ends_with("run.state has the run: the same command with --resume goes on"));
+        assert!(stopped(7, None).contains("--checkpoint"));
     }
 
     #[test]

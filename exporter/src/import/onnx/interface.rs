@@ -80,8 +80,10 @@ pub(super) fn inputs(graph: &mut GraphProto) -> Result<(), Problem> {
             if dims.len() != 2 {
                 return wrong(format!("has {} axes, not [batch, sequence]", dims.len()));
             }
-            if let Some(size) = dims.iter().find_map(|d| d.as_ref().filter(|d| matches!(d, Dimension::Value(_)))) {
-                return wrong(format!("has the fixed size {size:?}; export with dynamic batch and sequence"));
+            let fixed =
+                |dim: &Option<Dimension>| if let Some(Dimension::Value(size)) = dim { Some(*size) } else { None };
+            if let Some(size) = dims.iter().find_map(fixed) {
+                return wrong(format!("has the fixed size {size}; export with dynamic batch and sequence"));
             }
         }
         match kind {

@@ -38,13 +38,14 @@ pub(super) fn find(graph: &GraphProto) -> Result<Vec<Found>, Problem> {
     let reads = Reads::of(graph);
     let depths = depths(graph, &reads);
     let mut found: Vec<(Found, Option<usize>)> = Vec::new();
+    let mut seen = HashSet::new();
     for (i, node) in graph.node.iter().enumerate() {
         let Some((weight, stored)) = reads.linear(node) else { continue };
         // Whatever else reads the weight would not know of a mask.
         let alike = reads.of_weight.get(weight).is_some_and(|all| all.iter().all(|r| *r == Some(stored)));
         if alike
             && let Some(layer) = depths[i]
-            && found.iter().all(|(f, _)| f.name != weight)
+            && seen.insert(weight)
         {
             found.push((Found { name: weight.to_owned(), stored, layer }, names::layer(weight)));
         }
@@ -96,8 +97,10 @@ pub(super) fn rewrite(graph: &mut GraphProto, found: Vec<Found>) -> Result<Vec<M
     }
     *graph = super::graph_of(b);
     let mut all = Vec::with_capacity(found.len());
+    let mut tensors: HashMap<String, &mut TensorProto> =
+        graph.initializer.iter_mut().map(|t| (t.name.clone(), t)).collect();
     for Found { name, stored, layer } in found {
-        let Some(tensor) = graph.initializer.iter_mut().find(|t| t.name == name) else { continue };
+        let Some(tensor) = tensors.get_mut(&name) else { continue };
         if stored == Stored::InputsFirst {
             transpose(tensor);
         }

@@ -66,7 +66,9 @@ pub fn import(path: &Path, out: &Path, options: &Options) -> Result<Imported, Im
         architecture,
         maskable,
         tensors: weights.iter().map(|w| (w.name.as_str(), w.shape.as_slice(), &w.bytes[..])).collect(),
+        weights: path.to_owned(),
         tokenizer: options.tokenizer.clone(),
+        pooling: None,
         origin: options.origin.clone(),
     };
     let base = bundle::write(out, parts, |offsets| {

@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 
-use overmask_graph::proto::{GraphProto, NodeProto};
+use overmask_graph::proto::{GraphProto, NodeProto, TensorProto};
 
 use super::normal;
 
@@ -20,17 +20,20 @@ pub(super) fn restore(graph: &mut GraphProto) {
     let mut renamed: HashMap<String, String> = HashMap::new();
     // Dynamo makes a copy of a weight for each use of a module that comes several times.
     let mut copies: HashMap<String, String> = HashMap::new();
+    let mut first: HashMap<String, &TensorProto> = HashMap::new();
+    let values = Values::of(graph);
     for node in graph.node.iter().filter(|n| matches!(n.op_type.as_str(), "MatMul" | "Gemm")) {
         let Some(weight) = node.input.get(1).filter(|w| is_made_up(w) && !renamed.contains_key(*w)) else { continue };
-        let Some(tensor) = normal::initializer(graph, weight).filter(|t| t.dims.len() == 2) else { continue };
-        let Some(module) = module(graph, node) else { continue };
+        let Some(tensor) = values.constants.get(weight.as_str()).filter(|t| t.dims.len() == 2) else { continue };
+        let Some(module) = module(&values, node) else { continue };
         let name = format!("{module}.weight");
         if taken.insert(name.clone()) {
-            renamed.insert(weight.clone(), name);
-            continue;
-        }
-        let first = renamed.iter().find(|(_, to)| **to == name).and_then(|(from, _)| normal::initializer(graph, from));
-        if let Some(first) = first.filter(|f| f.dims == tensor.dims && f.raw_data == tensor.raw_data) {
+            renamed.insert(weight.clone(), name.clone());
+            first.insert(name, tensor);
+        } else if let Some(first) = first.get(&name)
+            && first.dims == tensor.dims
+            && first.raw_data == tensor.raw_data
+        {
             copies.insert(weight.clone(), first.name.clone());
         }
     }
@@ -47,14 +50,34 @@ pub(super) fn restore(graph: &mut GraphProto) {
     graph.initializer.iter_mut().map(|t| &mut t.name).for_each(name);
 }
 
+/// What is looked up for many nodes.
+struct Values<'a> {
+    constants: HashMap<&'a str, &'a TensorProto>,
+    /// The module whose bias is added to a value.
+    biased: HashMap<&'a str, &'a str>,
+}
+
+impl<'a> Values<'a> {
+    fn of(graph: &'a GraphProto) -> Self {
+        let mut biased = HashMap::new();
+        for node in graph.node.iter().filter(|n| n.op_type == "Add") {
+            if let Some(module) = node.input.iter().find_map(|input| input.strip_suffix(".bias")) {
+                // The first one counts.
+                node.input.iter().for_each(|input| _ = biased.entry(input.as_str()).or_insert(module));
+            }
+        }
+        Values { constants: normal::constants_by_name(graph), biased }
+    }
+}
+
 /// Whether an exporter made the name up: those of modules have dots.
 fn is_made_up(name: &str) -> bool {
     name.contains("::") || !name.contains('.')
 }
 
 /// The path of the module that a product belongs to.
-fn module(graph: &GraphProto, node: &NodeProto) -> Option<String> {
-    from_scopes(node).or_else(|| from_name(&node.name)).or_else(|| from_bias(graph, node))
+fn module(values: &Values<'_>, node: &NodeProto) -> Option<String> {
+    from_scopes(node).or_else(|| from_name(&node.name)).or_else(|| from_bias(values, node))
 }
 
 /// The last but one of a list that is written as Python writes it.
@@ -72,11 +95,9 @@ fn from_name(name: &str) -> Option<String> {
 }
 
 /// The bias is an input of the product itself or of the addition that reads it.
-fn from_bias(graph: &GraphProto, node: &NodeProto) -> Option<String> {
-    let output = node.output.first()?;
-    let added = graph.node.iter().filter(|n| n.op_type == "Add" && n.input.contains(output));
-    let values = node.input.iter().skip(2).chain(added.flat_map(|n| &n.input));
-    values.filter_map(|v| v.strip_suffix(".bias")).map(str::to_owned).next()
+fn from_bias(values: &Values<'_>, node: &NodeProto) -> Option<String> {
+    let own = node.input.iter().skip(2).find_map(|input| input.strip_suffix(".bias"));
+    own.or_else(|| values.biased.get(node.output.first()?.as_str()).copied()).map(str::to_owned)
 }
 
 /// The number of the layer that a module path names: its first part that is one or ends in one,

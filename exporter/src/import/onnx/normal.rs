@@ -191,7 +191,7 @@ pub(super) fn forget(graph: &mut GraphProto) {
     }
 }
 
-/// The constant of that name.
-pub(super) fn initializer<'a>(graph: &'a GraphProto, name: &str) -> Option<&'a TensorProto> {
-    graph.initializer.iter().find(|t| t.name == name)
+/// The constants by name.
+pub(super) fn constants_by_name(graph: &GraphProto) -> HashMap<&str, &TensorProto> {
+    graph.initializer.iter().map(|t| (t.name.as_str(), t)).collect()
 }

@@ -5,14 +5,19 @@
 //! (the other reductions), `Softmax` changed in 13, and newer operators are taken apart. The
 //! source is ONNX's own changelog of operators.
 
-use overmask_graph::proto::{AttributeProto, GraphProto, NodeProto, data_type};
+use std::collections::HashMap;
+
+use overmask_graph::proto::{AttributeProto, GraphProto, NodeProto, TensorProto, data_type};
 use overmask_graph::{GraphBuilder, OPSET};
 
-use super::{Problem, normal};
+use super::Problem;
 use crate::autodiff::shape::Shapes;
 
 /// The versions that are read.
 const VERSIONS: std::ops::RangeInclusive<i64> = 11..=23;
+
+/// More axes than any value has.
+const MOST_AXES: usize = 64;
 
 /// Operators that came after [`OPSET`], or after it got inputs that it has no place for.
 const NEWER: [&str; 12] = [
@@ -37,9 +42,15 @@ pub(super) fn convert(mut graph: GraphProto, version: i64) -> Result<GraphProto,
         return Err(Problem::new("field `opset_import`", reason));
     }
     let nodes = std::mem::take(&mut graph.node);
+    let is_list = |t: &&TensorProto| t.data_type == data_type::INT64 && t.raw_data.len() <= 8 * MOST_AXES;
+    let ints = graph.initializer.iter().filter(is_list).map(|t| {
+        let values = t.raw_data.as_chunks::<8>().0.iter().map(|b| i64::from_le_bytes(*b));
+        (t.name.clone(), values.collect())
+    });
+    let ints = ints.collect();
     let mut b = GraphBuilder::extend(graph);
     for node in nodes {
-        convert_node(&mut b, node, version)?;
+        convert_node(&mut b, &ints, node, version)?;
     }
     let graph = super::graph_of(b);
     if version < 13 {
@@ -48,7 +59,10 @@ pub(super) fn convert(mut graph: GraphProto, version: i64) -> Result<GraphProto,
     Ok(graph)
 }
 
-fn convert_node(b: &mut GraphBuilder, mut node: NodeProto, version: i64) -> Result<(), Problem> {
+/// Constants that may be lists of axes, by name.
+type Ints = HashMap<String, Vec<i64>>;
+
+fn convert_node(b: &mut GraphBuilder, ints: &Ints, mut node: NodeProto, version: i64) -> Result<(), Problem> {
     match node.op_type.as_str() {
         "Squeeze" | "Unsqueeze" | "ReduceSum" if version < 13 => to_input(b, &mut node, "axes"),
         "Split" if version < 13 => to_input(b, &mut node, "split"),
@@ -61,7 +75,7 @@ fn convert_node(b: &mut GraphBuilder, mut node: NodeProto, version: i64) -> Resu
         | "ReduceLogSumExp" | "ReduceSumSquare"
             if version >= 18 =>
         {
-            reduction(b, &mut node)?;
+            reduction(ints, &mut node)?;
         }
         "Cast" if version >= 19 => drop_attribute(&mut node, "saturate"),
         "Pad" if version >= 18 && node.input.get(3).is_some_and(|i| !i.is_empty()) => {
@@ -91,16 +105,15 @@ fn to_input(b: &mut GraphBuilder, node: &mut NodeProto, name: &str) {
 }
 
 /// Makes an attribute of the axes of a reduction.
-fn reduction(b: &GraphBuilder, node: &mut NodeProto) -> Result<(), Problem> {
+fn reduction(ints: &Ints, node: &mut NodeProto) -> Result<(), Problem> {
     let nothing = node.int("noop_with_empty_axes", 0) != 0;
     drop_attribute(node, "noop_with_empty_axes");
     let axes: Vec<i64> = match node.input.get(1).filter(|a| !a.is_empty()) {
         None => Vec::new(),
-        Some(axes) => {
-            let constant = normal::initializer(b.graph(), axes).filter(|t| t.data_type == data_type::INT64);
-            let constant = constant.ok_or_else(|| Problem::node(node, "its axes are not constant"))?;
-            constant.raw_data.as_chunks::<8>().0.iter().map(|b| i64::from_le_bytes(*b)).collect()
-        }
+        Some(axes) => ints
+            .get(axes)
+            .cloned()
+            .ok_or_else(|| Problem::node(node, "its axes are not constant, or more than any value has"))?,
     };
     node.input.truncate(1);
     // A list that is empty is as good as none.
@@ -150,8 +163,9 @@ fn check_softmax(graph: &GraphProto) -> Result<(), Problem> {
         let rank = node.input.first().and_then(|x| shapes.get(x)).map(|shape| shape.len() as i64);
         let axis = node.int("axis", -1);
         if axis != -1 && rank != Some(axis + 1) {
+            let axes = rank.map_or_else(|| "unknown axes".to_owned(), |rank| format!("{rank} axes"));
             let reason =
-                format!("is over axis {axis} of {rank:?} and all after it; export with operator set 13 or newer");
+                format!("is over axis {axis} of {axes} and all after it; export with operator set 13 or newer");
             return Err(Problem::node(node, reason));
         }
     }

@@ -1,8 +1,8 @@
 //! Sizes that no ONNX file states: how many tokens the encoder knows, and how many a text may have.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashMap};
 
-use overmask_graph::proto::{GraphProto, NodeProto, TensorProto, data_type};
+use overmask_graph::proto::{GraphProto, TensorProto, data_type};
 
 use super::{Problem, normal};
 
@@ -11,8 +11,8 @@ const MOST_SEGMENTS: i64 = 4;
 
 /// Rows of the table in which `input_ids` are looked up.
 pub(super) fn vocabulary(graph: &GraphProto) -> Result<usize, Problem> {
-    let of_tokens = |lookup: &Lookup<'_>| lookup.inputs == ["input_ids"] && !lookup.computed;
-    let rows = lookups(graph).filter(of_tokens).map(|l| l.rows).min();
+    let of_tokens = |l: &Lookup<'_>| l.indices.inputs.iter().eq(&["input_ids"]) && !l.indices.computed;
+    let rows = lookups(graph).into_iter().filter(of_tokens).map(|l| l.rows).min();
     let rows = rows.and_then(|rows| usize::try_from(rows).ok());
     rows.ok_or_else(|| Problem::new("graph", "`input_ids` are looked up in no table of token embeddings"))
 }
@@ -20,9 +20,10 @@ pub(super) fn vocabulary(graph: &GraphProto) -> Result<usize, Problem> {
 /// The most tokens of a text: what was asked for, else what the position embeddings hold.
 pub(super) fn positions(graph: &GraphProto, wanted: Option<usize>) -> Result<usize, Problem> {
     let of_positions = |l: &Lookup<'_>| {
-        (l.inputs.is_empty() || l.computed) && l.rows > MOST_SEGMENTS && l.inputs != ["token_type_ids"]
+        let Indices { inputs, computed, .. } = &l.indices;
+        (inputs.is_empty() || *computed) && l.rows > MOST_SEGMENTS && !inputs.iter().eq(&["token_type_ids"])
     };
-    let found = lookups(graph).filter(of_positions).map(|l| l.limit(graph)).min();
+    let found = lookups(graph).iter().filter(|l| of_positions(l)).map(Lookup::limit).min();
     let found = found.and_then(|limit| usize::try_from(limit).ok()).filter(|limit| *limit > 0);
     match (wanted, found) {
         (Some(wanted), Some(found)) if wanted > found => {
@@ -47,66 +48,88 @@ pub(super) fn epsilon(graph: &GraphProto) -> Option<f64> {
 /// A look-up in a table of embeddings.
 struct Lookup<'a> {
     rows: i64,
-    /// The node, for a table that is cut instead of looked up in: `Slice`.
-    node: &'a NodeProto,
-    /// Nodes that make the indices.
-    made_by: Vec<&'a NodeProto>,
-    /// Graph inputs whose values, not shapes, the indices come from.
-    inputs: Vec<&'a str>,
-    /// Whether the indices are more than an input's own values.
+    /// Whether rows are looked up one by one; else the table is cut: `Slice`.
+    gathers: bool,
+    indices: Indices<'a>,
+}
+
+/// What is known of a value from all nodes that it depends on, as far as it is used as indices.
+#[derive(Clone, Default)]
+struct Indices<'a> {
+    /// Graph inputs whose values, not shapes, it comes from.
+    inputs: BTreeSet<&'a str>,
+    /// Whether it is more than an input's own values.
     computed: bool,
+    /// The largest constant integer that is added.
+    added: Option<i64>,
+    /// Whether it counts: a running sum.
+    counts: bool,
+    /// The shortest constant list that is cut.
+    shortest: Option<i64>,
 }
 
-fn lookups(graph: &GraphProto) -> impl Iterator<Item = Lookup<'_>> {
-    let table = |node: &NodeProto| {
-        let table = normal::initializer(graph, node.input.first()?)?;
-        let is_table = table.data_type == data_type::FLOAT && table.dims.len() == 2;
-        (is_table && matches!(node.op_type.as_str(), "Gather" | "Slice")).then_some(table)
-    };
-    graph.node.iter().filter_map(move |node| {
-        let table: &TensorProto = table(node)?;
-        let mut lookup = Lookup { rows: table.dims[0], node, made_by: Vec::new(), inputs: Vec::new(), computed: false };
-        lookup.trace(graph, node.input.iter().skip(1).collect());
-        Some(lookup)
-    })
-}
-
-impl<'a> Lookup<'a> {
-    /// Follows the indices back to where they come from.
-    fn trace(&mut self, graph: &'a GraphProto, mut open: Vec<&'a String>) {
-        let mut seen = HashSet::new();
-        while let Some(value) = open.pop() {
-            if !seen.insert(value) {
-                continue;
-            }
-            if let Some(input) = graph.input.iter().find(|i| i.name == *value) {
-                self.inputs.push(&input.name);
-            }
-            let Some(node) = graph.node.iter().find(|n| n.output.contains(value)) else { continue };
-            self.made_by.push(node);
-            self.computed |= node.op_type != "Cast";
-            // Behind a shape no values count.
-            if node.op_type != "Shape" {
-                open.extend(&node.input);
-            }
+/// All look-ups. A node comes after those that it depends on, so one pass sees what each value depends on.
+fn lookups(graph: &GraphProto) -> Vec<Lookup<'_>> {
+    let constants = normal::constants_by_name(graph);
+    let of_input = |name| (name, Indices { inputs: [name].into(), ..Default::default() });
+    let mut known: HashMap<&str, Indices<'_>> = graph.input.iter().map(|i| of_input(i.name.as_str())).collect();
+    let mut found = Vec::new();
+    for node in &graph.node {
+        let constant = |value: Option<&String>| constants.get(value?.as_str()).copied();
+        let table = constant(node.input.first()).filter(|t| t.data_type == data_type::FLOAT && t.dims.len() == 2);
+        if let (Some(table), "Gather" | "Slice") = (table, node.op_type.as_str()) {
+            let indices = Indices::of(&node.input[1..], &known);
+            found.push(Lookup { rows: table.dims[0], gathers: node.op_type == "Gather", indices });
         }
-        self.inputs.sort_unstable();
+        // Behind a shape no values count.
+        let read = if node.op_type == "Shape" { &[] } else { &node.input[..] };
+        let mut made = Indices::of(read, &known);
+        made.computed |= node.op_type != "Cast";
+        match node.op_type.as_str() {
+            "Add" => {
+                let ints = node.input.iter().filter_map(|input| constant(Some(input)).and_then(one_int));
+                made.added = made.added.max(ints.max());
+            }
+            "CumSum" => made.counts = true,
+            "Slice" => made.cut(constant(node.input.first()).and_then(|list| list.dims.last().copied())),
+            _ => {}
+        }
+        known.extend(node.output.iter().map(|output| (output.as_str(), made.clone())));
+    }
+    found
+}
+
+impl<'a> Indices<'a> {
+    /// What several values together depend on.
+    fn of(values: &[String], known: &HashMap<&str, Indices<'a>>) -> Self {
+        let mut all = Indices::default();
+        for one in values.iter().filter_map(|value| known.get(value.as_str())) {
+            all.inputs.extend(&one.inputs);
+            all.computed |= one.computed;
+            all.added = all.added.max(one.added);
+            all.counts |= one.counts;
+            all.cut(one.shortest);
+        }
+        all
     }
 
+    /// Takes in a list that is cut, of so many numbers.
+    fn cut(&mut self, list: Option<i64>) {
+        self.shortest = self.shortest.into_iter().chain(list).min();
+    }
+}
+
+impl Lookup<'_> {
     /// How many positions there are rows for.
     ///
     /// Positions count from 0; those of RoBERTa (Liu et al. 2019) count the tokens so far and are
     /// moved past the padding token's number. A list of numbers that is cut may be shorter than
     /// the table.
-    fn limit(&self, graph: &GraphProto) -> i64 {
-        let int = |name: &String| normal::initializer(graph, name).and_then(one_int);
-        let adds = self.made_by.iter().filter(|n| n.op_type == "Add").flat_map(|n| &n.input);
-        let offset = adds.filter_map(int).max().unwrap_or(0).max(0);
-        let counts_from_one = i64::from(self.made_by.iter().any(|n| n.op_type == "CumSum"));
-        let cut = self.made_by.iter().filter(|n| n.op_type == "Slice").filter_map(|n| n.input.first());
-        let lists = cut.filter_map(|name| normal::initializer(graph, name)).filter_map(|t| t.dims.last().copied());
-        let lists = lists.filter(|_| self.node.op_type == "Gather");
-        (self.rows.saturating_sub(offset).saturating_sub(counts_from_one)).min(lists.min().unwrap_or(i64::MAX))
+    fn limit(&self) -> i64 {
+        let offset = self.indices.added.unwrap_or(0).max(0);
+        let counts_from_one = i64::from(self.indices.counts);
+        let list = self.indices.shortest.filter(|_| self.gathers).unwrap_or(i64::MAX);
+        self.rows.saturating_sub(offset).saturating_sub(counts_from_one).min(list)
     }
 }
 

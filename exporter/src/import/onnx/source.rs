@@ -2,6 +2,7 @@
 //! data*). No path leaves the model's folder, and nothing is allocated that a file does not hold.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Component, Path, PathBuf};
@@ -54,7 +55,8 @@ pub(super) fn is_own(domain: &str) -> bool {
 struct Tensors<'a> {
     path: &'a Path,
     folder: &'a Path,
-    files: HashMap<String, Data>,
+    /// By their real paths: `s`, `./s` and a link to it are one file.
+    files: HashMap<PathBuf, Data>,
 }
 
 /// A file beside the model.
@@ -120,18 +122,12 @@ impl Tensors<'_> {
         if length != size {
             return Err(wrong(format!("has {length} bytes in `{location}`, shape {:?} takes {size}", tensor.dims)));
         }
-        if !self.files.contains_key(location) {
-            self.files.insert(
-                location.to_owned(),
-                self.open(location).map_err(|e| match e {
-                    Denied::Outside => wrong(format!(
-                        "`{location}` lies outside the model's folder; copy both into one, links followed (cp -L)"
-                    )),
-                    Denied::Io(path, source) => ImportError::Read { path, source },
-                })?,
-            );
-        }
-        let Some(data) = self.files.get_mut(location) else { return Ok(Vec::new()) };
+        let data = self.open(location).map_err(|e| match e {
+            Denied::Outside => wrong(format!(
+                "`{location}` lies outside the model's folder; copy both into one, links followed (cp -L)"
+            )),
+            Denied::Io(path, source) => ImportError::Read { path, source },
+        })?;
         if offset.checked_add(size).is_none_or(|end| end > data.length) {
             let have = data.length;
             return Err(wrong(format!("{size} bytes from {offset} on, but `{location}` has {have}; is it complete?")));
@@ -146,24 +142,30 @@ impl Tensors<'_> {
         Ok(bytes)
     }
 
-    /// Opens a file in the model's folder or below it, not one that a link or `..` leads out of it.
-    fn open(&self, location: &str) -> Result<Data, Denied> {
+    /// The file of a name in the model's folder or below it, opened once; not one that a link or `..` leads out of it.
+    fn open(&mut self, location: &str) -> Result<&mut Data, Denied> {
         let plain = Path::new(location).components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir));
         if !plain || location.is_empty() {
             return Err(Denied::Outside);
         }
-        let path = self.folder.join(location);
         let real = |p: &Path| p.canonicalize().map_err(|e| Denied::Io(p.to_owned(), e));
-        if !real(&path)?.starts_with(real(self.folder)?) {
+        let path = real(&self.folder.join(location))?;
+        if !path.starts_with(real(self.folder)?) {
             return Err(Denied::Outside);
         }
-        let open = || {
-            let file = File::open(&path)?;
-            let length = file.metadata()?.len();
-            Ok((file, length))
-        };
-        let (file, length) = open().map_err(|e| Denied::Io(path.clone(), e))?;
-        Ok(Data { file, path, length, left: length })
+        Ok(match self.files.entry(path) {
+            Entry::Occupied(open) => open.into_mut(),
+            Entry::Vacant(new) => {
+                let path = new.key().clone();
+                let open = || {
+                    let file = overmask::fs::open(&path)?;
+                    let length = file.metadata()?.len();
+                    Ok((file, length))
+                };
+                let (file, length) = open().map_err(|e| Denied::Io(path.clone(), e))?;
+                new.insert(Data { file, path, length, left: length })
+            }
+        })
     }
 }
 

@@ -23,6 +23,9 @@ pub fn pool(b: &mut GraphBuilder, pooling: Pooling, width: usize) -> String {
             let kept = b.op("Mul", &[states, &mask], &[]);
             let sum = b.op("ReduceSum", &[&kept, &along], &[("keepdims", 0i64.into())]);
             let count = b.op("ReduceSum", &[&mask, &along], &[("keepdims", 0i64.into())]);
+            // Of a row that is padding alone: 0, not 0 / 0.
+            let one = b.float(1.0);
+            let count = b.op("Max", &[&count, &one], &[]);
             b.op("Div", &[&sum, &count], &[])
         }
         Pooling::Cls => {

@@ -1,13 +1,13 @@
 //! The masks of a task, in panel order.
 
+use std::borrow::Cow;
 use std::ops::Range;
-use std::path::Path;
 
 use overmask_kernels::{Element, PanelMask, Units};
 use sha2::{Digest, Sha256};
 
 use crate::base::Base;
-use crate::derived::{Derived, Name};
+use crate::derived::{Derived, DerivedError, DerivedFile, Directory};
 use crate::mask::Granularity;
 use crate::pack::{NamedMask, PackFile};
 
@@ -23,34 +23,24 @@ type Packed = Option<(Granularity, Range<usize>)>;
 impl TaskMasks {
     /// Packs masks that fit the base; a tensor without one keeps everything.
     pub(super) fn new(base: &Base, masks: &[NamedMask]) -> Self {
-        let of_tensor = |tensor: &str| masks.iter().find(|named| named.tensor == tensor).map(|named| &named.mask);
-        let (tensors, len) = layout(base, |tensor| of_tensor(tensor).map(|mask| mask.granularity()));
-        let mut words = vec![0; len];
-        for (tensor, packed) in base.manifest().maskable.iter().zip(&tensors) {
-            if let Some((mask, (_, range))) = of_tensor(&tensor.name).zip(packed.clone()) {
-                let (outputs, inputs, block) = (mask.outputs(), mask.inputs(), mask.granularity().block());
-                PanelMask::pack::<f32>(&Units { outputs, inputs, block, bits: mask.as_bytes() }, &mut words[range]);
-            }
-        }
+        let (tensors, words) = pack(base, masks);
         TaskMasks { words: Derived::Memory(words), tensors }
     }
 
-    /// What an earlier process kept of a pack that fits the base.
-    pub(super) fn recall(base: &Base, key: &[u8; 32], directory: Option<&Path>, pack: &PackFile) -> Option<Self> {
-        let document = pack.document();
-        let is_masked = |tensor: &str| document.masks.iter().any(|entry| entry.tensor == tensor);
-        let (tensors, len) = layout(base, |tensor| is_masked(tensor).then_some(document.granularity));
-        let words = name(key, directory, pack)?.find_checked(len)?;
-        Some(TaskMasks { words, tensors })
-    }
-
-    /// Keeps what was packed for the processes that come.
-    pub(super) fn keep(&mut self, key: &[u8; 32], directory: Option<&Path>, pack: &PackFile) {
-        if let Derived::Memory(words) = &mut self.words
-            && let Some(name) = name(key, directory, pack)
-        {
-            self.words = name.make(std::mem::take(words));
-        }
+    /// The masks of a pack that fits the base: what an earlier process kept in its file, else what `masks` gives,
+    /// which is told whether it is going to be kept.
+    ///
+    /// # Errors
+    /// What `masks` returns.
+    pub(super) fn find_or_make<'a, E>(
+        base: &Base,
+        file: &PackFile,
+        kept: &DerivedFile,
+        masks: impl FnOnce(bool) -> Result<Cow<'a, [NamedMask]>, E>,
+    ) -> Result<Self, E> {
+        let (tensors, len) = layout_of(base, file);
+        let words = kept.find_or_make(len, |is_kept| Ok(pack(base, &masks(is_kept)?).1))?;
+        Ok(TaskMasks { words, tensors })
     }
 
     /// The mask of the maskable tensor with this place in the manifest's list.
@@ -59,6 +49,20 @@ impl TaskMasks {
             PanelMask::packed::<f32>(granularity.block(), &self.words[range.clone()])
         })
     }
+}
+
+/// Where the words of each mask are, and the words.
+fn pack(base: &Base, masks: &[NamedMask]) -> (Vec<Packed>, Vec<u32>) {
+    let of_tensor = |tensor: &str| masks.iter().find(|named| named.tensor == tensor).map(|named| &named.mask);
+    let (tensors, len) = layout(base, |tensor| of_tensor(tensor).map(|mask| mask.granularity()));
+    let mut words = vec![0; len];
+    for (tensor, packed) in base.manifest().maskable.iter().zip(&tensors) {
+        if let Some((mask, (_, range))) = of_tensor(&tensor.name).zip(packed.clone()) {
+            let (outputs, inputs, block) = (mask.outputs(), mask.inputs(), mask.granularity().block());
+            PanelMask::pack::<f32>(&Units { outputs, inputs, block, bits: mask.as_bytes() }, &mut words[range]);
+        }
+    }
+    (tensors, words)
 }
 
 /// Where the words of each mask are, and how many there are in all.
@@ -73,10 +77,26 @@ fn layout(base: &Base, granularity: impl Fn(&str) -> Option<Granularity>) -> (Ve
     (of_tensor.collect(), next)
 }
 
-/// The file of a pack's masks for a base.
-fn name(key: &[u8; 32], directory: Option<&Path>, pack: &PackFile) -> Option<Name> {
-    let key = Sha256::new().chain_update(key).chain_update(pack.digest()).finalize();
-    Name::new(directory, f32::MASKS, key.into())
+/// The same for the masks that a pack's document names.
+fn layout_of(base: &Base, file: &PackFile) -> (Vec<Packed>, usize) {
+    let document = file.document();
+    let is_masked = |tensor: &str| document.masks.iter().any(|entry| entry.tensor == tensor);
+    layout(base, |tensor| is_masked(tensor).then_some(document.granularity))
+}
+
+/// The file in which a pack's masks are kept, for a base with this key.
+pub(super) fn kept(directory: &Directory, base: &[u8; 32], file: &PackFile) -> DerivedFile {
+    let key = Sha256::new().chain_update(base).chain_update(file.digest()).finalize();
+    DerivedFile::new(directory, f32::MASKS, key.into())
+}
+
+/// Compares what is kept of a pack with its masks; returns whether anything is.
+///
+/// # Errors
+/// When it is not the same; the file is removed.
+pub(super) fn verify(base: &Base, masks: &[NamedMask], kept: &DerivedFile) -> Result<bool, DerivedError> {
+    let words = pack(base, masks).1;
+    kept.find(words.len()).map_or(Ok(false), |found| kept.verify(&found, &words).map(|()| true))
 }
 
 #[cfg(test)]

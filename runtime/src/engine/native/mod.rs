@@ -16,7 +16,6 @@ mod pass;
 mod pool;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 pub use overmask_kernels::Isa;
@@ -29,6 +28,8 @@ use self::pass::Pass;
 use self::pool::Pool;
 use super::{Changes, Engine, EngineError, EngineInfo, EngineKind, EngineOptions, Hidden, TaskId, TaskIds, TokenBatch};
 use crate::base::{Base, Precision};
+use crate::derived::Directory;
+use crate::pack::{NamedMask, PackFile};
 
 /// An encoder on our own kernels.
 pub struct NativeEngine {
@@ -39,7 +40,7 @@ pub struct NativeEngine {
     tasks: RwLock<BTreeMap<TaskId, Arc<Task>>>,
     ids: TaskIds,
     /// Where derived files are, if they are kept.
-    directory: Option<PathBuf>,
+    directory: Option<Directory>,
 }
 
 /// What a task changes.
@@ -57,10 +58,11 @@ impl NativeEngine {
     pub fn new(base: Arc<Base>, options: &EngineOptions) -> Result<Self, EngineError> {
         let isa = options.isa.unwrap_or_else(Isa::best);
         let directory = options.derived.clone();
-        let model = Arc::new(Model::new(&base, directory.as_deref())?);
+        let model = Arc::new(Model::new(&base, directory.as_ref())?);
         let all = || std::thread::available_parallelism().map_or(1, usize::from);
         let threads = options.threads.unwrap_or_else(all).max(1);
-        let pool = Pool::new(threads).map_err(unavailable)?;
+        let no_threads = |error| unavailable(format!("{threads} threads cannot be started: {error}; ask for fewer"));
+        let pool = Pool::new(threads).map_err(no_threads)?;
         log::debug!("native engine: {isa}, {threads} threads");
         Ok(NativeEngine { base, model, isa, pool, tasks: RwLock::default(), ids: TaskIds::default(), directory })
     }
@@ -100,29 +102,42 @@ impl NativeEngine {
         self.tasks().get(&task).cloned().ok_or(EngineError::NoTask(task))
     }
 
+    /// Compares the derived file of the base, if it has one, with what the base gives now; returns whether it has.
+    ///
+    /// # Errors
+    /// When it is not the same: it was changed on purpose, as damage is found when it is mapped. The file is removed,
+    /// and this engine should not be used any more.
+    pub fn verify_base(&self) -> Result<bool, EngineError> {
+        self.model.packed.verify(&self.base)
+    }
+
+    /// The same for the derived file of a pack, with its masks decoded for the base.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn verify_pack(&self, file: &PackFile, masks: &[NamedMask]) -> Result<bool, EngineError> {
+        let Some(directory) = &self.directory else { return Ok(false) };
+        Ok(masks::verify(&self.base, masks, &masks::kept(directory, self.model.packed.key(), file))?)
+    }
+
     /// A task's masks: as an earlier process has kept them, or packed anew, and kept where they come from a
     /// file.
     fn masks(&self, changes: Changes<'_>) -> Result<TaskMasks, EngineError> {
-        let (key, directory) = (self.model.packed.key(), self.directory.as_deref());
-        let file = match changes {
-            Changes::File(file) => Some(file),
-            Changes::Decoded { .. } => None,
-        };
-        if let Some(file) = file {
-            // What was kept is of a pack that fitted this base.
-            file.check_base(&self.base)?;
-            if let Some(masks) = TaskMasks::recall(&self.base, key, directory, file) {
-                return Ok(masks);
+        let decode = |is_kept| {
+            if is_kept {
+                // Masks are decoded with the base's weights: only those of a sound one outlive this process.
+                self.base.verify_once()?;
             }
-        }
-        let masks = changes.masks(&self.base)?;
-        super::check_changes(&self.base, &masks, changes.deltas())?;
-        let mut masks = TaskMasks::new(&self.base, &masks);
-        // Masks are decoded with the base's weights: only those of a sound one outlive this process.
-        if let Some(file) = file.filter(|_| directory.is_some() && is_sound(&self.base)) {
-            masks.keep(key, directory, file);
-        }
-        Ok(masks)
+            let masks = changes.masks(&self.base)?;
+            super::check_changes(&self.base, &masks, changes.deltas())?;
+            Ok::<_, EngineError>(masks)
+        };
+        let (Changes::File(file), Some(directory)) = (changes, &self.directory) else {
+            return Ok(TaskMasks::new(&self.base, &decode(false)?));
+        };
+        // What was kept is of a pack that fitted this base.
+        file.check_base(&self.base)?;
+        TaskMasks::find_or_make(&self.base, file, &masks::kept(directory, self.model.packed.key(), file), decode)
     }
 
     fn run_one(&self, task: TaskId, texts: &TokenBatch, budget: Option<&Budget>) -> Result<Hidden, EngineError> {
@@ -160,15 +175,6 @@ impl Engine for NativeEngine {
     fn encode(&self, task: TaskId, texts: &TokenBatch) -> Result<Hidden, EngineError> {
         self.run_one(task, texts, None)
     }
-}
-
-/// Whether a base is what its manifest says, so that what is made of it may be kept.
-fn is_sound(base: &Base) -> bool {
-    let found = base.verify();
-    if let Err(error) = &found {
-        log::warn!("{error}; what is made of this base is not kept");
-    }
-    found.is_ok()
 }
 
 fn unavailable(error: impl std::fmt::Display) -> EngineError {

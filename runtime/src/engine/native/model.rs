@@ -1,6 +1,5 @@
 //! A base's weights as the forward pass reads them.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use overmask_kernels::{NR, Panels, Row};
@@ -8,6 +7,7 @@ use overmask_kernels::{NR, Panels, Row};
 use super::packed::Packed;
 use crate::base::Base;
 use crate::base::family::bert::{self, Names, Sizes};
+use crate::derived::Directory;
 use crate::engine::EngineError;
 use crate::pack::Delta;
 
@@ -92,7 +92,7 @@ impl Model {
     ///
     /// # Errors
     /// When the base is of another kind.
-    pub(super) fn new(base: &Base, directory: Option<&Path>) -> Result<Self, EngineError> {
+    pub(super) fn new(base: &Base, directory: Option<&Directory>) -> Result<Self, EngineError> {
         // First, so that nothing is packed of a base that is of no use.
         let (names, sizes) = known(base)?;
         let packed = Arc::new(Packed::open(base, directory)?);

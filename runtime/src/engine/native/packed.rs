@@ -1,12 +1,11 @@
 //! The base's maskable weights in panels.
 
-use std::path::Path;
-
 use overmask_kernels::{Element, Panels};
 use sha2::{Digest, Sha256};
 
 use crate::base::{Base, BaseError};
-use crate::derived::{Derived, Name};
+use crate::derived::{Derived, DerivedFile, Directory};
+use crate::engine::EngineError;
 
 /// The weights of a base in panels, one tensor after the other in the manifest's order.
 pub(super) struct Packed {
@@ -15,24 +14,44 @@ pub(super) struct Packed {
     starts: Vec<usize>,
     /// What they were made from.
     key: [u8; 32],
+    /// Where they are kept, if they are.
+    file: Option<DerivedFile>,
 }
 
 impl Packed {
     /// Maps the derived file of a base, or makes it.
     ///
     /// # Errors
-    /// When the base cannot be read.
-    pub(super) fn open(base: &Base, directory: Option<&Path>) -> Result<Self, BaseError> {
+    /// When the base cannot be read, or is not what its digests say where the file is made.
+    pub(super) fn open(base: &Base, directory: Option<&Directory>) -> Result<Self, BaseError> {
         let (starts, key) = (starts(base), key(base));
-        let name = Name::new(directory, f32::PANELS, key);
-        let len = starts.last().copied().unwrap_or(0);
-        let values = match (name.as_ref().and_then(|name| name.find(len)), name) {
-            (Some(values), _) => values,
-            // The file outlives a damaged base: it is made of a sound one only.
-            (None, Some(name)) if super::is_sound(base) => name.make(pack(base, &starts)?),
-            (None, _) => Derived::Memory(pack(base, &starts)?),
+        let file = directory.map(|directory| DerivedFile::new(directory, f32::PANELS, key));
+        let make = |is_kept| {
+            if is_kept {
+                // The file outlives a damaged base: it is made of a sound one only.
+                base.verify_once()?;
+            }
+            pack(base, &starts)
         };
-        Ok(Packed { values, starts, key })
+        let len = starts.last().copied().unwrap_or(0);
+        let values = match &file {
+            Some(file) => file.find_or_make(len, make)?,
+            None => Derived::Memory(make(false)?),
+        };
+        Ok(Packed { values, starts, key, file })
+    }
+
+    /// Compares what was mapped with what the base gives now; returns whether there was anything to compare.
+    ///
+    /// # Errors
+    /// When it is not the same; the file is removed.
+    pub(super) fn verify(&self, base: &Base) -> Result<bool, EngineError> {
+        match (&self.file, &self.values) {
+            (Some(file), Derived::Mapped(_)) => {
+                file.verify(&self.values, &pack(base, &self.starts)?).map(|()| true).map_err(EngineError::from)
+            }
+            _ => Ok(false),
+        }
     }
 
     /// The panels of the tensor with this place in the manifest's list.
@@ -85,13 +104,14 @@ mod tests {
         crate::base::tests::bundle(dir.path());
         let base = Base::open(dir.path()).unwrap();
         let cache = dir.path().join("cache/overmask");
+        let directory = Directory::open(&cache).unwrap();
         let memory = Packed::open(&base, None).unwrap();
         assert!(matches!(memory.values, Derived::Memory(_)));
         assert_eq!(memory.tensor(0)[..4], [0.0, 4.0, 8.0, 0.0], "input 0 of the three outputs");
-        let first = Packed::open(&base, Some(&cache)).unwrap();
+        let first = Packed::open(&base, Some(&directory)).unwrap();
         let file = std::fs::read_dir(&cache).unwrap().next().unwrap().unwrap().path();
         let made = std::fs::metadata(&file).unwrap().modified().unwrap();
-        let again = Packed::open(&base, Some(&cache)).unwrap();
+        let again = Packed::open(&base, Some(&directory)).unwrap();
         assert_eq!(std::fs::metadata(&file).unwrap().modified().unwrap(), made);
         for packed in [&first, &again] {
             assert!(matches!(packed.values, Derived::Mapped(_)));

@@ -41,7 +41,7 @@ fn an_operator_without_a_gradient_is_named_and_the_base_runs() {
 #[test]
 fn what_is_no_text_encoder_is_refused_with_a_reason() {
     type Change = fn(&mut ModelProto);
-    let cases: [(Change, &str); 14] = [
+    let cases: [(Change, &str); 15] = [
         (|m| m.opset_import[0].version = 10, "`opset_import`: is 10"),
         (|m| m.opset_import.clear(), "operator set is missing"),
         (|m| m.functions.push(Vec::new()), "`functions`"),
@@ -62,6 +62,10 @@ fn what_is_no_text_encoder_is_refused_with_a_reason() {
         (|m| graph(m).initializer[3].dims = vec![-1], "tensor `embeddings.LayerNorm.weight`: shape [-1]"),
         (|m| graph(m).initializer[3].dims = vec![1 << 60, 1 << 60], "shape [1152921504606846976"),
         (|m| graph(m).initializer[3].dims = vec![17], "has 64 bytes, shape [17] takes 68"),
+        (
+            |m| graph(m).initializer[3].raw_data[20..24].copy_from_slice(&f32::NAN.to_le_bytes()),
+            "tensor `embeddings.LayerNorm.weight`: the value at [5] is NaN",
+        ),
         (|m| graph(m).input.retain(|i| i.name != "attention_mask"), "reads `attention_mask`, which nothing"),
         (|m| graph(m).output.retain(|o| o.name == "pooler_output"), "has three axes; name"),
         (
@@ -80,7 +84,8 @@ fn what_is_no_text_encoder_is_refused_with_a_reason() {
         graph(m).input[0] = ValueInfoProto::fixed("input_ids", data_type::INT64, &dims);
     };
     let other: Change = |m| normal::rename(graph(m), "token_type_ids", "position_ids");
-    for (change, said) in [(fixed, "dynamic batch and sequence"), (other, "input `position_ids`")] {
+    for (change, said) in [(fixed, "has the fixed size 1; export with dynamic batch"), (other, "input `position_ids`")]
+    {
         let (_dir, path) = changed("bert-torchscript.onnx", change);
         assert!(refused(&path, &options()).to_string().contains(said), "{said}");
     }
@@ -156,15 +161,25 @@ fn external_data_stay_in_the_models_folder() {
     assert!(refuse(&[("offset", "18446744073709551615")]).to_string().contains("is it complete?"));
     assert!(refuse(&[("offset", "x")]).to_string().contains("`offset` is no number"));
     assert!(refuse(&[("length", "4")]).to_string().contains("has 4 bytes in"));
-    // Many tensors of the same bytes would take more memory than there are bytes.
-    let (dir, path) = changed(name, |m| {
-        let first = graph(m).initializer[0].clone();
-        for i in 0..9 {
-            graph(m).initializer.push(TensorProto { name: format!("again{i}"), ..first.clone() });
-        }
-    });
-    fs::copy(export("prenorm-dynamo.onnx.data"), dir.path().join("prenorm-dynamo.onnx.data")).unwrap();
-    assert!(refused(&path, &options()).to_string().contains("overlaps others"));
+    // Many tensors of the same bytes would take more memory than there are bytes, however the file is spelt.
+    for (step, file) in [("", name), ("./", name), ("./", "link")] {
+        let (dir, path) = changed(name, |m| {
+            let first = graph(m).initializer[0].clone();
+            for i in 0..9 {
+                let mut again = TensorProto { name: format!("again{i}"), ..first.clone() };
+                let location = again.external_data.iter_mut().find(|e| e.key == "location").unwrap();
+                location.value = format!("{}{}.data", step.repeat(i), file);
+                graph(m).initializer.push(again);
+            }
+        });
+        let data = dir.path().join(format!("{name}.data"));
+        fs::copy(export("prenorm-dynamo.onnx.data"), &data).unwrap();
+        #[cfg(unix)]
+        std::os::unix::fs::symlink(&data, dir.path().join("link.data")).unwrap();
+        #[cfg(not(unix))]
+        fs::hard_link(&data, dir.path().join("link.data")).unwrap();
+        assert!(refused(&path, &options()).to_string().contains("overlaps others"), "{step}{file}");
+    }
 }
 
 #[test]
@@ -229,4 +244,23 @@ fn newer_operators_are_taken_apart_or_refused() {
     b.input("x", data_type::FLOAT, &["n", "4", "4"]);
     b.node("Softmax", &["x"], &["y"], &[]);
     assert!(opset::convert(graph_of(b), 11).unwrap_err().reason.contains("operator set 13 or newer"));
+}
+
+/// As many look-ups as nodes before them: to follow each back by itself would take hours.
+#[test]
+fn sizes_are_found_in_one_pass() {
+    let mut b = GraphBuilder::new("g");
+    b.input("input_ids", data_type::INT64, &["batch", "sequence"]);
+    let one = b.shape(&[1]);
+    b.op("Gather", &["table", "input_ids"], &[]);
+    let mut at = "input_ids".to_owned();
+    for _ in 0..20_000 {
+        at = b.op("Add", &[&at, &one], &[]);
+        b.op("Gather", &["table", &at], &[]);
+    }
+    let mut graph = graph_of(b);
+    let table =
+        TensorProto { name: "table".into(), dims: vec![100, 4], data_type: data_type::FLOAT, ..Default::default() };
+    graph.initializer.push(table);
+    assert_eq!((sizes::vocabulary(&graph).unwrap(), sizes::positions(&graph, None).unwrap()), (100, 99));
 }

@@ -61,6 +61,7 @@ impl Parts {
             variant: Precision::F32,
             digests: names.map(|name| (name.to_owned(), "1".repeat(64))).into(),
             tokenizer_sha256: "1".repeat(64),
+            pooling: None,
             licence: "none".into(),
             source: "test".into(),
         };
