@@ -215,8 +215,8 @@ fn columns_and_delimiters_are_those_that_are_named() {
     // What looks like a slip is told, and learnt as it is.
     let slips = |i: usize| match i {
         7 => "lone",
-        i if i % 3 == 0 => "\"Sport\"",
-        i if i % 2 == 0 => "\"sport\"",
+        i if i.is_multiple_of(3) => "\"Sport\"",
+        i if i.is_multiple_of(2) => "\"sport\"",
         _ => "other",
     };
     place.write("slips.tsv", &rows("\t", &slips));
