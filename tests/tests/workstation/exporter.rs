@@ -191,7 +191,7 @@ fn columns_and_delimiters_are_those_that_are_named() {
         let header = ["id", "Satz", "Art"].join(delimiter);
         (header + "\n" + &(0..40).map(row).collect::<String>()).into_bytes()
     };
-    let up_or_down = |i: usize| if i % 2 == 0 { "True" } else { "false" };
+    let up_or_down = |i: usize| if i.is_multiple_of(2) { "True" } else { "false" };
     place.write("semicolons.csv", &rows(";", &up_or_down));
     place.write("tabs.tsv", &rows("\t", &up_or_down));
     let columns = ["--text-column", "Satz", "--label-column", "art"];
