@@ -428,7 +428,11 @@ fn files_that_do_not_fit_or_are_damaged_have_codes_of_their_own() {
     fs::write(other.join("config.json"), b"{}").unwrap();
     let out = place.path("out/base");
     failed(&ran(export(&["import", "hf"]).arg(&other).arg("-o").arg(&out)), 4, &["config.json", "model_type"]);
-    failed(&ran(export(&["import", "hf"]).arg(place.path("absent")).arg("-o").arg(&out)), 3, &["config.json"]);
+    failed(
+        &ran(export(&["import", "hf"]).arg(place.path("absent")).arg("-o").arg(&out)),
+        3,
+        &["cannot read", "absent"],
+    );
 
     let manifest = format!(
         "name = 'x'\nkind = 'base'\nabout = 'a'\nlicence = 'l'\nsources = []\n\
