@@ -257,7 +257,7 @@ mod tests {
         for (point, (path, pack)) in found.points.iter().zip(&packs) {
             let alone =
                 crate::evaluate::evaluate(&base, pack.clone(), &data, Arc::clone(&engine), &mut |_| ()).unwrap();
-            assert_eq!((point.metric, &point.pack), (alone.card.main(), path));
+            assert_eq!((point.metric, &point.pack), (alone.card.main(), &path.display().to_string()));
             // All are of one task, whatever they are called.
             assert_eq!((point.task.as_str(), point.sparsity), ("trec", pack.document.sparsity));
         }
