@@ -405,8 +405,8 @@ fn nothing_that_is_quoted_drives_a_terminal() {
         failed(&got, 3, &["cannot read", "2J b"]);
         assert_eq!(got.stderr.find(odd), None, "{got:?}");
     }
-    let got = ran(overmask(&["run", "--engine"]).arg(name));
-    failed(&got, 2, &["invalid UTF-8"]);
+    let got = ran(&mut overmask(&["run", "--engine", "a\u{1b}[2J\u{9b}2J\u{202e}"]));
+    failed(&got, 2, &["invalid value"]);
     assert_eq!(got.stderr.find(odd), None, "{got:?}");
 }
 
