@@ -111,8 +111,10 @@ impl Scale {
         let (low, high) = extent(values)?;
         // A single value gets an axis too, and one that hardly changes is not blown up.
         let part = if low < high { 0.01 } else { 0.05 };
-        let least = if unit == Unit::Percent { 0.01 } else { low.abs().max(high.abs()) * part };
-        let room = ((high - low) * 0.08).max(least).max(1e-9);
+        let size = low.abs().max(high.abs());
+        let least = if unit == Unit::Percent { 0.01 } else { size * part };
+        // Room that is lost beside a very large number is none.
+        let room = ((high - low) * 0.08).max(least).max(1e-9 * size.max(1.0));
         let range = (low - room)..(high + room);
         // Nothing of what is shared out or counted is below 0, and no share above 1.
         let floor = if low >= 0.0 { 0.0 } else { f64::NEG_INFINITY };
@@ -204,6 +206,9 @@ mod tests {
         let axis = Scale::linear([0.0, 120.0].into_iter(), Unit::Plain).unwrap();
         assert_eq!(axis.labels, ["0", "20", "40", "60", "80", "100", "120"]);
         assert!(axis.label(40.0) == "40" && axis.label(41.0).is_empty());
+        // A share that is none has room around it as well.
+        let axis = Scale::linear([-6e14].into_iter(), Unit::Percent).unwrap();
+        assert!(axis.range.contains(&-6e14) && axis.range.start < -6e14);
     }
 
     #[test]

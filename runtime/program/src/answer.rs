@@ -160,10 +160,12 @@ impl<'a> Row<'a> {
                 out.line(&format!("{name}{}\t{}\t{text}", labels.join(","), scores.join(",")))
             }
             Said::Value { value } => out.line(&format!("{name}{value:.4}\t{text}")),
-            Said::Tags { spans, .. } => spans.iter().try_for_each(|Found { label, score, start, end, text, .. }| {
-                let (line, label, text) = (self.line, printable(label), printable(text));
-                out.line(&format!("{name}{line}\t{label}\t{score:.4}\t{start}\t{end}\t{text}"))
-            }),
+            Said::Tags { spans, .. } => {
+                spans.iter().try_for_each(|Found { label, score, start, end, text, .. }| {
+                    let (line, label, text) = (self.line, printable(label), printable(text));
+                    out.line(&format!("{name}{line}\t{label}\t{score:.4}\t{start}\t{end}\t{text}"))
+                })
+            }
             Said::Other { answer } => out.line(&format!("{name}{}\t{text}", printable(&answer))),
         }
     }

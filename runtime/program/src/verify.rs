@@ -173,7 +173,7 @@ fn print(report: &Report<'_>, out: &mut Output) -> anyhow::Result<()> {
     out.line("  base       digests and identity match")?;
     out.line("  pack       structure and checksum are valid, made for this base")?;
     if golden.derived_files > 0 {
-        out.line(&format!("  derived    {} files hold what base and pack give", golden.derived_files))?;
+        out.line(&format!("  derived    {} checked, as base and pack give them", golden.derived_files))?;
     }
     let (texts, difference) = (golden.golden_texts, golden.golden_max_difference);
     let tolerance = format!("tolerance {:.0e}", golden.golden_tolerance);

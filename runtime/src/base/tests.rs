@@ -39,7 +39,7 @@ pub(crate) fn bundle(dir: &Path) -> BaseManifest {
     manifest
 }
 
-fn write_manifest(dir: &Path, manifest: &BaseManifest) {
+pub(crate) fn write_manifest(dir: &Path, manifest: &BaseManifest) {
     std::fs::write(dir.join(file::MANIFEST), serde_json::to_vec(manifest).unwrap()).unwrap();
 }
 

@@ -229,14 +229,18 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::base::file;
-    use crate::base::tests::bundle;
+    use crate::base::tests::{bundle, write_manifest};
+    use crate::fs::file_digest;
 
     /// The tokenizer of a base of 10 tokens and 16 positions, with these settings in its file, and the base.
     fn open(settings: Value) -> (Base, Result<Tokenizer, TaskError>) {
         let dir = tempfile::tempdir().unwrap();
-        bundle(dir.path());
-        std::fs::write(dir.path().join(file::TOKENIZER), settings.to_string()).unwrap();
+        let mut manifest = bundle(dir.path());
+        let path = dir.path().join(file::TOKENIZER);
+        std::fs::write(&path, settings.to_string()).unwrap();
+        manifest.tokenizer_sha256 = file_digest(&path).unwrap();
+        manifest.digests.insert(file::TOKENIZER.to_owned(), manifest.tokenizer_sha256.clone());
+        write_manifest(dir.path(), &manifest);
         let base = Base::open(dir.path()).unwrap();
         let tokenizer = Tokenizer::open(&base);
         (base, tokenizer)

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use overmask::base::{Base, Precision, TensorBytes, write_weights};
 use overmask::engine::{Changes, Device, Engine, EngineError, EngineKind, EngineOptions, Plan, TaskId, TokenBatch};
+use overmask::fs::file_digest;
 use overmask::mask::Granularity;
 use overmask::pack::{Delta, FloatType, Golden, Input, Pack, Pooling, TaskKind};
 use overmask::task::{Prediction, Runner, TaskError, Tokenizer};
@@ -335,10 +336,6 @@ fn a_mask_does_what_zeros_in_the_file_do() {
     for file in ["model.onnx", "tokenizer.json"] {
         std::fs::copy(base_dir().join(file), dir.path().join(file)).unwrap();
     }
-    // Other weights are another base: what engines derive from one must not serve the other.
-    let mut manifest = base.manifest().clone();
-    manifest.base_id = "0".repeat(64);
-    std::fs::write(dir.path().join("base.json"), serde_json::to_vec(&manifest).unwrap()).unwrap();
     // The tensors in the order and at the places that the graph's external data name.
     let model = overmask_graph::read_model(&base.model_path()).unwrap();
     let mut tensors: Vec<(u64, String, Vec<usize>, Vec<u8>)> = Vec::new();
@@ -358,6 +355,12 @@ fn a_mask_does_what_zeros_in_the_file_do() {
     let mut file = std::fs::File::create(dir.path().join("model.safetensors")).unwrap();
     let offsets = write_weights(&mut file, &list).unwrap();
     assert!(tensors.iter().all(|(offset, name, ..)| offsets[name] == *offset));
+    // Other weights are another base: what engines derive from one must not serve the other.
+    let mut manifest = base.manifest().clone();
+    let digest = file_digest(&dir.path().join("model.safetensors")).unwrap();
+    manifest.digests.insert("model.safetensors".to_owned(), digest);
+    manifest.base_id = manifest.identity(list.iter().map(|(name, shape, bytes)| ((*name).to_owned(), *shape, *bytes)));
+    std::fs::write(dir.path().join("base.json"), serde_json::to_vec(&manifest).unwrap()).unwrap();
 
     let masked_base = Arc::new(Base::open(dir.path()).unwrap());
     let text = batch(&["Who wrote Hamlet?"]);

@@ -191,7 +191,7 @@ fn columns_and_delimiters_are_those_that_are_named() {
         let header = ["id", "Satz", "Art"].join(delimiter);
         (header + "\n" + &(0..40).map(row).collect::<String>()).into_bytes()
     };
-    let up_or_down = |i: usize| if i % 2 == 0 { "True" } else { "false" };
+    let up_or_down = |i: usize| if i.is_multiple_of(2) { "True" } else { "false" };
     place.write("semicolons.csv", &rows(";", &up_or_down));
     place.write("tabs.tsv", &rows("\t", &up_or_down));
     let columns = ["--text-column", "Satz", "--label-column", "art"];
@@ -215,8 +215,8 @@ fn columns_and_delimiters_are_those_that_are_named() {
     // What looks like a slip is told, and learnt as it is.
     let slips = |i: usize| match i {
         7 => "lone",
-        i if i % 3 == 0 => "\"Sport\"",
-        i if i % 2 == 0 => "\"sport\"",
+        i if i.is_multiple_of(3) => "\"Sport\"",
+        i if i.is_multiple_of(2) => "\"sport\"",
         _ => "other",
     };
     place.write("slips.tsv", &rows("\t", &slips));
@@ -428,7 +428,11 @@ fn files_that_do_not_fit_or_are_damaged_have_codes_of_their_own() {
     fs::write(other.join("config.json"), b"{}").unwrap();
     let out = place.path("out/base");
     failed(&ran(export(&["import", "hf"]).arg(&other).arg("-o").arg(&out)), 4, &["config.json", "model_type"]);
-    failed(&ran(export(&["import", "hf"]).arg(place.path("absent")).arg("-o").arg(&out)), 3, &["config.json"]);
+    failed(
+        &ran(export(&["import", "hf"]).arg(place.path("absent")).arg("-o").arg(&out)),
+        3,
+        &["cannot read", "absent"],
+    );
 
     let manifest = format!(
         "name = 'x'\nkind = 'base'\nabout = 'a'\nlicence = 'l'\nsources = []\n\
