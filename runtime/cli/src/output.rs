@@ -39,7 +39,7 @@ impl<W: Write> Output<W> {
         self.whole_line(columns.join("\t").into_bytes())
     }
 
-    /// One JSON object on a line of its own, which begins with its [`SCHEMA`] and in which
+    /// One JSON object on a line of its own, which begins with the version of its schema and in which
     /// [unprintable](is_unprintable) characters are escaped.
     ///
     /// # Errors

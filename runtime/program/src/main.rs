@@ -14,9 +14,7 @@ mod run;
 mod tests;
 mod verify;
 
-use std::path::PathBuf;
-
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use overmask_cli::help::{self, CompletionsArgs, ManArgs};
 use overmask_cli::{ENVIRONMENT, ExitCode, Messages, Output, Verbosity};
 
@@ -78,14 +76,6 @@ enum Command {
     /// Print the manual page, of the program or of a subcommand
     #[command(before_help = "Example:\n  overmask man run | man -l -", after_help = ExitCode::HELP)]
     Man(ManArgs),
-}
-
-/// The base that a command works on.
-#[derive(Debug, Args)]
-struct BaseArgs {
-    /// Directory of the base bundle
-    #[arg(long, value_name = "DIR")]
-    base: PathBuf,
 }
 
 fn main() -> std::process::ExitCode {

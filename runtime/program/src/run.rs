@@ -1,35 +1,24 @@
 //! `overmask run`: inputs in, answers out.
 
 use std::io::IsTerminal;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context;
 use clap::Args;
-use overmask::base::Base;
 use overmask::engine::{EngineInfo, TaskId};
 use overmask::task::{Reply, Runner, Task, TaskError};
-use overmask_cli::{CodedError, EngineArgs, ExitCode, Output};
+use overmask_cli::{CodedError, ExitCode, Output};
 
-use super::BaseArgs;
 use super::answer::{self, Known, Row};
 use super::given::Given;
 use super::input::{Line, Lines};
-use super::packs::{self, TrustArgs};
+use super::packs::{self, TaskArgs};
 
 /// Arguments of `overmask run`.
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
     #[command(flatten)]
-    base: BaseArgs,
-    /// A task's pack, a pack set, or one pack of a set (SET#NAME); give it again for more tasks,
-    /// which all stay loaded
-    #[arg(long = "pack", value_name = "FILE", required = true)]
-    packs: Vec<PathBuf>,
-    #[command(flatten)]
-    engine: EngineArgs,
-    #[command(flatten)]
-    trust: TrustArgs,
+    tasks: TaskArgs,
     /// Print one JSON object for each text and task
     #[arg(long)]
     json: bool,
@@ -49,12 +38,8 @@ pub(super) struct RunArgs {
 }
 
 pub(super) fn run(args: &RunArgs, out: &mut Output) -> anyhow::Result<()> {
-    // What can be wrong with the files is found before the engine starts, but for what only shows
-    // when masks are decoded.
-    let base = Arc::new(Base::open(&args.base.base)?);
-    let given = packs::read(&args.packs, &args.trust)?;
-    given.iter().try_for_each(|given| given.file.check_base(&base))?;
-    let runner = Runner::new(args.engine.start(&base)?, base)?;
+    let (base, given) = args.tasks.open()?;
+    let runner = Runner::new(args.tasks.engine.start(&base)?, base)?;
     let mut tasks = Vec::new();
     for packs::Given { path, file, .. } in given {
         let id = runner.add_file(file)?;
