@@ -7,6 +7,7 @@ use std::path::Path;
 use overmask::base::family::Family;
 use overmask::base::family::bert::{self as family, Names, Sizes};
 use overmask::base::{Architecture, Base};
+use overmask::fs::JsonBudget;
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use serde::Deserialize;
@@ -15,6 +16,9 @@ use super::bundle::{self, Parts, read};
 use super::{ImportError, bert};
 
 pub use super::Origin;
+
+/// What reading the JSON of one of a checkpoint's files may take in memory, but for the tokenizer.
+const MAX_JSON: u64 = 64 << 20;
 
 /// What of `config.json` decides the graph; the names are the file's.
 #[derive(Deserialize)]
@@ -68,6 +72,8 @@ pub fn import(dir: &Path, out: &Path, origin: &Origin) -> Result<Base, ImportErr
     };
     let checkpoint = dir.join("model.safetensors");
     let bytes = read(&checkpoint)?;
+    let costly = |source| ImportError::Json { path: checkpoint.clone(), source };
+    JsonBudget::new(MAX_JSON).take_header(&bytes).map_err(costly)?;
     let tensors =
         SafeTensors::deserialize(&bytes).map_err(|source| ImportError::Weights { path: checkpoint.clone(), source })?;
     let names = Names::of_checkpoint(tensors.names());
@@ -101,6 +107,7 @@ pub fn import(dir: &Path, out: &Path, origin: &Origin) -> Result<Base, ImportErr
 
 fn read_config(path: &Path) -> Result<Config, ImportError> {
     let text = read(path)?;
+    JsonBudget::new(MAX_JSON).take(&text).map_err(|source| ImportError::Json { path: path.to_owned(), source })?;
     let config: Config =
         serde_json::from_slice(&text).map_err(|source| ImportError::Config { path: path.to_owned(), source })?;
     let unsupported = |field, found: &str, supported| {
@@ -202,6 +209,20 @@ mod tests {
             assert!(error.to_string().contains(said), "{error}");
             assert_eq!(error.kind(), ErrorKind::CorruptFile);
             assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        }
+    }
+
+    #[test]
+    fn a_checkpoint_that_would_fill_the_memory_is_refused() {
+        let many = format!("[{}{{}}]", "{},".repeat(100_000));
+        let header = format!("{{\"x\":{many}}}");
+        let weights = [&(header.len() as u64).to_le_bytes(), header.as_bytes()].concat();
+        for (name, bytes) in [("config.json", many.as_bytes()), ("model.safetensors", &weights)] {
+            let (checkpoint, dir) = (changed("bert", "bert"), tempfile::tempdir().unwrap());
+            fs::write(checkpoint.path().join(name), bytes).unwrap();
+            let error = import(checkpoint.path(), &dir.path().join("base"), &Origin::default()).unwrap_err();
+            assert!(matches!(error, ImportError::Json { .. }), "{error}");
+            assert!(error.to_string().contains(name) && error.kind() == ErrorKind::CorruptFile, "{error}");
         }
     }
 
