@@ -8,6 +8,7 @@ use std::path::Path;
 use overmask::base::family::Family;
 use overmask::base::family::bert::{self as family, Names, Sizes};
 use overmask::base::{Architecture, Base, Pooling};
+use overmask::fs::JsonBudget;
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use serde::Deserialize;
@@ -18,6 +19,9 @@ use super::files::{self, need};
 use super::{ImportError, bert};
 
 pub use super::Origin;
+
+/// What reading the JSON of one of a checkpoint's files may take in memory, but for the tokenizer.
+const MAX_JSON: u64 = 64 << 20;
 
 /// Where sentence-transformers says how token vectors become one of the text.
 const POOLING: &str = "1_Pooling/config.json";
@@ -101,6 +105,8 @@ pub fn import(dir: &Path, out: &Path, origin: &Origin) -> Result<Imported, Impor
     let tokenizer = need(dir, files::TOKENIZER)?;
     let pooling = read_pooling(&dir.join(POOLING))?;
     let bytes = read(&checkpoint)?;
+    let costly = |source| ImportError::Json { path: checkpoint.clone(), source };
+    JsonBudget::new(MAX_JSON).take_header(&bytes).map_err(costly)?;
     let tensors =
         SafeTensors::deserialize(&bytes).map_err(|source| ImportError::Weights { path: checkpoint.clone(), source })?;
     let names = Names::of_checkpoint(tensors.names());
@@ -170,6 +176,7 @@ fn read_pooling(path: &Path) -> Result<Option<Result<Pooling, String>>, ImportEr
 
 fn read_config(path: &Path) -> Result<Config, ImportError> {
     let text = read(path)?;
+    JsonBudget::new(MAX_JSON).take(&text).map_err(|source| ImportError::Json { path: path.to_owned(), source })?;
     let wrong = |source| ImportError::Config { path: path.to_owned(), source };
     let Kind { model_type } = serde_json::from_slice(&text).map_err(wrong)?;
     let unsupported = |field, found: &str, supported| {
@@ -369,6 +376,20 @@ mod tests {
             let Imported { base, left_out, other_pooling } = imported(checkpoint.path());
             assert_eq!((base.manifest().pooling, other_pooling.as_deref()), (pooling, other), "{config}");
             assert!(left_out.contains(&"2_Dense".to_owned()), "{left_out:?}");
+        }
+    }
+
+    #[test]
+    fn a_checkpoint_that_would_fill_the_memory_is_refused() {
+        let many = format!("[{}{{}}]", "{},".repeat(100_000));
+        let header = format!("{{\"x\":{many}}}");
+        let weights = [&(header.len() as u64).to_le_bytes(), header.as_bytes()].concat();
+        for (name, bytes) in [("config.json", many.as_bytes()), ("model.safetensors", &weights)] {
+            let (checkpoint, dir) = (changed("bert", "bert"), tempfile::tempdir().unwrap());
+            fs::write(checkpoint.path().join(name), bytes).unwrap();
+            let error = import(checkpoint.path(), &dir.path().join("base"), &Origin::default()).unwrap_err();
+            assert!(matches!(error, ImportError::Json { .. }), "{error}");
+            assert!(error.to_string().contains(name) && error.kind() == ErrorKind::CorruptFile, "{error}");
         }
     }
 

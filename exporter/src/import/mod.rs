@@ -10,7 +10,7 @@ use std::error::Error;
 use std::path::PathBuf;
 
 use overmask::error::ErrorKind;
-use overmask::fs::StagedError;
+use overmask::fs::{OverBudget, StagedError};
 
 /// What the manifest says of the weights' origin.
 #[derive(Debug, Clone, Default)]
@@ -55,6 +55,14 @@ pub enum ImportError {
         path: PathBuf,
         /// Line, column and reason.
         source: serde_json::Error,
+    },
+    /// A file's JSON holds more values than that of any checkpoint.
+    #[error("{path}: {source}, more than that of any checkpoint; copy or download it again")]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// How much it may take.
+        source: OverBudget,
     },
     /// The model is of a kind that we cannot build.
     #[error("{path}: `{field}` is {found}; supported: {supported}")]

@@ -42,7 +42,7 @@ pub mod file {
 }
 
 /// What reading the JSON of one of a base's files may take in memory, but for the tokenizer.
-const MAX_JSON: usize = 64 << 20;
+const MAX_JSON: u64 = 64 << 20;
 
 /// What can be wrong with a base bundle.
 #[derive(Debug, thiserror::Error)]

@@ -6,8 +6,8 @@
 /// What may be spent on the JSON of one file, in bytes of memory.
 #[derive(Debug)]
 pub struct JsonBudget {
-    limit: usize,
-    left: usize,
+    limit: u64,
+    left: u64,
 }
 
 /// A JSON text takes more memory than it may.
@@ -15,12 +15,12 @@ pub struct JsonBudget {
 #[error("to read its JSON would take more than {} MiB of memory", .limit >> 20)]
 pub struct OverBudget {
     /// The most bytes of memory.
-    pub limit: usize,
+    pub limit: u64,
 }
 
 impl JsonBudget {
     /// A budget of so many bytes of memory.
-    pub fn new(limit: usize) -> Self {
+    pub fn new(limit: u64) -> Self {
         JsonBudget { limit, left: limit }
     }
 
@@ -49,8 +49,8 @@ impl JsonBudget {
 /// What parsing a text takes at most, whatever it is parsed into: strings a few times their length; for each `{`
 /// a map's first node (11 keys and values) and the list that serde keeps of a map's entries where it must look
 /// ahead; for each other mark a value in a list that grew to twice its length, or its share of a map's nodes.
-fn cost(text: &[u8]) -> usize {
-    let (mut cost, mut quoted, mut escaped) = (4 * text.len(), false, false);
+fn cost(text: &[u8]) -> u64 {
+    let (mut cost, mut quoted, mut escaped) = (4 * text.len() as u64, false, false);
     for byte in text {
         match byte {
             _ if escaped => escaped = false,
@@ -76,7 +76,7 @@ mod tests {
             (r#"{"a\"{":"b","c":[{}]}"#, 1024 + 2 * 256 + 256 + 256 + 1024),
         ];
         for (text, marks) in cases {
-            assert_eq!(cost(text.as_bytes()), 4 * text.len() + marks, "{text}");
+            assert_eq!(cost(text.as_bytes()), 4 * text.len() as u64 + marks, "{text}");
         }
     }
 

@@ -16,7 +16,7 @@ const MAX_HEADER: u64 = 4 << 20;
 
 /// What reading the JSON of a file may take in memory: of header and document, and of those of all packs that
 /// are read of a set.
-const MAX_JSON: usize = 64 << 20;
+const MAX_JSON: u64 = 64 << 20;
 
 /// Bytes of a checksum.
 pub(super) const CHECKSUM_BYTES: usize = 32;

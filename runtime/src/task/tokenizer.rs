@@ -16,7 +16,7 @@ use crate::pack::Input;
 const MAX_BYTES: u64 = 256 << 20;
 
 /// What reading it may take in memory: half of that is for the half million merges of the largest there are.
-const MAX_JSON: usize = 1 << 30;
+const MAX_JSON: u64 = 1 << 30;
 
 /// An input as the encoder reads it.
 #[derive(Debug, Clone, PartialEq, Eq)]
