@@ -9,6 +9,8 @@ mod given;
 mod input;
 mod inspect;
 mod packs;
+#[cfg(feature = "native")]
+mod prepare;
 mod run;
 #[cfg(test)]
 mod tests;
@@ -58,6 +60,13 @@ enum Command {
         after_help = ExitCode::HELP
     )]
     Verify(verify::VerifyArgs),
+    /// Make the derived files of a base and of packs ahead, for an image or a read-only device
+    #[cfg(feature = "native")]
+    #[command(
+        before_help = "Example:\n  overmask prepare --base base/ --pack trec.pack --derived image/var/cache/overmask",
+        after_help = ExitCode::HELP
+    )]
+    Prepare(prepare::PrepareArgs),
     /// Measure how fast a task runs here: passes, first result, task switch, memory
     ///
     /// With a second --pack, switching between the two is measured, else between two copies of the one.
@@ -95,6 +104,8 @@ fn execute(command: Command) -> anyhow::Result<()> {
         Command::Run(args) => run::run(&args, &mut out),
         Command::Inspect(args) => inspect::run(&args, &mut out),
         Command::Verify(args) => verify::run(&args, &mut out),
+        #[cfg(feature = "native")]
+        Command::Prepare(args) => prepare::run(&args, &mut out),
         Command::Bench(args) => bench::run(&args, &mut out),
         Command::Completions(args) => help::completions(&args, Cli::command(), &mut out),
         Command::Man(args) => help::man(&args, Cli::command(), &mut out),

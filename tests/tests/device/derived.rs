@@ -204,3 +204,50 @@ fn the_environment_is_text_and_in_the_help() {
         }
     }
 }
+
+#[test]
+fn what_is_prepared_is_what_a_first_start_makes_and_maps() {
+    let folder = folder();
+    let prepared = folder.dir.path().join("image/derived");
+    let prepare = |base: &Path, to: &Path| {
+        let mut command = program("overmask");
+        command.args(["prepare", "--json", "--base"]).arg(base).arg("--derived").arg(to);
+        ran(command.arg("--pack").arg(&folder.pack).env_remove("OVERMASK_CACHE"))
+    };
+    let got = prepare(&base_dir(), &prepared);
+    assert_eq!((got.code, got.stderr.as_str()), (0, ""));
+    let rows = json_lines(&got);
+    let first = folder.answer();
+    let content = |dir: &Path| {
+        let files = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());
+        let mut files: Vec<_> = files
+            .map(|file| (file.file_name(), fs::read(file.path()).unwrap(), file.metadata().unwrap().len()))
+            .collect();
+        files.sort();
+        files
+    };
+    let files = content(&prepared);
+    assert!(files == content(&folder.cache), "a start makes other files");
+    let told: Vec<_> = rows.iter().map(|row| (row["file"].as_str().unwrap(), row["bytes"].as_u64().unwrap())).collect();
+    assert_eq!(told.len(), 2);
+    for (path, bytes) in told {
+        assert!(files.iter().any(|(name, _, len)| prepared.join(name) == Path::new(path) && *len == bytes), "{path}");
+    }
+    // A device maps them, and writes nothing.
+    let made =
+        |dir: &Path| fs::read_dir(dir).unwrap().map(|e| e.unwrap().metadata().unwrap().modified().unwrap()).max();
+    let before = made(&prepared);
+    let got = ran(folder.run_on(&base_dir()).env("OVERMASK_CACHE", &prepared));
+    assert_eq!((got.code, &got.stdout, made(&prepared)), (0, &first, before));
+
+    // What is forged is removed and named; what cannot be written to is told.
+    let masks =
+        prepared.join(files.iter().find(|(name, ..)| name.to_str().unwrap().starts_with("masks")).unwrap().0.clone());
+    let mut bytes = fs::read(&masks).unwrap();
+    bytes[500] ^= 1;
+    fs::write(&masks, &bytes).unwrap();
+    failed(&prepare(&base_dir(), &prepared), 0, &["is damaged"]);
+    assert!(content(&prepared) == files);
+    failed(&prepare(&base_dir(), &folder.pack), 8, &["demo.pack"]);
+    failed(&prepare(folder.dir.path(), &prepared), 3, &["base.json"]);
+}

@@ -16,6 +16,7 @@ mod pass;
 mod pool;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 pub use overmask_kernels::Isa;
@@ -118,6 +119,17 @@ impl NativeEngine {
     pub fn verify_pack(&self, file: &PackFile, masks: &[NamedMask]) -> Result<bool, EngineError> {
         let Some(directory) = &self.directory else { return Ok(false) };
         Ok(masks::verify(&self.base, masks, &masks::kept(directory, self.model.packed.key(), file))?)
+    }
+
+    /// The derived file of the base, if such are kept, be it there or not.
+    pub fn derived_of_base(&self) -> Option<PathBuf> {
+        self.model.packed.path()
+    }
+
+    /// The derived file of a pack, likewise.
+    pub fn derived_of_pack(&self, file: &PackFile) -> Option<PathBuf> {
+        let directory = self.directory.as_ref()?;
+        Some(masks::kept(directory, self.model.packed.key(), file).path())
     }
 
     /// A task's masks: as an earlier process has kept them, or packed anew, and kept where they come from a

@@ -1,5 +1,7 @@
 //! The base's maskable weights in panels.
 
+use std::path::PathBuf;
+
 use overmask_kernels::{Element, Panels};
 use sha2::{Digest, Sha256};
 
@@ -52,6 +54,11 @@ impl Packed {
             }
             _ => Ok(false),
         }
+    }
+
+    /// The file that the values are kept in, if they are.
+    pub(super) fn path(&self) -> Option<PathBuf> {
+        self.file.as_ref().map(DerivedFile::path)
     }
 
     /// The panels of the tensor with this place in the manifest's list.
