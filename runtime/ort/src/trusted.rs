@@ -69,12 +69,12 @@ mod tests {
         mode(&dir, 0o755);
         mode(&file, 0o644);
         assert_eq!(objection(&file), None);
-        for open in [0o664, 0o646] {
+        for open in [0o666, 0o646] {
             mode(&file, open);
             says(&file, &real(&file));
         }
         mode(&file, 0o644);
-        for open in [0o775, 0o757, 0o1777] {
+        for open in [0o777, 0o757, 0o1777] {
             mode(&dir, open);
             says(&file, &real(&dir));
         }

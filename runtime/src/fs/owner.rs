@@ -19,12 +19,17 @@ pub fn of_another(found: &Metadata) -> Option<String> {
 }
 
 /// Whether others than its owner may write to it; in such words.
+///
+/// A group with the number of its owner, root apart, is that user's own, by the convention of systems that give each
+/// user one and let it write (umask 002).
 #[cfg(unix)]
 pub fn open_to_others(found: &Metadata) -> Option<String> {
     use std::os::unix::fs::MetadataExt;
 
     let mode = found.mode() & 0o7777;
-    (mode & 0o022 != 0)
+    let is_own_group = found.uid() != 0 && found.gid() == found.uid();
+    let others = if is_own_group { 0o002 } else { 0o022 };
+    (mode & others != 0)
         .then(|| format!("can be written by others than its owner (mode {mode:04o}; `chmod go-w` ends that)"))
 }
 
@@ -46,10 +51,12 @@ mod tests {
     #[test]
     fn what_others_may_write_to_is_not_trusted() {
         use std::fs::{Permissions, set_permissions};
-        use std::os::unix::fs::PermissionsExt;
+        use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
         let dir = tempfile::tempdir().unwrap();
-        for (mode, trusted) in [(0o700, true), (0o755, true), (0o770, false), (0o702, false), (0o777, false)] {
+        let found = dir.path().metadata().unwrap();
+        let own_group = found.uid() != 0 && found.uid() == found.gid();
+        for (mode, trusted) in [(0o700, true), (0o755, true), (0o770, own_group), (0o702, false), (0o777, false)] {
             set_permissions(dir.path(), Permissions::from_mode(mode)).unwrap();
             let found = super::untrusted(&dir.path().metadata().unwrap());
             assert_eq!(found.is_none(), trusted, "{found:?}");
