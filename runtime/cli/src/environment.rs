@@ -33,7 +33,8 @@ Environment:
   OVERMASK_CACHE    directory of derived files, which `native` makes of bases and packs; only its
                     user may be able to write there. Empty: none are kept
                     [default: overmask in XDG_CACHE_HOME, else in ~/.cache]
-  OVERMASK_ISA      instruction set of `native`: portable, avx2, avx512 [default: the fastest here]
+  OVERMASK_ISA      instruction set of `native`: portable, avx2, avx512, neon
+                    [default: the fastest here]
   OVERMASK_KEYRING  directory of trusted keys for --require-signature [default: /etc/overmask/keys]
   OVERMASK_LOG      which messages to show, in env_logger's syntax; overrides -q and -v
   ORT_DYLIB_PATH    the ONNX Runtime library for `ort` and for training
