@@ -90,6 +90,8 @@ fn known(error: &(dyn Error + 'static)) -> Option<ErrorKind> {
         ($($kind:ty),*) => { None$(.or_else(|| error.downcast_ref::<$kind>().map(<$kind>::kind)))* };
     }
     let own = first_of!(TaskError, PackError, BaseError, EngineError, MaskError, TrustError, StagedError);
+    #[cfg(feature = "native")]
+    let own = own.or_else(|| error.downcast_ref().map(overmask::derived::DerivedError::kind));
     #[cfg(feature = "ort")]
     let own = own.or_else(|| error.downcast_ref().map(overmask_graph::OnnxError::kind));
     own
