@@ -2,6 +2,7 @@
 //! (`tests/fixtures/make_fixture.py`).
 
 mod damping;
+mod pairs;
 mod runs;
 mod teachers;
 
@@ -27,10 +28,8 @@ use super::session::{ForwardSession, Placement, copies, fresh, frozen};
 use super::setup::Rates;
 use super::step::{Backend, MicroBatch, StepSession, StepSizes};
 use super::value::{Feed, f32_value, i64_value};
-use super::{Method, TrainOptions};
 use crate::autodiff;
-use crate::data::Form;
-use crate::import::{hf, onnx};
+use crate::import::hf;
 
 fn fixture() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/tiny-bert")
@@ -491,20 +490,4 @@ fn a_tensor_that_does_not_divide_is_an_error() {
     let (_dir, base) = base();
     let error = graph::step(&base, &spec(&base, Granularity::Block { rows: 7, cols: 1 })).unwrap_err();
     assert!(error.to_string().contains("block:7x1"), "{error}");
-}
-
-#[test]
-fn pairs_need_a_base_that_tells_their_texts_apart() {
-    let dir = tempfile::tempdir().unwrap();
-    let options = TrainOptions { form: Form { pair: true, ..Form::CLASSIFY }, ..TrainOptions::new("x", Method::Head) };
-    for (name, refused) in [("bert-torchscript.onnx", false), ("roberta-dynamo.onnx", true)] {
-        let tokenizer = fixture().join("tokenizer.json");
-        let import = onnx::Options { tokenizer, output: None, max_positions: None, origin: hf::Origin::default() };
-        let model = fixture().join("../onnx").join(name);
-        let base = onnx::import(&model, &dir.path().join(name), &import).unwrap().base;
-        let checked =
-            TrainOptions { max_tokens: 16, ..options.clone() }.check(&base).map_err(|error| error.to_string());
-        let said = "form.pair: the tokenizer gives second texts the segment 1, and this base has segments up to 0";
-        assert_eq!(checked.is_err_and(|error| error.starts_with(said)), refused, "{name}");
-    }
 }
