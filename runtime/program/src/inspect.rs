@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use clap::Args;
 use overmask::base::Base;
 use overmask::pack::{Codec, PackDocument, Pooling, Sizes};
-use overmask::text::printable;
 use overmask_cli::Output;
 use serde::Serialize;
 
@@ -130,7 +129,7 @@ fn print(report: &Report<'_>, out: &mut Output) -> anyhow::Result<()> {
         Pooling::Cls => "first token",
         Pooling::First => "first token of each word",
     };
-    let mut row = |name: &str, value: String| out.line(&format!("{name:<13}{}", printable(&value)));
+    let mut row = |name: &str, value: String| out.line(&format!("{name:<13}{}", value));
     row("task", format!("{}, revision {}", d.name, d.revision))?;
     row("file", format!("{}, {} bytes", report.file, report.bytes))?;
     row("sha256", report.sha256.to_owned())?;
@@ -187,7 +186,7 @@ fn table(rows: &[(&str, usize, Option<f64>)], out: &mut Output) -> anyhow::Resul
     for (name, bytes, sparsity) in rows {
         let bar = "#".repeat((*bytes as u64 * BAR).div_ceil(most as u64) as usize);
         let zeros = sparsity.map_or_else(String::new, |s| format!("{:>6.2} % zeros  ", 100.0 * s));
-        out.line(format!("{:<width$}  {bytes:>8}  {zeros}{bar}", printable(name)).trim_end())?;
+        out.line(format!("{:<width$}  {bytes:>8}  {zeros}{bar}", name).trim_end())?;
     }
     Ok(())
 }

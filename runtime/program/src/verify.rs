@@ -12,7 +12,6 @@ use overmask::base::Base;
 use overmask::engine::{EngineError, native::NativeEngine};
 use overmask::pack::Pack;
 use overmask::task::{GOLDEN_TOLERANCE, Runner};
-use overmask::text::printable;
 use overmask_cli::{CodedError, EngineArgs, ExitCode, Output};
 use serde::Serialize;
 
@@ -161,9 +160,9 @@ fn check_derived(runner: &Runner, given: &[Given], packs: &[Option<Pack>]) -> an
 }
 
 fn print(report: &Report<'_>, out: &mut Output) -> anyhow::Result<()> {
-    out.line(&format!("{}: {}", printable(report.pack), if report.ok { "ok" } else { "FAILED" }))?;
+    out.line(&format!("{}: {}", report.pack, if report.ok { "ok" } else { "FAILED" }))?;
     match (report.signed_by, report.trusted_comment) {
-        (Some(key), Some(comment)) => out.line(&format!("  signature  of key {key}: {}", printable(comment)))?,
+        (Some(key), Some(comment)) => out.line(&format!("  signature  of key {key}: {}", comment))?,
         _ => out.line("  signature  not checked; --key or --require-signature asks for one")?,
     }
     let Some(golden) = &report.golden else {

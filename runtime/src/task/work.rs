@@ -75,28 +75,24 @@ impl Work {
     }
 
     /// The replies to everything that was asked, by their places.
-    ///
-    /// What cannot be computed together is computed one by one, so that what is to blame fails alone.
     pub(super) fn replies(&self, runner: &Runner) -> BTreeMap<usize, Result<Reply, TaskError>> {
-        let mut all = BTreeMap::new();
-        for texts in self.groups() {
-            match self.run(runner, &texts) {
-                Ok(found) => all.extend(found),
-                Err(_) => {
-                    let alone = texts.iter().flat_map(|(tokens, users)| users.iter().map(|user| (*tokens, user)));
-                    all.extend(alone.map(|(tokens, user)| {
-                        let found = self.run(runner, &[(tokens, std::slice::from_ref(user))]);
-                        let rows = found.map_err(TaskError::from).map(|rows| rows.into_iter().map(|(_, rows)| rows));
-                        (*user, rows.and_then(|rows| rows.last().unwrap_or(Err(TaskError::NoTask))))
-                    }));
-                }
-            }
-        }
         let reply = |(place, rows): (usize, Result<Rows, TaskError>)| {
             let asked = &self.asked[place];
             (place, rows.map(|rows| asked.reply(&self.tokens[asked.tokens], rows)))
         };
-        all.into_iter().map(reply).collect()
+        self.groups().flat_map(|texts| self.run_each(runner, &texts)).map(reply).collect()
+    }
+
+    /// Runs texts in one plan; where that fails one by one, so that what is to blame fails alone.
+    fn run_each(&self, runner: &Runner, texts: &[(usize, &[usize])]) -> Found {
+        match (self.run(runner, texts), texts) {
+            (Ok(found), _) => found,
+            (Err(error), [(_, [user])]) => vec![(*user, Err(error.into()))],
+            (Err(_), _) => {
+                let alone = texts.iter().flat_map(|(tokens, users)| users.chunks(1).map(|user| (*tokens, user)));
+                alone.flat_map(|text| self.run_each(runner, &[text])).collect()
+            }
+        }
     }
 
     /// Texts that share a plan: each as its place in `tokens`, with those that asked for it.
