@@ -6,6 +6,7 @@
 mod bounds;
 mod conformance;
 mod derived;
+mod emulated;
 mod examples;
 mod fuzzing;
 mod kinds;
