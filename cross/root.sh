@@ -134,7 +134,7 @@ TEXT
     fi
 else
     # Nothing but what is essential, and what the package of `overmask` depends on.
-    cross/emulate.sh mmdebstrap --quiet --mode=root --skip=check/qemu --variant=essential --include=adduser \
+    cross/emulate.sh mmdebstrap --quiet --mode=root --skip=check/qemu,chroot/mount/proc,chroot/mount/sys --variant=essential --include=adduser \
         --architectures="$architecture" --format=directory "$suite" "$new/root" \
         "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $suite main" >&2
 fi
