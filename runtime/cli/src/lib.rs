@@ -15,6 +15,8 @@ pub use engines::{EngineArgs, default_engine, start, threads};
 #[cfg(feature = "ort")]
 pub use environment::find_onnxruntime;
 pub use environment::{ENVIRONMENT, engine_options, keyring_directory, onnxruntime_directory};
+#[cfg(feature = "native")]
+pub use environment::{derived_path, named_isa};
 pub use exit::{CodedError, ExitCode};
 pub use messages::{Messages, Verbosity};
 pub use output::{Output, describe, exit};

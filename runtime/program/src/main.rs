@@ -5,6 +5,7 @@
 
 mod answer;
 mod bench;
+mod doctor;
 mod given;
 mod input;
 mod inspect;
@@ -67,6 +68,14 @@ enum Command {
         after_help = ExitCode::HELP
     )]
     Prepare(prepare::PrepareArgs),
+    /// Tell what machine this is, whether packs run well on it, and what to do where they would not
+    ///
+    /// Nothing is changed. What the system does not tell is unknown. A base and packs are checked, too, if they are given.
+    #[command(
+        before_help = "Examples:\n  overmask doctor\n  overmask doctor --base base/ --pack trec.pack --json",
+        after_help = ExitCode::HELP
+    )]
+    Doctor(doctor::DoctorArgs),
     /// Measure how fast a task runs here: passes, first result, task switch, memory
     ///
     /// With a second --pack, switching between the two is measured, else between two copies of the one.
@@ -106,6 +115,7 @@ fn execute(command: Command) -> anyhow::Result<()> {
         Command::Verify(args) => verify::run(&args, &mut out),
         #[cfg(feature = "native")]
         Command::Prepare(args) => prepare::run(&args, &mut out),
+        Command::Doctor(args) => doctor::run(&args, &mut out),
         Command::Bench(args) => bench::run(&args, &mut out),
         Command::Completions(args) => help::completions(&args, Cli::command(), &mut out),
         Command::Man(args) => help::man(&args, Cli::command(), &mut out),

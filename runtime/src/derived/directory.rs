@@ -16,7 +16,7 @@ use rustix::fs::{AtFlags, Dir, Mode, OFlags, openat, renameat, unlinkat};
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 
-use super::{DerivedError, is_derived};
+use super::{Contents, DerivedError, is_derived};
 use crate::fs::read::check_regular;
 use crate::fs::untrusted;
 
@@ -109,8 +109,42 @@ impl Directory {
         }
     }
 
+    /// What lies in it now.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn contents(&self) -> io::Result<Contents> {
+        let mut contents = Contents::default();
+        self.each(|_, is_draft, file| {
+            let found = file.metadata()?;
+            match is_draft {
+                true => contents.left += u64::from(is_left(file)),
+                false => {
+                    contents.files += 1;
+                    contents.bytes += found.len();
+                }
+            }
+            Ok(())
+        })?;
+        Ok(contents)
+    }
+
     /// Removes what processes left that were ended while they wrote, and files that nobody uses.
     fn sweep(&self) -> io::Result<()> {
+        self.each(|name, is_draft, file| {
+            let found = file.metadata()?;
+            let used = found.modified()?.max(found.accessed()?);
+            if if is_draft { is_left(file) } else { age(used) > UNUSED } {
+                self.remove(name)?;
+                log::info!("removed {}, which nobody uses", self.0.path.join(name).display());
+            }
+            Ok(())
+        })
+    }
+
+    /// Goes through its derived files and the drafts of such (for which `visit` is told `true`), as far as they can be
+    /// opened.
+    fn each(&self, mut visit: impl FnMut(&str, bool, &File) -> io::Result<()>) -> io::Result<()> {
         for entry in Dir::read_from(&self.0.handle)? {
             let entry = entry?;
             let Some(name) = CStr::to_str(entry.file_name()).ok() else { continue };
@@ -119,16 +153,17 @@ impl Directory {
                 continue;
             }
             let Ok(file) = self.at(name, OFlags::RDONLY | OFlags::NONBLOCK) else { continue };
-            let found = file.metadata()?;
-            let used = found.modified()?.max(found.accessed()?);
-            let useless = if is_draft { file.try_lock().is_ok() } else { age(used) > UNUSED };
-            if found.is_file() && useless {
-                self.remove(name)?;
-                log::info!("removed {}, which nobody uses", self.0.path.join(name).display());
+            if file.metadata()?.is_file() {
+                visit(name, is_draft, &file)?;
             }
         }
         Ok(())
     }
+}
+
+/// Whether nobody writes to a draft any more.
+fn is_left(draft: &File) -> bool {
+    draft.try_lock().is_ok()
 }
 
 /// How long ago it was.

@@ -6,6 +6,7 @@
 mod bounds;
 mod conformance;
 mod derived;
+mod doctor;
 mod emulated;
 mod examples;
 mod fuzzing;

@@ -8,6 +8,7 @@
 mod attention;
 mod budget;
 mod forward;
+mod kept;
 mod masks;
 mod model;
 mod norm;
@@ -23,6 +24,7 @@ pub use overmask_kernels::Isa;
 use overmask_kernels::PanelMask;
 
 pub use self::budget::{Budget, Stage};
+pub use self::kept::{Kept, KeptState};
 use self::masks::TaskMasks;
 use self::model::Model;
 use self::pass::Pass;

@@ -73,7 +73,7 @@ impl Packed {
 }
 
 /// Panels are whole cache lines, so every tensor starts on one.
-fn starts(base: &Base) -> Vec<usize> {
+pub(super) fn starts(base: &Base) -> Vec<usize> {
     let mut next = 0;
     let ends = base.manifest().maskable.iter().map(|tensor| {
         next += Panels::<f32>::packed_len(tensor.outputs, tensor.inputs);
@@ -82,7 +82,8 @@ fn starts(base: &Base) -> Vec<usize> {
     std::iter::once(0).chain(ends).collect()
 }
 
-fn key(base: &Base) -> [u8; 32] {
+/// A digest of the base, of its variant, and of the list of its maskable tensors.
+pub(super) fn key(base: &Base) -> [u8; 32] {
     let mut digest = Sha256::new();
     digest.update(base.base_id());
     digest.update(base.manifest().variant.name());
@@ -92,7 +93,8 @@ fn key(base: &Base) -> [u8; 32] {
     digest.finalize().into()
 }
 
-fn pack(base: &Base, starts: &[usize]) -> Result<Vec<f32>, BaseError> {
+/// The weights in panels, with each tensor where [`starts`] has it.
+pub(super) fn pack(base: &Base, starts: &[usize]) -> Result<Vec<f32>, BaseError> {
     let mut packed = vec![0.0; starts.last().copied().unwrap_or(0)];
     for (tensor, range) in base.manifest().maskable.iter().zip(starts.windows(2)) {
         let (_, weights) = base.tensor_f32(&tensor.name)?;
