@@ -41,7 +41,7 @@ case $target in
     x86_64) machine=x86_64 architecture=amd64 ;;
     *) usage >&2 && exit 2 ;;
 esac
-command -v dpkg-deb >/dev/null || fail "dpkg-deb is missing (apt install dpkg; Fedora and Arch have a package dpkg, too)"
+command -v dpkg-deb >/dev/null || fail "dpkg-deb is missing (its package is called dpkg, on other systems, too)"
 
 work=$(cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
 program=$work/cross/$target/overmask
@@ -62,7 +62,7 @@ printed=$("${run[@]}" --version) || fail "$program does not run here"
 [ "$printed" = "overmask $own" ] || fail "$program is \"$printed\", this is $own: build it again with cross/build.sh"
 version=${version:-$own}
 
-SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)} || fail "not in a git repository: set SOURCE_DATE_EPOCH"
+SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)} || fail "no git repository: set SOURCE_DATE_EPOCH"
 export SOURCE_DATE_EPOCH
 out=$work/cross/dist
 mkdir -p "$out"
@@ -84,12 +84,13 @@ fill() {
 
 # The manual pages of a command, whose words are the arguments after the directory, and of those below it.
 manual() {
-    local directory=$1 words=("${@:2}") page below=()
+    local directory=$1 words=("${@:2}") page names name
     page=$(IFS=- && echo "overmask${words[*]:+-${words[*]}}")
     "${run[@]}" man "${words[@]}" >"$directory/$page.1"
-    mapfile -t below < <(sed -n '/^\.SH SUBCOMMANDS/,/^\.SH [^S]/{s/\\-/-/g;s/^\(overmask.*\)(1)$/\1/p}' "$directory/$page.1")
-    for below in "${below[@]}"; do
-        [ "$below" = "$page-help" ] || manual "$directory" "${words[@]}" "${below#"$page-"}"
+    mapfile -t names < <(sed -n '/^\.SH SUBCOMMANDS/,/^\.SH [^S]/{s/\\-/-/g;s/^\(overmask.*\)(1)$/\1/p}' \
+        "$directory/$page.1")
+    for name in "${names[@]}"; do
+        [ "$name" = "$page-help" ] || manual "$directory" "${words[@]}" "${name#"$page-"}"
     done
     gzip -9n "$directory/$page.1"
 }

@@ -83,9 +83,9 @@ belongs() {
 
 # All files, and who is known. dpkg's own books, logs and the copies that accounts leave behind apart.
 everything() {
-    find / -xdev \( -path /proc -o -path /dev -o -path /sys -o -path /run -o -path /try -o -path /var/lib/dpkg -o -path /var/log \
-        -o -name 'passwd-' -o -name 'group-' -o -name 'shadow-' -o -name 'gshadow-' -o -name '*.lock' \) -prune \
-        -o -printf '%p %u:%g %m %l\n' | sort
+    find / -xdev \( -path /proc -o -path /dev -o -path /sys -o -path /run -o -path /try \
+        -o -path /var/lib/dpkg -o -path /var/log -o -name 'passwd-' -o -name 'group-' -o -name 'shadow-' \
+        -o -name 'gshadow-' -o -name '*.lock' \) -prune -o -printf '%p %u:%g %m %l\n' | sort
     sort /etc/passwd /etc/group
 }
 
@@ -148,6 +148,13 @@ dpkg --purge overmask
 everything >after
 diff before after >&2 || fail "this is left of it, or missing"
 TEXT
+
+if command -v systemd-analyze >/dev/null; then
+    systemd-analyze verify --man=no cross/package/overmask-verify.service
+    systemd-analyze security --no-pager --offline=yes --threshold=10 cross/package/overmask-verify.service >&2
+else
+    echo "no systemd-analyze here: the unit is not checked this time" >&2
+fi
 
 version=$(cargo pkgid --package overmask-program | sed 's/.*[#@]//')
 for root in "${roots[@]}"; do
