@@ -69,14 +69,14 @@ mkdir -p "$out"
 place=$(mktemp -d)
 trap 'rm -r "$place"' EXIT
 
-# $1 and below are as they are in /usr.
+# $1 and below are as they are in /usr; $2: where zsh looks for completions there.
 fill() {
-    local usr=$1 doc=$1/share/doc/overmask
+    local usr=$1 zsh=$2 doc=$1/share/doc/overmask
     install -D "$program" "$usr/bin/overmask"
     mkdir -p "$usr/share/man/man1" "$doc"
     manual "$usr/share/man/man1"
     "${run[@]}" completions bash | install -D -m 644 /dev/stdin "$usr/share/bash-completion/completions/overmask"
-    "${run[@]}" completions zsh | install -D -m 644 /dev/stdin "$usr/share/zsh/vendor-completions/_overmask"
+    "${run[@]}" completions zsh | install -D -m 644 /dev/stdin "$usr/share/zsh/$zsh/_overmask"
     "${run[@]}" completions fish | install -D -m 644 /dev/stdin "$usr/share/fish/vendor_completions.d/overmask.fish"
     tail -n +3 LICENSE-MIT | sed '/./,$!d' | cat cross/package/copyright - >"$doc/copyright"
     cross/licences.py "$machine-unknown-linux-gnu" "${engines:-native,ort}" | gzip -9n >"$doc/third-party.gz"
@@ -99,7 +99,7 @@ debian() {
     local root=$place/debian version=${version/-/\~} maintainer
     maintainer="${DEBFULLNAME:-The Overmask developers} <${DEBEMAIL:-overmask@overmask.invalid}>"
     mkdir "$root"
-    fill "$root/usr"
+    fill "$root/usr" vendor-completions
     gzip -9n <CHANGELOG.md >"$root/usr/share/doc/overmask/NEWS.gz"
     gzip -9n >"$root/usr/share/doc/overmask/changelog.gz" <<TEXT
 overmask ($version) unstable; urgency=medium
@@ -144,7 +144,7 @@ archive() {
     local name=overmask-$version-$machine-linux
     local root=$place/$name
     mkdir "$root"
-    fill "$root"
+    fill "$root" site-functions # as in /usr/local
     cp LICENSE-APACHE CHANGELOG.md "$root/share/doc/overmask"
     mkdir "$root/share/doc/overmask/examples"
     cp cross/package/{overmask-verify.service,overmask.conf} "$root/share/doc/overmask/examples"
