@@ -3,8 +3,9 @@
 #
 #   cross/emulate.sh chroot "$(cross/root.sh --system debian12-arm64)" sh
 #
-# The handler is registered in user and mount namespaces of their own (Linux 6.7 or newer) and goes with them: nothing of
-# the machine changes. Users keep their numbers, so that files belong to whom they belong. QEMU_CPU names the processor.
+# The handler is registered in user and mount namespaces of their own (Linux 6.7 or newer) and goes with them: nothing
+# of the machine changes. Users keep their numbers, so that files belong to whom they belong. QEMU_CPU names the
+# processor.
 set -euo pipefail
 
 fail() {

@@ -5,9 +5,9 @@
 #   root=$(cross/root.sh debian11-arm64)
 #   qemu-aarch64-static -cpu cortex-a76 -L "$root" target/cross/aarch64-jp5/overmask --version
 #
-# It lies in the target directory. Debian's mirror is the one that the machine's own apt sources name. There are no roots
-# of Ubuntu: glibc 2.31, 2.36 and 2.41 are those of JetPack 5 and lie on both sides of Ubuntu 22.04's 2.35 (JetPack 6)
-# and 24.04's 2.39 (JetPack 7).
+# It lies in the target directory. Debian's mirror is the one that the machine's own apt sources name. There are no
+# roots of Ubuntu: glibc 2.31 (JetPack 5), 2.36 and 2.41 have Ubuntu 22.04's 2.35 (JetPack 6) and 24.04's 2.39
+# (JetPack 7) between them.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -134,9 +134,10 @@ TEXT
     fi
 else
     # Nothing but what is essential, and what the package of `overmask` depends on.
-    cross/emulate.sh mmdebstrap --quiet --mode=root --skip=check/qemu,chroot/mount/proc,chroot/mount/sys --variant=essential --include=adduser \
-        --architectures="$architecture" --format=directory "$suite" "$new/root" \
+    cross/emulate.sh mmdebstrap --quiet --mode=root --skip=check/qemu,chroot/mount/proc,chroot/mount/sys \
+        --variant=essential --include=adduser --architectures="$architecture" --format=directory \
+        "$suite" "$new/root" \
         "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $suite main" >&2
 fi
-mv "$new/root" "$root"
+mv --no-target-directory "$new/root" "$root"
 echo "$root"
