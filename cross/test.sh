@@ -2,7 +2,7 @@
 # Tests the aarch64 build in user-mode emulation: the kernels' and the library's own tests, and the program end to end
 # beside this machine's (tests/tests/device/emulated.rs).
 #
-#   cross/test.sh                                    # four processors with glibc 2.31; glibc 2.36 and 2.41
+#   cross/test.sh                                    # four processors with glibc 2.31; glibc 2.36 and 2.41; large pages
 #   cross/test.sh --quick                            # the oldest processor and glibc: what .ci/run runs
 #
 # It needs what `cargo xtask setup` sets up, and qemu-user-static.
@@ -78,12 +78,12 @@ step cargo zigbuild --quiet --release --target $target.2.31 --package overmask-p
     -o "$work/cross/onnxruntime-aarch64"
 library=$(echo "$work"/cross/onnxruntime-aarch64/libonnxruntime.so.*)
 
-# The program on a processor, with the libraries of a root.
+# The program on a processor, with the libraries of a root and pages of so many bytes.
 end_to_end() {
-    local processor=$1 root=$2 program=$work/cross/emulated-$1-$2
+    local processor=$1 root=$2 page=${3:-4096} program=$work/cross/emulated-$1-$2
     cat >"$program" <<TEXT
 #!/bin/sh
-exec qemu-aarch64-static -cpu $processor -L "$(cross/root.sh "$root")" "$work/$target/release/overmask" "\$@"
+exec qemu-aarch64-static -cpu $processor -p $page -L "$(cross/root.sh "$root")" "$work/$target/release/overmask" "\$@"
 TEXT
     chmod +x "$program"
     OVERMASK_EMULATED=$program OVERMASK_EMULATED_ORT=$library OVERMASK_PACK=$pack \
@@ -96,4 +96,7 @@ for processor in "${processors[@]}"; do
     done <"$list"
     end_to_end "$processor" "${roots[0]}"
 done
+[ -z "$quick" ] || exit 0
 for root in "${roots[@]:1}"; do end_to_end cortex-a76 "$root"; done
+# Kernels of boards have larger pages, too, and maps must lie on their borders.
+for page in 16384 65536; do end_to_end cortex-a76 "${roots[0]}" $page; done
