@@ -14,7 +14,9 @@ pub use arguments::parse;
 pub use engines::{EngineArgs, default_engine, start, threads};
 #[cfg(feature = "ort")]
 pub use environment::find_onnxruntime;
-pub use environment::{ENVIRONMENT, engine_options, keyring_directory, onnxruntime_directory};
+pub use environment::{
+    ENVIRONMENT, engine_options, engine_options_in, keyring_directory, onnxruntime_directory, store_directory,
+};
 pub use exit::{CodedError, ExitCode};
 pub use messages::{Messages, Verbosity};
 pub use output::{Output, describe, exit};

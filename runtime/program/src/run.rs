@@ -12,7 +12,7 @@ use overmask_cli::{CodedError, ExitCode, Output};
 use super::answer::{self, Known, Row};
 use super::given::Given;
 use super::input::{Line, Lines};
-use super::packs::{self, TaskArgs};
+use super::packs::{self, Opened, TaskArgs};
 
 /// Arguments of `overmask run`.
 #[derive(Debug, Args)]
@@ -38,10 +38,10 @@ pub(super) struct RunArgs {
 }
 
 pub(super) fn run(args: &RunArgs, out: &mut Output) -> anyhow::Result<()> {
-    let (base, given) = args.tasks.open()?;
-    let runner = Runner::new(args.tasks.engine.start(&base)?, base)?;
+    let Opened { base, packs, engine } = args.tasks.open(|_, _| Ok(()))?;
+    let runner = Runner::new(engine, base)?;
     let mut tasks = Vec::new();
-    for packs::Given { path, file, .. } in given {
+    for packs::Given { path, file, .. } in packs {
         let id = runner.add_file(file)?;
         tasks.push(LoadedTask { id, task: runner.task(id)?, pack: path, shown: None });
     }

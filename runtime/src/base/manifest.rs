@@ -66,12 +66,27 @@ impl BaseManifest {
     }
 
     pub(super) fn read(path: &Path) -> Result<Self, BaseError> {
-        let text = crate::fs::read_at_most(path, MAX_BYTES)
+        Self::parse(path, &Self::bytes(path)?)
+    }
+
+    /// The bytes of a manifest's file, if they are no more than one may have.
+    pub(super) fn bytes(path: &Path) -> Result<Vec<u8>, BaseError> {
+        crate::fs::read_at_most(path, MAX_BYTES)
             .map_err(|source| BaseError::Io { path: path.into(), source })?
-            .ok_or_else(|| BaseError::TooLarge { path: path.into(), limit: MAX_BYTES })?;
-        JsonBudget::new(MAX_JSON).take(&text).map_err(|source| BaseError::Json { path: path.into(), source })?;
+            .ok_or_else(|| BaseError::TooLarge { path: path.into(), limit: MAX_BYTES })
+    }
+
+    /// Checks the bytes of a manifest; `path` is for messages.
+    ///
+    /// # Errors
+    /// When they are no manifest that this program knows.
+    pub fn parse(path: &Path, text: &[u8]) -> Result<Self, BaseError> {
+        if text.len() as u64 > MAX_BYTES {
+            return Err(BaseError::TooLarge { path: path.into(), limit: MAX_BYTES });
+        }
+        JsonBudget::new(MAX_JSON).take(text).map_err(|source| BaseError::Json { path: path.into(), source })?;
         let manifest: BaseManifest =
-            serde_json::from_slice(&text).map_err(|source| BaseError::Manifest { path: path.into(), source })?;
+            serde_json::from_slice(text).map_err(|source| BaseError::Manifest { path: path.into(), source })?;
         manifest.check().map_err(|(field, reason)| BaseError::Field { path: path.into(), field, reason })?;
         Ok(manifest)
     }

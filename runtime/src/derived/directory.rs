@@ -3,8 +3,9 @@
 //! It is opened once, and all else goes through that handle by plain names. So what was checked is what is used,
 //! whoever may rename directories above it.
 
+use std::collections::BTreeSet;
 use std::ffi::CStr;
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder, File, Metadata};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -109,8 +110,22 @@ impl Directory {
         }
     }
 
+    /// Removes all derived files but those of these names, and what processes left that were ended while they wrote.
+    ///
+    /// # Errors
+    /// When the directory cannot be read, or a file cannot be removed.
+    pub fn keep_only(&self, names: &BTreeSet<String>) -> Result<(), DerivedError> {
+        let failed = |source| DerivedError::Io { path: self.0.path.clone(), source };
+        self.remove_those(|name, _| Ok(!names.contains(name))).map_err(failed)
+    }
+
     /// Removes what processes left that were ended while they wrote, and files that nobody uses.
     fn sweep(&self) -> io::Result<()> {
+        self.remove_those(|_, found| Ok(age(found.modified()?.max(found.accessed()?)) > UNUSED))
+    }
+
+    /// Removes the derived files that are useless, and drafts that nobody writes any more.
+    fn remove_those(&self, is_useless: impl Fn(&str, &Metadata) -> io::Result<bool>) -> io::Result<()> {
         for entry in Dir::read_from(&self.0.handle)? {
             let entry = entry?;
             let Some(name) = CStr::to_str(entry.file_name()).ok() else { continue };
@@ -120,8 +135,7 @@ impl Directory {
             }
             let Ok(file) = self.at(name, OFlags::RDONLY | OFlags::NONBLOCK) else { continue };
             let found = file.metadata()?;
-            let used = found.modified()?.max(found.accessed()?);
-            let useless = if is_draft { file.try_lock().is_ok() } else { age(used) > UNUSED };
+            let useless = if is_draft { file.try_lock().is_ok() } else { is_useless(name, &found)? };
             if found.is_file() && useless {
                 self.remove(name)?;
                 log::info!("removed {}, which nobody uses", self.0.path.join(name).display());

@@ -1,0 +1,6 @@
+//! How bases and packs come to a store that is elsewhere: one file each.
+
+pub mod ssh;
+pub mod wire;
+
+pub use wire::{Offer, Outcome};
