@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::family::Family;
 use super::{Architecture, BaseError, MAX_JSON, Pooling, Precision, base_id, file, graph_base_id};
-use crate::fs::JsonBudget;
+use crate::fs::{JsonBudget, is_sha256};
 
 /// The version of the bundle format that this program writes and reads.
 pub const FORMAT: u32 = 1;
@@ -121,6 +121,13 @@ impl BaseManifest {
         if self.digests[file::TOKENIZER] != self.tokenizer_sha256 {
             let digest = &self.digests[file::TOKENIZER];
             return wrong("tokenizer_sha256", format!("is {}, but `digests` has {digest}", self.tokenizer_sha256));
+        }
+        // A store names files and directories by them.
+        let digests = self.digests.iter().map(|(name, sha256)| (format!("digests/{name}"), sha256));
+        for (field, sha256) in digests.chain([("base_id".to_owned(), &self.base_id)]) {
+            if !is_sha256(sha256) {
+                return wrong(&field, format!("{sha256:?} is not 64 lower-case hex digits"));
+            }
         }
         // Digest keys become paths: only plain file names of this format may appear.
         match self.digests.keys().find(|n| ![file::MODEL, file::WEIGHTS, file::TOKENIZER].contains(&n.as_str())) {

@@ -10,7 +10,7 @@ pub(crate) mod read;
 mod staged;
 mod write;
 
-pub use digest::{file_digest, hex};
+pub use digest::{file_digest, hex, is_sha256};
 pub use json::{JsonBudget, OverBudget};
 pub use owner::{of_another, open_to_others, untrusted};
 pub use read::{open, read, read_at_most, read_to_string};
