@@ -66,7 +66,7 @@ const WORDS: &str = "the quick brown fox jumps over the lazy dog and runs into t
 pub(super) fn run(args: &BenchArgs, out: &mut Output) -> anyhow::Result<()> {
     let begin = Instant::now();
     let usage = |message| CodedError { message, code: ExitCode::Usage };
-    let Opened { base, mut packs, engine } = args.task.open(|base, packs| {
+    let Opened { base, mut packs, engine, left_out } = args.task.open(|base, packs| {
         let count = packs.len();
         ensure!(count <= 2, usage(format!("{count} tasks; one or two can be measured: choose with --pack or --task")));
         let limit = base.manifest().architecture.max_positions;
@@ -114,7 +114,7 @@ pub(super) fn run(args: &BenchArgs, out: &mut Output) -> anyhow::Result<()> {
         }
         out.flush()?;
     }
-    Ok(())
+    left_out.map_or(Ok(()), |error| Err(error.into()))
 }
 
 /// What our own kernels do with a task's masks; nothing for an engine that has others.

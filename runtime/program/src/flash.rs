@@ -100,6 +100,8 @@ fn here(args: &FlashArgs, packs: Vec<Given>, out: &mut Output) -> anyhow::Result
     let begin = std::time::Instant::now();
     let mut steps = Vec::new();
     let flash = || -> anyhow::Result<_> {
+        // Nothing is taken in where nothing could be activated.
+        store.current()?;
         let bases = args.base.iter().map(|dir| store.take_base(dir)).collect::<Result<Vec<_>, StoreError>>()?;
         let bytes = bases.iter().map(|base| base.bytes).sum();
         steps.push(Step { step: "receive", ms: begin.elapsed().as_secs_f64() * 1e3, bytes });

@@ -7,7 +7,7 @@ use clap::Args;
 use overmask::base::Base;
 use overmask::engine::Engine;
 use overmask::pack::{PackFile, Packs, read_file, split_name};
-use overmask::store::{Store, StoreError};
+use overmask::store::{Generation, Store, StoreError};
 use overmask::trust::{Keyring, PublicKey, Verified};
 use overmask_cli::{CodedError, EngineArgs, ExitCode};
 
@@ -40,7 +40,12 @@ pub(super) struct Opened {
     pub(super) base: Arc<Base>,
     pub(super) packs: Vec<Given>,
     pub(super) engine: Arc<dyn Engine>,
+    /// What to say at the end if tasks of the store are left out, as their packs are damaged.
+    pub(super) left_out: Option<CodedError>,
 }
+
+/// What is active in a store: a base and packs, and how many of them are damaged.
+type Active = (Arc<Base>, Vec<Given>, usize);
 
 impl TaskArgs {
     /// Opens the base and reads the packs, which must fit it: what can be wrong with the files is found before
@@ -52,7 +57,7 @@ impl TaskArgs {
             packs.iter().try_for_each(|given| given.file.check_base(&base))?;
             check(&base, &packs)?;
             let engine = self.engine.start(&base)?;
-            return Ok(Opened { base, packs, engine });
+            return Ok(Opened { base, packs, engine, left_out: None });
         }
         let store = self.store.open().map_err(|error| match error {
             error @ StoreError::NoStore { .. } if self.store.given().is_none() && self.tasks.is_empty() => {
@@ -61,16 +66,18 @@ impl TaskArgs {
             }
             error => error.into(),
         })?;
-        let (base, packs) = self.of_store(&store)?;
+        let keyring = self.trust.keyring()?;
+        let of_generation = |generation: &Generation| self.of_store(&store, generation, keyring.as_ref());
+        let (base, packs, damaged) = store.open_current(of_generation)?;
         check(&base, &packs)?;
         let engine = self.engine.start_in(&base, &store.derived_dir())?;
-        Ok(Opened { base, packs, engine })
+        let message = format!("{damaged} of {} tasks are left out: their packs are damaged", packs.len() + damaged);
+        let left_out = (damaged > 0).then_some(CodedError { message, code: ExitCode::CorruptFile });
+        Ok(Opened { base, packs, engine, left_out })
     }
 
-    /// The base and the packs of the store's active tasks.
-    fn of_store(&self, store: &Store) -> anyhow::Result<(Arc<Base>, Vec<Given>)> {
-        let keyring = self.trust.keyring()?;
-        let generation = store.current()?;
+    /// The base and the packs of a store's active tasks. Where none was named, those that are damaged are left out.
+    fn of_store(&self, store: &Store, generation: &Generation, keyring: Option<&Keyring>) -> anyhow::Result<Active> {
         let known = || generation.tasks.iter().map(|task| task.name.as_str()).collect::<Vec<_>>().join(", ");
         let named = |name: &String| {
             let what = || format!("{}: no active task `{name}`; there are: {}", store.dir().display(), known());
@@ -93,18 +100,30 @@ impl TaskArgs {
         let entry =
             entry.ok_or_else(|| CodedError::input(format!("the base of the task `{}` is missing", first.name)))?;
         let base = Arc::new(store.open_base(entry)?);
-        let mut packs = Vec::new();
+        let (mut packs, mut damaged) = (Vec::new(), Vec::new());
         for task in tasks {
-            let (path, file) = (store.path_of(task), store.open_pack(task)?);
-            let name = || path.display().to_string();
-            let signed = match (&keyring, &task.signature) {
-                (None, _) => None,
-                (Some(keyring), Some(signature)) => Some(keyring.verify(&read_file(&path)?, signature)?),
-                (Some(_), None) => return Err(StoreError::Unsigned { pack: name() }.into()),
+            let path = store.path_of(task).display().to_string();
+            let file = match store.open_pack(task) {
+                Err(error @ StoreError::Damaged { .. }) if self.tasks.is_empty() => {
+                    damaged.push((&task.name, error));
+                    continue;
+                }
+                opened => opened?,
             };
-            packs.push(Given { path: name(), file, signed });
+            let signed = match (keyring, &task.signature) {
+                (None, _) => None,
+                (Some(keyring), Some(signature)) => Some(keyring.verify(&store.pack_bytes(task)?, signature)?),
+                (Some(_), None) => return Err(StoreError::Unsigned { pack: path }.into()),
+            };
+            packs.push(Given { path, file, signed });
         }
-        Ok((base, packs))
+        match damaged.pop() {
+            // Or they are gone, as another generation is active now.
+            Some((_, error)) if packs.is_empty() || !store.is_current(generation)? => return Err(error.into()),
+            last => damaged.extend(last),
+        }
+        damaged.iter().for_each(|(name, error)| log::error!("the task `{name}` is left out: {error}"));
+        Ok((base, packs, damaged.len()))
     }
 }
 

@@ -38,7 +38,7 @@ pub(super) struct RunArgs {
 }
 
 pub(super) fn run(args: &RunArgs, out: &mut Output) -> anyhow::Result<()> {
-    let Opened { base, packs, engine } = args.tasks.open(|_, _| Ok(()))?;
+    let Opened { base, packs, engine, left_out } = args.tasks.open(|_, _| Ok(()))?;
     let runner = Runner::new(engine, base)?;
     let mut tasks = Vec::new();
     for packs::Given { path, file, .. } in packs {
@@ -67,7 +67,8 @@ pub(super) fn run(args: &RunArgs, out: &mut Output) -> anyhow::Result<()> {
         let texts = args.texts.iter().cloned().enumerate().map(|(i, text)| (i + 1, Ok(text)));
         answers.print(texts.collect(), out)?;
     }
-    answers.end()
+    answers.end()?;
+    left_out.map_or(Ok(()), |error| Err(error.into()))
 }
 
 /// A task that answers.

@@ -169,8 +169,6 @@ enum StoreCommand {
         #[command(flatten)]
         store: StoreDir,
         #[command(flatten)]
-        engine: EngineArgs,
-        #[command(flatten)]
         json: JsonArgs,
     },
     /// Take a flash from stdin, as `overmask flash --to` sends it
@@ -228,7 +226,7 @@ pub(super) fn run(args: &StoreArgs, out: &mut Output) -> anyhow::Result<()> {
             print_generation(&generation, json.json, out)
         }
         StoreCommand::Gc { change } => Ok(change.change()?.collect()?),
-        StoreCommand::Verify { store, engine, json } => verify(&store.open()?, engine, json.json, out),
+        StoreCommand::Verify { store, json } => verify(&store.open()?, json.json, out),
         StoreCommand::Receive { change, engine } => receive(change, engine),
     }
 }
@@ -263,7 +261,8 @@ fn show_policy(args: &ChangeArgs, policy: &PolicyArgs, json: bool, out: &mut Out
         let store = args.change()?;
         let before = match store.policy() {
             Err(StoreError::Damaged { path, reason, .. }) => {
-                log::warn!("{} is damaged ({reason}); it is written anew, with no generation pinned", path.display());
+                let begin = format!("{} is damaged ({reason}); it is written anew", path.display());
+                log::warn!("{begin}: nothing of it holds but what is said now, and no generation is pinned");
                 Policy::default()
             }
             found => found?,
@@ -374,9 +373,9 @@ struct VerifyReport {
     findings: usize,
 }
 
-fn verify(store: &Store, engine: &EngineArgs, json: bool, out: &mut Output) -> anyhow::Result<()> {
+fn verify(store: &Store, json: bool, out: &mut Output) -> anyhow::Result<()> {
     let keyring = store.policy().ok().map(|policy| keyring(&policy)).transpose()?.flatten();
-    let seen = store.verify(keyring.as_ref(), &starter(engine))?;
+    let seen = store.verify(keyring.as_ref())?;
     let harmful = seen.findings.iter().filter(|finding| finding.is_harmful).count();
     for finding in &seen.findings {
         if json {
@@ -395,7 +394,7 @@ fn verify(store: &Store, engine: &EngineArgs, json: bool, out: &mut Output) -> a
     if harmful == 0 {
         return Ok(());
     }
-    let message = format!("{}: {harmful} of {} files are wrong", store.dir().display(), seen.files);
+    let message = format!("{}: {harmful} of {} files are damaged", store.dir().display(), seen.files);
     Err(CodedError { message, code: ExitCode::CorruptFile }.into())
 }
 

@@ -15,11 +15,10 @@ use std::time::{Duration, SystemTime};
 
 use rustix::fs::{AtFlags, Dir, Mode, OFlags, openat, renameat, unlinkat};
 use rustix::io::Errno;
-use rustix::process::{Resource, getrlimit};
 
 use super::{DerivedError, is_derived};
 use crate::fs::read::check_regular;
-use crate::fs::untrusted;
+use crate::fs::{fits, untrusted};
 
 /// What files are called while they are written; not as other files are, which nobody locks.
 const BESIDE: &str = ".derived-";
@@ -161,10 +160,7 @@ impl Draft<'_> {
     /// Writes the file, gives it its name, and makes room.
     pub(super) fn keep(mut self, name: &str, parts: [&[u8]; 2]) -> io::Result<()> {
         let len = parts.iter().map(|part| part.len() as u64).sum();
-        // Beyond the limit a write does not fail but ends the process.
-        if getrlimit(Resource::Fsize).current.is_some_and(|limit| limit < len) {
-            return Err(io::Error::new(io::ErrorKind::FileTooLarge, "is larger than this process may write"));
-        }
+        fits(len)?;
         parts.iter().try_for_each(|part| self.file.write_all(part))?;
         self.file.sync_all()?;
         let Opened { handle, .. } = &*self.directory.0;

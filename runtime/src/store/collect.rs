@@ -5,12 +5,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use super::{BASES, Changing, GENERATIONS, Generation, PACKS, StoreError, names_in, sync};
-#[cfg(feature = "native")]
-use crate::pack::PackFile;
-
-/// What files are called while they are written in place of others; see [`crate::fs::write_atomically`].
-const BESIDE: &str = ".overmask-";
+use super::{BASES, BESIDE, Changing, GENERATIONS, Generation, INCOMING, PACKS, StoreError, names_in, sync};
 
 impl Changing {
     /// Removes old generations, and the packs, bases and derived files that only they needed, with all that broken
@@ -21,6 +16,9 @@ impl Changing {
     /// When something cannot be read or removed.
     pub fn collect(&self) -> Result<(), StoreError> {
         let kept = self.kept()?;
+        // The pointer may have been moved by a process that was ended before it was on the disk: what it led to until
+        // then must not go before.
+        sync(&self.dir)?;
         // The generations first, and to the disk: none that is there may miss a file.
         let dir = self.dir.join(GENERATIONS);
         let is_kept = |name: &str| kept.iter().any(|generation| generation.number.to_string() == name);
@@ -38,36 +36,44 @@ impl Changing {
         for (base_id, _) in &bases {
             remove_others(&dir.join(base_id), |name| bases.contains(&(base_id, name)))?;
         }
-        #[cfg(feature = "native")]
-        self.collect_derived(&kept)?;
-        self.clear_incoming()?;
+        self.keep_arriving(|_| false)?;
         for name in names_in(&self.dir)?.iter().filter(|name| name.starts_with(BESIDE)) {
             remove(&self.dir.join(name))?;
         }
+        #[cfg(feature = "native")]
+        self.collect_derived(&kept)?;
         Ok(())
+    }
+
+    /// Removes what has arrived, but files whose digests are to be kept: to be gone on with.
+    ///
+    /// # Errors
+    /// When something cannot be removed.
+    pub fn keep_arriving(&self, is_kept: impl Fn(&str) -> bool) -> Result<(), StoreError> {
+        remove_others(&self.dir.join(INCOMING), is_kept).map(drop)
     }
 
     /// The generations that are kept, the active one first.
     fn kept(&self) -> Result<Vec<Generation>, StoreError> {
         let policy = self.policy()?;
         let active = self.current()?;
-        let mut kept = Vec::new();
-        let mut next = active.replaces;
-        kept.push(active);
-        while kept.len() < policy.keep.max(2) as usize && next != 0 {
-            match self.generation(next) {
-                Ok(generation) => {
-                    next = generation.replaces;
-                    kept.push(generation);
-                }
-                // Removed by hand, or damaged: nothing leads back beyond it.
-                Err(StoreError::Unknown { .. } | StoreError::Damaged { .. }) => break,
-                Err(error) => return Err(error),
-            }
+        let mut next = self.before(&active)?;
+        let mut kept = vec![active];
+        while let Some(generation) = next.take_if(|_| kept.len() < policy.keep.max(2) as usize) {
+            next = self.before(&generation)?;
+            kept.push(generation);
         }
         for number in policy.pinned {
-            if kept.iter().all(|generation| generation.number != number) {
-                kept.push(self.generation(number)?);
+            if kept.iter().any(|generation| generation.number == number) {
+                continue;
+            }
+            match self.generation(number) {
+                Ok(generation) => kept.push(generation),
+                // What it needs is not known any more.
+                Err(error @ (StoreError::Unknown { .. } | StoreError::Damaged { .. })) => {
+                    log::warn!("generation {number} is pinned but cannot be kept: {error}");
+                }
+                Err(error) => return Err(error),
             }
         }
         Ok(kept)
@@ -89,10 +95,12 @@ impl Changing {
                 let Ok(base) = self.open_base(entry) else { return Ok(()) };
                 names.insert(derived_of_base(&base));
                 for task in generation.tasks.iter().filter(|task| task.base_id == entry.base_id) {
-                    // Those of a set's packs are named by the packs' own digests.
-                    let of_set = task.in_set.then(|| self.open_pack(task)).transpose()?;
-                    let sha256 = of_set.as_ref().map_or(task.sha256.as_str(), PackFile::digest);
-                    names.insert(derived_of_pack(&base, sha256));
+                    // Those of a set's packs are named by the packs' own digests; a damaged set has none.
+                    match task.in_set.then(|| self.open_pack(task)) {
+                        None => names.insert(derived_of_pack(&base, &task.sha256)),
+                        Some(Ok(file)) => names.insert(derived_of_pack(&base, file.digest())),
+                        Some(Err(_)) => false,
+                    };
                 }
             }
         }
@@ -111,7 +119,7 @@ fn remove_others(dir: &Path, is_kept: impl Fn(&str) -> bool) -> Result<bool, Sto
 }
 
 /// Removes a file, a link, or a directory with what is in it.
-fn remove(path: &Path) -> Result<(), StoreError> {
+pub(super) fn remove(path: &Path) -> Result<(), StoreError> {
     let found = match fs::symlink_metadata(path) {
         Ok(found) => found,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),

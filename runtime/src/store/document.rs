@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::StoreError;
 use crate::base::Precision;
-use crate::fs::{JsonBudget, hex, read_at_most, write_atomically};
+use crate::fs::{JsonBudget, fits, hex, read_at_most, write_shared};
 use crate::pack::PackDocument;
 
 /// The version of all of them that this program reads and writes.
@@ -195,6 +195,8 @@ impl Generation {
 pub(super) struct Current {
     /// Its number.
     pub(super) number: u64,
+    /// The largest number that was ever given to one: it may have been removed since.
+    pub(super) last: u64,
     /// SHA-256 of its file.
     pub(super) sha256: String,
 }
@@ -217,12 +219,15 @@ pub(super) fn encode<T: Serialize>(content: &T) -> Result<Vec<u8>, serde_json::E
     Ok(bytes)
 }
 
-/// Reads a document; `None` where there is no such file.
+/// Reads a document; `None` where there is no such file. `cure` says what to do where it is damaged.
 ///
 /// # Errors
 /// When it cannot be read, is of another version, or is not as it was written.
-pub(super) fn read<T: Serialize + DeserializeOwned>(path: &Path) -> Result<Option<(T, Vec<u8>)>, StoreError> {
-    let damaged = |reason: String| StoreError::Damaged { path: path.to_owned(), reason, cure: CURE };
+pub(super) fn read<T: Serialize + DeserializeOwned>(
+    path: &Path,
+    cure: &'static str,
+) -> Result<Option<(T, Vec<u8>)>, StoreError> {
+    let damaged = |reason: String| StoreError::Damaged { path: path.to_owned(), reason, cure };
     let bytes = match read_at_most(path, MAX_BYTES) {
         Ok(Some(bytes)) => bytes,
         Ok(None) => return Err(damaged(format!("it has more than {} MiB", MAX_BYTES >> 20))),
@@ -251,11 +256,18 @@ pub(super) fn read<T: Serialize + DeserializeOwned>(path: &Path) -> Result<Optio
 /// When it cannot be written.
 pub(super) fn write<T: Serialize>(path: &Path, content: &T) -> Result<String, StoreError> {
     let bytes = encode(content).map_err(|error| StoreError::io("write", path)(error.into()))?;
-    write_atomically(path, |file| std::io::Write::write_all(file, &bytes)).map_err(StoreError::io("write", path))?;
+    put(path, &bytes)?;
     Ok(hex(&Sha256::digest(&bytes)))
 }
 
-const CURE: &str = "`overmask store rollback` goes back to a whole generation, if there is one";
+/// Writes a small file in the place of the old one, through to the disk.
+///
+/// # Errors
+/// When it cannot be written.
+pub(super) fn put(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+    let written = fits(bytes.len() as u64).and_then(|()| write_shared(path, bytes));
+    written.map_err(StoreError::io("write", path))
+}
 
 #[cfg(test)]
 mod tests {
@@ -267,22 +279,22 @@ mod tests {
         let path = dir.path().join("policy");
         let policy = Policy { pinned: vec![3, 7], ..Policy::default() };
         write(&path, &policy).unwrap();
-        let (read_back, bytes) = read::<Policy>(&path).unwrap().unwrap();
+        let (read_back, bytes) = read::<Policy>(&path, "").unwrap().unwrap();
         assert_eq!(read_back, policy);
         for at in 0..bytes.len() {
             for bit in [1, 0x20] {
                 let mut changed = bytes.clone();
                 changed[at] ^= bit;
                 std::fs::write(&path, &changed).unwrap();
-                let error = read::<Policy>(&path).unwrap_err();
+                let error = read::<Policy>(&path, "").unwrap_err();
                 assert!(matches!(error, StoreError::Damaged { .. } | StoreError::Version { .. }), "{at}: {error}");
             }
         }
         for len in 0..bytes.len() {
             std::fs::write(&path, &bytes[..len]).unwrap();
-            assert!(read::<Policy>(&path).is_err(), "{len}");
+            assert!(read::<Policy>(&path, "").is_err(), "{len}");
         }
-        assert!(read::<Policy>(&dir.path().join("nothing")).unwrap().is_none());
+        assert!(read::<Policy>(&dir.path().join("nothing"), "").unwrap().is_none());
     }
 
     #[test]

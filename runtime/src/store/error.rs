@@ -39,9 +39,9 @@ pub enum StoreError {
         path: PathBuf,
     },
     /// The store cannot be believed, or not be changed by this user.
-    #[error("the store {} {reason}", path.display())]
+    #[error("the store cannot be used: {} {reason}", path.display())]
     Owner {
-        /// The directory.
+        /// Its directory, or something in it.
         path: PathBuf,
         /// Whose it is, and what to do.
         reason: String,

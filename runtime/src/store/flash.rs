@@ -8,9 +8,11 @@ use std::time::Instant;
 
 use sha2::{Digest, Sha256};
 
+use super::collect::remove;
 use super::incoming::settle;
 use super::{
-    BaseEntry, Changing, Generation, INCOMING, PACKS, Promise, StoreError, TaskEntry, make_dir, sync, sync_parent,
+    BaseEntry, Changing, Generation, INCOMING, PACKS, Promise, StoreError, TaskEntry, base_of_store, document,
+    make_dir, sync,
 };
 use crate::base::{Base, BaseManifest, file};
 use crate::engine::Engine;
@@ -106,6 +108,8 @@ impl Changing {
         if let Some(entry) = self.has_base(&manifest)? {
             return Ok(entry);
         }
+        // What a flash has left that was ended half way takes room, and may not be what it should.
+        self.keep_arriving(|_| false)?;
         let digests = &base.manifest().digests;
         let sizes = digests.keys().map(|name| {
             let path = dir.join(name);
@@ -126,24 +130,44 @@ impl Changing {
         self.settle_base(&manifest)
     }
 
-    /// The entry of a base with this manifest (the bytes of its `base.json`), if the store has it, whole as far as that
-    /// shows at once.
+    /// The entry of the base that a manifest (the bytes of a `base.json`) names, if the store has it, whole and on the
+    /// disk.
     ///
     /// # Errors
-    /// When the manifest cannot be used.
+    /// When the manifest cannot be used, or the disk fails.
     pub fn has_base(&self, manifest: &[u8]) -> Result<Option<BaseEntry>, StoreError> {
         let parsed = BaseManifest::parse(Path::new(file::MANIFEST), manifest)?;
         let dir = self.base_dir(&parsed.base_id, parsed.variant);
         if !dir.exists() {
             return Ok(None);
         }
-        let entry = self.base_entry(&dir);
-        // One that is damaged is to be replaced.
-        Ok(entry.and_then(|entry| self.open_base(&entry)?.verify().map(|()| entry).map_err(StoreError::from)).ok())
+        let whole = self.base_entry(&dir).and_then(|entry| {
+            self.open_unchecked(&entry)?.verify().map_err(base_of_store)?;
+            Ok(entry)
+        });
+        match whole {
+            Ok(entry) => {
+                if entry.manifest_sha256 != hex(&Sha256::digest(manifest)) {
+                    let base_id = &parsed.base_id;
+                    log::warn!("the store has the base {base_id} with another manifest or graph, and keeps that one");
+                }
+                self.sync_base(&dir)?;
+                Ok(Some(entry))
+            }
+            Err(error) => {
+                log::warn!("{error}; the base is taken in anew");
+                Ok(None)
+            }
+        }
+    }
+
+    /// Brings the names that lead to a base's files to the disk.
+    fn sync_base(&self, dir: &Path) -> Result<(), StoreError> {
+        dir.ancestors().take_while(|dir| *dir != self.dir).try_for_each(sync)
     }
 
     fn base_entry(&self, dir: &Path) -> Result<BaseEntry, StoreError> {
-        let base = Base::open(dir)?;
+        let base = Base::open(dir).map_err(base_of_store)?;
         let mut bytes = 0;
         for name in base.manifest().digests.keys().map(String::as_str).chain([file::MANIFEST]) {
             let path = dir.join(name);
@@ -163,27 +187,22 @@ impl Changing {
         let parsed = BaseManifest::parse(Path::new(file::MANIFEST), manifest)?;
         let to = self.base_dir(&parsed.base_id, parsed.variant);
         let staged = self.dir.join(INCOMING).join(format!("base-{}", parsed.base_id));
-        if staged.exists() {
-            fs::remove_dir_all(&staged).map_err(StoreError::io("remove", &staged))?;
-        }
+        remove(&staged)?;
         make_dir(&staged)?;
         for (name, sha256) in &parsed.digests {
             settle(&self.dir.join(INCOMING).join(sha256), &staged.join(name))?;
         }
-        let path = staged.join(file::MANIFEST);
-        let write = |file: &mut fs::File| std::io::Write::write_all(file, manifest);
-        crate::fs::write_atomically(&path, write).map_err(StoreError::io("write", path))?;
+        document::put(&staged.join(file::MANIFEST), manifest)?;
         let checked = Base::open(&staged).and_then(|base| base.verify());
         if let Err(error) = checked {
-            fs::remove_dir_all(&staged).map_err(StoreError::io("remove", &staged))?;
-            return Err(error.into());
+            remove(&staged)?;
+            return Err(base_of_store(error));
         }
-        sync(&staged)?;
         if let Some(parent) = to.parent() {
             make_dir(parent)?;
         }
         exchange(&staged, &to)?;
-        sync_parent(&to)?;
+        self.sync_base(&to)?;
         self.base_entry(&to)
     }
 
@@ -268,6 +287,10 @@ impl Changing {
         for given in &packs {
             self.keep_pack(given)?;
         }
+        if !packs.is_empty() {
+            // Those that were there, too: who brought them may have been ended before this.
+            sync(&self.dir.join(PACKS))?;
+        }
         clock.done("write", bytes);
         new.into_iter().for_each(|new| generation.put_task(new.entry));
         let is_new = !generation.is_same(&active);
@@ -281,7 +304,7 @@ impl Changing {
         Ok(Flashed { generation, is_new })
     }
 
-    /// Writes a pack under its digest, through to the disk, unless it is there.
+    /// Writes a pack under its digest, its bytes through to the disk, unless it is there.
     fn keep_pack(&self, given: &Given) -> Result<(), StoreError> {
         let sha256 = hex(&Sha256::digest(&given.bytes));
         let path = self.pack_path(&sha256);
@@ -290,7 +313,11 @@ impl Changing {
         }
         make_dir(&self.dir.join(PACKS))?;
         let mut part = self.arrive(&sha256, given.bytes.len() as u64)?;
-        part.write(&given.bytes[usize::try_from(part.have()).unwrap_or(0)..])?;
+        if part.have() < given.bytes.len() as u64 {
+            // A beginning that a flash has left which was ended half way may be none of it.
+            part.restart()?;
+            part.write(&given.bytes)?;
+        }
         settle(&part.finish(&given.name)?, &path)
     }
 
@@ -311,7 +338,7 @@ impl Changing {
         {
             let found =
                 rustix::fs::statvfs(&self.dir).map_err(|error| StoreError::io("read", &self.dir)(error.into()))?;
-            let (needed, available) = (bytes + SLACK, found.f_bavail.saturating_mul(found.f_frsize));
+            let (needed, available) = (bytes.saturating_add(SLACK), found.f_bavail.saturating_mul(found.f_frsize));
             if needed > available {
                 return Err(StoreError::Space { path: self.dir.clone(), needed, available });
             }

@@ -5,7 +5,7 @@ use std::ops::Deref;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::document::{self, Current};
-use super::{CURRENT, GENERATIONS, Generation, LOCK, POLICY, Policy, Store, StoreError, join, make_dir};
+use super::{CURRENT, GENERATIONS, Generation, LOCK, POLICY, Policy, Store, StoreError, join, make_dir, sync};
 
 /// A store that nobody else is changing; the lock goes with it, also when the process is killed.
 #[derive(Debug)]
@@ -30,8 +30,12 @@ impl Store {
     pub fn change(&self, wait: impl FnOnce() -> bool) -> Result<Changing, StoreError> {
         self.check_owner()?;
         let path = self.dir.join(LOCK);
-        let open = || File::options().create(true).truncate(false).write(true).open(&path);
-        let lock = open().map_err(StoreError::io("write", &path))?;
+        let mut options = File::options();
+        options.create(true).truncate(false).write(true);
+        // For its owner alone: whoever can open it can hold it.
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        let lock = options.open(&path).map_err(StoreError::io("write", &path))?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) if wait() => lock.lock().map_err(StoreError::io("lock", &path))?,
@@ -70,32 +74,47 @@ impl Changing {
     /// When it cannot be written; the pointer is then where it was.
     pub(super) fn activate(&self, mut generation: Generation) -> Result<Generation, StoreError> {
         make_dir(&self.dir.join(GENERATIONS))?;
-        generation.replaces = self.pointer()?.map_or(0, |current| current.number);
-        generation.number = self.numbers()?.last().map_or(1, |last| last + 1);
+        let pointer = self.pointer()?;
+        generation.replaces = pointer.as_ref().map_or(0, |current| current.number);
+        let given = self.numbers()?.last().copied().max(pointer.map(|current| current.last));
+        let number = given.unwrap_or(0).checked_add(1).ok_or_else(|| {
+            let (path, reason) = (self.generation_path(u64::MAX), "no generation can have this number".to_owned());
+            StoreError::Damaged { path, reason, cure: "remove it" }
+        })?;
+        generation.number = number;
         generation.made = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let sha256 = document::write(&self.generation_path(generation.number), &generation)?;
-        document::write(&self.dir.join(CURRENT), &Current { number: generation.number, sha256 })?;
+        // The directories that are new, of packs for example: the pointer must not be on the disk before them.
+        sync(&self.dir)?;
+        let sha256 = document::write(&self.generation_path(number), &generation)?;
+        document::write(&self.dir.join(CURRENT), &Current { number, last: number, sha256 })?;
         Ok(generation)
     }
 
-    /// Goes back to a generation that is kept: the one before the active one, or the one of this number. Nothing is
-    /// written but the pointer.
+    /// Goes back to a generation that is kept: the one before the active one, or the one of this number. Where the
+    /// active one is damaged, the one before it is the newest that is whole. Nothing is written but the pointer.
     ///
     /// # Errors
     /// When there is none, it or one of its packs is missing or damaged, or it holds unsigned packs and the
     /// policy no longer takes them.
     pub fn rollback(&self, to: Option<u64>) -> Result<Generation, StoreError> {
-        let number = match to {
-            Some(number) => number,
-            None => match self.current()?.replaces {
-                0 => {
-                    let what = "generation before the active one".to_owned();
-                    return Err(StoreError::Unknown { what, known: join(self.numbers()?.iter()) });
-                }
-                number => number,
-            },
+        // A damaged pointer tells nothing, and is written anew.
+        let pointer = match self.pointer() {
+            Err(StoreError::Damaged { .. }) => None,
+            found => found?,
         };
-        let generation = self.generation(number)?;
+        let found = match (to, self.current()) {
+            (Some(number), _) => Some(self.generation(number)?),
+            (None, Ok(active)) => self.before(&active)?,
+            (None, Err(StoreError::Damaged { .. })) => {
+                self.newest_below(pointer.as_ref().map_or(u64::MAX, |current| current.number))?
+            }
+            (None, Err(error)) => return Err(error),
+        };
+        let numbers = self.numbers()?;
+        let generation = found.ok_or_else(|| {
+            let what = "whole generation before the active one".to_owned();
+            StoreError::Unknown { what, known: join(numbers.iter()) }
+        })?;
         let require_signature = self.policy()?.require_signature;
         for task in &generation.tasks {
             self.open_pack(task)?;
@@ -106,7 +125,9 @@ impl Changing {
         generation.bases.iter().try_for_each(|base| self.open_base(base).map(drop))?;
         let bytes = document::encode(&generation).map_err(|error| StoreError::io("read", &self.dir)(error.into()))?;
         let sha256 = crate::fs::hex(&<sha2::Sha256 as sha2::Digest>::digest(bytes));
-        document::write(&self.dir.join(CURRENT), &Current { number, sha256 })?;
+        let number = generation.number;
+        let last = numbers.last().copied().max(pointer.map(|current| current.last)).unwrap_or(number);
+        document::write(&self.dir.join(CURRENT), &Current { number, last, sha256 })?;
         Ok(generation)
     }
 
@@ -138,9 +159,11 @@ impl Changing {
     /// Keeps a generation until it is let go again, or lets it go.
     ///
     /// # Errors
-    /// When there is no such generation, or the policy cannot be written.
+    /// When there is no such generation to keep, or the policy cannot be written.
     pub fn pin(&self, number: u64, keep: bool) -> Result<(), StoreError> {
-        self.generation(number)?;
+        if keep {
+            self.generation(number)?;
+        }
         let mut policy = self.policy()?;
         policy.pinned.retain(|pinned| *pinned != number);
         if keep {

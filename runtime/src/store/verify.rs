@@ -2,17 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-
-use super::flash::StartEngine;
-use super::{
-    BASES, CURRENT, DERIVED, GENERATIONS, Generation, INCOMING, LOCK, PACKS, POLICY, Store, StoreError, TaskEntry,
-    names_in,
-};
-use crate::base::Base;
 #[cfg(feature = "native")]
-use crate::engine::native::{NativeEngine, derived_of_base, derived_of_pack};
+use std::io;
+use std::path::PathBuf;
+
+use super::{
+    ATTEMPTS, BACK, BASE_AGAIN, BASES, CURRENT, DERIVED, GENERATIONS, Generation, INCOMING, LOCK, PACK_AGAIN, PACKS,
+    POLICY, POLICY_AGAIN, Store, StoreError, TaskEntry, base_of_store, names_in, number,
+};
+use crate::base::{Base, BaseError};
 use crate::pack::PackFile;
 use crate::trust::Keyring;
 
@@ -25,7 +23,7 @@ pub struct Finding {
     pub reason: String,
     /// What to do.
     pub cure: &'static str,
-    /// Whether the active tasks are in danger; leftovers of a broken flash are not.
+    /// Whether tasks are in danger, the active ones or those of the ways back; leftovers of a broken flash are no harm.
     pub is_harmful: bool,
 }
 
@@ -38,24 +36,36 @@ pub struct Verified {
     pub findings: Vec<Finding>,
 }
 
-const AGAIN: &str = "flash the pack again, or go back with `overmask store rollback`; other tasks go on";
-const BASE_AGAIN: &str = "flash the base again: `overmask flash --base DIR`; until then its tasks may answer wrongly";
 const COLLECT: &str = "`overmask store gc` removes it";
-const BACK: &str = "`overmask store rollback --to N` goes to a whole generation";
+#[cfg(feature = "native")]
+const AS_OWNER: &str = "run this as the store's owner";
 
 impl Store {
     /// Looks at every byte of the store: documents, packs, bases, and the derived files, which are made anew and
-    /// compared. With keys, the signatures of signed packs are checked, too. `start` starts the engine whose derived
-    /// files they are.
+    /// compared. With keys, the signatures of signed packs are checked, too. Where the store is being changed
+    /// meanwhile, it is looked at again.
     ///
     /// # Errors
     /// When the store cannot be read. What is wrong with a file is a [`Finding`].
-    pub fn verify(&self, keyring: Option<&Keyring>, start: &StartEngine<'_>) -> Result<Verified, StoreError> {
+    pub fn verify(&self, keyring: Option<&Keyring>) -> Result<Verified, StoreError> {
+        let mut attempt = 1;
+        loop {
+            let before = (self.pointer().ok(), self.numbers()?);
+            let seen = self.verify_once(keyring)?;
+            let is_sound = seen.findings.iter().all(|finding| !finding.is_harmful);
+            if is_sound || attempt == ATTEMPTS || before == (self.pointer().ok(), self.numbers()?) {
+                return Ok(seen);
+            }
+            attempt += 1;
+        }
+    }
+
+    fn verify_once(&self, keyring: Option<&Keyring>) -> Result<Verified, StoreError> {
         let mut seen = Verified::default();
         let require_signature = match self.policy() {
             Ok(policy) => policy.require_signature,
             Err(error) => {
-                seen.wrong(self.dir.join(POLICY), &error, "`overmask store policy` writes it again", true);
+                seen.wrong(self.dir.join(POLICY), &error, POLICY_AGAIN);
                 false
             }
         };
@@ -63,18 +73,21 @@ impl Store {
         let mut active = 0;
         match self.current() {
             Ok(current) => active = current.number,
-            Err(error) => seen.wrong(self.dir.join(CURRENT), &error, BACK, true),
+            Err(error) => seen.wrong(self.dir.join(CURRENT), &error, BACK),
         }
         let mut generations = Vec::new();
         for number in self.numbers()? {
             seen.files += 1;
+            let path = self.generation_path(number);
             match self.generation(number) {
                 Ok(generation) => generations.push(generation),
-                Err(error) => seen.wrong(self.generation_path(number), &error, COLLECT, number == active),
+                // The active one was found above.
+                Err(_) if seen.findings.iter().any(|finding| finding.file == path) => {}
+                Err(error) => seen.wrong(path, &error, COLLECT),
             }
         }
         let packs = self.verify_packs(&generations, keyring, require_signature, active, &mut seen);
-        self.verify_bases(&generations, &packs, start, &mut seen)?;
+        self.verify_bases(&generations, &packs, &mut seen)?;
         self.find_strangers(&generations, &mut seen)?;
         Ok(seen)
     }
@@ -100,11 +113,11 @@ impl Store {
                 Ok(file) => {
                     good.insert((task.name.clone(), task.sha256.clone()), file);
                 }
-                Err(error) => seen.wrong(path.clone(), &error, AGAIN, true),
+                Err(error) => seen.wrong(path.clone(), &error, PACK_AGAIN),
             }
             if require_signature && task.signature.is_none() && number == active {
                 let error = StoreError::Unsigned { pack: path.display().to_string() };
-                seen.wrong(path, &error, "flash it with a signature, or `overmask store remove` its task", true);
+                seen.wrong(path, &error, "flash it with a signature, or `overmask store remove` its task");
             }
         }
         good
@@ -112,7 +125,7 @@ impl Store {
 
     fn check_signed(&self, task: &TaskEntry, keyring: Option<&Keyring>) -> Result<(), StoreError> {
         if let (Some(signature), Some(keyring)) = (&task.signature, keyring) {
-            keyring.verify(&crate::pack::read_file(&self.pack_path(&task.sha256))?, signature)?;
+            keyring.verify(&self.pack_bytes(task)?, signature)?;
         }
         Ok(())
     }
@@ -121,7 +134,6 @@ impl Store {
         &self,
         generations: &[Generation],
         packs: &BTreeMap<(String, String), PackFile>,
-        start: &StartEngine<'_>,
         seen: &mut Verified,
     ) -> Result<(), StoreError> {
         let entries: BTreeMap<_, _> = generations
@@ -132,81 +144,83 @@ impl Store {
         for entry in entries.into_values() {
             seen.files += 1;
             let dir = self.base_dir(&entry.base_id, entry.variant);
-            // Anew, as one that the store has opened is taken as sound.
-            let checked = self.open_base(entry).and_then(|_| Ok(Base::open(&dir)?)).and_then(|base| {
-                base.verify()?;
+            let checked = self.open_unchecked(entry).and_then(|base| {
+                base.verify().map_err(base_of_store)?;
                 Ok(base)
             });
             let base = match checked {
-                Ok(base) => Arc::new(base),
+                Ok(base) => base,
                 Err(error) => {
-                    seen.wrong(dir, &error, BASE_AGAIN, true);
+                    seen.wrong(dir, &error, BASE_AGAIN);
                     continue;
                 }
             };
             for name in names_in(&dir)? {
                 let is_known = name == crate::base::file::MANIFEST || base.manifest().digests.contains_key(&name);
                 if !is_known {
-                    seen.stranger(dir.join(name));
+                    seen.findings.push(Finding {
+                        file: dir.join(name),
+                        reason: "it is no file of a base".to_owned(),
+                        cure: "remove it",
+                        is_harmful: false,
+                    });
                 }
             }
             let mine: Vec<&PackFile> = packs.values().filter(|file| file.document().base_id == entry.base_id).collect();
-            self.verify_derived(&base, &mine, start, seen)?;
+            self.verify_derived(&base, &mine, seen);
         }
         Ok(())
     }
 
     /// Compares the derived files of a base and its packs with what they give now. One that is not there is no fault.
     #[cfg(feature = "native")]
-    fn verify_derived(
-        &self,
-        base: &Arc<Base>,
-        packs: &[&PackFile],
-        start: &StartEngine<'_>,
-        seen: &mut Verified,
-    ) -> Result<(), StoreError> {
-        let dir = self.derived_dir();
-        let there = |name: String| Some(dir.join(name)).filter(|path| path.exists());
-        let of_base = there(derived_of_base(base));
-        let of_packs = packs.iter().map(|file| there(derived_of_pack(base, file.digest()))).collect::<Vec<_>>();
-        if of_base.is_none() && of_packs.iter().all(Option::is_none) {
-            return Ok(());
-        }
-        let before = fs::metadata(of_base.as_deref().unwrap_or(&dir)).and_then(|found| found.modified()).ok();
-        let engine = start(base, &dir)?;
-        let any: &dyn std::any::Any = &*engine;
-        let Some(native) = any.downcast_ref::<NativeEngine>() else { return Ok(()) };
-        let mut check = |path: &Path, checked: Result<bool, StoreError>| {
-            seen.files += 1;
-            match checked {
-                Ok(true) => {}
-                Ok(false) => seen.damaged_derived(path),
-                Err(error) => seen.wrong(path.to_owned(), &error, REMADE, true),
+    fn verify_derived(&self, base: &Base, packs: &[&PackFile], seen: &mut Verified) {
+        use crate::derived::Directory;
+        use crate::engine::EngineError;
+        use crate::engine::native::{self, verify_derived_of_base, verify_derived_of_pack};
+
+        let path = self.derived_dir();
+        let directory = match fs::symlink_metadata(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+            _ => Directory::open(&path),
+        };
+        let directory = match directory {
+            Ok(directory) => directory,
+            Err(error) => {
+                if seen.findings.iter().all(|finding| finding.file != path) {
+                    let (reason, is_harmful) = (format!("it was not looked into: {error}"), false);
+                    seen.findings.push(Finding { file: path, reason, cure: AS_OWNER, is_harmful });
+                }
+                return;
             }
         };
-        if let Some(path) = &of_base {
-            // A damaged one was replaced when the engine started.
-            let is_old = fs::metadata(path).and_then(|found| found.modified()).ok() == before;
-            check(path, native.verify_base().map(|is_kept| is_kept && is_old).map_err(StoreError::from));
+        let mut check = |name: String, check: &dyn Fn() -> Result<bool, EngineError>| {
+            let file = path.join(name);
+            if file.symlink_metadata().is_err() {
+                return;
+            }
+            seen.files += 1;
+            let reason = match check() {
+                Ok(true) => return,
+                Ok(false) => "it is damaged".to_owned(),
+                Err(error) => error.to_string(),
+            };
+            // All of them can be made again.
+            let cure = match fs::remove_file(&file) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => "delete it, and restart what runs with it",
+                _ => "it was removed, and the next start makes it again; restart what runs with it",
+            };
+            seen.findings.push(Finding { file, reason, cure, is_harmful: true });
+        };
+        check(native::derived_of_base(base), &|| verify_derived_of_base(base, &directory));
+        for file in packs {
+            let name = native::derived_of_pack(base, file.digest());
+            check(name, &|| verify_derived_of_pack(base, &directory, file));
         }
-        for (path, file) in of_packs.iter().zip(packs) {
-            let Some(path) = path else { continue };
-            let verified = file.masks(Some(base)).map_err(StoreError::from);
-            check(path, verified.and_then(|masks| Ok(native.verify_pack(file, &masks)?)));
-        }
-        Ok(())
     }
 
     #[cfg(not(feature = "native"))]
-    fn verify_derived(
-        &self,
-        _: &Arc<Base>,
-        _: &[&PackFile],
-        _: &StartEngine<'_>,
-        _: &mut Verified,
-    ) -> Result<(), StoreError> {
-        Ok(())
-    }
+    fn verify_derived(&self, _: &Base, _: &[&PackFile], _: &mut Verified) {}
 
     /// Finds what no generation names.
     fn find_strangers(&self, generations: &[Generation], seen: &mut Verified) -> Result<(), StoreError> {
@@ -219,8 +233,7 @@ impl Store {
             seen.stranger(lock);
         }
         let dir = self.dir.join(GENERATIONS);
-        let is_number = |name: &str| name.parse::<u64>().is_ok_and(|number| number.to_string() == name);
-        names_in(&dir)?.iter().filter(|name| !is_number(name)).for_each(|name| seen.stranger(dir.join(name)));
+        names_in(&dir)?.iter().filter(|name| number(name).is_none()).for_each(|name| seen.stranger(dir.join(name)));
         let dir = self.dir.join(PACKS);
         let packs: BTreeSet<String> =
             generations.iter().flat_map(|g| &g.tasks).map(|task| format!("{}.pack", task.sha256)).collect();
@@ -241,29 +254,21 @@ impl Store {
     }
 }
 
-#[cfg(feature = "native")]
-const REMADE: &str = "it was removed, and the next start makes it again; restart what runs with it";
-
 impl Verified {
-    fn wrong(&mut self, file: PathBuf, error: &StoreError, cure: &'static str, is_harmful: bool) {
-        // A damaged file of the store brings its own advice along.
-        let (file, reason, cure) = match error {
-            StoreError::Damaged { path, reason, cure } => (path.clone(), reason.clone(), *cure),
-            error => (file, error.to_string(), cure),
+    fn wrong(&mut self, file: PathBuf, error: &StoreError, cure: &'static str) {
+        // Some errors know better which file it is.
+        let (file, reason) = match error {
+            StoreError::Damaged { path, reason, .. } => (path.clone(), reason.clone()),
+            StoreError::Base(BaseError::Digest { path, expected, found }) => {
+                (path.clone(), format!("its sha256 is {found}, not {expected}"))
+            }
+            error => (file, error.to_string()),
         };
-        self.findings.push(Finding { file, reason, cure, is_harmful });
+        self.findings.push(Finding { file, reason, cure, is_harmful: true });
     }
 
     fn stranger(&mut self, file: PathBuf) {
         let reason = "no generation needs it".to_owned();
         self.findings.push(Finding { file, reason, cure: COLLECT, is_harmful: false });
-    }
-
-    /// Notes a derived file that is damaged; it is removed, as all of them can be made again.
-    #[cfg(feature = "native")]
-    fn damaged_derived(&mut self, path: &Path) {
-        let _ = fs::remove_file(path);
-        let reason = "it is damaged".to_owned();
-        self.findings.push(Finding { file: path.to_owned(), reason, cure: REMADE, is_harmful: true });
     }
 }

@@ -199,6 +199,24 @@ pub fn derived_of_pack(base: &Base, sha256: &str) -> String {
     masks::name(&packed::key(base), sha256)
 }
 
+/// Compares the derived file of a base in a directory with what the base gives; returns whether there is one that is
+/// whole.
+///
+/// # Errors
+/// When it holds something else, or the base cannot be read; the file is removed.
+pub fn verify_derived_of_base(base: &Base, directory: &Directory) -> Result<bool, EngineError> {
+    packed::verify(base, directory)
+}
+
+/// The same for the derived file of a pack.
+///
+/// # Errors
+/// The same; when the pack does not fit the base.
+pub fn verify_derived_of_pack(base: &Base, directory: &Directory, file: &PackFile) -> Result<bool, EngineError> {
+    let masks = file.masks(Some(base))?;
+    Ok(masks::verify(base, &masks, &masks::kept(directory, &packed::key(base), file))?)
+}
+
 fn unavailable(error: impl std::fmt::Display) -> EngineError {
     EngineError::Unavailable { engine: EngineKind::Native, reason: error.to_string() }
 }

@@ -87,6 +87,18 @@ pub(super) fn name(base: &Base) -> String {
     derived::name(f32::PANELS, &key(base))
 }
 
+/// Compares what is kept of a base with what it gives now; returns whether anything whole is.
+///
+/// # Errors
+/// When it is not the same; the file is removed.
+pub(super) fn verify(base: &Base, directory: &Directory) -> Result<bool, EngineError> {
+    let (starts, file) = (starts(base), DerivedFile::new(directory, f32::PANELS, key(base)));
+    match file.find(starts.last().copied().unwrap_or(0)) {
+        Some(held) => file.verify(&held, &pack(base, &starts)?).map(|()| true).map_err(EngineError::from),
+        None => Ok(false),
+    }
+}
+
 /// What names a base with the layout of its panels.
 pub(super) fn key(base: &Base) -> [u8; 32] {
     let mut digest = Sha256::new();

@@ -51,14 +51,16 @@ impl Remote {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child =
             command.spawn().map_err(|error| unreachable(format!("`{ssh}` cannot be started: {error}; install it")))?;
-        let (Some(mut to), Some(from), Some(errors)) = (child.stdin.take(), child.stdout.take(), child.stderr.take())
+        let (Some(mut to), Some(from), Some(mut errors)) =
+            (child.stdin.take(), child.stdout.take(), child.stderr.take())
         else {
             return Err(unreachable("it has no streams".to_owned()));
         };
         // Read beside: a full pipe would stop it.
         let errors = std::thread::spawn(move || {
             let mut said = Vec::new();
-            let _ = errors.take(1 << 16).read_to_end(&mut said);
+            let _ = errors.by_ref().take(1 << 16).read_to_end(&mut said);
+            let _ = std::io::copy(&mut errors, &mut std::io::sink());
             String::from_utf8_lossy(&said).into_owned()
         });
         let done = wire::send(offer, peer, &mut BufReader::new(from), &mut to, report, sent);
