@@ -121,6 +121,20 @@ pub enum BaseError {
 }
 
 impl BaseError {
+    /// The file that it is about.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Io { path, .. }
+            | Self::TooLarge { path, .. }
+            | Self::Json { path, .. }
+            | Self::Manifest { path, .. }
+            | Self::Field { path, .. }
+            | Self::Weights { path, .. }
+            | Self::NoTensor { path, .. }
+            | Self::Digest { path, .. } => path,
+        }
+    }
+
     /// Of which kind it is.
     pub fn kind(&self) -> ErrorKind {
         match self {

@@ -193,7 +193,7 @@ impl Generation {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Current {
-    /// Its number.
+    /// Its number; 0 where nothing was flashed yet.
     pub(super) number: u64,
     /// The largest number that was ever given to one: it may have been removed since.
     pub(super) last: u64,

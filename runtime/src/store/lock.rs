@@ -75,9 +75,9 @@ impl Changing {
     pub(super) fn activate(&self, mut generation: Generation) -> Result<Generation, StoreError> {
         make_dir(&self.dir.join(GENERATIONS))?;
         let pointer = self.pointer()?;
-        generation.replaces = pointer.as_ref().map_or(0, |current| current.number);
-        let given = self.numbers()?.last().copied().max(pointer.map(|current| current.last));
-        let number = given.unwrap_or(0).checked_add(1).ok_or_else(|| {
+        generation.replaces = pointer.number;
+        let given = self.numbers()?.last().copied().unwrap_or(0).max(pointer.last);
+        let number = given.checked_add(1).ok_or_else(|| {
             let (path, reason) = (self.generation_path(u64::MAX), "no generation can have this number".to_owned());
             StoreError::Damaged { path, reason, cure: "remove it" }
         })?;
@@ -100,7 +100,7 @@ impl Changing {
         // A damaged pointer tells nothing, and is written anew.
         let pointer = match self.pointer() {
             Err(StoreError::Damaged { .. }) => None,
-            found => found?,
+            found => Some(found?),
         };
         let found = match (to, self.current()) {
             (Some(number), _) => Some(self.generation(number)?),

@@ -96,6 +96,7 @@ impl Store {
         for made in above.into_iter().filter(|dir| !dir.as_os_str().is_empty()).chain([dir]) {
             sync_parent(made)?;
         }
+        document::write(&store.dir.join(CURRENT), &Current { number: 0, last: 0, sha256: String::new() })?;
         // The policy last: what has one is a store.
         document::write(&store.dir.join(POLICY), policy)?;
         Ok(store)
@@ -153,15 +154,17 @@ impl Store {
     pub fn current(&self) -> Result<Generation, StoreError> {
         let mut pointer = self.pointer()?;
         for _ in 0..ATTEMPTS {
-            let Some(current) = &pointer else { return Ok(Generation::empty()) };
-            match self.generation_with(current.number, Some(&current.sha256)) {
+            if pointer.number == 0 {
+                return Ok(Generation::empty());
+            }
+            match self.generation_with(pointer.number, Some(&pointer.sha256)) {
                 Err(StoreError::Unknown { .. }) => {}
                 found => return found,
             }
             // It may have been removed by flashes since the pointer was read: then the pointer is another now.
             let now = self.pointer()?;
             if now == pointer {
-                let (path, reason) = (self.generation_path(current.number), "it is missing".to_owned());
+                let (path, reason) = (self.generation_path(pointer.number), "it is missing".to_owned());
                 return Err(StoreError::Damaged { path, reason, cure: BACK });
             }
             pointer = now;
@@ -194,11 +197,15 @@ impl Store {
     /// # Errors
     /// As [`Store::current`].
     pub fn is_current(&self, generation: &Generation) -> Result<bool, StoreError> {
-        Ok(self.pointer()?.map_or(0, |current| current.number) == generation.number)
+        Ok(self.pointer()?.number == generation.number)
     }
 
-    fn pointer(&self) -> Result<Option<Current>, StoreError> {
-        Ok(document::read::<Current>(&self.dir.join(CURRENT), BACK)?.map(|(current, _)| current))
+    fn pointer(&self) -> Result<Current, StoreError> {
+        let path = self.dir.join(CURRENT);
+        match document::read(&path, BACK)? {
+            Some((current, _)) => Ok(current),
+            None => Err(StoreError::Damaged { path, reason: "it is missing".to_owned(), cure: BACK }),
+        }
     }
 
     /// A generation by its number.
@@ -275,13 +282,12 @@ impl Store {
     fn open_unchecked(&self, entry: &BaseEntry) -> Result<Base, StoreError> {
         let dir = self.base_dir(&entry.base_id, entry.variant);
         let path = dir.join(crate::base::file::MANIFEST);
-        let base = Base::open(&dir).map_err(base_of_store)?;
-        let found = file_digest(&path).map_err(StoreError::io("read", &path))?;
-        if base.base_id() != entry.base_id || found != entry.manifest_sha256 {
+        let found = file_digest(&path).map_err(|source| base_of_store(BaseError::Io { path: path.clone(), source }))?;
+        if found != entry.manifest_sha256 {
             let reason = "it is not the one that was flashed".to_owned();
             return Err(StoreError::Damaged { path, reason, cure: BASE_AGAIN });
         }
-        Ok(base)
+        Base::open(&dir).map_err(base_of_store)
     }
 
     /// Reads a task's pack; its digest is checked.

@@ -262,6 +262,7 @@ impl Verified {
             StoreError::Base(BaseError::Digest { path, expected, found }) => {
                 (path.clone(), format!("its sha256 is {found}, not {expected}"))
             }
+            StoreError::Base(error) => (error.path().to_owned(), error.to_string()),
             error => (file, error.to_string()),
         };
         self.findings.push(Finding { file, reason, cure, is_harmful: true });
