@@ -6,6 +6,8 @@
 mod answer;
 mod bench;
 mod flash;
+#[cfg(feature = "fleet")]
+mod fleet;
 mod given;
 mod input;
 mod inspect;
