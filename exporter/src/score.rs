@@ -61,16 +61,6 @@ impl Said {
     }
 }
 
-/// The metric by which states of a run, and runs, are chosen.
-pub fn main_metric(kind: TaskKind) -> &'static str {
-    match kind {
-        TaskKind::Classify => "accuracy",
-        TaskKind::Multilabel => "micro_f1",
-        TaskKind::Regress => "pearson",
-        TaskKind::Tag => "span_f1",
-    }
-}
-
 /// How good answers are.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Card {
@@ -137,7 +127,7 @@ pub struct Confusion {
 pub fn main_score(kind: TaskKind, labels: &[String], gold: &[Gold], said: &[Said]) -> f64 {
     let table = Table::new(kind, labels, gold, said);
     let value =
-        table.metrics().into_iter().find(|(name, _)| *name == main_metric(kind)).map(|(_, of)| of(&table, &all(gold)));
+        table.metrics().into_iter().find(|(name, _)| *name == kind.metric()).map(|(_, of)| of(&table, &all(gold)));
     value.filter(|value| value.is_finite()).unwrap_or(0.0)
 }
 
@@ -166,7 +156,7 @@ pub fn card(kind: TaskKind, labels: &[String], gold: &[Gold], said: &[Said]) -> 
         }
     };
     let f1_label = metrics.contains_key("f1").then(|| labels[1].clone());
-    Card { task: kind, metric: main_metric(kind), n: gold.len(), metrics, f1_label, intervals, classes, confusion }
+    Card { task: kind, metric: kind.metric(), n: gold.len(), metrics, f1_label, intervals, classes, confusion }
 }
 
 fn all(gold: &[Gold]) -> Vec<usize> {

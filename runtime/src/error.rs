@@ -22,3 +22,27 @@ pub enum ErrorKind {
     /// The device or the store refuses: space, permission, lock.
     DeviceOrStore,
 }
+
+impl ErrorKind {
+    /// All kinds with the names that they have where programs talk to each other.
+    const NAMES: [(ErrorKind, &str); 8] = [
+        (Self::Other, "other"),
+        (Self::Usage, "usage"),
+        (Self::InputData, "input_data"),
+        (Self::CorruptFile, "corrupt_file"),
+        (Self::Signature, "signature"),
+        (Self::BaseMismatch, "base_mismatch"),
+        (Self::EngineUnavailable, "engine_unavailable"),
+        (Self::DeviceOrStore, "device_or_store"),
+    ];
+
+    /// Its name where programs talk to each other.
+    pub fn name(self) -> &'static str {
+        Self::NAMES.iter().find(|(kind, _)| *kind == self).map_or("other", |(_, name)| name)
+    }
+
+    /// The kind of a name; [`ErrorKind::Other`] for one that is not known.
+    pub fn from_name(name: &str) -> Self {
+        Self::NAMES.iter().find(|(_, known)| *known == name).map_or(Self::Other, |(kind, _)| *kind)
+    }
+}

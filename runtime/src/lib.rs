@@ -22,6 +22,7 @@
 //! | [`task`] | text to tokens to plan to answer |
 //! | [`engine`] | what runs the encoder: one trait, and the native engine |
 //! | [`pack`] | the pack file: a task's masks, head, labels and golden vectors |
+//! | [`store`] | a device's directory of bases and packs, and which of them are active |
 //! | [`trust`] | signatures of packs, and the keys that are trusted |
 //! | [`codec`] | masks as few bytes, given the base |
 //! | [`mask`] | bit masks over weights, and the granularities that they come in |
@@ -41,6 +42,7 @@ pub mod fs;
 pub mod mask;
 pub mod pack;
 mod parallel;
+pub mod store;
 pub mod task;
 pub mod text;
 pub mod trust;

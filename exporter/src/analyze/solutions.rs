@@ -16,7 +16,6 @@ use super::{AnalyzeError, Overlaps, overlaps};
 use crate::data::{Dataset, Form, LabelSet};
 use crate::evaluate::{EvaluateError, measure};
 use crate::report::Stat;
-use crate::score::main_metric;
 
 /// The solutions of a task.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -128,7 +127,7 @@ pub fn solutions(
         let overlap = shared(base, members.iter().map(|i| &packs[*i].1))?;
         groups.push(SparsityGroup { task: task.to_owned(), sparsity: f64::from(percent) / 100.0, metric, overlap });
     }
-    Ok(Solutions { analysis: "solutions", metric: main_metric(form.kind), points, groups })
+    Ok(Solutions { analysis: "solutions", metric: form.kind.metric(), points, groups })
 }
 
 /// The metric of each pack.

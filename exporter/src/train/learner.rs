@@ -276,7 +276,7 @@ impl<'a> Learner<'a> {
         let sparsity = sparsity_of(&kept);
         // A head alone has a hundred epochs, of a blink each.
         let level = if o.is_live() { log::Level::Info } else { log::Level::Debug };
-        let metric = score::main_metric(o.form.kind);
+        let metric = o.form.kind.metric();
         let zeros = 100.0 * sparsity;
         let epoch = now.epoch;
         log::log!(

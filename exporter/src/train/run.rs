@@ -303,7 +303,7 @@ fn measure(
     let dev = measure(dev)?;
     let eval = eval.map(measure).transpose()?;
     let metrics = &mut pack.document.metrics;
-    metrics.insert(format!("dev_{}", score::main_metric(o.form.kind)), dev.main());
+    metrics.insert(format!("dev_{}", o.form.kind.metric()), dev.main());
     if let Some(card) = &eval {
         metrics.extend(card.metrics.iter().map(|(name, value)| (format!("eval_{name}"), *value)));
         metrics.insert("eval_texts".to_owned(), card.n as f64);

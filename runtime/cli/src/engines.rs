@@ -1,5 +1,6 @@
 //! The engines that a program has: a line each.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use clap::Args;
@@ -34,6 +35,17 @@ impl EngineArgs {
     /// The engine that was asked for, else the default for a base.
     pub fn kind(&self, base: &Base) -> EngineKind {
         self.engine.unwrap_or_else(|| default_engine(base))
+    }
+
+    /// Starts the engine on a base of a store, which has a directory for derived files. Where that is not this user's
+    /// to use, they are kept where those of other bases are.
+    ///
+    /// # Errors
+    /// As [`EngineArgs::start`].
+    pub fn start_in(&self, base: &Arc<Base>, derived: &Path) -> anyhow::Result<Arc<dyn Engine>> {
+        let kind = self.kind(base);
+        let options = crate::engine_options_in(kind, self.threads.map(usize::from), derived)?;
+        Ok(start(kind, base, &options)?)
     }
 
     /// Starts the engine on a base.

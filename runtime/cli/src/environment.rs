@@ -2,13 +2,14 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 #[cfg(feature = "native")]
 use overmask::derived::Directory;
 #[cfg(feature = "native")]
 use overmask::engine::native::Isa;
 use overmask::engine::{EngineKind, EngineOptions};
+use overmask::store::DEFAULT_STORE;
 use overmask::trust::DEFAULT_KEYRING;
 
 use crate::{CodedError, ExitCode};
@@ -24,6 +25,9 @@ const ISA: &str = "OVERMASK_ISA";
 /// The directory of the trusted keys.
 const KEYRING: &str = "OVERMASK_KEYRING";
 
+/// The directory of the store.
+const STORE: &str = "OVERMASK_STORE";
+
 /// Which messages to show, in env_logger's syntax.
 pub(crate) const LOG: &str = "OVERMASK_LOG";
 
@@ -36,6 +40,7 @@ Environment:
   OVERMASK_ISA      instruction set of `native`: portable, avx2, avx512, neon
                     [default: the fastest here]
   OVERMASK_KEYRING  directory of trusted keys for --require-signature [default: /etc/overmask/keys]
+  OVERMASK_STORE    directory of the store [default: /var/lib/overmask]
   OVERMASK_LOG      which messages to show, in env_logger's syntax; overrides -q and -v
   ORT_DYLIB_PATH    the ONNX Runtime library for `ort` and for training
   XDG_DATA_HOME     where `overmask-export fetch onnxruntime` puts one, else ~/.local/share
@@ -109,17 +114,36 @@ pub fn keyring_directory() -> PathBuf {
     named(KEYRING).map_or_else(|| PathBuf::from(DEFAULT_KEYRING), PathBuf::from)
 }
 
+/// The directory of the store: what `OVERMASK_STORE` names, else [`DEFAULT_STORE`].
+pub fn store_directory() -> PathBuf {
+    named(STORE).map_or_else(|| PathBuf::from(DEFAULT_STORE), PathBuf::from)
+}
+
 /// Options of an engine with what the environment says: `OVERMASK_CACHE` and `OVERMASK_ISA`, which are for `native`.
 ///
 /// # Errors
 /// When it names an instruction set that is unknown or not there.
 pub fn engine_options(kind: EngineKind, threads: Option<usize>) -> anyhow::Result<EngineOptions> {
+    options(kind, threads, None)
+}
+
+/// The same, with derived files in a directory of a store instead, if that is this user's to use.
+///
+/// # Errors
+/// As [`engine_options`].
+pub fn engine_options_in(kind: EngineKind, threads: Option<usize>, derived: &Path) -> anyhow::Result<EngineOptions> {
+    options(kind, threads, Some(derived))
+}
+
+fn options(kind: EngineKind, threads: Option<usize>, derived: Option<&Path>) -> anyhow::Result<EngineOptions> {
     let options = EngineOptions::default().threads(threads);
     #[cfg(feature = "native")]
     if kind == EngineKind::Native {
-        return Ok(options.isa(named_isa()?).derived(derived_directory()));
+        let note = |error: &_| log::info!("{error}; they are kept where those of other bases are");
+        let directory = derived.and_then(|path| Directory::open(path).inspect_err(note).ok());
+        return Ok(options.isa(named_isa()?).derived(directory.or_else(derived_directory)));
     }
-    let _ = kind;
+    let _ = (kind, derived);
     Ok(options)
 }
 
@@ -129,7 +153,7 @@ mod tests {
 
     #[test]
     fn every_variable_is_in_the_help() {
-        for name in [KEYRING, LOG] {
+        for name in [KEYRING, LOG, STORE] {
             assert!(ENVIRONMENT.contains(&format!("\n  {name} ")), "{name}");
         }
         #[cfg(feature = "native")]

@@ -8,6 +8,7 @@ use overmask::error::ErrorKind;
 use overmask::fs::StagedError;
 use overmask::mask::MaskError;
 use overmask::pack::PackError;
+use overmask::store::StoreError;
 use overmask::task::TaskError;
 use overmask::trust::TrustError;
 
@@ -89,7 +90,7 @@ fn known(error: &(dyn Error + 'static)) -> Option<ErrorKind> {
     macro_rules! first_of {
         ($($kind:ty),*) => { None$(.or_else(|| error.downcast_ref::<$kind>().map(<$kind>::kind)))* };
     }
-    let own = first_of!(TaskError, PackError, BaseError, EngineError, MaskError, TrustError, StagedError);
+    let own = first_of!(TaskError, PackError, BaseError, EngineError, MaskError, TrustError, StagedError, StoreError);
     #[cfg(feature = "native")]
     let own = own.or_else(|| error.downcast_ref().map(overmask::derived::DerivedError::kind));
     #[cfg(feature = "ort")]

@@ -14,7 +14,9 @@ pub use arguments::parse;
 pub use engines::{EngineArgs, default_engine, start, threads};
 #[cfg(feature = "ort")]
 pub use environment::find_onnxruntime;
-pub use environment::{ENVIRONMENT, engine_options, keyring_directory, onnxruntime_directory};
+pub use environment::{
+    ENVIRONMENT, engine_options, engine_options_in, keyring_directory, onnxruntime_directory, store_directory,
+};
 #[cfg(feature = "native")]
 pub use environment::{derived_path, named_isa};
 pub use exit::{CodedError, ExitCode};

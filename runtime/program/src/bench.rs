@@ -10,7 +10,7 @@ use overmask::task::Runner;
 use overmask_cli::{CodedError, ExitCode, Output};
 use serde::Serialize;
 
-use super::packs::TaskArgs;
+use super::packs::{Opened, TaskArgs};
 
 /// Arguments of `overmask bench`.
 #[derive(Debug, Args)]
@@ -65,17 +65,18 @@ const WORDS: &str = "the quick brown fox jumps over the lazy dog and runs into t
 
 pub(super) fn run(args: &BenchArgs, out: &mut Output) -> anyhow::Result<()> {
     let begin = Instant::now();
-    let (base, mut given) = args.task.open()?;
     let usage = |message| CodedError { message, code: ExitCode::Usage };
-    ensure!(given.len() <= 2, usage(format!("--pack: {} packs; one or two can be measured", given.len())));
-    let limit = base.manifest().architecture.max_positions;
-    if let Some(seq) = args.seq.iter().find(|seq| usize::from(**seq) > limit) {
-        return Err(usage(format!("--seq {seq}: the base takes texts of {limit} tokens at most")).into());
-    }
-    let engine = args.task.engine.start(&base)?;
+    let Opened { base, mut packs, engine, left_out } = args.task.open(|base, packs| {
+        let count = packs.len();
+        ensure!(count <= 2, usage(format!("{count} tasks; one or two can be measured: choose with --pack or --task")));
+        let limit = base.manifest().architecture.max_positions;
+        let long = args.seq.iter().find(|seq| usize::from(**seq) > limit);
+        let long = long.map(|seq| usage(format!("--seq {seq}: the base takes texts of {limit} tokens at most")));
+        long.map_or(Ok(()), |error| Err(error.into()))
+    })?;
     let runner = Runner::new(engine, base)?;
-    let first = given.remove(0);
-    let (pack, second) = (first.path, given.pop().map_or_else(|| first.file.clone(), |second| second.file));
+    let first = packs.remove(0);
+    let (pack, second) = (first.path, packs.pop().map_or_else(|| first.file.clone(), |second| second.file));
     let task = runner.add_file(first.file)?;
     runner.predict(task, &[input(&runner, task)?])?;
     let first_result_ms = milliseconds(begin);
@@ -113,7 +114,7 @@ pub(super) fn run(args: &BenchArgs, out: &mut Output) -> anyhow::Result<()> {
         }
         out.flush()?;
     }
-    Ok(())
+    left_out.map_or(Ok(()), |error| Err(error.into()))
 }
 
 /// What our own kernels do with a task's masks; nothing for an engine that has others.

@@ -6,6 +6,9 @@
 mod answer;
 mod bench;
 mod doctor;
+mod flash;
+#[cfg(feature = "fleet")]
+mod fleet;
 mod given;
 mod input;
 mod inspect;
@@ -13,6 +16,7 @@ mod packs;
 #[cfg(feature = "native")]
 mod prepare;
 mod run;
+mod store;
 #[cfg(test)]
 mod tests;
 mod verify;
@@ -76,6 +80,22 @@ enum Command {
         after_help = ExitCode::HELP
     )]
     Doctor(doctor::DoctorArgs),
+    /// Put bases and packs onto a device, check them there, and switch to them
+    ///
+    /// Whatever fails, and whenever, the device has the tasks that it had before, or the new ones.
+    #[command(
+        before_help = "Examples:\n  overmask flash --base base/ trec.pack --store /var/lib/overmask\n  \
+                       overmask flash trec.pack movie.pack --to user@board\n  \
+                       overmask flash - < trec.pack",
+        after_help = ExitCode::HELP
+    )]
+    Flash(flash::FlashArgs),
+    /// Show, check and change what a device holds
+    #[command(
+        before_help = "Examples:\n  overmask store init\n  overmask store status\n  overmask store rollback",
+        after_help = ExitCode::HELP
+    )]
+    Store(store::StoreArgs),
     /// Measure how fast a task runs here: passes, first result, task switch, memory
     ///
     /// With a second --pack, switching between the two is measured, else between two copies of the one.
@@ -116,6 +136,8 @@ fn execute(command: Command) -> anyhow::Result<()> {
         #[cfg(feature = "native")]
         Command::Prepare(args) => prepare::run(&args, &mut out),
         Command::Doctor(args) => doctor::run(&args, &mut out),
+        Command::Flash(args) => flash::run(&args, &mut out),
+        Command::Store(args) => store::run(&args, &mut out),
         Command::Bench(args) => bench::run(&args, &mut out),
         Command::Completions(args) => help::completions(&args, Cli::command(), &mut out),
         Command::Man(args) => help::man(&args, Cli::command(), &mut out),

@@ -12,7 +12,7 @@ use overmask_cli::{CodedError, ExitCode, Output};
 use super::answer::{self, Known, Row};
 use super::given::Given;
 use super::input::{Line, Lines};
-use super::packs::{self, TaskArgs};
+use super::packs::{self, Opened, TaskArgs};
 
 /// Arguments of `overmask run`.
 #[derive(Debug, Args)]
@@ -38,10 +38,10 @@ pub(super) struct RunArgs {
 }
 
 pub(super) fn run(args: &RunArgs, out: &mut Output) -> anyhow::Result<()> {
-    let (base, given) = args.tasks.open()?;
-    let runner = Runner::new(args.tasks.engine.start(&base)?, base)?;
+    let Opened { base, packs, engine, left_out } = args.tasks.open(|_, _| Ok(()))?;
+    let runner = Runner::new(engine, base)?;
     let mut tasks = Vec::new();
-    for packs::Given { path, file, .. } in given {
+    for packs::Given { path, file, .. } in packs {
         let id = runner.add_file(file)?;
         tasks.push(LoadedTask { id, task: runner.task(id)?, pack: path, shown: None });
     }
@@ -67,7 +67,8 @@ pub(super) fn run(args: &RunArgs, out: &mut Output) -> anyhow::Result<()> {
         let texts = args.texts.iter().cloned().enumerate().map(|(i, text)| (i + 1, Ok(text)));
         answers.print(texts.collect(), out)?;
     }
-    answers.end()
+    answers.end()?;
+    left_out.map_or(Ok(()), |error| Err(error.into()))
 }
 
 /// A task that answers.

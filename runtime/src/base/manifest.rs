@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::family::Family;
 use super::{Architecture, BaseError, MAX_JSON, Pooling, Precision, base_id, file, graph_base_id};
-use crate::fs::JsonBudget;
+use crate::fs::{JsonBudget, is_sha256};
 
 /// The version of the bundle format that this program writes and reads.
 pub const FORMAT: u32 = 1;
@@ -66,12 +66,27 @@ impl BaseManifest {
     }
 
     pub(super) fn read(path: &Path) -> Result<Self, BaseError> {
-        let text = crate::fs::read_at_most(path, MAX_BYTES)
+        Self::parse(path, &Self::bytes(path)?)
+    }
+
+    /// The bytes of a manifest's file, if they are no more than one may have.
+    pub(super) fn bytes(path: &Path) -> Result<Vec<u8>, BaseError> {
+        crate::fs::read_at_most(path, MAX_BYTES)
             .map_err(|source| BaseError::Io { path: path.into(), source })?
-            .ok_or_else(|| BaseError::TooLarge { path: path.into(), limit: MAX_BYTES })?;
-        JsonBudget::new(MAX_JSON).take(&text).map_err(|source| BaseError::Json { path: path.into(), source })?;
+            .ok_or_else(|| BaseError::TooLarge { path: path.into(), limit: MAX_BYTES })
+    }
+
+    /// Checks the bytes of a manifest; `path` is for messages.
+    ///
+    /// # Errors
+    /// When they are no manifest that this program knows.
+    pub fn parse(path: &Path, text: &[u8]) -> Result<Self, BaseError> {
+        if text.len() as u64 > MAX_BYTES {
+            return Err(BaseError::TooLarge { path: path.into(), limit: MAX_BYTES });
+        }
+        JsonBudget::new(MAX_JSON).take(text).map_err(|source| BaseError::Json { path: path.into(), source })?;
         let manifest: BaseManifest =
-            serde_json::from_slice(&text).map_err(|source| BaseError::Manifest { path: path.into(), source })?;
+            serde_json::from_slice(text).map_err(|source| BaseError::Manifest { path: path.into(), source })?;
         manifest.check().map_err(|(field, reason)| BaseError::Field { path: path.into(), field, reason })?;
         Ok(manifest)
     }
@@ -106,6 +121,13 @@ impl BaseManifest {
         if self.digests[file::TOKENIZER] != self.tokenizer_sha256 {
             let digest = &self.digests[file::TOKENIZER];
             return wrong("tokenizer_sha256", format!("is {}, but `digests` has {digest}", self.tokenizer_sha256));
+        }
+        // A store names files and directories by them.
+        let digests = self.digests.iter().map(|(name, sha256)| (format!("digests/{name}"), sha256));
+        for (field, sha256) in digests.chain([("base_id".to_owned(), &self.base_id)]) {
+            if !is_sha256(sha256) {
+                return wrong(&field, format!("{sha256:?} is not 64 lower-case hex digits"));
+            }
         }
         // Digest keys become paths: only plain file names of this format may appear.
         match self.digests.keys().find(|n| ![file::MODEL, file::WEIGHTS, file::TOKENIZER].contains(&n.as_str())) {

@@ -121,6 +121,20 @@ pub enum BaseError {
 }
 
 impl BaseError {
+    /// The file that it is about.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Io { path, .. }
+            | Self::TooLarge { path, .. }
+            | Self::Json { path, .. }
+            | Self::Manifest { path, .. }
+            | Self::Field { path, .. }
+            | Self::Weights { path, .. }
+            | Self::NoTensor { path, .. }
+            | Self::Digest { path, .. } => path,
+        }
+    }
+
     /// Of which kind it is.
     pub fn kind(&self) -> ErrorKind {
         match self {
@@ -233,6 +247,19 @@ impl Base {
     /// As [`Base::verify`].
     pub fn verify_once(&self) -> Result<(), BaseError> {
         if self.verified.get().is_some() { Ok(()) } else { self.verify() }
+    }
+
+    /// Takes the base as verified, where it was when its files came to the place in which nobody changes them.
+    pub(crate) fn taken_as_sound(&self) {
+        self.verified.get_or_init(|| ());
+    }
+
+    /// The bytes of the manifest's file.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn read_manifest(&self) -> Result<Vec<u8>, BaseError> {
+        BaseManifest::bytes(&self.dir.join(file::MANIFEST))
     }
 
     /// The manifest.

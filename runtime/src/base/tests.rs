@@ -127,6 +127,12 @@ fn a_wrong_field_is_refused_by_name() {
     assert!(change(|m| m.maskable[0].layer = 1).contains("layer 1 of 1"));
     assert!(change(|m| m.maskable.push(m.maskable[0].clone())).contains("comes twice"));
     assert!(change(|m| drop(m.digests.insert("../x".into(), String::new()))).contains("../x"));
+    // What becomes the name of a directory or file can be nothing but a digest.
+    for id in ["../../../etc", "/etc", "", "AB", &"A".repeat(64)] {
+        let found = changed_text("\"base_id\":\"", &format!("\"base_id\":\"{id}\",\"was\":\""));
+        assert!(found.contains("`base_id`") && found.contains("64 lower-case hex digits"), "{found}");
+    }
+    assert!(change(|m| drop(m.digests.insert(file::MODEL.into(), "..".into()))).contains("`digests/model.onnx`"));
 }
 
 #[test]

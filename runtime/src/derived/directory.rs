@@ -3,8 +3,9 @@
 //! It is opened once, and all else goes through that handle by plain names. So what was checked is what is used,
 //! whoever may rename directories above it.
 
+use std::collections::BTreeSet;
 use std::ffi::CStr;
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder, File, Metadata};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -14,11 +15,10 @@ use std::time::{Duration, SystemTime};
 
 use rustix::fs::{AtFlags, Dir, Mode, OFlags, openat, renameat, unlinkat};
 use rustix::io::Errno;
-use rustix::process::{Resource, getrlimit};
 
 use super::{Contents, DerivedError, is_derived};
 use crate::fs::read::check_regular;
-use crate::fs::untrusted;
+use crate::fs::{fits, untrusted};
 
 /// What files are called while they are written; not as other files are, which nobody locks.
 const BESIDE: &str = ".derived-";
@@ -129,12 +129,24 @@ impl Directory {
         Ok(contents)
     }
 
+    /// Removes all derived files but those of these names, and what processes left that were ended while they wrote.
+    ///
+    /// # Errors
+    /// When the directory cannot be read, or a file cannot be removed.
+    pub fn keep_only(&self, names: &BTreeSet<String>) -> Result<(), DerivedError> {
+        let failed = |source| DerivedError::Io { path: self.0.path.clone(), source };
+        self.remove_those(|name, _| Ok(!names.contains(name))).map_err(failed)
+    }
+
     /// Removes what processes left that were ended while they wrote, and files that nobody uses.
     fn sweep(&self) -> io::Result<()> {
+        self.remove_those(|_, found| Ok(age(found.modified()?.max(found.accessed()?)) > UNUSED))
+    }
+
+    /// Removes the derived files that are useless, and drafts that nobody writes any more.
+    fn remove_those(&self, is_useless: impl Fn(&str, &Metadata) -> io::Result<bool>) -> io::Result<()> {
         self.each(|name, is_draft, file| {
-            let found = file.metadata()?;
-            let used = found.modified()?.max(found.accessed()?);
-            if if is_draft { is_left(file) } else { age(used) > UNUSED } {
+            if if is_draft { is_left(file) } else { is_useless(name, &file.metadata()?)? } {
                 self.remove(name)?;
                 log::info!("removed {}, which nobody uses", self.0.path.join(name).display());
             }
@@ -182,10 +194,7 @@ impl Draft<'_> {
     /// Writes the file, gives it its name, and makes room.
     pub(super) fn keep(mut self, name: &str, parts: [&[u8]; 2]) -> io::Result<()> {
         let len = parts.iter().map(|part| part.len() as u64).sum();
-        // Beyond the limit a write does not fail but ends the process.
-        if getrlimit(Resource::Fsize).current.is_some_and(|limit| limit < len) {
-            return Err(io::Error::new(io::ErrorKind::FileTooLarge, "is larger than this process may write"));
-        }
+        fits(len)?;
         parts.iter().try_for_each(|part| self.file.write_all(part))?;
         self.file.sync_all()?;
         let Opened { handle, .. } = &*self.directory.0;

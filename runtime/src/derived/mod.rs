@@ -135,7 +135,7 @@ pub struct DerivedFile {
 impl DerivedFile {
     /// A file of a kind, made from what has this digest.
     pub fn new(directory: &Directory, kind: &str, key: [u8; 32]) -> Self {
-        DerivedFile { directory: directory.clone(), name: format!("{kind}-{}", &hex(&key)[..DIGITS]), key }
+        DerivedFile { directory: directory.clone(), name: name(kind, &key), key }
     }
 
     /// Where it is.
@@ -270,6 +270,11 @@ const IN_MEMORY: &str = "what it would hold stays in memory";
 
 /// Hexadecimal digits of the key in a file's name.
 const DIGITS: usize = 32;
+
+/// The name of a file of a kind, made from what has this digest.
+pub(crate) fn name(kind: &str, key: &[u8; 32]) -> String {
+    format!("{kind}-{}", &hex(key)[..DIGITS])
+}
 
 /// Whether a derived file has such a name.
 fn is_derived(name: &str) -> bool {

@@ -37,6 +37,14 @@ impl Directory {
         match self.0 {}
     }
 
+    /// Removes all derived files but those of these names.
+    ///
+    /// # Errors
+    /// None.
+    pub fn keep_only(&self, _: &std::collections::BTreeSet<String>) -> Result<(), DerivedError> {
+        match self.0 {}
+    }
+
     pub(super) fn find(&self, _: &str) -> io::Result<Option<File>> {
         match self.0 {}
     }

@@ -11,10 +11,10 @@ pub(crate) mod read;
 mod staged;
 mod write;
 
-pub use digest::{file_digest, hex};
+pub use digest::{file_digest, hex, is_sha256};
 pub use disk::{Mapping, Space, space, try_map};
 pub use json::{JsonBudget, OverBudget};
 pub use owner::{of_another, open_to_others, untrusted};
 pub use read::{open, read, read_at_most, read_to_string};
 pub use staged::{Staged, StagedError};
-pub use write::{place, write_atomically, write_new};
+pub use write::{fits, place, write_atomically, write_new, write_shared};

@@ -16,13 +16,51 @@ pub fn write_atomically<E: From<io::Error>>(
     path: &Path,
     write: impl FnOnce(&mut File) -> Result<(), E>,
 ) -> Result<(), E> {
-    let path = &place(path)?;
     // As others are: for all whom the process's umask lets read.
-    let (mut beside, dir) = beside(path, 0o666)?;
+    replace(&place(path)?, 0o666, write)
+}
+
+/// The same for bytes that nobody else may write to, whatever the umask says; a link is replaced.
+///
+/// # Errors
+/// What the file system reports.
+pub fn write_shared(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    replace(path, 0o644, |file| file.write_all(bytes))
+}
+
+fn replace<E: From<io::Error>>(
+    path: &Path,
+    mode: u32,
+    write: impl FnOnce(&mut File) -> Result<(), E>,
+) -> Result<(), E> {
+    let (mut beside, dir) = beside(path, mode)?;
     write(beside.as_file_mut())?;
     beside.as_file().sync_all()?;
     beside.persist(path).map_err(|e| e.error)?;
     sync_dir(dir)?;
+    Ok(())
+}
+
+/// Whether this process may write a file of so many bytes: beyond its limit a write does not fail but ends the process.
+///
+/// # Errors
+/// When it may not.
+#[cfg(unix)]
+pub fn fits(len: u64) -> io::Result<()> {
+    use rustix::process::{Resource, getrlimit};
+
+    match getrlimit(Resource::Fsize).current {
+        Some(limit) if limit < len => {
+            let reason = format!("it has {len} bytes, and this process may write files of {limit} (`ulimit -f`)");
+            Err(io::Error::new(io::ErrorKind::FileTooLarge, reason))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Where there are no such limits, it may.
+#[cfg(not(unix))]
+pub fn fits(_: u64) -> io::Result<()> {
     Ok(())
 }
 

@@ -95,6 +95,16 @@ impl TaskKind {
             Self::Tag => "tag",
         }
     }
+
+    /// The name of the metric by which tasks of this kind are judged; the larger the better.
+    pub fn metric(self) -> &'static str {
+        match self {
+            Self::Classify => "accuracy",
+            Self::Multilabel => "micro_f1",
+            Self::Regress => "pearson",
+            Self::Tag => "span_f1",
+        }
+    }
 }
 
 impl std::fmt::Display for TaskKind {

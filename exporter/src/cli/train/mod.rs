@@ -117,7 +117,7 @@ pub(super) fn run(args: &TrainArgs, verbosity: Verbosity) -> Result<(), Error> {
     let stop = stop_when_asked(stopping(state))?;
     let bar = output::bar(verbosity, 0, "{wide_bar} {pos}/{len} steps, {msg}, {eta} left")?;
     let data = train::Data { train: &train, dev: dev.as_ref(), eval: eval.as_ref() };
-    let metric = score::main_metric(options.form.kind);
+    let metric = options.form.kind.metric();
     let outcome = train::run(&base, data, &options, &stop, &mut |now| {
         bar.set_length(now.steps);
         bar.set_position(now.step);

@@ -7,7 +7,7 @@ use overmask_kernels::{Element, PanelMask, Units};
 use sha2::{Digest, Sha256};
 
 use crate::base::Base;
-use crate::derived::{Derived, DerivedError, DerivedFile, Directory};
+use crate::derived::{self, Derived, DerivedError, DerivedFile, Directory};
 use crate::mask::Granularity;
 use crate::pack::{NamedMask, PackFile};
 
@@ -86,8 +86,16 @@ fn layout_of(base: &Base, file: &PackFile) -> (Vec<Packed>, usize) {
 
 /// The file in which a pack's masks are kept, for a base with this key.
 pub(super) fn kept(directory: &Directory, base: &[u8; 32], file: &PackFile) -> DerivedFile {
-    let key = Sha256::new().chain_update(base).chain_update(file.digest()).finalize();
-    DerivedFile::new(directory, f32::MASKS, key.into())
+    DerivedFile::new(directory, f32::MASKS, key(base, file.digest()))
+}
+
+/// The name of that file, for a pack with this digest.
+pub(super) fn name(base: &[u8; 32], sha256: &str) -> String {
+    derived::name(f32::MASKS, &key(base, sha256))
+}
+
+fn key(base: &[u8; 32], sha256: &str) -> [u8; 32] {
+    Sha256::new().chain_update(base).chain_update(sha256).finalize().into()
 }
 
 /// Compares what is kept of a pack with its masks; returns whether anything is.

@@ -191,6 +191,16 @@ impl Engine for NativeEngine {
     }
 }
 
+/// The name of the derived file that the engine keeps of a base.
+pub fn derived_of_base(base: &Base) -> String {
+    packed::name(base)
+}
+
+/// The name of the derived file that the engine keeps of a pack with this SHA-256 (lower-case hex).
+pub fn derived_of_pack(base: &Base, sha256: &str) -> String {
+    masks::name(&packed::key(base), sha256)
+}
+
 fn unavailable(error: impl std::fmt::Display) -> EngineError {
     EngineError::Unavailable { engine: EngineKind::Native, reason: error.to_string() }
 }

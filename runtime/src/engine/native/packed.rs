@@ -6,7 +6,7 @@ use overmask_kernels::{Element, Panels};
 use sha2::{Digest, Sha256};
 
 use crate::base::{Base, BaseError};
-use crate::derived::{Derived, DerivedFile, Directory};
+use crate::derived::{self, Derived, DerivedFile, Directory};
 use crate::engine::EngineError;
 
 /// The weights of a base in panels, one tensor after the other in the manifest's order.
@@ -82,7 +82,13 @@ pub(super) fn starts(base: &Base) -> Vec<usize> {
     std::iter::once(0).chain(ends).collect()
 }
 
-/// A digest of the base, of its variant, and of the list of its maskable tensors.
+/// The name of a base's derived file.
+pub(super) fn name(base: &Base) -> String {
+    derived::name(f32::PANELS, &key(base))
+}
+
+/// A digest of the base, of its variant, and of the list of its maskable tensors: what names it with the layout of its
+/// panels.
 pub(super) fn key(base: &Base) -> [u8; 32] {
     let mut digest = Sha256::new();
     digest.update(base.base_id());
