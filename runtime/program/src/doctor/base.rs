@@ -45,7 +45,8 @@ fn whole(base: &Base, dir: &Path, device: &Device) -> Finding {
     let take = if engine == EngineKind::Native { "take" } else { "take more than" };
     let words = |bytes: Option<u64>| or_unknown(bytes.map(size));
     let found = format!(
-        "{}: {family}, {} layers of width {}, {precision}, digests match; {runs_on}; its weights {take} {} of memory, {} available",
+        "{}: {family}, {} layers of width {}, {precision}, digests match; {runs_on}; its weights {take} {} of memory, \
+         {} available",
         dir.display(),
         architecture.layers,
         architecture.hidden_size,

@@ -41,7 +41,10 @@ pub(super) fn keys(dir: &Path) -> Finding {
 #[cfg(feature = "ort")]
 pub(super) fn onnxruntime(has_gpu: bool) -> Finding {
     const CHECK: &str = "onnxruntime";
-    let unknown = |path: Option<&Path>| json!({ "path": path.map(|path| path.display().to_string()), "version": null, "providers": null });
+    let unknown = |path: Option<&Path>| {
+        let path = path.map(|path| path.display().to_string());
+        json!({ "path": path, "version": null, "providers": null })
+    };
     let found = match overmask_ort::find() {
         Ok(found) => found,
         Err(reason) => {

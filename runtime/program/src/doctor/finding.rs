@@ -114,6 +114,7 @@ impl<'a> Report<'a> {
     }
 
     /// Hands over what was printed so far.
+    #[cfg(feature = "ort")]
     pub(super) fn flush(&mut self) -> anyhow::Result<()> {
         self.out.flush()
     }

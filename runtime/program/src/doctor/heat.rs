@@ -244,7 +244,8 @@ mod tests {
 
     #[test]
     fn a_faster_power_mode_is_named() {
-        let conf = "# comment\n< POWER_MODEL ID=0 NAME=15W >\nCPU_ONLINE CORE_0 1\n< POWER_MODEL ID=2 NAME=MAXN_SUPER >\n\
+        let conf = "# comment\n< POWER_MODEL ID=0 NAME=15W >\nCPU_ONLINE CORE_0 1\n\
+                    < POWER_MODEL ID=2 NAME=MAXN_SUPER >\n\
                     < PM_CONFIG DEFAULT=0 >\n";
         let of = |status: &str| {
             let (_dir, system) = tree(&[("var/lib/nvpmodel/status", status), ("etc/nvpmodel.conf", conf)]);

@@ -11,6 +11,8 @@ mod finding;
 mod heat;
 #[cfg(feature = "native")]
 mod kept;
+#[cfg(feature = "native")]
+mod kernels;
 mod memory;
 mod pack;
 mod processor;
@@ -86,7 +88,7 @@ pub(super) fn run(args: &DoctorArgs, out: &mut Output) -> anyhow::Result<()> {
     let usable = std::thread::available_parallelism().ok().map(usize::from);
     report.add(machine(&system, &features, usable))?;
     #[cfg(feature = "native")]
-    report.add([processor::kernels(&features)])?;
+    report.add([kernels::kernels(&features)])?;
     let device = Device::new(&system);
     #[cfg(feature = "native")]
     report.add([storage::derived(&system, device.derived_path.as_deref(), &device.derived)])?;
