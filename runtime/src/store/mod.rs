@@ -88,7 +88,7 @@ impl Store {
     pub fn init(dir: &Path, policy: &Policy) -> Result<Store, StoreError> {
         let store = Store { dir: dir.to_owned() };
         // What an `init` has left that was ended half way is in nobody's way.
-        if !names_in(dir)?.iter().all(|name| name.starts_with(BESIDE)) {
+        if !names_in(dir)?.iter().all(|name| name.starts_with(BESIDE) || name == CURRENT) {
             return Err(StoreError::NotEmpty { path: dir.to_owned() });
         }
         let above: Vec<&Path> = dir.ancestors().take_while(|dir| !dir.exists()).collect();

@@ -123,6 +123,7 @@ fn a_store_is_made_where_nothing_is() {
     let half = dir.path().join("half");
     fs::create_dir(&half).unwrap();
     fs::write(half.join(".overmask-x1"), b"{").unwrap();
+    fs::copy(path.join(CURRENT), half.join(CURRENT)).unwrap();
     assert!(kind_of(Store::open(&half)).1.contains("no store.json"));
     Store::init(&half, &policy).unwrap();
     Store::open(&half).unwrap().change(|| false).unwrap().collect().unwrap();

@@ -15,4 +15,5 @@ mod packs;
 mod program;
 mod pytorch;
 mod shipped;
+mod store;
 mod tasks;
