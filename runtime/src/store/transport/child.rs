@@ -77,7 +77,8 @@ impl Watched {
     }
 }
 
-#[cfg(all(test, unix))]
+#[cfg(unix)]
+#[cfg(test)]
 mod tests {
     use std::io::Read;
     use std::os::unix::process::CommandExt;
