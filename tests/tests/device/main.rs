@@ -13,4 +13,5 @@ mod packs;
 mod program;
 mod pytorch;
 mod shipped;
+mod ssh;
 mod tasks;
