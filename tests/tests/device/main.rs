@@ -15,5 +15,6 @@ mod packs;
 mod program;
 mod pytorch;
 mod shipped;
+mod ssh;
 mod store;
 mod tasks;

@@ -192,6 +192,7 @@ fn flash(device: &Device, offer: &Offer, limit: Duration, progress: &Progress) -
         let remote = Remote { destination: host, store, program, ssh, unattended: true, limit: Some(left) };
         let is_first = progress.tries() == 0;
         progress.try_again();
+        log::info!("{}: begun", device.name);
         let mut step = |name: &str, ms: f64, bytes: u64| {
             log::info!("{}: {name} {ms:.1} ms {bytes} bytes", device.name);
             progress.step(name);
