@@ -1,7 +1,7 @@
 //! A store on another machine, over the system's own `ssh`: with the user's configuration, agent and jump hosts. There,
 //! only `overmask` is needed.
 
-use std::io::{BufReader, Read};
+use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -77,7 +77,12 @@ impl Remote {
         });
         let child =
             Watched::new(child, self.unattended, self.limit.and_then(|limit| Instant::now().checked_add(limit)));
-        let done = child.watch(|| wire::send(offer, peer, &mut BufReader::new(from), &mut to, report, sent));
+        let mut from = BufReader::new(from);
+        let mut is_silent = false;
+        let done = child.watch(|| {
+            is_silent = from.fill_buf().map_or(true, <[u8]>::is_empty);
+            wire::send(offer, peer, &mut from, &mut to, report, sent)
+        });
         drop(to);
         if done.is_err() {
             // It may wait for what will not come.
@@ -95,7 +100,8 @@ impl Remote {
                 let last: Vec<String> = said.lines().map(crate::text::printable).collect();
                 let status = status.map_or_else(|error| error.to_string(), |status| status.to_string());
                 let why = if last.is_empty() { status } else { last.join("; ") };
-                Err(unreachable(format!("{reason} ({why}); `{}` must run there", self.program)))
+                let hint = if is_silent { format!("; `{}` must run there", self.program) } else { String::new() };
+                Err(unreachable(format!("{reason} ({why}){hint}")))
             }
             done => done,
         }
