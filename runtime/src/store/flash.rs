@@ -14,7 +14,7 @@ use super::{
     BaseEntry, Changing, Generation, INCOMING, PACKS, Promise, StoreError, TaskEntry, base_of_store, document,
     make_dir, sync,
 };
-use crate::base::{Base, BaseManifest, file};
+use crate::base::{Base, BaseError, BaseManifest, file};
 use crate::engine::Engine;
 use crate::fs::{file_digest, hex};
 use crate::pack::{PackFile, Packs};
@@ -125,6 +125,11 @@ impl Changing {
                 .map_err(StoreError::io("read", &path))?;
             let what = path.display().to_string();
             part.take(&mut from, &what)?;
+            let found = part.found();
+            if found != *sha256 {
+                part.restart()?;
+                return Err(BaseError::Digest { path, expected: sha256.clone(), found }.into());
+            }
             part.finish(&what)?;
         }
         self.settle_base(&manifest)

@@ -90,7 +90,7 @@ impl Part {
     }
 
     /// The digest of what is there.
-    fn found(&self) -> String {
+    pub(super) fn found(&self) -> String {
         hex(&self.hash.clone().finalize())
     }
 

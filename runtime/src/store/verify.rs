@@ -234,6 +234,10 @@ impl Store {
         }
         let dir = self.dir.join(GENERATIONS);
         names_in(&dir)?.iter().filter(|name| number(name).is_none()).for_each(|name| seen.stranger(dir.join(name)));
+        // What a damaged one needs is not known.
+        if generations.len() < self.numbers()?.len() {
+            return Ok(());
+        }
         let dir = self.dir.join(PACKS);
         let packs: BTreeSet<String> =
             generations.iter().flat_map(|g| &g.tasks).map(|task| format!("{}.pack", task.sha256)).collect();

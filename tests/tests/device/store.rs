@@ -63,7 +63,10 @@ impl Device {
         let task = runner.add_pack(recipe.pack(&self.base)).unwrap();
         let inputs = ["a b c", "the quick brown fox"].map(Input::from);
         let rows = runner.logits(task, &inputs).unwrap();
-        let golden = inputs.into_iter().zip(rows).map(|(input, row)| Golden { input, logits: row.into_iter().flatten().flatten().collect() });
+        let golden = inputs
+            .into_iter()
+            .zip(rows)
+            .map(|(input, row)| Golden { input, logits: row.into_iter().flatten().flatten().collect() });
         let mut pack = recipe.pack_with(&self.base, golden.collect());
         pack.document.revision = revision;
         pack.document.labels = (0..2).map(|i| format!("{name} {revision} {i}")).collect();

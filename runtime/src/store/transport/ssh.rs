@@ -1,7 +1,7 @@
 //! A store on another machine, over the system's own `ssh`: with the user's configuration, agent and jump hosts. There,
 //! only `overmask` is needed.
 
-use std::io::{BufReader, Read};
+use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, Stdio};
 
 use super::wire::{self, Offer, Outcome, Report};
@@ -63,7 +63,9 @@ impl Remote {
             let _ = std::io::copy(&mut errors, &mut std::io::sink());
             String::from_utf8_lossy(&said).into_owned()
         });
-        let done = wire::send(offer, peer, &mut BufReader::new(from), &mut to, report, sent);
+        let mut from = BufReader::new(from);
+        let is_silent = from.fill_buf().map_or(true, |bytes| bytes.is_empty());
+        let done = wire::send(offer, peer, &mut from, &mut to, report, sent);
         drop(to);
         if done.is_err() {
             // It may wait for what will not come.
@@ -77,7 +79,8 @@ impl Remote {
                 let last: Vec<String> = said.lines().map(crate::text::printable).collect();
                 let status = status.map_or_else(|error| error.to_string(), |status| status.to_string());
                 let why = if last.is_empty() { status } else { last.join("; ") };
-                Err(unreachable(format!("{reason} ({why}); `{}` must run there", self.program)))
+                let hint = if is_silent { format!("; `{}` must run there", self.program) } else { String::new() };
+                Err(unreachable(format!("{reason} ({why}){hint}")))
             }
             done => done,
         }

@@ -142,7 +142,8 @@ impl Disk {
     pub(super) fn replay(&mut self, line: &str) -> bool {
         let Some((call, rest)) = line.split_once('(') else { return false };
         // A call at which the process was killed was not made.
-        let Some((arguments, result)) = rest.rsplit_once(") = ") else { return false };
+        let Some((arguments, result)) = rest.rsplit_once(" = ") else { return false };
+        let arguments = arguments.trim_end().strip_suffix(')').unwrap();
         let Ok(result) = result.split([' ', '<']).next().unwrap().parse::<i64>() else { return false };
         if result < 0 {
             return false;
@@ -184,7 +185,7 @@ impl Disk {
             ("fcntl", [of, command, ..]) if command.starts_with("F_DUPFD") => {
                 assert!(!self.open.contains_key(&fd(of)), "{line}: not in the model");
             }
-            ("fcntl" | "sync", _) => {}
+            ("fcntl" | "flock", _) => {}
             (_, [first, ..]) => {
                 let is_ours = arguments.iter().any(|argument| argument.starts_with(&self.root));
                 assert!(!is_ours && !self.open.contains_key(&fd(first)), "{call}: not in the model");

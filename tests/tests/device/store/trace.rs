@@ -9,29 +9,45 @@ use overmask_tests::ran;
 use super::{tool, under};
 
 /// The calls that write, rename, sync or remove. Some are not there on every processor.
-pub(super) const WRITING: &str = "?write,?writev,?pwrite64,?ftruncate,?fsync,?fdatasync,?rename,?renameat,?renameat2,\
+const WRITING: &str = "?write,?writev,?pwrite64,?ftruncate,?fsync,?fdatasync,?rename,?renameat,?renameat2,\
                                   ?link,?linkat,?unlink,?unlinkat,?rmdir,?mkdir,?mkdirat,?flock,?fallocate";
 
-/// The calls that a [disk](super::power) is made of.
-const FILES: &str = "?write,?writev,?pwrite64,?ftruncate,?fsync,?fdatasync,?rename,?renameat,?renameat2,?link,?linkat,\
-                     ?unlink,?unlinkat,?rmdir,?mkdir,?mkdirat,?fallocate,?openat,?open,?creat,?close,?lseek,?dup,?dup2,\
-                     ?dup3,?syncfs,?sync,?symlink,?symlinkat,?copy_file_range,?sendfile,?fcntl";
+/// What else a [disk](super::disk) is made of, or has no notion of.
+const FILES: &str = "?openat,?open,?creat,?close,?lseek,?dup,?dup2,?dup3,?fcntl,?syncfs,?sync,?symlink,?symlinkat,\
+                     ?copy_file_range,?sendfile";
 
-/// A command in which something happens at the call with this number, from 1: `signal=KILL`, `error=EIO`.
-pub(super) fn at_call(command: &Command, number: usize, what: &str) -> Command {
-    let inject = format!("inject={WRITING}:{what}:when={number}");
-    under([tool("strace", "strace"), "-f", "-qq", "-o", "/dev/null", "-e", &inject], command)
+/// A call of a command: its name, and the how manieth of this name it is, from 1.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Call {
+    name: String,
+    number: usize,
 }
 
-/// How many such calls a command makes.
-pub(super) fn calls(command: &Command, dir: &Path) -> usize {
+impl Call {
+    /// What lets something happen at this call: `signal=KILL`, `error=EIO`.
+    pub(super) fn inject(&self, what: &str) -> String {
+        format!("inject={}:{what}:when={}", self.name, self.number)
+    }
+}
+
+/// A command in which something happens at a call.
+pub(super) fn at_call(command: &Command, call: &Call, what: &str) -> Command {
+    under([tool("strace", "strace"), "-f", "-qq", "-o", "/dev/null", "-e", &call.inject(what)], command)
+}
+
+/// The calls with which a command writes, in their order.
+pub(super) fn calls(command: &Command, dir: &Path) -> Vec<Call> {
     let (log, trace) = (dir.join("calls"), format!("trace={WRITING}"));
     let options = ["-ff", "-qq", "-o", log.to_str().unwrap(), "-e", &trace];
     let got = ran(&mut under([tool("strace", "strace")].iter().chain(&options), command));
     assert_eq!(got.code, 0, "{got:?}");
-    let lines = first_thread(&log).lines().filter(|line| line.contains('(')).count();
-    assert!(lines > 0);
-    lines
+    let mut calls: Vec<Call> = Vec::new();
+    for name in first_thread(&log).lines().filter_map(|line| Some(line.split_once('(')?.0)) {
+        let number = 1 + calls.iter().filter(|call| call.name == name).count();
+        calls.push(Call { name: name.to_owned(), number });
+    }
+    assert!(!calls.is_empty());
+    calls
 }
 
 /// The log of the thread that wrote the most, which is the first one: the others only compute.
@@ -51,7 +67,8 @@ pub(super) fn first_thread(log: &Path) -> String {
 
 /// A command whose calls are written to a log; `more` are other options.
 pub(super) fn recorded(command: &Command, log: &Path, more: &[&str]) -> Command {
-    let trace = format!("trace={FILES}");
+    // What something happens at must be among what is traced.
+    let trace = format!("trace={WRITING},{FILES}");
     // Each thread has a log of its own; only the first one writes files.
     let log = log.to_str().unwrap();
     let options = ["-ff", "-qq", "-xx", "-s", "100000000", "-o", log, "-e", &trace];
