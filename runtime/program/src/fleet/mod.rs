@@ -32,7 +32,7 @@ const FLEET: &str = "Fleet";
 /// Which devices are flashed, and how.
 #[derive(Debug, Args)]
 pub(super) struct FleetArgs {
-    /// Flash the devices that this file names, over ssh; see docs/fleet.md
+    /// Flash the devices that this file names, over ssh
     #[arg(long, value_name = "FILE", help_heading = FLEET,
           conflicts_with_all = ["to", "store", "no_wait", "engine", "threads"])]
     fleet: Option<PathBuf>,
