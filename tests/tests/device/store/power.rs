@@ -56,7 +56,7 @@ impl<'a> Bench<'a> {
                 continue;
             }
             self.moments += 1;
-            if self.moments % self.step == 0 {
+            if self.moments.is_multiple_of(self.step) {
                 self.cut(line);
             }
         }
