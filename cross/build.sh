@@ -11,7 +11,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 usage() {
     cat <<'TEXT'
-usage: cross/build.sh [--target NAME] [--engines LIST]
+usage: cross/build.sh [--target NAME] [--engines LIST] [--setup]
 
   --target   aarch64-jp5   glibc 2.31: JetPack 5 and all later ones, Debian 11 (default)
              aarch64-jp6   glibc 2.35: JetPack 6, Ubuntu 22.04
@@ -19,6 +19,7 @@ usage: cross/build.sh [--target NAME] [--engines LIST]
              aarch64-musl  static, without ONNX Runtime, which needs a dynamic loader
              x86_64        glibc 2.31
   --engines  of native, ort and tract, with commas between (default: native,ort; with musl: native)
+  --setup    set up what is missing, and build nothing
 TEXT
 }
 
@@ -27,15 +28,16 @@ fail() {
     exit 1
 }
 
-target=aarch64-jp5 engines=
+target=aarch64-jp5 engines='' setup=''
 while [ $# -gt 0 ]; do
     case $1 in
-        --target) target=${2:?$(usage)} ;;
-        --engines) engines=${2:?$(usage)} ;;
+        --target) target=${2:?$(usage)} && shift ;;
+        --engines) engines=${2:?$(usage)} && shift ;;
+        --setup) setup=yes ;;
         -h | --help) usage && exit ;;
         *) usage >&2 && exit 2 ;;
     esac
-    shift 2
+    shift
 done
 
 case $target in
@@ -59,6 +61,7 @@ if ! [ -x "$tools/bin/cargo-zigbuild" ]; then
     "$tools/bin/pip" install --quiet --disable-pip-version-check ziglang==0.17.1 cargo-zigbuild==0.24.1
 fi
 rustup target list --installed | grep -qx "$triple" || rustup target add "$triple"
+[ -z "$setup" ] || exit 0
 
 PATH=$tools/bin:$PATH cargo zigbuild --profile dist --target "$triple${glibc:+.$glibc}" \
     --package overmask-program --no-default-features --features "$engines"

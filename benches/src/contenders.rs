@@ -42,6 +42,43 @@ pub(crate) trait Contender {
     fn pass(&mut self, batch: &Batch) -> Result<()>;
 }
 
+/// What the native engine is measured beside, each in its best form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Peer {
+    OnnxRuntime,
+    /// Our engine `ort`: ONNX Runtime that may not pack weights, as they may change.
+    Unpacked,
+    Tract,
+    Rten,
+    Candle,
+}
+
+impl Peer {
+    /// In the order of their rows.
+    pub(crate) const ALL: [Peer; 5] = [Peer::OnnxRuntime, Peer::Unpacked, Peer::Tract, Peer::Rten, Peer::Candle];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Peer::OnnxRuntime => "ONNX Runtime dense",
+            Peer::Unpacked => "ONNX Runtime, weights may change",
+            Peer::Tract => "tract",
+            Peer::Rten => "rten, weights packed",
+            Peer::Candle => "candle",
+        }
+    }
+
+    /// Sets it up; `masks` are for who can apply them, and so pays for that.
+    pub(crate) fn start(self, base: &Arc<Base>, threads: usize, masks: &[NamedMask]) -> Result<Box<dyn Contender>> {
+        Ok(match self {
+            Peer::OnnxRuntime => Box::new(OnnxRuntime::new(base, threads, None)?),
+            Peer::Unpacked => Box::new(Ours::new("ort:cpu", base, threads, masks)?),
+            Peer::Tract => Box::new(Ours::new("tract", base, 1, &[])?),
+            Peer::Rten => Box::new(Rten::new(base, threads)?),
+            Peer::Candle => Box::new(Candle::new(base)?),
+        })
+    }
+}
+
 /// One of our engines with a task.
 pub(crate) struct Ours {
     engine: Arc<dyn Engine>,

@@ -6,6 +6,7 @@ mod codec;
 mod coders;
 mod contenders;
 mod device;
+mod instructions;
 mod peers;
 mod rows;
 
@@ -17,9 +18,11 @@ const USAGE: &str = "\
 usage: bench codec REPORT BASE PACK...
        bench budget REPORT BASE TEXTS
        bench peers REPORT BASE TEXTS PROGRAM WEIGHT-PACK BLOCK-PACK HALF-PACK
+       bench instructions REPORT BASE TEXTS WEIGHT-PACK HALF-PACK COMMAND...
 
-TEXTS is a JSONL file of texts, PROGRAM the `overmask` that is shipped; the last two packs are of
-32x1 blocks, with few zeros and with half of them.";
+TEXTS is a JSONL file of texts, PROGRAM the `overmask` that is shipped; a block pack and a half pack are
+of 32x1 blocks, with few zeros and with half of them. COMMAND runs a `bench` and says on stderr how many
+instructions it took, as `instructions: N`.";
 
 fn main() -> Result<()> {
     let args: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
@@ -38,6 +41,10 @@ fn main() -> Result<()> {
             let [weight, block, half] = packs else { bail!(USAGE) };
             peers::child(base, texts, [weight, block, half])?.write(out)
         }
+        (Some("instructions"), [report, base, texts, weight, half, command @ ..]) if !command.is_empty() => {
+            instructions::run(base, texts, weight, half, command)?.finish(report)
+        }
+        (Some(instructions::CHILD), args) => instructions::child(args),
         (Some(device::CHILD), args) => device::child(args),
         _ => bail!(USAGE),
     }

@@ -16,7 +16,7 @@ use overmask::engine::native::NativeEngine;
 use overmask::engine::{Changes, Engine, TaskId};
 use overmask::pack::{NamedMask, Pack};
 
-use crate::contenders::{Batch, Candle, Contender, OnnxRuntime, Ours, Rten, Texts, call_self, median, options};
+use crate::contenders::{Batch, Contender, Ours, Peer, Texts, call_self, median, options};
 use crate::rows::Rows;
 
 /// How this program calls itself: once for each number of threads.
@@ -65,10 +65,6 @@ struct Task<'a> {
     is_weight: bool,
 }
 
-/// The peers, in the order of their rows.
-const PEERS: [&str; 5] =
-    ["ONNX Runtime dense", "ONNX Runtime, weights may change", "tract", "rten, weights packed", "candle"];
-
 /// Measures everything with the number of threads that the environment names.
 pub(crate) fn child(base: &Path, texts: &Path, packs: [&Path; 3]) -> Result<Rows> {
     let threads: usize = std::env::var(THREADS)?.parse()?;
@@ -82,8 +78,8 @@ pub(crate) fn child(base: &Path, texts: &Path, packs: [&Path; 3]) -> Result<Rows
         let medians = measure(&base, threads, &tasks, &batch)?;
         let (ours, peers) = medians.split_at(tasks.len());
         for (task, ours) in tasks.iter().zip(ours) {
-            for (peer, theirs) in PEERS.iter().zip(peers) {
-                let name = format!("{threads} thr, {what}: {}, against {peer}", task.name);
+            for (peer, theirs) in Peer::ALL.into_iter().zip(peers) {
+                let name = format!("{threads} thr, {what}: {}, against {}", task.name, peer.name());
                 rows.add(name, "ms", *ours, Some(*theirs), reach(task, peer, length));
             }
         }
@@ -99,31 +95,25 @@ fn task(pack: &Pack, index: usize) -> Task<'_> {
 }
 
 /// What is wanted of a row.
-fn reach(task: &Task<'_>, peer: &str, length: Option<usize>) -> &'static str {
+fn reach(task: &Task<'_>, peer: Peer, length: Option<usize>) -> &'static str {
     match (peer, length) {
-        ("ONNX Runtime dense", Some(_)) if task.is_weight => "<= 1.0",
-        ("ONNX Runtime dense", None) if task.is_weight => "<= 0.55",
-        ("ONNX Runtime dense", Some(64 | 128)) if task.is_half => "<= 0.70",
-        ("ONNX Runtime dense", Some(64 | 128)) => "<= 0.95",
-        ("ONNX Runtime dense", _) => "",
-        ("ONNX Runtime, weights may change", Some(16)) if task.is_weight => "<= 0.6",
-        ("ONNX Runtime, weights may change", _) => "",
+        (Peer::OnnxRuntime, Some(_)) if task.is_weight => "<= 1.0",
+        (Peer::OnnxRuntime, None) if task.is_weight => "<= 0.55",
+        (Peer::OnnxRuntime, Some(64 | 128)) if task.is_half => "<= 0.70",
+        (Peer::OnnxRuntime, Some(64 | 128)) => "<= 0.95",
+        (Peer::OnnxRuntime, _) => "",
+        (Peer::Unpacked, Some(16)) if task.is_weight => "<= 0.6",
+        (Peer::Unpacked, _) => "",
         _ => "< 1.0",
     }
 }
 
 /// The better median of each, in milliseconds: our tasks, then the peers.
 fn measure(base: &Arc<Base>, threads: usize, tasks: &[Task<'_>], batch: &Batch) -> Result<Vec<f64>> {
-    let count = tasks.len() + PEERS.len();
-    let start = |i: usize| -> Result<Box<dyn Contender>> {
-        Ok(match i.checked_sub(tasks.len()) {
-            None => Box::new(Ours::new("native", base, threads, tasks[i].masks)?),
-            Some(0) => Box::new(OnnxRuntime::new(base, threads, None)?),
-            Some(1) => Box::new(Ours::new("ort:cpu", base, threads, tasks[0].masks)?),
-            Some(2) => Box::new(Ours::new("tract", base, 1, &[])?),
-            Some(3) => Box::new(Rten::new(base, threads)?),
-            Some(_) => Box::new(Candle::new(base)?),
-        })
+    let count = tasks.len() + Peer::ALL.len();
+    let start = |i: usize| match i.checked_sub(tasks.len()) {
+        None => Ok(Box::new(Ours::new("native", base, threads, tasks[i].masks)?) as Box<dyn Contender>),
+        Some(peer) => Peer::ALL[peer].start(base, threads, tasks[0].masks),
     };
     let timed = |contender: &mut dyn Contender| -> Result<f64> {
         let start = Instant::now();

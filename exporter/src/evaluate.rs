@@ -7,11 +7,11 @@ use std::sync::Arc;
 use overmask::base::Base;
 use overmask::engine::{Engine, EngineError, TaskId};
 use overmask::error::ErrorKind;
-use overmask::pack::{Input, Pack};
+use overmask::pack::{Input, Pack, PackDocument};
 use overmask::task::{self, Runner, TaskError};
 use serde::Serialize;
 
-use crate::data::{DataError, Dataset, Example, LabelSet};
+use crate::data::{self, DataError, Dataset, Example, LabelSet};
 use crate::score::{self, Card, Said};
 
 /// Examples between two reports of progress.
@@ -104,6 +104,24 @@ impl AsText {
             example,
         })
     }
+}
+
+/// The metrics by which a pack says how good it was on texts that training never saw: each with `eval_` before its
+/// name, and the number of texts.
+pub fn promised(card: &Card) -> impl Iterator<Item = (String, f64)> {
+    let metrics = card.metrics.iter().map(|(name, value)| (format!("eval_{name}"), *value));
+    metrics.chain([("eval_texts".to_owned(), card.n as f64)])
+}
+
+/// The pack with what it was measured to be on these examples, in place of what it said of others; `head` is what the
+/// head alone was on them. [`overmask::store::Promise`] reads it.
+pub fn record(mut pack: Pack, dataset: &Dataset, card: &Card, head: Option<&Card>) -> Pack {
+    let PackDocument { metrics, provenance, kind, .. } = &mut pack.document;
+    metrics.retain(|name, _| !name.starts_with("eval_"));
+    metrics.extend(promised(card));
+    metrics.extend(head.map(|head| (format!("eval_head_{}", kind.metric()), head.main())));
+    provenance.insert("eval_sha256".to_owned(), data::digest(dataset).into());
+    pack
 }
 
 /// Measures the pack on the examples.

@@ -97,6 +97,17 @@ pub(crate) fn peers(work: &Work) -> Result<()> {
     packs.iter().fold(run, Run::arg).show()
 }
 
+/// The program of `benches/` that counts instructions, with all but the command that runs what is counted.
+pub(crate) fn counting(ready: &Ready<'_>, work: &Work) -> Result<Run> {
+    let (dir, runs) = folders(work)?;
+    let [trec, movie] = &TASKS;
+    let weight = pack(ready, work, &runs, trec, Method::Mask("weight"))?;
+    let half = pack(ready, work, &runs, trec, Method::Half("block:32x1"))?;
+    let texts = learn::data(work, movie, "test");
+    let run = measure(ready, work, "instructions", &dir.join("instructions.json"))?;
+    Ok(run.arg(texts).arg(weight).arg(half))
+}
+
 /// The program of `benches/` with what all of its measurements take.
 fn measure(ready: &Ready<'_>, work: &Work, name: &str, report: &Path) -> Result<Run> {
     setup::benches(work)?;

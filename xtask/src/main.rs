@@ -7,6 +7,7 @@ mod bench;
 mod demo;
 mod features;
 mod fuzz;
+mod instructions;
 mod learn;
 mod report;
 mod setup;
@@ -37,6 +38,8 @@ Commands:
                          ONNX Runtime
   bench --only peers     the native engine beside ONNX Runtime, tract, rten and candle, and what a
                          device pays for it: memory, start, size
+  bench --only instructions
+                         instructions of a pass on 64-bit ARM, ours and others', in emulation
   bench --only step      the time of a training step beside PyTorch's (fetches PyTorch)
   fuzz [SECONDS [TARGET]]
                          feed made-up files to the readers: 60 seconds each, or so many
@@ -71,6 +74,7 @@ fn run(args: &[&str]) -> Result<ExitCode> {
         ["bench", "--only", "codec"] => bench::codec(&work)?,
         ["bench", "--only", "budget"] => bench::budget(&work)?,
         ["bench", "--only", "peers"] => bench::peers(&work)?,
+        ["bench", "--only", "instructions"] => instructions::run(&work)?,
         ["bench", "--only", "step", more @ ..] => bench::step(&work, more)?,
         ["fuzz"] => fuzz::run(&work, "60", None)?,
         ["fuzz", seconds] => fuzz::run(&work, seconds, None)?,

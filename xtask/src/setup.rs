@@ -120,7 +120,7 @@ pub(crate) fn import(work: &Work, base: &Path) -> Result<()> {
 }
 
 /// The library of ONNX Runtime in a directory.
-fn library_in(dir: &Path) -> Result<PathBuf> {
+pub(crate) fn library_in(dir: &Path) -> Result<PathBuf> {
     for entry in fs::read_dir(dir).with_context(|| dir.display().to_string())? {
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::iter;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Error;
@@ -10,7 +10,7 @@ use clap::Args;
 use overmask::base::Base;
 use overmask::pack::{Pack, TaskKind};
 use overmask::text::printable;
-use overmask_cli::{EngineArgs, ExitCode, Verbosity};
+use overmask_cli::{CodedError, EngineArgs, ExitCode, Verbosity};
 
 use super::data::DataArgs;
 use super::{output, places};
@@ -25,8 +25,9 @@ const MAX_COLUMNS: usize = 12;
 /// Measure a pack on labelled examples, through the code that runs on devices.
 #[derive(Debug, Args)]
 #[command(
-    before_help = "Example:\n  overmask-export evaluate --base base/ --pack trec.pack \
-                   --data trec/test.jsonl --json",
+    before_help = "Examples:\n  overmask-export evaluate --base base/ --pack trec.pack --data trec/test.jsonl --json\n  \
+                   overmask-export evaluate --base base/ --pack trec.pack --data trec/test.jsonl --baseline head.pack \
+                   --record out.pack",
     after_help = ExitCode::HELP
 )]
 pub(super) struct EvaluateArgs {
@@ -44,6 +45,14 @@ pub(super) struct EvaluateArgs {
     /// Write each text, its label and the predicted label, one JSON object a line.
     #[arg(long, value_name = "FILE")]
     predictions: Option<PathBuf>,
+    /// Write the pack again with what was measured: what it promises, which a device holds a later pack to
+    /// (`overmask flash`). Only texts that training never saw make an honest promise.
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
+    /// With --record: a pack of the head alone (`train --method head`), measured on the same texts, to be
+    /// recorded beside.
+    #[arg(long, value_name = "PACK", requires = "record")]
+    baseline: Option<PathBuf>,
     /// Print the result as JSON.
     #[arg(long)]
     json: bool,
@@ -60,13 +69,27 @@ pub(super) fn run(args: &EvaluateArgs, verbosity: Verbosity) -> Result<(), Error
     let pack = Pack::open(&args.pack, &base)?;
     let form = Form { kind: pack.document.kind, pair: pack.document.text.pair };
     let dataset = args.files.read(&args.data, form)?;
+    if let Some(path) = &args.record {
+        let read = [("--data", args.data.as_path()), ("--pack", args.pack.as_path())];
+        places::check(&[("--record", path.as_path())], &read)?;
+    }
+    let baseline = args.baseline.as_ref().map(|path| baseline(path, &base, &pack)).transpose()?;
     let bar = output::bar(verbosity, dataset.len() as u64, "{wide_bar} {pos}/{len} texts, {eta} left")?;
     let engine = args.engine.start(&base)?;
-    let report = evaluate::evaluate(&base, pack, &dataset, engine, &mut |done| {
-        bar.set_position(done as u64);
-    });
+    let measure = |pack| {
+        evaluate::evaluate(&base, pack, &dataset, Arc::clone(&engine), &mut |done| {
+            bar.set_position(done as u64);
+        })
+    };
+    let report = measure(pack.clone());
+    let head = baseline.map(measure).transpose();
     bar.finish_and_clear();
-    let report = report?;
+    let (report, head) = (report?, head?);
+    if let Some(path) = &args.record {
+        let head = head.map(|report| report.card);
+        evaluate::record(pack, &dataset, &report.card, head.as_ref()).write(path, Some(&base))?;
+        log::info!("{}: the pack, with what was measured", path.display());
+    }
     if let Some(path) = &args.predictions {
         evaluate::write_predictions(path, &dataset, &report)?;
         log::info!("{}: {} predictions", path.display(), report.card.n);
@@ -82,6 +105,20 @@ pub(super) fn run(args: &EvaluateArgs, verbosity: Verbosity) -> Result<(), Error
         return output::json(&report);
     }
     print(&report)
+}
+
+/// The pack of a head alone, which must be of the task that is measured.
+fn baseline(path: &Path, base: &Base, pack: &Pack) -> Result<Pack, Error> {
+    let head = Pack::open(path, base)?;
+    let (of_head, of_pack) = (&head.document, &pack.document);
+    let is_same =
+        of_head.kind == of_pack.kind && of_head.labels == of_pack.labels && of_head.text.pair == of_pack.text.pair;
+    if !is_same || !head.masks.is_empty() || !head.deltas.is_empty() {
+        let what = if is_same { "changes the encoder" } else { "is of another task: its labels or inputs differ" };
+        let message = format!("--baseline: {} {what}; name a pack of `train --method head`", path.display());
+        return Err(CodedError { message, code: ExitCode::InputData }.into());
+    }
+    Ok(head)
 }
 
 /// Prints what was measured, as text.

@@ -18,7 +18,8 @@ use crate::fetch::{self, Fetched, Kind, Manifest};
 #[derive(Debug, Args)]
 #[command(
     before_help = "Example:\n  overmask-export fetch trec -o data/trec\n  \
-                   overmask-export fetch minilm-l6 --from ~/Downloads -o checkpoint/",
+                   overmask-export fetch minilm-l6 --from ~/Downloads -o checkpoint/\n  \
+                   overmask-export fetch onnxruntime --platform linux-aarch64 -o board/",
     after_help = ExitCode::HELP
 )]
 pub(super) struct FetchArgs {
@@ -32,8 +33,11 @@ pub(super) struct FetchArgs {
     /// (XDG_DATA_HOME/overmask/onnxruntime, else ~/.local/share/overmask/onnxruntime), where both programs look.
     #[arg(short, long, value_name = "DIR")]
     output: Option<PathBuf>,
+    /// Fetch for another machine than this one, a board for example: linux-x86_64 or linux-aarch64.
+    #[arg(long, value_name = "PLATFORM")]
+    platform: Option<String>,
     /// Print what can be fetched.
-    #[arg(long, conflicts_with_all = ["name", "from", "output"])]
+    #[arg(long, conflicts_with_all = ["name", "from", "output", "platform"])]
     list: bool,
     /// Print what was done as JSON.
     #[arg(long)]
@@ -44,12 +48,18 @@ pub(super) fn run(args: &FetchArgs) -> Result<(), Error> {
     let Some(name) = &args.name else {
         return list(args.json);
     };
-    let manifest = Manifest::find(name)?;
-    let dir = args.output.clone().unwrap_or_else(|| default_directory(&manifest));
+    let mut manifest = Manifest::find(name)?;
+    let mut dir = default_directory(&manifest);
+    if let Some(platform) = &args.platform {
+        manifest = manifest.for_platform(platform)?;
+        // Not where this machine's programs look for their own.
+        dir = PathBuf::from(format!("{}-{platform}", manifest.name));
+    }
+    let dir = args.output.clone().unwrap_or(dir);
     let fetched = fetch::fetch(&manifest, args.from.as_deref(), &dir, &mut |line| {
         log::info!("{line}");
     })?;
-    if manifest.kind == Kind::Library {
+    if manifest.kind == Kind::Library && args.platform.is_none() {
         let files: Vec<PathBuf> = fetched.files.iter().map(|name| dir.join(name)).collect();
         files.iter().for_each(|file| log::info!("{}", how_found(file, overmask_ort::library())));
     }

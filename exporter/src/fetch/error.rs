@@ -33,10 +33,10 @@ pub enum FetchError {
     Platform {
         /// The manifest.
         name: String,
-        /// This machine.
+        /// This machine, or the one that was asked for.
         platform: String,
         /// What to do instead.
-        advice: &'static str,
+        advice: String,
     },
     /// A file or directory cannot be read.
     #[error("cannot read {}: {source}", path.display())]

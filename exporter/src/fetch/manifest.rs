@@ -234,6 +234,29 @@ impl Manifest {
         }
     }
 
+    /// What it names for a platform, this machine's or another: an operating system and a processor, as in
+    /// `linux-aarch64`.
+    ///
+    /// # Errors
+    /// When it has no files for that.
+    pub fn for_platform(mut self, platform: &str) -> Result<Self, FetchError> {
+        let is_for_it = |wanted: &Option<String>| wanted.as_deref().is_none_or(|wanted| wanted == platform);
+        let mut known: Vec<String> = self.files.iter().filter_map(|file| file.platform.clone()).collect();
+        self.files.retain(|file| is_for_it(&file.platform));
+        self.sources.retain(|source| is_for_it(&source.platform));
+        if self.files.is_empty() {
+            known.dedup();
+            let advice = match known.is_empty() {
+                true => "name another".to_owned(),
+                false => format!("it has some for {}", known.join(", ")),
+            };
+            return Err(FetchError::Platform { name: self.name, platform: platform.to_owned(), advice });
+        }
+        self.files.iter_mut().for_each(|file| file.platform = None);
+        self.sources.iter_mut().for_each(|source| source.platform = None);
+        Ok(self)
+    }
+
     /// The files for this machine.
     pub(super) fn wanted(&self) -> Result<Vec<&Wanted>, FetchError> {
         let files: Vec<_> = self.files.iter().filter(|f| is_for_us(f.platform.as_deref())).collect();
@@ -241,7 +264,7 @@ impl Manifest {
             return Err(FetchError::Platform {
                 name: self.name.clone(),
                 platform: platform(),
-                advice: "bring your own; for ONNX Runtime, ORT_DYLIB_PATH says where it is",
+                advice: "bring your own; for ONNX Runtime, ORT_DYLIB_PATH says where it is".to_owned(),
             });
         }
         Ok(files)

@@ -302,6 +302,10 @@ fn a_platform_that_is_not_ours_is_named() {
     let (result, _) = setup.fetch(&parse(&text), None);
     let message = result.unwrap_err().to_string();
     assert!(message.starts_with("`x` has no files for "), "{message}");
+    let vax = parse(&text).for_platform("plan9-vax").unwrap();
+    assert_eq!(vax.wanted().unwrap().len(), 1);
+    let error = parse(&text).for_platform("linux-aarch64").err().unwrap().to_string();
+    assert_eq!(error, "`x` has no files for linux-aarch64; it has some for plan9-vax");
 }
 
 /// Each would be held in memory: a thousand times what the archive takes.

@@ -26,7 +26,6 @@ use super::step::{Backend, StepSession};
 use super::value::{Feed, f32_value};
 use super::{Layers, TrainError, TrainOptions, checkpoint, go_on, placement, schedule, scores, teacher};
 use crate::data::{self, Dataset, LabelSet};
-use crate::score;
 
 /// How far a run is.
 #[derive(Debug, Clone)]

@@ -20,7 +20,7 @@ use super::state::Epoch;
 use super::{Method, Precision, TrainError, TrainOptions, teacher};
 use crate::data::{self, Dataset, LabelSet};
 use crate::evaluate;
-use crate::score::{self, Card};
+use crate::score::Card;
 
 /// Inputs whose logits a pack records, so that a device can check its own.
 const GOLDEN: usize = 8;
@@ -305,8 +305,7 @@ fn measure(
     let metrics = &mut pack.document.metrics;
     metrics.insert(format!("dev_{}", o.form.kind.metric()), dev.main());
     if let Some(card) = &eval {
-        metrics.extend(card.metrics.iter().map(|(name, value)| (format!("eval_{name}"), *value)));
-        metrics.insert("eval_texts".to_owned(), card.n as f64);
+        metrics.extend(evaluate::promised(card));
     }
     Ok((pack.with_golden(golden)?, dev, eval))
 }

@@ -63,19 +63,34 @@ pub(crate) fn text(name: &str) -> Result<Option<String>, CodedError> {
     named(name).map(|value| value.into_string().map_err(wrong)).transpose()
 }
 
-/// Where derived files are kept: in the directory that `OVERMASK_CACHE` names, else in the user's cache; nowhere
-/// if it names nothing, and nowhere, with a warning, if that directory will not do.
+/// Where derived files are to be kept: in the directory that `OVERMASK_CACHE` names, else in the user's cache; nowhere
+/// if it names nothing.
 #[cfg(feature = "native")]
-fn derived_directory() -> Option<Directory> {
-    let path = match env::var_os(CACHE) {
+pub fn derived_path() -> Option<PathBuf> {
+    match env::var_os(CACHE) {
         Some(path) => (!path.is_empty()).then(|| PathBuf::from(path)),
         None => {
             let home = || named("HOME").map(|home| PathBuf::from(home).join(".cache"));
             named("XDG_CACHE_HOME").map(PathBuf::from).or_else(home).map(|cache| cache.join("overmask"))
         }
-    };
+    }
+}
+
+/// The directory at [`derived_path`]; none, with a warning, if it will not do.
+#[cfg(feature = "native")]
+fn derived_directory() -> Option<Directory> {
     let warn = |error: &_| log::warn!("{error}. Nothing is kept this time; {CACHE} names another directory, or none");
-    path.and_then(|path| Directory::open(path).inspect_err(warn).ok())
+    derived_path().and_then(|path| Directory::open(path).inspect_err(warn).ok())
+}
+
+/// The instruction set that `OVERMASK_ISA` names, if it names one.
+///
+/// # Errors
+/// When it is unknown or not there.
+#[cfg(feature = "native")]
+pub fn named_isa() -> Result<Option<Isa>, CodedError> {
+    let isa = text(ISA)?.map(|name| name.parse::<Isa>()).transpose();
+    isa.map_err(|error| CodedError { message: format!("{ISA}: {error}"), code: ExitCode::EngineUnavailable })
 }
 
 /// Where `overmask-export fetch onnxruntime` puts the library, and the programs look for it: in the user's data, which
@@ -124,12 +139,9 @@ fn options(kind: EngineKind, threads: Option<usize>, derived: Option<&Path>) -> 
     let options = EngineOptions::default().threads(threads);
     #[cfg(feature = "native")]
     if kind == EngineKind::Native {
-        let isa = text(ISA)?.map(|name| name.parse::<Isa>()).transpose();
-        let code = ExitCode::EngineUnavailable;
-        let isa = isa.map_err(|error| CodedError { message: format!("{ISA}: {error}"), code })?;
         let note = |error: &_| log::info!("{error}; they are kept where those of other bases are");
         let directory = derived.and_then(|path| Directory::open(path).inspect_err(note).ok());
-        return Ok(options.isa(isa).derived(directory.or_else(derived_directory)));
+        return Ok(options.isa(named_isa()?).derived(directory.or_else(derived_directory)));
     }
     let _ = (kind, derived);
     Ok(options)

@@ -17,6 +17,8 @@ pub use environment::find_onnxruntime;
 pub use environment::{
     ENVIRONMENT, engine_options, engine_options_in, keyring_directory, onnxruntime_directory, store_directory,
 };
+#[cfg(feature = "native")]
+pub use environment::{derived_path, named_isa};
 pub use exit::{CodedError, ExitCode};
 pub use messages::{Messages, Verbosity};
 pub use output::{Output, describe, exit};

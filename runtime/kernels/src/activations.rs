@@ -62,6 +62,13 @@ pub(super) struct Tile<'a, T> {
 }
 
 impl<'a, T> Tile<'a, T> {
+    /// The tile without its first rows.
+    #[cfg(target_arch = "aarch64")]
+    #[inline(always)]
+    pub(super) fn from_row(self, row: usize) -> Self {
+        Tile { values: &self.values[row..], stride: self.stride }
+    }
+
     /// The panel with this number, for so many rows.
     #[inline(always)]
     pub(super) fn panel(self, panel: usize, rows: usize) -> &'a [Row<T>] {

@@ -27,7 +27,7 @@ pub(super) trait Instructions: Copy {
     /// those of every processor of its kind.
     fn detect() -> Option<Self>;
 
-    /// Lists the kept steps, whose bits are set.
+    /// Lists the kept steps, whose bits are set, as its [`Kernel::listed`] reads them.
     fn kept(self, words: &[u32], steps: &mut Vec<u32>) {
         kept(words, steps);
     }
@@ -70,7 +70,7 @@ pub(super) trait Kernel<E: Element>: Instructions {
     /// Adds every step.
     fn dense(self, operands: Operands<'_, E>, sums: &mut [Row<E::Sum>]);
 
-    /// Adds the steps of the list, whose numbers are below `operands.b.len()`.
+    /// Adds the steps of the list that [`Instructions::kept`] made; their numbers are below `operands.b.len()`.
     fn listed(self, operands: Operands<'_, E>, steps: &[u32], sums: &mut [Row<E::Sum>]);
 
     /// Adds every step, with zeros where its mask has no bit; a step has [`Element::INPUTS`] words.

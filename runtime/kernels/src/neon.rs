@@ -1,14 +1,16 @@
-//! NEON: half a panel's outputs at a time, so that a tile of six rows has twenty-four registers of sums. Four
-//! steps share a load of activations, of which each multiplies one lane.
+//! NEON, with twenty-four registers of sums. Where every step counts, they are six rows of half a panel's outputs:
+//! four steps share a load of activations, of which each multiplies one lane. Where steps are listed, they are three rows
+//! of all outputs, so that the list is read half as often.
 #![cfg(target_arch = "aarch64")]
 #![allow(unsafe_code)]
 
 use std::arch::aarch64::{
     float32x4_t, uint32x4_t, vandq_u32, vdupq_n_f32, vdupq_n_u32, vfmaq_f32, vfmaq_laneq_f32, vld1q_f32, vld1q_u32,
-    vreinterpretq_f32_u32, vreinterpretq_u32_f32, vst1q_f32, vtstq_u32,
+    vreinterpretq_f32_u32, vreinterpretq_u32_f32, vst1q_f32,
 };
-use std::arch::is_aarch64_feature_detected;
+use std::arch::{asm, is_aarch64_feature_detected};
 use std::ops::Index;
+use std::slice::Iter;
 
 use super::kernel::{Instructions, Kernel, Operands, by_rows};
 use super::{NR, Row};
@@ -21,7 +23,26 @@ impl Instructions for Neon {
     fn detect() -> Option<Self> {
         is_aarch64_feature_detected!("neon").then_some(Neon(()))
     }
+
+    /// The last step of each panel of activations says that it is the last: a loop over steps has nothing else to count.
+    fn kept(self, words: &[u32], steps: &mut Vec<u32>) {
+        const { assert!(NR == u32::BITS as usize, "a word is a panel of activations") };
+        steps.clear();
+        for (i, word) in words.iter().enumerate() {
+            let mut left = *word;
+            while left != 0 {
+                steps.push((NR * i) as u32 + left.trailing_zeros());
+                left &= left - 1;
+            }
+            if let Some(last) = steps.last_mut().filter(|_| *word != 0) {
+                *last |= LAST;
+            }
+        }
+    }
 }
+
+/// What marks a step as the last one of its panel of activations.
+const LAST: u32 = 1 << 31;
 
 impl Kernel<f32> for Neon {
     const MAX_ROWS: usize = 6;
@@ -31,7 +52,12 @@ impl Kernel<f32> for Neon {
     }
 
     fn listed(self, operands: Operands<'_, f32>, steps: &[u32], sums: &mut [Row]) {
-        by_rows!(listed, sums, (operands, steps), [1 2 3 4 5 6]);
+        let (first, second) = sums.split_at_mut(sums.len().div_ceil(2));
+        let rows = first.len();
+        by_rows!(listed, first, (operands, 0, steps), [1 2 3]);
+        if !second.is_empty() {
+            by_rows!(listed, second, (operands, rows, steps), [1 2 3]);
+        }
     }
 
     fn masking(self, operands: Operands<'_, f32>, masks: &[u32], masked: &mut [Row], sums: &mut [Row]) {
@@ -45,15 +71,15 @@ impl Kernel<f32> for Neon {
 const LANES: usize = 4;
 
 /// Registers of half a row.
-const REGISTERS: usize = NR / 2 / LANES;
+const HALF: usize = NR / 2 / LANES;
 
-/// The sums of half a tile.
-type Sums<const R: usize> = [[float32x4_t; REGISTERS]; R];
+/// The sums of a tile, so many registers a row.
+type Sums<const R: usize, const N: usize> = [[float32x4_t; N]; R];
 
 #[target_feature(enable = "neon")]
 fn dense<const R: usize>(Operands { a, b, bias, .. }: Operands<'_, f32>, sums: &mut [Row]) {
     for half in [0, NR / 2] {
-        let mut all = load::<R>(bias, sums, half);
+        let mut all: Sums<R, HALF> = load(bias, sums, half);
         for (panel, steps) in b.chunks(NR).enumerate() {
             let rows = a.panel(panel, R);
             let (fours, rest) = steps.as_chunks::<LANES>();
@@ -73,31 +99,27 @@ fn dense<const R: usize>(Operands { a, b, bias, .. }: Operands<'_, f32>, sums: &
     }
 }
 
+/// The rows from `first` on, all outputs of them.
 #[target_feature(enable = "neon")]
-fn listed<const R: usize>(operands: Operands<'_, f32>, steps: &[u32], sums: &mut [Row]) {
-    listed_half::<R, 0>(operands, steps, sums);
-    listed_half::<R, { NR / 2 }>(operands, steps, sums);
-}
-
-#[target_feature(enable = "neon")]
-#[inline]
-fn listed_half<const R: usize, const HALF: usize>(
+fn listed<const R: usize>(
     Operands { a, b, bias, .. }: Operands<'_, f32>,
+    first: usize,
     steps: &[u32],
     sums: &mut [Row],
 ) {
-    let mut all = load::<R>(bias, sums, HALF);
-    // Those of a panel of activations follow each other.
-    for of_panel in steps.chunk_by(|a, b| *a as usize / NR == *b as usize / NR) {
-        let panel = of_panel[0] as usize / NR;
+    let a = a.from_row(first);
+    let mut all: Sums<R, { NR / LANES }> = load(bias, sums, 0);
+    let mut steps = steps.iter();
+    while let Some(step) = steps.as_slice().first() {
+        let panel = (step & !LAST) as usize / NR;
         let (rows, b) = (a.panel(panel, R), &b[panel * NR..]);
         // Steps of a whole panel need no check.
         match b.first_chunk::<NR>() {
-            Some(b) => add_listed(&mut all, rows, b, of_panel, HALF),
-            None => add_listed(&mut all, rows, b, of_panel, HALF),
+            Some(b) => add_listed(&mut all, rows, b, &mut steps),
+            None => add_listed(&mut all, rows, b, &mut steps),
         }
     }
-    store(sums, HALF, all);
+    store(sums, 0, all);
 }
 
 /// The steps with zeros where the masks have no bit.
@@ -111,19 +133,35 @@ fn mask(b: &[Row], masks: &[u32], masked: &mut [Row]) {
     }
     for ((step, mask), out) in b.iter().zip(masks).zip(masked) {
         let mask = vdupq_n_u32(*mask);
-        for (i, bits) in bits.iter().enumerate() {
-            let kept: uint32x4_t = vtstq_u32(mask, *bits);
-            let value = vreinterpretq_u32_f32(load_lanes(step, LANES * i));
-            store_lanes(out, LANES * i, vreinterpretq_f32_u32(vandq_u32(value, kept)));
+        // All are loaded before any is stored: loads and stores of neighbours become one.
+        let mut values = [vdupq_n_f32(0.0); NR / LANES];
+        values.iter_mut().enumerate().for_each(|(i, value)| *value = load_lanes(step, LANES * i));
+        for ((i, bits), value) in bits.iter().enumerate().zip(values) {
+            let value = vandq_u32(vreinterpretq_u32_f32(value), have(mask, *bits));
+            store_lanes(out, LANES * i, vreinterpretq_f32_u32(value));
         }
     }
+}
+
+/// All ones in the lanes that have a bit in common. The intrinsic for this one instruction, `vtstq_u32`, becomes two, and
+/// with what follows three instructions for two.
+#[target_feature(enable = "neon")]
+#[inline]
+fn have(a: uint32x4_t, b: uint32x4_t) -> uint32x4_t {
+    let common;
+    // SAFETY: it reads two registers and writes one.
+    unsafe {
+        asm!("cmtst {0:v}.4s, {1:v}.4s, {2:v}.4s", out(vreg) common, in(vreg) a, in(vreg) b,
+             options(pure, nomem, nostack, preserves_flags));
+    }
+    common
 }
 
 /// Adds a step, which multiplies one lane of each row's values.
 #[target_feature(enable = "neon")]
 #[inline]
-fn add<const R: usize, const LANE: i32>(all: &mut Sums<R>, values: [float32x4_t; R], step: &Row, half: usize) {
-    for i in 0..REGISTERS {
+fn add<const R: usize, const LANE: i32>(all: &mut Sums<R, HALF>, values: [float32x4_t; R], step: &Row, half: usize) {
+    for i in 0..HALF {
         let weights = load_lanes(step, half + LANES * i);
         for (sums, value) in all.iter_mut().zip(values) {
             sums[i] = vfmaq_laneq_f32::<LANE>(sums[i], weights, value);
@@ -131,37 +169,45 @@ fn add<const R: usize, const LANE: i32>(all: &mut Sums<R>, values: [float32x4_t;
     }
 }
 
-/// Adds some steps of one panel.
+/// Adds the steps of one panel, of which there is one at least: those up to the one that is marked.
 #[target_feature(enable = "neon")]
 #[inline]
 fn add_listed<const R: usize>(
-    all: &mut Sums<R>,
+    all: &mut Sums<R, { NR / LANES }>,
     rows: &[Row],
     b: &(impl Index<usize, Output = Row> + ?Sized),
-    steps: &[u32],
-    half: usize,
+    steps: &mut Iter<'_, u32>,
 ) {
-    for k in steps.iter().map(|k| *k as usize % NR) {
-        add_one(all, rows, k, &b[k], half);
+    loop {
+        // SAFETY: the list is what `kept` made: behind every step that is not marked there is another.
+        let step = *unsafe { steps.next().unwrap_unchecked() };
+        let k = step as usize % NR;
+        add_one(all, rows, k, &b[k], 0);
+        if step & LAST != 0 {
+            break;
+        }
     }
 }
 
-/// Adds a step by itself.
+/// Adds a step by itself, one register of weights after the other: with all of them at once, sums would not stay in
+/// registers.
 #[target_feature(enable = "neon")]
 #[inline]
-fn add_one<const R: usize>(all: &mut Sums<R>, rows: &[Row], k: usize, step: &Row, half: usize) {
-    let mut weights = [vdupq_n_f32(0.0); REGISTERS];
-    weights.iter_mut().enumerate().for_each(|(i, weights)| *weights = load_lanes(step, half + LANES * i));
-    for (sums, row) in all.iter_mut().zip(rows) {
-        let value = vdupq_n_f32(row[k]);
-        sums.iter_mut().zip(weights).for_each(|(sum, weights)| *sum = vfmaq_f32(*sum, weights, value));
+fn add_one<const R: usize, const N: usize>(all: &mut Sums<R, N>, rows: &[Row], k: usize, step: &Row, half: usize) {
+    let mut values = [vdupq_n_f32(0.0); R];
+    values.iter_mut().zip(rows).for_each(|(value, row)| *value = vdupq_n_f32(row[k]));
+    for i in 0..N {
+        let weights = load_lanes(step, half + LANES * i);
+        for (sums, value) in all.iter_mut().zip(values) {
+            sums[i] = vfmaq_f32(sums[i], weights, value);
+        }
     }
 }
 
 #[target_feature(enable = "neon")]
 #[inline]
-fn load<const R: usize>(bias: Option<&Row>, sums: &[Row], half: usize) -> Sums<R> {
-    let mut all = [[vdupq_n_f32(0.0); REGISTERS]; R];
+fn load<const R: usize, const N: usize>(bias: Option<&Row>, sums: &[Row], half: usize) -> Sums<R, N> {
+    let mut all = [[vdupq_n_f32(0.0); N]; R];
     for (r, all) in all.iter_mut().enumerate() {
         let row = bias.unwrap_or_else(|| &sums[r]);
         all.iter_mut().enumerate().for_each(|(i, sum)| *sum = load_lanes(row, half + LANES * i));
@@ -171,7 +217,7 @@ fn load<const R: usize>(bias: Option<&Row>, sums: &[Row], half: usize) -> Sums<R
 
 #[target_feature(enable = "neon")]
 #[inline]
-fn store<const R: usize>(sums: &mut [Row], half: usize, all: Sums<R>) {
+fn store<const R: usize, const N: usize>(sums: &mut [Row], half: usize, all: Sums<R, N>) {
     for (row, all) in sums.iter_mut().zip(all) {
         all.into_iter().enumerate().for_each(|(i, sum)| store_lanes(row, half + LANES * i, sum));
     }

@@ -1,4 +1,4 @@
-//! Calls that `ort` has no safe form for; the one place with `unsafe` around ONNX Runtime.
+//! Calls that `ort` has no safe form for: with `about.rs`, the places with `unsafe` around ONNX Runtime.
 //!
 //! - [`Bound::mapped`] sees a tensor of the base's memory map as a value, without a copy. Tests
 //!   compare it with its safe twin, which copies.

@@ -7,6 +7,7 @@
 //! A task that replaces other tensors, norms for example, runs on a session in which these are
 //! inputs, too; tasks that replace the same ones share it.
 
+mod about;
 mod binding;
 mod library;
 mod masking;
@@ -30,8 +31,9 @@ use overmask::pack::{Delta, NamedMask};
 use overmask_graph as graph;
 use overmask_graph::encoder::{self, Padded};
 
+pub use self::about::{API, About, about};
 pub use self::binding::{Binding, Bound};
-pub use self::library::{environment, library, look_in};
+pub use self::library::{Found, environment, find, library, look_in};
 use self::masking::Masker;
 
 /// Where ONNX Runtime looks for external data when a model does not come from a file.

@@ -72,27 +72,14 @@ fn log_message(level: LogLevel, _category: &str, _id: &str, location: &str, mess
     log::log!(target: "onnxruntime", level, "{message} ({location})");
 }
 
-/// The library's file: the one that `ORT_DYLIB_PATH` names; without it, the first found of: the program's own folder,
-/// `../lib`, `../onnxruntime` and `../../onnxruntime` from there, the folder of [`look_in`], and the system's library
-/// folders.
-///
-/// A file that is found is only taken if it, its folder and all above belong to the user or root and nobody else can
-/// write there; else a warning names it.
+/// The library's file, as [`find`] finds it; a warning names what is passed over.
 ///
 /// # Errors
 /// When there is none, with what to do.
 pub fn library() -> Result<PathBuf, String> {
-    if let Some(named) = std::env::var_os(VARIABLE).filter(|v| !v.is_empty()) {
-        // Made absolute: the loader would look for a bare name in the program's folder first.
-        let path = std::path::absolute(&named).map_err(|e| format!("{VARIABLE}: {e}"))?;
-        if !path.is_file() {
-            return Err(format!("{VARIABLE} names {}, which is not a file", path.display()));
-        }
-        return Ok(path);
-    }
-    let program = std::env::current_exe().ok();
-    let folders = folders(program.as_deref().and_then(Path::parent), OWN.get());
-    first_trusted(&folders).ok_or_else(|| {
+    let found = find()?;
+    found.passed_over.iter().for_each(|why| log::warn!("{why}"));
+    found.path.ok_or_else(|| {
         format!(
             "no ONNX Runtime library ({NAME}) was found; `overmask-export fetch onnxruntime` puts one where it is \
              looked for, or set {VARIABLE} to the file of version 1.22 or newer"
@@ -100,16 +87,49 @@ pub fn library() -> Result<PathBuf, String> {
     })
 }
 
-/// The library of the first folder that has one and in which nobody else can have put it.
-fn first_trusted(folders: &[PathBuf]) -> Option<PathBuf> {
-    folders.iter().filter_map(|folder| library_in(folder)).find(|library| match trusted::objection(library) {
-        None => true,
-        Some(objection) => {
-            let name = library.display();
-            log::warn!("{name} is not loaded: {objection}; if it is what you want, set {VARIABLE} to it");
-            false
+/// What looking for the library came to.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// The library's file, if there is one that may be loaded.
+    pub path: Option<PathBuf>,
+    /// Files that are passed over, each with the reason and what to do.
+    pub passed_over: Vec<String>,
+}
+
+/// Looks for the library: the file that `ORT_DYLIB_PATH` names; without it, the first found of: the program's own
+/// folder, `../lib`, `../onnxruntime` and `../../onnxruntime` from there, the folder of [`look_in`], and the system's
+/// library folders.
+///
+/// A file that is found is only taken if it, its folder and all above belong to the user or root and nobody else can
+/// write there.
+///
+/// # Errors
+/// When `ORT_DYLIB_PATH` names no file.
+pub fn find() -> Result<Found, String> {
+    if let Some(named) = std::env::var_os(VARIABLE).filter(|v| !v.is_empty()) {
+        // Made absolute: the loader would look for a bare name in the program's folder first.
+        let path = std::path::absolute(&named).map_err(|e| format!("{VARIABLE}: {e}"))?;
+        if !path.is_file() {
+            return Err(format!("{VARIABLE} names {}, which is not a file", path.display()));
         }
-    })
+        return Ok(Found { path: Some(path), passed_over: Vec::new() });
+    }
+    let program = std::env::current_exe().ok();
+    Ok(first_trusted(&folders(program.as_deref().and_then(Path::parent), OWN.get())))
+}
+
+/// The library of the first folder that has one and in which nobody else can have put it.
+fn first_trusted(folders: &[PathBuf]) -> Found {
+    let mut passed_over = Vec::new();
+    let path = folders.iter().filter_map(|folder| library_in(folder)).find(|library| {
+        let objection = trusted::objection(library);
+        passed_over.extend(objection.iter().map(|objection| {
+            let name = library.display();
+            format!("{name} is not loaded: {objection}; if it is what you want, set {VARIABLE} to it")
+        }));
+        objection.is_none()
+    });
+    Found { path, passed_over }
 }
 
 /// The folders that are looked through, in order.
@@ -170,8 +190,10 @@ mod tests {
             std::fs::set_permissions(folder, std::fs::Permissions::from_mode(mode)).unwrap();
             std::fs::set_permissions(folder.join(NAME), std::fs::Permissions::from_mode(0o644)).unwrap();
         }
-        assert_eq!(first_trusted(&folders), Some(folders[2].join(NAME)));
-        assert_eq!(first_trusted(&folders[..2]), None);
+        let found = first_trusted(&folders);
+        assert_eq!(found.path, Some(folders[2].join(NAME)));
+        assert!(found.passed_over[0].contains(&folders[1].join(NAME).display().to_string()), "{found:?}");
+        assert_eq!(first_trusted(&folders[..2]).path, None);
     }
 
     #[test]

@@ -68,7 +68,7 @@ pub(super) fn run(args: &BenchArgs, out: &mut Output) -> anyhow::Result<()> {
     let usage = |message| CodedError { message, code: ExitCode::Usage };
     let Opened { base, mut packs, engine, left_out } = args.task.open(|base, packs| {
         let count = packs.len();
-        ensure!(count <= 2, usage(format!("{count} tasks; one or two can be measured: choose with --pack or --task")));
+        ensure!(count <= 2, usage(format!("{count} packs; one or two can be measured: choose with --pack or --task")));
         let limit = base.manifest().architecture.max_positions;
         let long = args.seq.iter().find(|seq| usize::from(**seq) > limit);
         let long = long.map(|seq| usage(format!("--seq {seq}: the base takes texts of {limit} tokens at most")));

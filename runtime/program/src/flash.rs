@@ -36,6 +36,9 @@ pub(super) struct FlashArgs {
     change: ChangeArgs,
     #[command(flatten)]
     engine: EngineArgs,
+    #[cfg(feature = "fleet")]
+    #[command(flatten)]
+    fleet: super::fleet::FleetArgs,
     /// Take a pack whose revision is older than the active one's
     #[arg(long)]
     allow_downgrade: bool,
@@ -58,8 +61,18 @@ struct SentReport<'a> {
 
 pub(super) fn run(args: &FlashArgs, out: &mut Output) -> anyhow::Result<()> {
     let packs = args.packs.iter().map(|path| read(path)).collect::<anyhow::Result<Vec<_>>>()?;
+    let offer = |packs| Offer {
+        bases: args.base.clone(),
+        packs,
+        allow_downgrade: args.allow_downgrade,
+        allow_worse: args.allow_worse,
+    };
+    #[cfg(feature = "fleet")]
+    if let Some(file) = args.fleet.file() {
+        return super::fleet::run(&args.fleet, file, &offer(packs), args.json, out);
+    }
     match &args.to {
-        Some(to) => elsewhere(args, to, packs, out),
+        Some(to) => elsewhere(args, to, &offer(packs), out),
         None => here(args, packs, out),
     }
 }
@@ -143,21 +156,19 @@ fn print_step(name: &str, ms: f64, bytes: u64, json: bool, out: &mut Output) -> 
     }
 }
 
-fn elsewhere(args: &FlashArgs, to: &str, packs: Vec<Given>, out: &mut Output) -> anyhow::Result<()> {
+fn elsewhere(args: &FlashArgs, to: &str, offer: &Offer, out: &mut Output) -> anyhow::Result<()> {
     let remote = Remote {
         store: args.change.store.given().map(|path| path.display().to_string()),
         program: args.program.clone(),
         ssh: args.ssh.split_whitespace().map(str::to_owned).collect(),
         ..Remote::new(to)
     };
-    let offer =
-        Offer { bases: args.base.clone(), packs, allow_downgrade: args.allow_downgrade, allow_worse: args.allow_worse };
     let mut written = Ok(());
     let mut report = |name: &str, ms: f64, bytes: u64| {
         let line = print_step(name, ms, bytes, args.json, out);
         written = std::mem::replace(&mut written, Ok(())).and(line);
     };
-    let outcome = remote.flash(&offer, &mut report, &mut |_| ())?;
+    let outcome = remote.flash(offer, &mut report, &mut |_| ())?;
     written?;
     let (generation, is_new, sent) = (outcome.generation, outcome.is_new, outcome.sent);
     match args.json {

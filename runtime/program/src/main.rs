@@ -5,7 +5,10 @@
 
 mod answer;
 mod bench;
+mod doctor;
 mod flash;
+#[cfg(feature = "fleet")]
+mod fleet;
 mod given;
 mod input;
 mod inspect;
@@ -69,6 +72,14 @@ enum Command {
         after_help = ExitCode::HELP
     )]
     Prepare(prepare::PrepareArgs),
+    /// Tell what machine this is, whether packs run well on it, and what to do where they would not
+    ///
+    /// Nothing is changed. What the system does not tell is unknown. A base and packs are checked, too, if they are given.
+    #[command(
+        before_help = "Examples:\n  overmask doctor\n  overmask doctor --base base/ --pack trec.pack --json",
+        after_help = ExitCode::HELP
+    )]
+    Doctor(doctor::DoctorArgs),
     /// Put bases and packs onto a device, check them there, and switch to them
     ///
     /// Whatever fails, and whenever, the device has the tasks that it had before, or the new ones.
@@ -124,6 +135,7 @@ fn execute(command: Command) -> anyhow::Result<()> {
         Command::Verify(args) => verify::run(&args, &mut out),
         #[cfg(feature = "native")]
         Command::Prepare(args) => prepare::run(&args, &mut out),
+        Command::Doctor(args) => doctor::run(&args, &mut out),
         Command::Flash(args) => flash::run(&args, &mut out),
         Command::Store(args) => store::run(&args, &mut out),
         Command::Bench(args) => bench::run(&args, &mut out),

@@ -1,6 +1,6 @@
 //! The packs that a command is given: single ones, whole sets, or one of a set; signed or not.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
@@ -167,15 +167,21 @@ pub(super) fn read(paths: &[PathBuf], trust: &TrustArgs) -> anyhow::Result<Vec<G
     let keyring = trust.keyring()?;
     let mut all = Vec::new();
     for given in paths {
-        let (path, name) = split_name(given);
-        // Read once: the bytes whose signature is checked are those that are used.
-        let bytes = read_file(&path)?;
-        let signed = keyring.as_ref().map(|keys| keys.verify_file_bytes(&path, &bytes)).transpose()?;
-        let packs = Packs::from_bytes(&path, &bytes, name.as_deref())?.into_vec();
-        all.extend(packs.into_iter().map(|file| {
-            let path = file.origin().unwrap_or(&path).display().to_string();
-            Given { path, file, signed: signed.clone() }
-        }));
+        all.extend(read_one(given, keyring.as_ref())?);
     }
     Ok(all)
+}
+
+/// Reads the packs of one file, with a signature of one of these keys if there are any to be asked for.
+pub(super) fn read_one(given: &Path, keyring: Option<&Keyring>) -> anyhow::Result<Vec<Given>> {
+    let (path, name) = split_name(given);
+    // Read once: the bytes whose signature is checked are those that are used.
+    let bytes = read_file(&path)?;
+    let signed = keyring.map(|keys| keys.verify_file_bytes(&path, &bytes)).transpose()?;
+    let packs = Packs::from_bytes(&path, &bytes, name.as_deref())?.into_vec();
+    let given = packs.into_iter().map(|file| {
+        let path = file.origin().unwrap_or(&path).display().to_string();
+        Given { path, file, signed: signed.clone() }
+    });
+    Ok(given.collect())
 }

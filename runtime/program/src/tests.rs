@@ -27,6 +27,8 @@ fn the_readme_commands_parse() {
         "overmask run --base base/ --pack a.pack --engine ort:cuda --threads 2 -q",
         "overmask inspect trec.pack --json",
         "overmask verify trec.pack --base base/ -vv",
+        "overmask doctor",
+        "overmask doctor --base base/ --base other/ --pack trec.pack --pack a.set#b --json",
         "overmask completions zsh",
         "overmask man run",
     ] {
@@ -39,6 +41,7 @@ fn the_readme_commands_parse() {
         "overmask run --base base/ --pack a.pack --engine gpu",
         "overmask run --base base/ --pack a.pack --threads 0",
         "overmask verify --base base/",
+        "overmask doctor base/",
         "overmask inspect a.pack -q -v",
     ] {
         assert_eq!(Cli::try_parse_from(line.split(' ')).unwrap_err().exit_code(), 2, "{line}");

@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime};
 use rustix::fs::{AtFlags, Dir, Mode, OFlags, openat, renameat, unlinkat};
 use rustix::io::Errno;
 
-use super::{DerivedError, is_derived};
+use super::{Contents, DerivedError, is_derived};
 use crate::fs::read::check_regular;
 use crate::fs::{fits, untrusted};
 
@@ -109,6 +109,26 @@ impl Directory {
         }
     }
 
+    /// What lies in it now.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn contents(&self) -> io::Result<Contents> {
+        let mut contents = Contents::default();
+        self.each(|_, is_draft, file| {
+            let found = file.metadata()?;
+            match is_draft {
+                true => contents.left += u64::from(is_left(file)),
+                false => {
+                    contents.files += 1;
+                    contents.bytes += found.len();
+                }
+            }
+            Ok(())
+        })?;
+        Ok(contents)
+    }
+
     /// Removes all derived files but those of these names, and what processes left that were ended while they wrote.
     ///
     /// # Errors
@@ -125,6 +145,18 @@ impl Directory {
 
     /// Removes the derived files that are useless, and drafts that nobody writes any more.
     fn remove_those(&self, is_useless: impl Fn(&str, &Metadata) -> io::Result<bool>) -> io::Result<()> {
+        self.each(|name, is_draft, file| {
+            if if is_draft { is_left(file) } else { is_useless(name, &file.metadata()?)? } {
+                self.remove(name)?;
+                log::info!("removed {}, which nobody uses", self.0.path.join(name).display());
+            }
+            Ok(())
+        })
+    }
+
+    /// Goes through its derived files and the drafts of such (for which `visit` is told `true`), as far as they can be
+    /// opened.
+    fn each(&self, mut visit: impl FnMut(&str, bool, &File) -> io::Result<()>) -> io::Result<()> {
         for entry in Dir::read_from(&self.0.handle)? {
             let entry = entry?;
             let Some(name) = CStr::to_str(entry.file_name()).ok() else { continue };
@@ -133,15 +165,17 @@ impl Directory {
                 continue;
             }
             let Ok(file) = self.at(name, OFlags::RDONLY | OFlags::NONBLOCK) else { continue };
-            let found = file.metadata()?;
-            let useless = if is_draft { file.try_lock().is_ok() } else { is_useless(name, &found)? };
-            if found.is_file() && useless {
-                self.remove(name)?;
-                log::info!("removed {}, which nobody uses", self.0.path.join(name).display());
+            if file.metadata()?.is_file() {
+                visit(name, is_draft, &file)?;
             }
         }
         Ok(())
     }
+}
+
+/// Whether nobody writes to a draft any more.
+fn is_left(draft: &File) -> bool {
+    draft.try_lock().is_ok()
 }
 
 /// How long ago it was.

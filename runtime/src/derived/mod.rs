@@ -148,23 +148,31 @@ impl DerivedFile {
     ///
     /// What is none of that is said and not used.
     pub fn find<T: Value>(&self, len: usize) -> Option<Derived<T>> {
-        let map = match self.directory.find(&self.name).and_then(|file| file.map(|f| map::map_file(&f)).transpose()) {
-            Ok(map) => map?,
-            Err(error) => {
-                log::warn!("{}: {error}; it is not used but made again", self.path().display());
-                return None;
-            }
-        };
+        self.look(len).unwrap_or_else(|useless| {
+            // After an update there is nothing to warn of.
+            let level = if matches!(useless, Useless::Version) { log::Level::Info } else { log::Level::Warn };
+            log::log!(level, "{} {useless}; it is not used but made again", self.path().display());
+            None
+        })
+    }
+
+    /// The same, and why a file that is there is not to be used.
+    pub(crate) fn look<T: Value>(&self, len: usize) -> Result<Option<Derived<T>>, Useless> {
+        let Some(file) = self.directory.find(&self.name)? else { return Ok(None) };
+        let map = map::map_file(&file)?;
         if !map.starts_with(MAGIC) {
-            log::info!("{} is of another version; it is made again", self.path().display());
-            return None;
+            return Err(Useless::Version);
         }
         let values = map.get(HEADER..).filter(|bytes| bytes.len() == 4 * len && T::view(bytes).is_some());
-        if values.is_none_or(|values| map[..HEADER] != self.header(values)) {
-            log::warn!("{} is damaged; it is not used but made again", self.path().display());
-            return None;
+        match values {
+            Some(values) if map[..HEADER] == self.header(values) => Ok(Some(Derived::Mapped(map))),
+            _ => Err(Useless::Damaged),
         }
-        Some(Derived::Mapped(map))
+    }
+
+    /// Bytes of the file with so many values.
+    pub(crate) fn size(len: usize) -> u64 {
+        (HEADER + 4 * len) as u64
     }
 
     /// The file's values, or those that `make` gives, which are written and mapped, and stay in memory where that
@@ -230,6 +238,31 @@ impl DerivedFile {
         header.iter_mut().zip(parts).for_each(|(to, byte)| *to = byte);
         header
     }
+}
+
+/// Why a derived file that is there is not used; in words that go on after its path.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Useless {
+    /// It cannot be opened, or is none that may be believed.
+    #[error("cannot be used: {0}")]
+    Refused(#[from] io::Error),
+    /// An earlier or later program has made it, in another form.
+    #[error("is of another version")]
+    Version,
+    /// It is cut, or holds other bytes than were written.
+    #[error("is damaged")]
+    Damaged,
+}
+
+/// What lies in a directory of derived files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Contents {
+    /// Derived files, of whatever base or pack.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Temporary files of programs that ended while they wrote; the next file that is made removes them.
+    pub left: u64,
 }
 
 /// What is said where a file cannot be made.

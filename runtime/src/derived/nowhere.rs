@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-use super::DerivedError;
+use super::{Contents, DerivedError};
 
 /// A directory of derived files, which only its user (or root) can write to; on this system there is none.
 #[derive(Debug, Clone)]
@@ -26,6 +26,14 @@ impl Directory {
 
     /// Where it is.
     pub fn path(&self) -> &Path {
+        match self.0 {}
+    }
+
+    /// What lies in it.
+    ///
+    /// # Errors
+    /// Never: there is none.
+    pub fn contents(&self) -> io::Result<Contents> {
         match self.0 {}
     }
 

@@ -185,7 +185,9 @@ fn drafts_of_the_dead_and_files_that_nobody_uses_make_room() {
         set_age(path, days);
     }
     let alive = file.begin().unwrap();
+    assert_eq!(file.directory.contents().unwrap(), Contents { files: 1, bytes: 1, left: 1 });
     make(&file);
+    assert_eq!(file.directory.contents().unwrap().left, 0, "one is being written");
     let mut left = vec![".overmask-another", file.name.as_str(), old.as_str()];
     left.sort_unstable();
     assert_eq!(names(&file).iter().filter(|name| !name.starts_with(".derived-")).collect::<Vec<_>>(), left);

@@ -262,10 +262,8 @@ impl Changing {
         let stale = stale.filter(|task| new.iter().all(|new| new.entry.name != task.name));
         let mut to_check: Vec<(&str, PackFile)> = Vec::new();
         for task in stale {
-            if !opened.contains_key(&task.base_id) {
-                if let Some(base) = generation.base(&task.base_id) {
-                    opened.insert(base.base_id.clone(), Arc::new(self.open_base(base)?));
-                }
+            if let Some(base) = generation.base(&task.base_id).filter(|base| !opened.contains_key(&base.base_id)) {
+                opened.insert(base.base_id.clone(), Arc::new(self.open_base(base)?));
             }
             to_check.push((&task.name, self.open_pack(task)?));
         }

@@ -264,7 +264,7 @@ fn going_back_needs_whole_packs_and_signed_ones_where_the_policy_says_so() {
     let (a, b) = (place.task("a", 1), place.task("b", 1));
     place.activate(std::slice::from_ref(&a));
     assert!(kind_of(change().rollback(None)).1.contains("it has 1"), "there is nothing before the first");
-    place.activate(&[b.clone()]);
+    place.activate(std::slice::from_ref(&b));
     assert!(kind_of(change().rollback(Some(9))).1.contains("no generation 9; it has 1, 2"));
     let path = place.store.path_of(&a);
     let bytes = fs::read(&path).unwrap();

@@ -177,7 +177,7 @@ impl Store {
     fn verify_derived(&self, base: &Base, packs: &[&PackFile], seen: &mut Verified) {
         use crate::derived::Directory;
         use crate::engine::EngineError;
-        use crate::engine::native::{self, verify_derived_of_base, verify_derived_of_pack};
+        use crate::engine::native::{self, Kept, KeptState, NativeEngine};
 
         let path = self.derived_dir();
         let directory = match fs::symlink_metadata(&path) {
@@ -194,15 +194,16 @@ impl Store {
                 return;
             }
         };
-        let mut check = |name: String, check: &dyn Fn() -> Result<bool, EngineError>| {
+        let mut check = |name: String, look: &dyn Fn() -> Result<Kept, EngineError>| {
             let file = path.join(name);
             if file.symlink_metadata().is_err() {
                 return;
             }
             seen.files += 1;
-            let reason = match check() {
-                Ok(true) => return,
-                Ok(false) => "it is damaged".to_owned(),
+            let reason = match look().map(|kept| kept.state) {
+                Ok(KeptState::Right | KeptState::Missing) => return,
+                Ok(KeptState::Useless(reason)) => reason,
+                Ok(KeptState::Wrong) => "it holds other values than base and pack give".to_owned(),
                 Err(error) => error.to_string(),
             };
             // All of them can be made again.
@@ -212,10 +213,10 @@ impl Store {
             };
             seen.findings.push(Finding { file, reason, cure, is_harmful: true });
         };
-        check(native::derived_of_base(base), &|| verify_derived_of_base(base, &directory));
+        check(native::derived_of_base(base), &|| NativeEngine::kept_of_base(base, Some(&directory)));
         for file in packs {
             let name = native::derived_of_pack(base, file.digest());
-            check(name, &|| verify_derived_of_pack(base, &directory, file));
+            check(name, &|| NativeEngine::kept_of_pack(base, file, Some(&directory)));
         }
     }
 

@@ -6,6 +6,8 @@
 mod bounds;
 mod conformance;
 mod derived;
+mod doctor;
+mod emulated;
 mod examples;
 mod fuzzing;
 mod kinds;
@@ -13,5 +15,6 @@ mod packs;
 mod program;
 mod pytorch;
 mod shipped;
+mod ssh;
 mod store;
 mod tasks;

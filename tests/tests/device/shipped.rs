@@ -64,6 +64,22 @@ fn packs_are_verified_inspected_and_measured() {
 }
 
 #[test]
+fn a_machine_is_looked_over() {
+    let (dir, pack, _) = folder();
+    let mut doctor = program("overmask");
+    doctor.args(["doctor", "--json", "--base"]).arg(base_dir()).arg("--pack").arg(&pack);
+    let got = ran(doctor.env("OVERMASK_CACHE", dir.path().join("cache")));
+    assert_eq!((got.code, got.stderr.as_str()), (0, ""), "{got:?}");
+    let row = |check: &str| json_lines(&got).into_iter().find(|row| row["check"] == check).unwrap();
+    assert_eq!(
+        (&row("base")["facts"]["engine"], &row("base-derived")["facts"]["state"]),
+        (&"native".into(), &"missing".into())
+    );
+    assert_eq!(row("pack")["facts"]["task"], "demo");
+    assert!(!dir.path().join("cache").exists(), "nothing is made");
+}
+
+#[test]
 fn an_engine_answers_or_says_how_to_get_it() {
     let (_dir, pack, labels) = folder();
     for engine in ["native", "ort", "tract"] {

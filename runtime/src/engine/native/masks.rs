@@ -18,7 +18,7 @@ pub(super) struct TaskMasks {
 }
 
 /// Where the words of a mask are, if there is one.
-type Packed = Option<(Granularity, Range<usize>)>;
+pub(super) type Packed = Option<(Granularity, Range<usize>)>;
 
 impl TaskMasks {
     /// Packs masks that fit the base; a tensor without one keeps everything.
@@ -52,7 +52,7 @@ impl TaskMasks {
 }
 
 /// Where the words of each mask are, and the words.
-fn pack(base: &Base, masks: &[NamedMask]) -> (Vec<Packed>, Vec<u32>) {
+pub(super) fn pack(base: &Base, masks: &[NamedMask]) -> (Vec<Packed>, Vec<u32>) {
     let of_tensor = |tensor: &str| masks.iter().find(|named| named.tensor == tensor).map(|named| &named.mask);
     let (tensors, len) = layout(base, |tensor| of_tensor(tensor).map(|mask| mask.granularity()));
     let mut words = vec![0; len];

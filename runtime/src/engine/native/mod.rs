@@ -8,6 +8,7 @@
 mod attention;
 mod budget;
 mod forward;
+mod kept;
 mod masks;
 mod model;
 mod norm;
@@ -23,6 +24,7 @@ pub use overmask_kernels::Isa;
 use overmask_kernels::PanelMask;
 
 pub use self::budget::{Budget, Stage};
+pub use self::kept::{Kept, KeptState};
 use self::masks::TaskMasks;
 use self::model::Model;
 use self::pass::Pass;
@@ -197,24 +199,6 @@ pub fn derived_of_base(base: &Base) -> String {
 /// The name of the derived file that the engine keeps of a pack with this SHA-256 (lower-case hex).
 pub fn derived_of_pack(base: &Base, sha256: &str) -> String {
     masks::name(&packed::key(base), sha256)
-}
-
-/// Compares the derived file of a base in a directory with what the base gives; returns whether there is one that is
-/// whole.
-///
-/// # Errors
-/// When it holds something else, or the base cannot be read; the file is removed.
-pub fn verify_derived_of_base(base: &Base, directory: &Directory) -> Result<bool, EngineError> {
-    packed::verify(base, directory)
-}
-
-/// The same for the derived file of a pack.
-///
-/// # Errors
-/// The same; when the pack does not fit the base.
-pub fn verify_derived_of_pack(base: &Base, directory: &Directory, file: &PackFile) -> Result<bool, EngineError> {
-    let masks = file.masks(Some(base))?;
-    Ok(masks::verify(base, &masks, &masks::kept(directory, &packed::key(base), file))?)
 }
 
 fn unavailable(error: impl std::fmt::Display) -> EngineError {

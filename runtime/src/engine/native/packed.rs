@@ -73,7 +73,7 @@ impl Packed {
 }
 
 /// Panels are whole cache lines, so every tensor starts on one.
-fn starts(base: &Base) -> Vec<usize> {
+pub(super) fn starts(base: &Base) -> Vec<usize> {
     let mut next = 0;
     let ends = base.manifest().maskable.iter().map(|tensor| {
         next += Panels::<f32>::packed_len(tensor.outputs, tensor.inputs);
@@ -87,19 +87,8 @@ pub(super) fn name(base: &Base) -> String {
     derived::name(f32::PANELS, &key(base))
 }
 
-/// Compares what is kept of a base with what it gives now; returns whether anything whole is.
-///
-/// # Errors
-/// When it is not the same; the file is removed.
-pub(super) fn verify(base: &Base, directory: &Directory) -> Result<bool, EngineError> {
-    let (starts, file) = (starts(base), DerivedFile::new(directory, f32::PANELS, key(base)));
-    match file.find(starts.last().copied().unwrap_or(0)) {
-        Some(held) => file.verify(&held, &pack(base, &starts)?).map(|()| true).map_err(EngineError::from),
-        None => Ok(false),
-    }
-}
-
-/// What names a base with the layout of its panels.
+/// A digest of the base, of its variant, and of the list of its maskable tensors: what names it with the layout of its
+/// panels.
 pub(super) fn key(base: &Base) -> [u8; 32] {
     let mut digest = Sha256::new();
     digest.update(base.base_id());
@@ -110,7 +99,8 @@ pub(super) fn key(base: &Base) -> [u8; 32] {
     digest.finalize().into()
 }
 
-fn pack(base: &Base, starts: &[usize]) -> Result<Vec<f32>, BaseError> {
+/// The weights in panels, with each tensor where [`starts`] has it.
+pub(super) fn pack(base: &Base, starts: &[usize]) -> Result<Vec<f32>, BaseError> {
     let mut packed = vec![0.0; starts.last().copied().unwrap_or(0)];
     for (tensor, range) in base.manifest().maskable.iter().zip(starts.windows(2)) {
         let (_, weights) = base.tensor_f32(&tensor.name)?;

@@ -1,5 +1,6 @@
 //! How bases and packs come to a store that is elsewhere: one file each.
 
+mod child;
 pub mod ssh;
 #[cfg(test)]
 mod tests;

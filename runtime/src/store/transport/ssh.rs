@@ -3,7 +3,9 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
+use super::child::Watched;
 use super::wire::{self, Offer, Outcome, Report};
 use crate::store::StoreError;
 
@@ -18,13 +20,17 @@ pub struct Remote {
     pub program: String,
     /// The program that connects; `ssh`, if nothing else is said.
     pub ssh: Vec<String>,
+    /// Nobody is there to answer: `ssh` asks for nothing, and what is typed at the terminal does not reach it.
+    pub unattended: bool,
+    /// How long a flash may take.
+    pub limit: Option<Duration>,
 }
 
 impl Remote {
     /// A store where `overmask` is in the path.
     pub fn new(destination: impl Into<String>) -> Self {
         let (program, ssh) = ("overmask".to_owned(), vec!["ssh".to_owned()]);
-        Remote { destination: destination.into(), store: None, program, ssh }
+        Remote { destination: destination.into(), store: None, program, ssh, unattended: false, limit: None }
     }
 
     /// The command line that runs there, each word quoted for its shell.
@@ -47,8 +53,14 @@ impl Remote {
         }
         let [ssh, options @ ..] = &self.ssh[..] else { return Err(unreachable("no program connects".to_owned())) };
         let mut command = Command::new(ssh);
-        command.args(options).args(["-T", "--", peer]).arg(self.command_line());
+        // Of an option that is given twice `ssh` takes the first: the user's own comes before ours.
+        let quiet: &[&str] = if self.unattended { &["-o", "BatchMode=yes"] } else { &[] };
+        command.args(options).args(quiet).args(["-T", "--", peer]).arg(self.command_line());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        #[cfg(unix)]
+        if self.unattended {
+            std::os::unix::process::CommandExt::process_group(&mut command, 0);
+        }
         let mut child =
             command.spawn().map_err(|error| unreachable(format!("`{ssh}` cannot be started: {error}; install it")))?;
         let (Some(mut to), Some(from), Some(mut errors)) =
@@ -63,17 +75,26 @@ impl Remote {
             let _ = std::io::copy(&mut errors, &mut std::io::sink());
             String::from_utf8_lossy(&said).into_owned()
         });
+        let child =
+            Watched::new(child, self.unattended, self.limit.and_then(|limit| Instant::now().checked_add(limit)));
         let mut from = BufReader::new(from);
-        let is_silent = from.fill_buf().map_or(true, |bytes| bytes.is_empty());
-        let done = wire::send(offer, peer, &mut from, &mut to, report, sent);
+        let mut is_silent = false;
+        let done = child.watch(|| {
+            is_silent = from.fill_buf().map_or(true, <[u8]>::is_empty);
+            wire::send(offer, peer, &mut from, &mut to, report, sent)
+        });
         drop(to);
         if done.is_err() {
             // It may wait for what will not come.
-            let _ = child.kill();
+            child.kill();
         }
         let status = child.wait();
         let said = errors.join().unwrap_or_default();
         match done {
+            Err(StoreError::Transfer { .. }) if child.is_late() => {
+                let seconds = self.limit.unwrap_or_default().as_secs_f64();
+                Err(unreachable(format!("it was not done after {seconds:.0} s, the most that it was given")))
+            }
             // Nothing was said by a store: what `ssh` or the shell there says tells why.
             Err(StoreError::Transfer { reason, .. }) => {
                 let last: Vec<String> = said.lines().map(crate::text::printable).collect();

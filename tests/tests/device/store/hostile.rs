@@ -78,13 +78,14 @@ fn who_receives() {
     let device = Device::new();
     let hello = r#"echo '{"hello":1,"bases":[],"packs":[]}'"#;
     let step = r#"yes '{"step":{"name":"x","ms":1,"bytes":0}}'"#;
+    let wants = r#"echo '{"wants":[{"sha256":"/etc/passwd","from":0}]}'"#;
     let escape = r#"printf '{"failed":{"message":"\\u001b[2Jowned\\r\\n","kind":"signature"}}\n'"#;
     let cases = [
         ("exit 255".to_owned(), 8, "it hung up"),
         ("echo 'Permission denied (publickey).' >&2; exit 255".to_owned(), 8, "Permission denied"),
         ("exec cat /dev/zero".to_owned(), 8, "a line without end"),
         (format!("{hello}; exec {step}"), 8, "steps without end"),
-        (format!("{hello}; echo '{{\"wants\":[{{\"sha256\":\"/etc/passwd\",\"from\":0}}]}}'"), 8, "not offered"),
+        (format!("{hello}; {wants}; exec cat >/dev/null"), 8, "not offered"),
         (format!("{hello}; {escape}; exec cat >/dev/null"), 5, "owned"),
     ];
     for (script, code, said) in cases {

@@ -1,0 +1,199 @@
+#!/usr/bin/env bash
+# Tries the packages in systems of Debian 11, 12 and 13, arm64 in emulation: installed, run, upgraded, removed, purged.
+#
+#   cross/test-package.sh                            # three systems of arm64, one of amd64
+#   cross/test-package.sh debian12-arm64
+#
+# It runs as root, in namespaces of its own, and changes nothing of the machine. The systems are made once, which takes
+# some minutes each. There is no systemd in them: what the unit starts is run by hand.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+usage() {
+    cat <<'TEXT'
+usage: cross/test-package.sh [--base DIR --pack FILE] [--install] [ROOT]...
+
+  --base, --pack  what is run (default: those of the demo in the target directory, else a tiny encoder, which
+                  overmask-export imports and trains; for that it must be built, and find ONNX Runtime)
+  --install       install with apt what this machine lacks for it
+  ROOT            as cross/root.sh takes them
+TEXT
+}
+
+fail() {
+    echo "cross/test-package.sh: $*" >&2
+    exit 1
+}
+
+base='' pack='' install=() roots=()
+while [ $# -gt 0 ]; do
+    case $1 in
+        --base) base=${2:?$(usage)} && shift ;;
+        --pack) pack=${2:?$(usage)} && shift ;;
+        --install) install=(--install) ;;
+        -h | --help) usage && exit ;;
+        -*) usage >&2 && exit 2 ;;
+        *) roots+=("$1") ;;
+    esac
+    shift
+done
+[ "${base:+given}" = "${pack:+given}" ] || fail "--base and --pack belong together"
+[ ${#roots[@]} -gt 0 ] || roots=(debian11-arm64 debian12-arm64 debian13-arm64 debian12-amd64)
+
+work=$(cargo metadata --format-version 1 --no-deps | sed 's/.*"target_directory":"\([^"]*\)".*/\1/')
+place=$(mktemp -d "$work/cross/try.XXXXXX")
+trap 'rm -rf --one-file-system "$place" "$work"/cross/dist/*+upgrade*' EXIT
+
+# A tiny encoder and a head that has learnt a little.
+tiny() {
+    local export=$work/release/overmask-export i
+    [ -x "$export" ] || fail "no base: give --base and --pack, or run cargo xtask demo, or cargo xtask setup"
+    for i in {1..20}; do
+        printf '{"text":"good film %d","label":"up"}\n{"text":"bad film %d","label":"down"}\n' "$i" "$i"
+    done >"$place/texts.jsonl"
+    "$export" --quiet import hf tests/fixtures/tiny-bert -o "$place/base"
+    "$export" --quiet train --base "$place/base" --data "$place/texts.jsonl" --method head --max-tokens 16 \
+        --max-steps 6 --threads 1 -o "$place/tiny.pack"
+    base=$place/base pack=$place/tiny.pack
+}
+if [ -z "$base" ]; then
+    base=$work/demo/base pack=$work/demo/trec.pack
+    if ! [ -e "$base" ] || ! [ -e "$pack" ]; then tiny; fi
+fi
+[ -e "$base/base.json" ] || fail "$base holds no base.json"
+
+# What happens in a system. The package's scripts find no systemd running, as in an image that is being made.
+cat >"$place/try.sh" <<'TEXT'
+set -eu
+cd /try
+
+fail() {
+    echo "FAILED: $*" >&2
+    exit 1
+}
+
+# $1: owner, group and mode that are wanted; the others: files.
+belongs() {
+    wanted=$1 && shift
+    for file; do
+        found=$(stat -c '%U:%G %a' "$file")
+        [ "$found" = "$wanted" ] || fail "$file is $found, not $wanted"
+    done
+}
+
+# All files, and who is known. dpkg's own books, logs and the copies that accounts leave behind apart.
+everything() {
+    find / -xdev \( -path /proc -o -path /dev -o -path /sys -o -path /run -o -path /try \
+        -o -path /var/lib/dpkg -o -path /var/log -o -name 'passwd-' -o -name 'group-' -o -name 'shadow-' \
+        -o -name 'gshadow-' -o -name '*.lock' \) -prune -o -printf '%p %u:%g %m %l\n' | sort
+    sort /etc/passwd /etc/group
+}
+
+as_service() {
+    runuser -u overmask -- env -i PATH=/usr/bin:/bin OVERMASK_CACHE=/var/cache/overmask "$@"
+}
+
+everything >before
+
+dpkg --install first.deb
+[ "$(overmask --version)" = "overmask $(cat version)" ] || fail "another version runs"
+belongs 'root:root 755' /usr/bin/overmask /etc/overmask /etc/overmask/keys
+belongs 'root:root 644' /etc/overmask/overmask.conf /usr/lib/systemd/system/overmask-verify.service \
+    /usr/share/man/man1/overmask.1.gz /usr/share/man/man1/overmask-run.1.gz
+belongs 'overmask:overmask 750' /var/lib/overmask /var/cache/overmask
+[ -L /etc/systemd/system/multi-user.target.wants/overmask-verify.service ] || fail "the unit is not enabled"
+
+mkdir /var/lib/overmask/packs
+cp -r base /var/lib/overmask/base
+cp a.pack /var/lib/overmask/packs
+as_service overmask run --base /var/lib/overmask/base --pack /var/lib/overmask/packs/a.pack "Where is Lima?" >answer
+[ -s answer ] || fail "no answer"
+# What the unit does, as it is written there.
+cat >>/etc/overmask/overmask.conf <<'CONF'
+OVERMASK_BASE=/var/lib/overmask/base
+OVERMASK_PACKS="/var/lib/overmask/packs/*.pack"
+CONF
+unit() {
+    sed -n "s/^ExecStart=.bin.sh -c '\(.*\)'$/\1/p" /usr/lib/systemd/system/overmask-verify.service |
+        sed 's/\$\$/$/g' >unit.sh
+    [ -s unit.sh ] || fail "no command in the unit"
+    (set -a && . /etc/overmask/overmask.conf && as_service OVERMASK_BASE="$OVERMASK_BASE" \
+        OVERMASK_PACKS="$OVERMASK_PACKS" OVERMASK_VERIFY_OPTIONS="${OVERMASK_VERIFY_OPTIONS-}" sh unit.sh)
+}
+unit || fail "the unit's command says $?"
+[ -n "$(ls /var/cache/overmask)" ] || fail "no derived files"
+if runuser -u nobody -- ls /var/lib/overmask 2>/dev/null; then fail "anybody can read packs"; fi
+echo OVERMASK_VERIFY_OPTIONS=--require-signature >>/etc/overmask/overmask.conf
+code=0
+unit || code=$?
+[ $code = 5 ] || fail "without a key to trust the unit's command says $code, not 5"
+
+echo "a key" >/etc/overmask/keys/maker.pub
+chmod 755 /var/lib/overmask
+dpkg --install second.deb
+[ "$(dpkg-query --show --showformat '${Version}' overmask)" = "$(cat version)+upgrade" ] || fail "not upgraded"
+grep -q '^OVERMASK_VERIFY_OPTIONS=' /etc/overmask/overmask.conf || fail "the upgrade took the configuration"
+[ -e /etc/overmask/keys/maker.pub ] || fail "the upgrade took a key"
+belongs 'overmask:overmask 755' /var/lib/overmask
+as_service overmask run --base /var/lib/overmask/base --pack /var/lib/overmask/packs/a.pack "Where is Lima?" |
+    cmp - answer || fail "another answer after the upgrade"
+
+dpkg --remove overmask
+[ ! -e /usr/bin/overmask ] || fail "removed, and still there"
+for kept in /etc/overmask/overmask.conf /etc/overmask/keys/maker.pub /var/lib/overmask/packs/a.pack; do
+    [ -e "$kept" ] || fail "removing took $kept"
+done
+
+dpkg --install first.deb
+belongs 'overmask:overmask 755' /var/lib/overmask
+dpkg --purge overmask
+everything >after
+diff before after >&2 || fail "this is left of it, or missing"
+TEXT
+
+if command -v systemd-analyze >/dev/null; then
+    systemd-analyze verify --man=no cross/package/overmask-verify.service
+    systemd-analyze security --no-pager --offline=yes --threshold=10 cross/package/overmask-verify.service \
+        >"$place/exposure" || fail "the unit may do more than it needs: $(grep -v '✓' "$place/exposure")"
+else
+    echo "no systemd-analyze here: the unit is not checked this time" >&2
+fi
+
+version=$(cargo pkgid --package overmask-program | sed 's/.*[#@]//')
+for root in "${roots[@]}"; do
+    start=$SECONDS
+    architecture=${root##*-}
+    case $architecture in
+        arm64) target=aarch64-jp5 ;;
+        *) target=x86_64 ;;
+    esac
+    echo "== $root" >&2
+    system=$(cross/root.sh --system "${install[@]}" "$root")
+    cross/package.sh --target $target >/dev/null
+    cross/package.sh --target $target --version "$version+upgrade" >/dev/null
+    if command -v lintian >/dev/null; then
+        lintian --allow-root --fail-on error,warning "$work/cross/dist/overmask_${version}_$architecture.deb"
+    else
+        echo "no lintian here: the package is not held against Debian's policy this time" >&2
+    fi
+    copy=$place/$root
+    cp -a "$system" "$copy"
+    mkdir "$copy/try"
+    cp "$work/cross/dist/overmask_${version}_$architecture.deb" "$copy/try/first.deb"
+    cp "$work/cross/dist/overmask_$version+upgrade_$architecture.deb" "$copy/try/second.deb"
+    cp -r "$base" "$copy/try/base"
+    cp "$pack" "$copy/try/a.pack"
+    cp "$place/try.sh" "$copy/try"
+    echo "$version" >"$copy/try/version"
+    # shellcheck disable=SC2016 # expanded by the inner shell
+    cross/emulate.sh bash -ec '
+        mount --rbind /proc "$1/proc"
+        mount --rbind /dev "$1/dev"
+        exec env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin DEBIAN_FRONTEND=noninteractive chroot "$1" sh /try/try.sh
+    ' - "$copy" >&2 || fail "$root: see above"
+    # The same answer everywhere.
+    label=$(cut -f 1 "$copy/try/answer")
+    [ "$label" = "${first_label:=$label}" ] || fail "$root answers $label, and before it was $first_label"
+    rm -rf --one-file-system "$copy"
+    echo "== $root: passed, \"$label\", $((SECONDS - start)) s" >&2
+done
