@@ -11,7 +11,19 @@ use super::{CURRENT, GENERATIONS, Generation, LOCK, POLICY, Policy, Store, Store
 #[derive(Debug)]
 pub struct Changing {
     store: Store,
-    _lock: File,
+    _lock: Lock,
+}
+
+/// A file that is locked, until this is dropped. Closing it would not do: a child that another thread starts meanwhile
+/// has it open, too, for a moment.
+#[derive(Debug)]
+struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // It goes with the process anyway.
+        let _ = self.0.unlock();
+    }
 }
 
 impl Deref for Changing {
@@ -42,7 +54,7 @@ impl Store {
             Err(TryLockError::WouldBlock) => return Err(StoreError::Locked { path: self.dir.clone() }),
             Err(TryLockError::Error(error)) => return Err(StoreError::io("lock", &path)(error)),
         }
-        Ok(Changing { store: self.clone(), _lock: lock })
+        Ok(Changing { store: self.clone(), _lock: Lock(lock) })
     }
 
     /// What another user wrote into it, its owner could neither change nor remove.
@@ -179,5 +191,23 @@ impl Changing {
     /// When it cannot be written.
     pub fn set_policy(&self, policy: &Policy) -> Result<(), StoreError> {
         document::write(&self.dir.join(POLICY), policy).map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_of_the_lock_holds_nobody_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::init(dir.path(), &Policy::default()).unwrap();
+        let held = store.change(|| false).unwrap();
+        // As a child of this process has one.
+        let copy = held._lock.0.try_clone().unwrap();
+        assert!(matches!(store.change(|| false), Err(StoreError::Locked { .. })));
+        drop(held);
+        store.change(|| false).unwrap();
+        drop(copy);
     }
 }

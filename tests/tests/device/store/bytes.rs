@@ -1,6 +1,7 @@
 //! One byte of a store is changed: `store verify` finds it, names the file and says what to do.
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
 
 use overmask::store::Store;
@@ -26,16 +27,24 @@ fn changed(step: usize) {
     let files: Vec<_> = super::files(&store).into_iter().filter(|path| path.is_file()).collect();
     for file in &files {
         let bytes = fs::read(file).unwrap();
+        let open = || File::options().write(true).open(file).unwrap();
+        let mut opened = open();
         kinds += 1;
         // Each file's first byte and last, too.
         let last = bytes.len().saturating_sub(1);
         for at in (0..bytes.len()).filter(|at| at % step == 0 || *at == last) {
-            let mut changed = bytes.clone();
-            changed[at] ^= 1 << (at % 8);
-            fs::write(file, changed).unwrap();
+            let change = |byte: u8| opened.write_all_at(&[byte], at as u64).unwrap();
+            change(bytes[at] ^ (1 << (at % 8)));
             assert_eq!(found(&store, file), Some(true), "{} at {at}", file.display());
-            fs::write(file, &bytes).unwrap();
             count += 1;
+            // A derived file that is damaged is removed.
+            if file.exists() {
+                change(bytes[at]);
+            } else {
+                fs::write(file, &bytes).unwrap();
+                fs::set_permissions(file, fs::Permissions::from_mode(0o600)).unwrap();
+                opened = open();
+            }
         }
     }
     println!("{count} bytes in {kinds} files");
