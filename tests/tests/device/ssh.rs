@@ -1,5 +1,5 @@
-//! Flashing over ssh, one device and a fleet, with the system's own `ssh` and a real `sshd` on this machine: its own keys,
-//! its own configuration, a port of 127.0.0.1. Each store is a device.
+//! Flashing over ssh, one device and a fleet, with the system's own `ssh` and a real `sshd` on this machine: its own
+//! keys, its own configuration, a port of 127.0.0.1. Each store is a device.
 #![cfg(unix)]
 
 mod fleet;

@@ -303,6 +303,7 @@ fn a_hostile_store_gets_no_more_than_was_offered() {
         (hello.clone() + &wants(&sha, 999) + &wants(&sha, u64::MAX), ErrorKind::InputData, "it hung up", 1),
         (hello.clone() + &step.repeat(20_000), ErrorKind::InputData, "steps without end", 0),
         (hello.clone() + &" ".repeat(5 << 20), ErrorKind::InputData, "line without end", 0),
+        (failed.to_owned(), ErrorKind::DeviceOrStore, "board: no room", 0),
         (hello.clone() + failed, ErrorKind::DeviceOrStore, "board: no room", 0),
         (hello + &failed.replace("device_or_store", "something new"), ErrorKind::Other, "no room", 0),
     ];

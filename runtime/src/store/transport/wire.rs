@@ -80,6 +80,14 @@ struct Hello {
     packs: Vec<String>,
 }
 
+/// What a store says first: one that is damaged has no more to say.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum First {
+    Hello(Hello),
+    Failed { failed: Failed },
+}
+
 #[derive(Serialize, Deserialize)]
 struct Offered {
     offer: u32,
@@ -121,7 +129,13 @@ enum Said {
     Wants(Vec<Want>),
     Step(SaidStep),
     Done(Outcome),
-    Failed { message: String, kind: String },
+    Failed(Failed),
+}
+
+#[derive(Serialize, Deserialize)]
+struct Failed {
+    message: String,
+    kind: String,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -148,7 +162,12 @@ pub fn send(
 ) -> Result<Outcome, StoreError> {
     let failed = |reason: String| StoreError::Transfer { what: peer.to_owned(), reason };
     let broken = |error: io::Error| failed(format!("the connection broke: {error}"));
-    let hello: Hello = said(from, peer)?;
+    let hello = match said(from, peer)? {
+        First::Hello(hello) => hello,
+        First::Failed { failed: Failed { message, kind } } => {
+            return Err(StoreError::Remote { peer: peer.to_owned(), message, kind: ErrorKind::from_name(&kind) });
+        }
+    };
     if hello.hello != VERSION {
         return Err(failed(format!(
             "it speaks version {}, this program speaks {VERSION}; update the older",
@@ -202,7 +221,7 @@ pub fn send(
                 report(&name, ms, bytes);
             }
             Said::Done(outcome) => return Ok(Outcome { sent: total, ..outcome }),
-            Said::Failed { message, kind } => {
+            Said::Failed(Failed { message, kind }) => {
                 return Err(StoreError::Remote { peer: peer.to_owned(), message, kind: ErrorKind::from_name(&kind) });
             }
         }
@@ -271,7 +290,7 @@ pub fn receive(
             let Flashed { generation, is_new } = flashed;
             Said::Done(Outcome { generation: generation.number, is_new: *is_new, sent: 0 })
         }
-        Err(error) => Said::Failed { message: error.to_string(), kind: error.kind().name().to_owned() },
+        Err(error) => Said::Failed(Failed { message: error.to_string(), kind: error.kind().name().to_owned() }),
     };
     // Whoever hung up learns nothing more; what was done is done.
     if let Err(error) = say(to, &last) {
