@@ -4,12 +4,12 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use overmask::pack::read_file;
+use overmask::pack::{MAX_BYTES, read_file};
 use overmask::store::transport::Offer;
 use overmask::store::transport::ssh::Remote;
 use overmask::store::{Flash, Given, Step, StoreError};
-use overmask::trust::signature_path;
-use overmask_cli::{CodedError, EngineArgs, ExitCode, Output};
+use overmask::trust::read_signature;
+use overmask_cli::{CodedError, EngineArgs, Output};
 use serde::Serialize;
 
 use super::store::{ChangeArgs, keyring, print_generation, starter};
@@ -77,34 +77,17 @@ pub(super) fn run(args: &FlashArgs, out: &mut Output) -> anyhow::Result<()> {
     }
 }
 
-/// The largest signature file.
-const MAX_SIGNATURE: u64 = 16 * 1024;
-
+/// A pack with its signature, if there is one beside it; or what comes from stdin.
 fn read(path: &Path) -> anyhow::Result<Given> {
     if path == Path::new("-") {
         let mut bytes = Vec::new();
-        let most = 1 << 30;
-        std::io::stdin().lock().take(most + 1).read_to_end(&mut bytes)?;
-        if bytes.len() as u64 > most {
+        std::io::stdin().lock().take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > MAX_BYTES {
             return Err(CodedError::input("stdin holds more bytes than a pack may have").into());
         }
         return Ok(Given { name: "stdin".to_owned(), bytes, signature: None });
     }
-    let signature = signature_path(path);
-    let signature = match signature.exists() {
-        true => {
-            let bytes = overmask::fs::read_at_most(&signature, MAX_SIGNATURE)
-                .map_err(|error| CodedError::input(format!("cannot read {}: {error}", signature.display())))?;
-            let text = bytes.and_then(|bytes| String::from_utf8(bytes).ok());
-            let no_text = || CodedError {
-                message: format!("{} is no minisign signature", signature.display()),
-                code: ExitCode::Signature,
-            };
-            Some(text.ok_or_else(no_text)?)
-        }
-        false => None,
-    };
-    Ok(Given { name: path.display().to_string(), bytes: read_file(path)?, signature })
+    Ok(Given { name: path.display().to_string(), bytes: read_file(path)?, signature: read_signature(path)? })
 }
 
 fn here(args: &FlashArgs, packs: Vec<Given>, out: &mut Output) -> anyhow::Result<()> {
@@ -130,7 +113,7 @@ fn here(args: &FlashArgs, packs: Vec<Given>, out: &mut Output) -> anyhow::Result
     };
     let flashed = flash().inspect_err(|_| {
         // What is here can be copied again at any time: nothing of it stays.
-        if let Err(error) = store.abandon() {
+        if let Err(error) = store.collect() {
             log::warn!("{error}");
         }
     })?;

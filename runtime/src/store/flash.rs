@@ -324,14 +324,6 @@ impl Changing {
         settle(&part.finish(&given.name)?, &path)
     }
 
-    /// Gives up what a flash that failed has left, parts of files among it.
-    ///
-    /// # Errors
-    /// When something cannot be removed.
-    pub fn abandon(&self) -> Result<(), StoreError> {
-        self.collect()
-    }
-
     /// Checks that so many bytes can be written.
     ///
     /// # Errors

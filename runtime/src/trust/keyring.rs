@@ -92,17 +92,10 @@ impl Keyring {
     /// trusted key.
     pub fn verify_file_bytes(&self, path: &Path, bytes: &[u8]) -> Result<Verified, TrustError> {
         let signature = signature_path(path);
-        let place = signature.display().to_string();
-        let wrong = |reason: &str| TrustError::MalformedSignature { signature: place.clone(), reason: reason.into() };
-        let text = match read_at_most(&signature, MAX_SIGNATURE) {
-            Ok(text) => text.ok_or_else(|| wrong("the file is too large"))?,
-            Err(e) if e.kind() == ErrorKind::NotFound => {
-                return Err(TrustError::MissingSignature { file: path.to_owned(), signature });
-            }
-            Err(source) => return Err(TrustError::ReadSignature { path: signature, source }),
-        };
-        let text = String::from_utf8(text).map_err(|_| wrong("the file is no text"))?;
-        self.check(bytes, &text, &place)
+        match read_signature(path)? {
+            Some(text) => self.check(bytes, &text, &signature.display().to_string()),
+            None => Err(TrustError::MissingSignature { file: path.to_owned(), signature }),
+        }
     }
 
     fn check(&self, bytes: &[u8], text: &str, place: &str) -> Result<Verified, TrustError> {
@@ -125,6 +118,24 @@ impl Keyring {
             trusted_comment: printable(parsed.trusted_comment()),
         })
     }
+}
+
+/// The signature beside a file, as it stands there, unchecked; `None` if there is none.
+///
+/// # Errors
+/// When it cannot be read, or is no text of a signature's size.
+pub fn read_signature(file: &Path) -> Result<Option<String>, TrustError> {
+    let path = signature_path(file);
+    let wrong = |reason: &str| TrustError::MalformedSignature {
+        signature: path.display().to_string(),
+        reason: reason.to_owned(),
+    };
+    let text = match read_at_most(&path, MAX_SIGNATURE) {
+        Ok(text) => text.ok_or_else(|| wrong("the file is too large"))?,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(TrustError::ReadSignature { path, source }),
+    };
+    String::from_utf8(text).map(Some).map_err(|_| wrong("the file is no text"))
 }
 
 /// Every `*.pub` of a directory.

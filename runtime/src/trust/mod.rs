@@ -16,7 +16,7 @@ pub mod minisign;
 mod tests;
 
 pub use key::PublicKey;
-pub use keyring::{Keyring, Verified};
+pub use keyring::{Keyring, Verified, read_signature};
 
 use std::ffi::OsString;
 use std::io;

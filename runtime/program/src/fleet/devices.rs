@@ -114,7 +114,7 @@ mod tests {
             [[device]]
             name = "lab"
             host = "board2.example"
-            store = "/tmp/s"
+            store = "/srv/store"
             program = "/opt/overmask"
             ssh = ["ssh", "-p", "2222"]
             group = "lab"
@@ -130,7 +130,7 @@ mod tests {
         };
         let first =
             device("root@board1.example", "root@board1.example", "/data/overmask", "overmask", &["ssh"], "field");
-        let second = device("lab", "board2.example", "/tmp/s", "/opt/overmask", &["ssh", "-p", "2222"], "lab");
+        let second = device("lab", "board2.example", "/srv/store", "/opt/overmask", &["ssh", "-p", "2222"], "lab");
         assert_eq!(devices.unwrap(), [first, second]);
     }
 

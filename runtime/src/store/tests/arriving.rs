@@ -105,7 +105,7 @@ fn a_base_is_taken_in_whole_or_not_at_all() {
         bad[at] ^= 1;
         fs::write(from.join(name), bad).unwrap();
         assert!(change.take_base(&from).is_err(), "{name}");
-        change.abandon().unwrap();
+        change.collect().unwrap();
         assert_eq!(place.content(), before, "{name}");
         fs::write(from.join(name), good).unwrap();
     }

@@ -40,7 +40,7 @@ const MAX_JSON: u64 = 64 << 20;
 
 /// What the manifests of all bases of an offer may have together, and all packs: they are read into memory.
 const MAX_MANIFESTS: u64 = 8 << 20;
-const MAX_PACKS: u64 = 1 << 30;
+const MAX_PACKS: u64 = crate::pack::MAX_BYTES;
 
 /// The most steps that a store may tell, and how often it may ask for a file each time that it was offered.
 const MAX_STEPS: usize = 10_000;
@@ -138,6 +138,14 @@ struct Failed {
     kind: String,
 }
 
+impl Failed {
+    /// The error that it is for whom it is said to.
+    fn of(self, peer: &str) -> StoreError {
+        let Failed { message, kind } = self;
+        StoreError::Remote { peer: peer.to_owned(), message, kind: ErrorKind::from_name(&kind) }
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 struct SaidStep {
     name: String,
@@ -164,9 +172,7 @@ pub fn send(
     let broken = |error: io::Error| failed(format!("the connection broke: {error}"));
     let hello = match said(from, peer)? {
         First::Hello(hello) => hello,
-        First::Failed { failed: Failed { message, kind } } => {
-            return Err(StoreError::Remote { peer: peer.to_owned(), message, kind: ErrorKind::from_name(&kind) });
-        }
+        First::Failed { failed } => return Err(failed.of(peer)),
     };
     if hello.hello != VERSION {
         return Err(failed(format!(
@@ -221,9 +227,7 @@ pub fn send(
                 report(&name, ms, bytes);
             }
             Said::Done(outcome) => return Ok(Outcome { sent: total, ..outcome }),
-            Said::Failed(Failed { message, kind }) => {
-                return Err(StoreError::Remote { peer: peer.to_owned(), message, kind: ErrorKind::from_name(&kind) });
-            }
+            Said::Failed(failed) => return Err(failed.of(peer)),
         }
     }
 }
@@ -282,7 +286,7 @@ pub fn receive(
     let taken = take(store, keyring, start, from, to);
     // What a broken connection leaves is gone on with when the sender comes again; of all else nothing stays.
     let is_refused = taken.as_ref().is_err_and(|error| !matches!(error, StoreError::Transfer { .. }));
-    if is_refused && let Err(error) = store.abandon() {
+    if is_refused && let Err(error) = store.collect() {
         log::warn!("{error}");
     }
     let last = match &taken {

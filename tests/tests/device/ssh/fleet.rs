@@ -63,7 +63,6 @@ fn generation(store: &Path) -> u64 {
 }
 
 #[test]
-#[ignore = "not right yet: run it by hand"]
 fn a_fleet_is_flashed_and_goes_on_with_those_that_failed() {
     let place = Place::new();
     let boards = place.boards(5);
@@ -186,7 +185,6 @@ fn who_takes_too_long_is_given_up_and_a_broken_link_is_tried_again() {
 }
 
 #[test]
-#[ignore = "not right yet: run it by hand"]
 fn what_runs_ends_when_it_is_asked_to_stop() {
     let place = Place::new();
     let boards = place.boards(3);
