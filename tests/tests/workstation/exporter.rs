@@ -5,6 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use overmask::pack::PackFile;
+use overmask::store::Promise;
 use overmask_tests::{Ran, failed, json_lines, program, ran, ran_with};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -352,6 +354,20 @@ fn results_tell_of_paths_that_are_no_utf8() {
         assert!(json_lines(got)[0].to_string().contains('\u{fffd}'), "{got:?}");
     }
     failed(&json("train", &[on, &base, data, &texts, to, &pack]), 2, &["-o", "--name", "UTF-8"]);
+}
+
+#[test]
+fn a_recorded_pack_promises_what_was_measured() {
+    let place = Place::new();
+    assert_eq!(ran(&mut place.train(&["--method", "head"])).code, 0);
+    let (head, recorded) = (place.path("out/tiny.pack"), place.path("out/recorded.pack"));
+    let record = |to: &Path| ran(place.evaluate("texts.jsonl", &["--baseline"]).arg(&head).arg("--record").arg(to));
+    let measured = &json_lines(&record(&recorded))[0];
+    let promise = Promise::of(PackFile::open(&recorded).unwrap().document()).unwrap();
+    assert_eq!(promise.number(), measured["accuracy"].as_f64());
+    assert_eq!((Some(promise.value), promise.texts), (promise.baseline, measured["n"].as_u64().unwrap()));
+    assert_eq!(Promise::of(PackFile::open(&head).unwrap().document()), None);
+    failed(&record(&head), 2, &["--record", "tiny.pack"]);
 }
 
 #[test]
