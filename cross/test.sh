@@ -91,9 +91,11 @@ TEXT
 }
 
 for processor in "${processors[@]}"; do
-    while read -r test; do
-        step qemu-aarch64-static -cpu "$processor" -L "$(cross/root.sh "${roots[0]}")" "$test" --quiet
-    done <"$list"
+    emulator="qemu-aarch64-static -cpu $processor -L $(cross/root.sh "${roots[0]}")"
+    # Some tests start themselves again.
+    export OVERMASK_EMULATOR=$emulator
+    # shellcheck disable=SC2086 # words of a command
+    while read -r test; do step $emulator "$test" --quiet; done <"$list"
     end_to_end "$processor" "${roots[0]}"
 done
 [ -z "$quick" ] || exit 0

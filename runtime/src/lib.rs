@@ -31,6 +31,9 @@
 //! | [`fs`] | the ground floor: files that appear whole, bounded reads of regular files, maps, digests |
 //! | [`fence`] | panics of other libraries as errors |
 
+#[cfg(unix)]
+#[cfg(test)]
+mod again;
 pub mod base;
 pub mod codec;
 #[cfg(feature = "native")]

@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use tempfile::TempDir;
 
 use super::*;
+use crate::again::is_inside;
 
 const VALUES: [u32; 3] = [1, 2, u32::MAX];
 
@@ -219,18 +220,10 @@ fn only_the_names_of_derived_files_are_theirs() {
 /// Run twice: as it is, and by itself in a process that may write no file of more than a kilobyte.
 #[test]
 fn a_file_that_is_too_large_for_the_process_stays_in_memory() {
-    const INSIDE: &str = "OVERMASK_TEST_FILE_LIMIT";
-    if std::env::var_os(INSIDE).is_some() {
+    if is_inside("ulimit -f 1") {
         let (_dir, file) = file();
         let large = file.find_or_make(10_000, |_| Ok::<_, Infallible>(vec![1u32; 10_000])).unwrap();
         assert!(matches!(large, Derived::Memory(_)));
         assert!(names(&file).is_empty());
-        return;
     }
-    let name = std::thread::current().name().unwrap().to_owned();
-    let mut again = Command::new("bash");
-    again.args(["-c", "ulimit -f 1 && exec \"$0\" --exact \"$1\""]).arg(std::env::current_exe().unwrap());
-    let ran = again.arg(name).env(INSIDE, "1").output().unwrap();
-    assert!(ran.status.success(), "{ran:?}");
-    assert!(String::from_utf8_lossy(&ran.stdout).contains("1 passed"), "{ran:?}");
 }
