@@ -215,7 +215,8 @@ pub(super) fn run(args: &StoreArgs, out: &mut Output) -> anyhow::Result<()> {
             print_generation(&store.current()?, json.json, out)
         }
         StoreCommand::Rollback { change, to, json } => {
-            let generation = change.change()?.rollback(*to)?;
+            let store = change.change()?;
+            let generation = store.rollback(*to, keyring(&store.policy()?)?.as_ref())?;
             print_generation(&generation, json.json, out)
         }
         StoreCommand::Pin { change, generation, off } => Ok(change.change()?.pin(*generation, !off)?),

@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::document::{self, Current};
 use super::{CURRENT, GENERATIONS, Generation, LOCK, POLICY, Policy, Store, StoreError, join, make_dir, sync};
+use crate::trust::Keyring;
 
 /// A store that nobody else is changing; the lock goes with it, also when the process is killed.
 #[derive(Debug)]
@@ -105,10 +106,12 @@ impl Changing {
     /// Goes back to a generation that is kept: the one before the active one, or the one of this number. Where the
     /// active one is damaged, the one before it is the newest that is whole. Nothing is written but the pointer.
     ///
+    /// With keys, every signature is checked anew: a key may have left the keyring since.
+    ///
     /// # Errors
-    /// When there is none, it or one of its packs is missing or damaged, or it holds unsigned packs and the
-    /// policy no longer takes them.
-    pub fn rollback(&self, to: Option<u64>) -> Result<Generation, StoreError> {
+    /// When there is none, it or one of its packs is missing or damaged, a signature is of none of the keys, or it
+    /// holds unsigned packs and the policy no longer takes them.
+    pub fn rollback(&self, to: Option<u64>, keyring: Option<&Keyring>) -> Result<Generation, StoreError> {
         // A damaged pointer tells nothing, and is written anew.
         let pointer = match self.pointer() {
             Err(StoreError::Damaged { .. }) => None,
@@ -130,6 +133,7 @@ impl Changing {
         let require_signature = self.policy()?.require_signature;
         for task in &generation.tasks {
             self.open_pack(task)?;
+            self.check_signed(task, keyring)?;
             if require_signature && task.signature.is_none() {
                 return Err(StoreError::Unsigned { pack: format!("the pack of the task `{}` of then", task.name) });
             }

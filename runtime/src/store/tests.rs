@@ -192,8 +192,8 @@ fn generations_count_up_and_no_number_comes_again() {
         assert_eq!(place.store.current().unwrap(), generation);
     }
     let change = place.change();
-    assert_eq!(change.rollback(None).unwrap().number, 3);
-    assert_eq!(change.rollback(Some(2)).unwrap().number, 2);
+    assert_eq!(change.rollback(None, None).unwrap().number, 3);
+    assert_eq!(change.rollback(Some(2), None).unwrap().number, 2);
     assert_eq!(numbers(), [1, 2, 3, 4], "going back writes nothing but the pointer");
     change.collect().unwrap();
     assert_eq!(numbers(), [1, 2]);
@@ -226,15 +226,15 @@ fn the_way_back_passes_over_what_is_damaged() {
     let change = place.change();
     change.collect().unwrap();
     assert_eq!(change.numbers().unwrap(), [1, 2, 4]);
-    assert_eq!(change.rollback(None).unwrap().number, 2);
+    assert_eq!(change.rollback(None, None).unwrap().number, 2);
     fs::write(place.path("generations/3"), &third).unwrap();
     assert!(matches!(change.open_pack(&tasks[2]), Err(StoreError::Damaged { .. })), "it is gone");
-    let (kind, said) = kind_of(change.rollback(Some(3)));
+    let (kind, said) = kind_of(change.rollback(Some(3), None));
     assert!(kind == ErrorKind::CorruptFile && said.contains("it is missing; flash the pack again"), "{said}");
     assert_eq!(change.current().unwrap().number, 2);
 
     // The active one, or the pointer to it.
-    change.rollback(Some(4)).unwrap();
+    change.rollback(Some(4), None).unwrap();
     fs::remove_file(place.path("generations/3")).unwrap();
     for name in ["generations/4", CURRENT] {
         let before = damage(name);
@@ -242,16 +242,16 @@ fn the_way_back_passes_over_what_is_damaged() {
         assert!(kind == ErrorKind::CorruptFile && said.contains("store rollback"), "{said}");
         assert!(change.collect().is_err(), "what is active is not known");
         assert_eq!(change.numbers().unwrap(), [1, 2, 4]);
-        let to = change.rollback(None).unwrap().number;
+        let to = change.rollback(None, None).unwrap().number;
         assert_eq!(to, if name == CURRENT { 4 } else { 2 });
         if name != CURRENT {
             fs::write(place.path(name), before).unwrap();
-            change.rollback(Some(4)).unwrap();
+            change.rollback(Some(4), None).unwrap();
         }
     }
     fs::remove_file(place.path("generations/4")).unwrap();
     assert!(kind_of(change.current()).1.contains("it is missing"));
-    assert_eq!(change.rollback(None).unwrap().number, 2);
+    assert_eq!(change.rollback(None, None).unwrap().number, 2);
     drop(change);
     assert_eq!(place.activate(&[]).number, 5);
 }
@@ -260,20 +260,20 @@ fn the_way_back_passes_over_what_is_damaged() {
 fn going_back_needs_whole_packs_and_signed_ones_where_the_policy_says_so() {
     let place = place();
     let change = || place.change();
-    assert!(kind_of(change().rollback(None)).1.contains("no whole generation before the active one"));
+    assert!(kind_of(change().rollback(None, None)).1.contains("no whole generation before the active one"));
     let (a, b) = (place.task("a", 1), place.task("b", 1));
     place.activate(std::slice::from_ref(&a));
-    assert!(kind_of(change().rollback(None)).1.contains("it has 1"), "there is nothing before the first");
+    assert!(kind_of(change().rollback(None, None)).1.contains("it has 1"), "there is nothing before the first");
     place.activate(std::slice::from_ref(&b));
-    assert!(kind_of(change().rollback(Some(9))).1.contains("no generation 9; it has 1, 2"));
+    assert!(kind_of(change().rollback(Some(9), None)).1.contains("no generation 9; it has 1, 2"));
     let path = place.store.path_of(&a);
     let bytes = fs::read(&path).unwrap();
     fs::write(&path, &bytes[1..]).unwrap();
-    let (kind, said) = kind_of(change().rollback(None));
+    let (kind, said) = kind_of(change().rollback(None, None));
     assert!(kind == ErrorKind::CorruptFile && said.contains(path.to_str().unwrap()), "{said}");
     fs::write(&path, &bytes).unwrap();
     change().set_policy(&Policy { require_signature: true, ..Policy::default() }).unwrap();
-    let (kind, said) = kind_of(change().rollback(None));
+    let (kind, said) = kind_of(change().rollback(None, None));
     assert!(kind == ErrorKind::Signature && said.contains("`a`"), "{said}");
     assert_eq!(place.store.current().unwrap().tasks, [b]);
 }
@@ -331,11 +331,11 @@ fn what_no_kept_generation_needs_is_collected() {
     change().pin(2, false).unwrap();
     assert_eq!(place.store.policy().unwrap().pinned, [] as [u64; 0]);
     // After a way back, what was replaced leads on.
-    change().rollback(Some(4)).unwrap();
+    change().rollback(Some(4), None).unwrap();
     place.activate(&[]);
     change().collect().unwrap();
     assert_eq!(place.store.numbers().unwrap(), [4, 7]);
-    assert_eq!(change().rollback(None).unwrap().number, 4);
+    assert_eq!(change().rollback(None, None).unwrap().number, 4);
 }
 
 #[test]
@@ -373,4 +373,25 @@ fn verify_names_each_file_that_is_not_as_it_was() {
     fs::write(place.path("packs/x"), b"x").unwrap();
     let found: Vec<PathBuf> = verify().into_iter().map(|finding| finding.file).collect();
     assert_eq!(found, [place.path(LOCK), place.path("packs/x")]);
+}
+
+#[test]
+fn going_back_needs_signatures_of_keys_that_are_still_trusted() {
+    use crate::trust::{Keyring, tests as keys};
+
+    let place = place();
+    let (old, new) = (keys::pair(), keys::pair());
+    let signed = |revision| {
+        let task = place.task("a", revision);
+        let signature = keys::sign(&old, &place.store.pack_bytes(&task).unwrap(), "released");
+        TaskEntry { signature: Some(signature), ..task }
+    };
+    for revision in [1, 2] {
+        place.activate(&[signed(revision)]);
+    }
+    let (kind, said) = kind_of(place.change().rollback(None, Some(&Keyring::from_keys(vec![keys::public(&new)]))));
+    assert_eq!(kind, ErrorKind::Signature, "{said}");
+    assert_eq!(place.store.current().unwrap().number, 2);
+    let both = Keyring::from_keys([&old, &new].map(keys::public).to_vec());
+    assert_eq!(place.change().rollback(None, Some(&both)).unwrap().number, 1);
 }

@@ -123,7 +123,8 @@ impl Store {
         good
     }
 
-    fn check_signed(&self, task: &TaskEntry, keyring: Option<&Keyring>) -> Result<(), StoreError> {
+    /// Checks the signature that a task's file came with, if it did and there are keys.
+    pub(super) fn check_signed(&self, task: &TaskEntry, keyring: Option<&Keyring>) -> Result<(), StoreError> {
         if let (Some(signature), Some(keyring)) = (&task.signature, keyring) {
             keyring.verify(&self.pack_bytes(task)?, signature)?;
         }

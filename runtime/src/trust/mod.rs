@@ -13,7 +13,7 @@ mod key;
 mod keyring;
 pub mod minisign;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use key::PublicKey;
 pub use keyring::{Keyring, Verified, read_signature};

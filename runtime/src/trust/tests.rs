@@ -21,15 +21,15 @@ const C_LEGACY: &str = "untrusted comment: signature from minisign secret key\n\
     trusted comment: legacy\n\
     TxxECNwuuabknl4UYkHTzPsrzw38Bv5QjMR44c/kvFkKMgADMvMSGaMVu3EAePttulAkSTNlQ/C/DQOrDUZGBg==\n";
 
-fn pair() -> KeyPair {
+pub(crate) fn pair() -> KeyPair {
     KeyPair::generate_unencrypted_keypair().unwrap()
 }
 
-fn public(pair: &KeyPair) -> PublicKey {
+pub(crate) fn public(pair: &KeyPair) -> PublicKey {
     PublicKey::parse(&pair.pk.to_box().unwrap().to_string()).unwrap()
 }
 
-fn sign(pair: &KeyPair, bytes: &[u8], comment: &str) -> String {
+pub(crate) fn sign(pair: &KeyPair, bytes: &[u8], comment: &str) -> String {
     ::minisign::sign(None, &pair.sk, Cursor::new(bytes), Some(comment), Some("test")).unwrap().to_string()
 }
 
