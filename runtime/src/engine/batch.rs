@@ -70,10 +70,16 @@ impl TokenBatch {
 
     /// Tokens and segments of each text.
     pub fn rows(&self) -> impl ExactSizeIterator<Item = (&[u32], &[u32])> {
-        (0..self.len()).map(|row| {
-            let range = range(&self.ends, row);
-            (&self.ids[range.clone()], &self.segments[range])
-        })
+        (0..self.len()).map(|text| self.row(text))
+    }
+
+    /// Tokens and segments of a text.
+    ///
+    /// # Panics
+    /// When there is no such text.
+    pub fn row(&self, text: usize) -> (&[u32], &[u32]) {
+        let range = range(&self.ends, text);
+        (&self.ids[range.clone()], &self.segments[range])
     }
 
     /// The padding token.
@@ -88,8 +94,8 @@ impl TokenBatch {
     pub fn select(&self, texts: &[usize]) -> TokenBatch {
         let mut batch = TokenBatch::new(self.pad);
         for text in texts {
-            let range = range(&self.ends, *text);
-            batch.push(&self.ids[range.clone()], &self.segments[range]);
+            let (ids, segments) = self.row(*text);
+            batch.push(ids, segments);
         }
         batch
     }
@@ -142,6 +148,15 @@ impl Hidden {
     pub fn new(batch: &TokenBatch, width: usize, data: Vec<f32>) -> Self {
         assert_eq!(data.len(), batch.tokens() * width, "a vector for each token");
         Hidden { width, ends: batch.ends.clone(), data }
+    }
+
+    /// The vectors of some of a batch's texts, likewise.
+    pub(crate) fn of_texts(batch: &TokenBatch, texts: &[usize], width: usize, data: Vec<f32>) -> Self {
+        let ends = texts.iter().scan(0, |end, text| {
+            *end += range(&batch.ends, *text).len();
+            Some(*end)
+        });
+        Hidden { width, ends: ends.collect(), data }
     }
 
     /// Width of a vector.

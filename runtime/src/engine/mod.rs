@@ -24,7 +24,7 @@ pub use batch::{Hidden, TokenBatch};
 pub use changes::{Changes, check_changes};
 pub use kind::{Device, EngineKind, ParseEngineError};
 pub use options::EngineOptions;
-pub use plan::Plan;
+pub use plan::{Plan, Sharing};
 
 use crate::base::{BaseError, Precision};
 #[cfg(feature = "native")]
@@ -185,5 +185,15 @@ pub trait Engine: Any + Send + Sync {
             false => self.encode(*task, &plan.texts().select(texts)),
         };
         plan.tasks().iter().map(run).collect()
+    }
+
+    /// Which steps of the encoder some tasks have in common, so that [`Engine::run`] computes them once; `None` where the
+    /// engine runs one task after the other.
+    ///
+    /// # Errors
+    /// When there is no such task.
+    fn sharing(&self, tasks: &[TaskId]) -> Result<Option<Sharing>, EngineError> {
+        let _ = tasks;
+        Ok(None)
     }
 }

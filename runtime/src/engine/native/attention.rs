@@ -29,12 +29,12 @@ impl Pass<'_> {
         spread: &mut Spread,
         out: &mut Vec<Row>,
     ) {
-        let (width, heads) = (self.model.width, self.model.heads);
+        let (width, heads) = (self.width(), self.heads());
         let d = width / heads;
         let panels = width.div_ceil(NR);
         out.resize(panels * rows, [0.0; NR]);
         if d.is_multiple_of(NR) {
-            return self.heads(qkv, texts, rows, out);
+            return self.of_heads(qkv, texts, rows, out);
         }
         // A head's columns are moved to the start of a panel, and back.
         let of_head = d.div_ceil(NR) * NR;
@@ -45,13 +45,13 @@ impl Pass<'_> {
         for (from, to) in qkv.chunks_exact(panels * rows).zip(projected.chunks_exact_mut(context.len())) {
             move_columns(from, to, rows, (0..width).map(|j| (j, j / d * of_head + j % d)));
         }
-        self.heads(projected, texts, rows, context);
+        self.of_heads(projected, texts, rows, context);
         move_columns(context, out, rows, (0..width).map(|j| (j / d * of_head + j % d, j)));
     }
 
     /// The same for heads that start with a panel.
-    fn heads(&self, qkv: &[Row], texts: &[Range<usize>], rows: usize, out: &mut [Row]) {
-        let panels = out.len() / rows / self.model.heads;
+    fn of_heads(&self, qkv: &[Row], texts: &[Range<usize>], rows: usize, out: &mut [Row]) {
+        let panels = out.len() / rows / self.heads();
         let [query, key, value] = [0, 1, 2].map(|i| &qkv[i * out.len()..][..out.len()]);
         let mut parts = Vec::new();
         for (head, out) in out.chunks_exact_mut(panels * rows).enumerate() {
@@ -67,7 +67,7 @@ impl Pass<'_> {
     fn head(&self, qkv: [&[Row]; 3], text: &Range<usize>, rows: usize, memory: &mut Memory, mut out: Vec<&mut [Row]>) {
         let [query, key, value] = qkv;
         let Memory { scratch, row, head: HeadMemory { keys, scores }, .. } = memory;
-        let (d, length) = (self.model.width / self.model.heads, text.len());
+        let (d, length) = (self.width() / self.heads(), text.len());
         let of_text = |panel: usize, values| &<[Row]>::as_ref(values)[panel * rows + text.start..][..length];
         self.timed(Stage::Attention, || {
             // Keys become a weight of `length` outputs and d inputs.

@@ -2,6 +2,9 @@
 //!
 //! All activations lie in panels, [width / 32, tokens, 32]: that is what a product gives, what the
 //! next one reads, and what a head is that is 32 wide. So nothing is ever packed but keys.
+//!
+//! Several tasks run as their schedule says: what they share once, then side by side, each product over the rows of one
+//! class.
 
 use std::cell::Cell;
 use std::ops::Range;
@@ -10,11 +13,13 @@ use overmask_kernels::{Activations, NR, Product, Row};
 use rten_simd::{SimdOp, SimdUnaryOp};
 use rten_vecmath::Gelu;
 
+use super::Task;
 use super::attention::Spread;
 use super::budget::Stage;
-use super::model::{Layer, Linear, Model, Norm};
+use super::model::{Linear, Model, Norm};
 use super::norm::LayerNorm;
 use super::pass::{Memory, Pass, by_rows};
+use super::schedule::{self, Asked, Group, Schedule, Step, Stream};
 use crate::engine::{EngineError, TokenBatch};
 
 /// What a product does besides adding the bias.
@@ -26,10 +31,13 @@ enum Epilogue<'a> {
     Add(&'a [Row]),
 }
 
+/// Rows that go on from one task's steps to another's, at most, but always those of one task.
+const MAX_ROWS: usize = 2048;
+
 /// Memory of a pass that the next one on the same thread uses again.
 #[derive(Default)]
 struct Workspace {
-    x: Vec<Row>,
+    flow: Flow,
     /// Query, key and value.
     projected: Vec<Row>,
     context: Vec<Row>,
@@ -38,65 +46,135 @@ struct Workspace {
     spread: Spread,
 }
 
+/// What goes from one step to the next.
+#[derive(Clone, Default)]
+struct Flow {
+    x: Vec<Row>,
+    /// The rows of each stream.
+    streams: Vec<Range<usize>>,
+}
+
 thread_local! {
     /// Taken while a pass runs, as a waiting thread of a pool may begin another one.
     static WORKSPACE: Cell<Workspace> = Cell::default();
 }
 
 impl Pass<'_> {
-    /// Runs the encoder; the vectors are [tokens of all texts, width].
-    pub(super) fn run(&self, batch: &TokenBatch) -> Result<Vec<f32>, EngineError> {
-        let mut rows = 0;
-        let texts = batch.lengths().map(|length| {
-            rows += length;
-            rows - length..rows
-        });
-        let texts: Vec<Range<usize>> = texts.collect();
+    /// Runs the encoder: for each task the vectors of its texts, [tokens of its texts, width].
+    pub(super) fn run(&self, batch: &TokenBatch, asked: &[Asked<'_>]) -> Result<Vec<Vec<f32>>, EngineError> {
+        let lengths: Vec<usize> = batch.lengths().collect();
         let mut work = WORKSPACE.take();
-        work.x.resize(rows * self.model.width.div_ceil(NR), [0.0; NR]);
-        self.embed(batch, &texts, &mut work.x, rows)?;
-        for layer in &self.model.layers {
-            self.layer(layer, &texts, rows, &mut work);
+        let mut found = vec![Vec::new(); asked.len()];
+        let Some(first) = asked.first() else { return Ok(found) };
+
+        // What all tasks share, once.
+        let shared = schedule::shared(asked);
+        let all: Vec<usize> = (0..lengths.len()).collect();
+        let trunk = Schedule::new(&[Asked { texts: &all, ..*first }], 0..shared, &lengths);
+        self.steps(&trunk.steps, 0, batch, &mut work)?;
+
+        // The rest, for so many tasks at once that their rows do not take any amount of memory.
+        let rows_of = |task: &usize| asked[*task].texts.iter().map(|text| lengths[*text]).sum::<usize>();
+        let order = schedule::order(asked);
+        let mut left = &order[..];
+        while !left.is_empty() {
+            let mut rows = 0;
+            let fitting = left.iter().take_while(|task| {
+                rows += rows_of(task);
+                rows <= MAX_ROWS
+            });
+            let (tasks, others) = left.split_at(fitting.count().max(1));
+            left = others;
+            let trunk = (!left.is_empty()).then(|| work.flow.clone());
+            let these: Vec<Asked<'_>> = tasks.iter().map(|task| asked[*task]).collect();
+            let mut rest = Schedule::new(&these, shared..first.classes.len(), &lengths);
+            rest.steps.iter_mut().flat_map(|step| &mut step.groups).for_each(|group| group.task = tasks[group.task]);
+            self.steps(&rest.steps, shared, batch, &mut work)?;
+            let Flow { x, streams } = &work.flow;
+            for (task, ends) in tasks.iter().zip(rest.ends) {
+                found[*task] = self.timed(Stage::Embedding, || self.hidden(x, streams, &ends));
+            }
+            work.flow = trunk.unwrap_or(std::mem::take(&mut work.flow));
         }
-        let hidden = self.timed(Stage::Embedding, || self.hidden(&work.x, rows));
         WORKSPACE.set(work);
-        Ok(hidden)
+        Ok(found)
     }
 
-    fn layer(&self, layer: &Layer, texts: &[Range<usize>], rows: usize, work: &mut Workspace) {
-        let Workspace { x, projected, context, intermediate, sums, spread } = work;
-        let width = self.model.width;
+    /// Runs some steps, of which the first has this number: 0 are the embeddings, then come the layers.
+    fn steps(&self, steps: &[Step], first: usize, batch: &TokenBatch, work: &mut Workspace) -> Result<(), EngineError> {
+        for (step, number) in steps.iter().zip(first..) {
+            match number.checked_sub(1) {
+                None => self.embed(step, batch, &mut work.flow)?,
+                Some(layer) => {
+                    self.timed(Stage::Embedding, || branch(step, &mut work.flow, &mut work.sums));
+                    self.layer(layer, step, work);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn layer(&self, layer: usize, step: &Step, work: &mut Workspace) {
+        let Workspace { flow: Flow { x, streams }, projected, context, intermediate, sums, spread } = work;
+        let (width, rows) = (self.width(), step.rows());
+        let of = |task: usize| &self.tasks[task].model.layers[layer];
         let all = Activations::new(x, rows, width);
-        self.linears(&[&layer.query, &layer.key, &layer.value], all, projected, Epilogue::Nothing);
-        self.attention(projected, texts, rows, spread, context);
-        self.linears(&[&layer.attended], Activations::new(context, rows, width), sums, Epilogue::Add(x));
+        self.linears(step, |task| [&of(task).query, &of(task).key, &of(task).value], all, projected, Epilogue::Nothing);
+        self.attention(projected, streams, rows, spread, context);
+        let context = Activations::new(context, rows, width);
+        self.linears(step, |task| [&of(task).attended], context, sums, Epilogue::Add(x));
         std::mem::swap(x, sums);
-        self.norm(&layer.attention_norm, x, rows);
-        self.linears(&[&layer.intermediate], Activations::new(x, rows, width), intermediate, Epilogue::Gelu);
-        let inner = Activations::new(intermediate, rows, layer.output.inputs());
-        self.linears(&[&layer.output], inner, sums, Epilogue::Add(x));
+        self.norm(step, |task| &of(task).attention_norm, x);
+        let all = Activations::new(x, rows, width);
+        self.linears(step, |task| [&of(task).intermediate], all, intermediate, Epilogue::Gelu);
+        let inner = Activations::new(intermediate, rows, of(0).output.inputs());
+        self.linears(step, |task| [&of(task).output], inner, sums, Epilogue::Add(x));
         std::mem::swap(x, sums);
-        self.norm(&layer.output_norm, x, rows);
+        self.norm(step, |task| &of(task).output_norm, x);
     }
 
     /// Products of the same activations with one or more weights, with their biases, one after the
-    /// other.
-    fn linears(&self, linears: &[&Linear], activations: Activations<'_>, out: &mut Vec<Row>, epilogue: Epilogue<'_>) {
+    /// other; each group of rows with the weights of its task.
+    fn linears<'m, const N: usize>(
+        &self,
+        step: &Step,
+        of: impl Fn(usize) -> [&'m Linear; N] + Sync,
+        activations: Activations<'_>,
+        out: &mut Vec<Row>,
+        epilogue: Epilogue<'_>,
+    ) {
         let rows = activations.rows();
-        let panels = linears.iter().flat_map(|linear| (0..linear.panels()).map(move |panel| (*linear, panel)));
-        out.resize(linears.iter().map(|linear| linear.panels()).sum::<usize>() * rows, [0.0; NR]);
-        let parts = panels.zip(out.chunks_exact_mut(rows)).enumerate().collect();
-        self.each(parts, |(i, ((linear, panel), sums)), memory| {
+        // Linear layers of one place have the same shape in all tasks.
+        let panels: Vec<(usize, usize)> = of(0)
+            .iter()
+            .enumerate()
+            .flat_map(|(linear, of)| (0..of.panels()).map(move |panel| (linear, panel)))
+            .collect();
+        out.resize(panels.len() * rows, [0.0; NR]);
+        let mut parts = Vec::with_capacity(panels.len() * step.groups.len());
+        for (i, ((linear, panel), mut sums)) in panels.into_iter().zip(out.chunks_exact_mut(rows)).enumerate() {
+            // All groups of a panel one after the other: its weights come from memory once.
+            for group in &step.groups {
+                let (these, others) = sums.split_at_mut(group.rows.len());
+                parts.push((i, linear, panel, group, these));
+                sums = others;
+            }
+        }
+        self.each(parts, |(i, linear, panel, group, sums), memory| {
+            let Group { rows: of_group, task } = group;
+            let linear = of(*task)[linear];
             self.timed(Stage::Linears, || {
                 let mut bias = Some(&linear.bias[panel]);
                 if let Epilogue::Add(x) = epilogue {
-                    for (sums, x) in sums.iter_mut().zip(&x[i * rows..]) {
+                    for (sums, x) in sums.iter_mut().zip(&x[i * rows + of_group.start..]) {
                         let values = x.iter().zip(&linear.bias[panel]);
                         sums.iter_mut().zip(values).for_each(|(sum, (x, bias))| *sum = x + bias);
                     }
                     bias = None;
                 }
-                let (weight, mask) = (linear.weight(&self.model.packed), self.masks.of(linear.index));
+                let Task { model, masks, .. } = &*self.tasks[*task];
+                let (weight, mask) = (linear.weight(&model.packed), masks.of(linear.index));
+                let activations = activations.of_rows(of_group.clone());
                 let product = Product { activations, weight, mask, panel, bias };
                 product.run(self.isa, &mut memory.scratch, sums);
             });
@@ -107,28 +185,52 @@ impl Pass<'_> {
     }
 
     /// Layer norm of each row.
-    fn norm(&self, norm: &Norm, x: &mut [Row], rows: usize) {
-        let parts = by_rows(x, rows, &self.parts(rows));
-        self.each(parts, |mut panels, memory| self.timed(Stage::Norms, || self.norm_rows(norm, &mut panels, memory)));
+    fn norm<'m>(&self, step: &Step, of: impl Fn(usize) -> &'m Norm + Sync, x: &mut [Row]) {
+        let (parts, tasks) = self.parts_of(step);
+        let parts = by_rows(x, step.rows(), &parts).into_iter().zip(tasks).collect();
+        self.each(parts, |(mut panels, task), memory| {
+            self.timed(Stage::Norms, || self.norm_rows(of(task), &mut panels, memory));
+        });
     }
 
     fn norm_rows(&self, norm: &Norm, panels: &mut [&mut [Row]], memory: &mut Memory) {
-        LayerNorm { norm, epsilon: self.model.epsilon, panels, row: &mut memory.row }.dispatch();
+        LayerNorm { norm, epsilon: self.tasks[0].model.epsilon, panels, row: &mut memory.row }.dispatch();
+    }
+
+    /// The rows of a step in parts of one class each, with their tasks.
+    fn parts_of(&self, step: &Step) -> (Vec<Range<usize>>, Vec<usize>) {
+        let of_group = |group: &Group| {
+            let (start, task) = (group.rows.start, group.task);
+            self.parts(group.rows.len()).into_iter().map(move |part| (start + part.start..start + part.end, task))
+        };
+        step.groups.iter().flat_map(of_group).unzip()
     }
 
     /// Norms of the sums of token, position and segment embeddings.
-    fn embed(&self, batch: &TokenBatch, texts: &[Range<usize>], x: &mut [Row], rows: usize) -> Result<(), EngineError> {
-        let Model { width, words, positions, segments, norm, .. } = self.model;
-        let [words, positions, segments] = [words, positions, segments].map(|table| table.values(self.base));
-        let (words, positions, segments) = (words?, positions?, segments?);
-        // Numbers of tokens, positions and segments were checked against the tables.
-        let positions = texts.iter().flat_map(|text| positions.chunks_exact(*width).take(text.len()));
-        let tokens = batch.ids().iter().zip(batch.segments()).zip(positions);
-        let tokens: Vec<[&[f32]; 3]> = tokens
-            .map(|((id, segment), position)| [row(words, *id, *width), row(segments, *segment, *width), position])
-            .collect();
-        let parts = by_rows(x, rows, &self.parts(rows));
-        self.each(parts.into_iter().zip(self.parts(rows)).collect(), |(mut panels, part), memory| {
+    fn embed(&self, step: &Step, batch: &TokenBatch, flow: &mut Flow) -> Result<(), EngineError> {
+        let (width, rows) = (self.width(), step.rows());
+        let mut tokens: Vec<[&[f32]; 3]> = Vec::with_capacity(rows);
+        for group in &step.groups {
+            let Model { words, positions, segments, .. } = &*self.tasks[group.task].model;
+            let [words, positions, segments] = [words, positions, segments].map(|table| table.values(self.base));
+            let (words, positions, segments) = (words?, positions?, segments?);
+            let within = |stream: &&Stream| group.rows.start <= stream.rows.start && stream.rows.end <= group.rows.end;
+            for stream in step.streams.iter().filter(within) {
+                let (ids, of_segments) = batch.row(stream.from);
+                // Numbers of tokens, positions and segments were checked against the tables.
+                let values = ids.iter().zip(of_segments).zip(positions.chunks_exact(width));
+                tokens.extend(values.map(|((id, segment), position)| {
+                    [row(words, *id, width), row(segments, *segment, width), position]
+                }));
+            }
+        }
+        let Flow { x, streams } = flow;
+        x.resize(rows * width.div_ceil(NR), [0.0; NR]);
+        streams.clear();
+        streams.extend(step.streams.iter().map(|stream| stream.rows.clone()));
+        let (parts, tasks) = self.parts_of(step);
+        let parts = by_rows(x, rows, &parts).into_iter().zip(parts.into_iter().zip(tasks)).collect();
+        self.each(parts, |(mut panels, (part, task)), memory| {
             self.timed(Stage::Embedding, || {
                 for (i, [word, segment, position]) in tokens[part].iter().enumerate() {
                     let values = word.chunks(NR).zip(segment.chunks(NR)).zip(position.chunks(NR));
@@ -137,23 +239,39 @@ impl Pass<'_> {
                         panel[i].iter_mut().zip(values).for_each(|(x, ((w, s), p))| *x = w + s + p);
                     }
                 }
-                self.norm_rows(norm, &mut panels, memory);
+                self.norm_rows(&self.tasks[task].model.norm, &mut panels, memory);
             });
         });
         Ok(())
     }
 
-    /// The vectors as the engine gives them.
-    fn hidden(&self, x: &[Row], rows: usize) -> Vec<f32> {
-        let width = self.model.width;
-        let mut hidden = vec![0.0; rows * width];
-        for (i, out) in hidden.chunks_exact_mut(width).enumerate() {
+    /// The vectors of some streams as the engine gives them.
+    fn hidden(&self, x: &[Row], streams: &[Range<usize>], these: &[usize]) -> Vec<f32> {
+        let (width, rows) = (self.width(), streams.last().map_or(0, |stream| stream.end));
+        let mut hidden = vec![0.0; these.iter().map(|stream| streams[*stream].len()).sum::<usize>() * width];
+        let these = these.iter().flat_map(|stream| streams[*stream].clone());
+        for (i, out) in these.zip(hidden.chunks_exact_mut(width)) {
             for (part, panel) in out.chunks_mut(NR).zip(x.chunks_exact(rows)) {
                 part.copy_from_slice(&panel[i][..part.len()]);
             }
         }
         hidden
     }
+}
+
+/// Copies the rows of streams to all that go on from them, unless each does so alone.
+fn branch(step: &Step, flow: &mut Flow, memory: &mut Vec<Row>) {
+    let Flow { x, streams } = flow;
+    let goes_on = |(place, stream): (usize, &Stream)| stream.from == place;
+    if step.streams.len() == streams.len() && step.streams.iter().enumerate().all(goes_on) {
+        return;
+    }
+    memory.clear();
+    for panel in x.chunks_exact(streams.last().map_or(1, |stream| stream.end)) {
+        step.streams.iter().for_each(|stream| memory.extend_from_slice(&panel[streams[stream.from].clone()]));
+    }
+    std::mem::swap(x, memory);
+    *streams = step.streams.iter().map(|stream| stream.rows.clone()).collect();
 }
 
 /// A row of a table.

@@ -15,9 +15,14 @@ mod norm;
 mod packed;
 mod pass;
 mod pool;
+mod schedule;
+mod task;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 pub use overmask_kernels::Isa;
@@ -29,7 +34,12 @@ use self::masks::TaskMasks;
 use self::model::Model;
 use self::pass::Pass;
 use self::pool::Pool;
-use super::{Changes, Engine, EngineError, EngineInfo, EngineKind, EngineOptions, Hidden, TaskId, TaskIds, TokenBatch};
+use self::schedule::Asked;
+use self::task::Task;
+use super::{
+    Changes, Engine, EngineError, EngineInfo, EngineKind, EngineOptions, Hidden, Plan, Sharing, TaskId, TaskIds,
+    TokenBatch,
+};
 use crate::base::{Base, Precision};
 use crate::derived::Directory;
 use crate::pack::{NamedMask, PackFile};
@@ -42,15 +52,10 @@ pub struct NativeEngine {
     pool: Pool,
     tasks: RwLock<BTreeMap<TaskId, Arc<Task>>>,
     ids: TaskIds,
+    /// Classes of steps that tasks have had so far; the base's own are 0.
+    classes: AtomicU64,
     /// Where derived files are, if they are kept.
     directory: Option<Directory>,
-}
-
-/// What a task changes.
-struct Task {
-    masks: TaskMasks,
-    /// The engine's own, where the task replaces nothing.
-    model: Arc<Model>,
 }
 
 impl NativeEngine {
@@ -67,7 +72,16 @@ impl NativeEngine {
         let no_threads = |error| unavailable(format!("{threads} threads cannot be started: {error}; ask for fewer"));
         let pool = Pool::new(threads).map_err(no_threads)?;
         log::debug!("native engine: {isa}, {threads} threads");
-        Ok(NativeEngine { base, model, isa, pool, tasks: RwLock::default(), ids: TaskIds::default(), directory })
+        Ok(NativeEngine {
+            base,
+            model,
+            isa,
+            pool,
+            tasks: RwLock::default(),
+            ids: TaskIds::default(),
+            classes: AtomicU64::new(0),
+            directory,
+        })
     }
 
     /// Whether this engine runs a base's encoder.
@@ -80,7 +94,7 @@ impl NativeEngine {
     /// # Errors
     /// As for [`Engine::encode`].
     pub fn encode_timed(&self, task: TaskId, texts: &TokenBatch, budget: &Budget) -> Result<Hidden, EngineError> {
-        self.run_one(task, texts, Some(budget))
+        self.run_timed(&Plan::single(texts.clone(), task), Some(budget)).map(|mut found| found.swap_remove(0))
     }
 
     /// What the kernels do with a task's masks in products of so many rows.
@@ -154,14 +168,17 @@ impl NativeEngine {
         TaskMasks::find_or_make(&self.base, file, &masks::kept(directory, self.model.packed.key(), file), decode)
     }
 
-    fn run_one(&self, task: TaskId, texts: &TokenBatch, budget: Option<&Budget>) -> Result<Hidden, EngineError> {
-        let task = self.task(task)?;
+    fn run_timed(&self, plan: &Plan, budget: Option<&Budget>) -> Result<Vec<Hidden>, EngineError> {
         let Self { base, isa, pool, .. } = self;
+        let texts = plan.texts();
         texts.check(base)?;
-        let Task { masks, model } = &*task;
-        let pass = Pass { model, base, masks, isa: *isa, threads: pool.threads(), budget };
-        let data = pool.run(|| pass.run(texts))?;
-        Ok(Hidden::new(texts, model.width, data))
+        let tasks = plan.tasks().iter().map(|(task, _)| self.task(*task)).collect::<Result<Vec<_>, _>>()?;
+        let asked = tasks.iter().zip(plan.tasks());
+        let asked: Vec<Asked<'_>> = asked.map(|(task, (_, texts))| Asked { classes: &task.classes, texts }).collect();
+        let pass = Pass { base, tasks: &tasks, isa: *isa, threads: pool.threads(), budget };
+        let found = pool.run(|| pass.run(texts, &asked))?;
+        let of = |((_, of), data): (&(_, Vec<usize>), _)| Hidden::of_texts(texts, of, self.model.width, data);
+        Ok(plan.tasks().iter().zip(found).map(of).collect())
     }
 }
 
@@ -176,9 +193,13 @@ impl Engine for NativeEngine {
             [] => Arc::clone(&self.model),
             deltas => Arc::new(self.model.with(&self.base, deltas)?),
         };
-        let task = self.ids.next();
-        self.tasks.write().unwrap_or_else(PoisonError::into_inner).insert(task, Arc::new(Task { masks, model }));
-        Ok(task)
+        let others: Vec<Arc<Task>> = self.tasks().values().cloned().collect();
+        let base = Task::base(&self.base, &self.model);
+        let next = || self.classes.fetch_add(1, Ordering::Relaxed) + 1;
+        let task = Task::new(masks, model, &base, &others, next);
+        let id = self.ids.next();
+        self.tasks.write().unwrap_or_else(PoisonError::into_inner).insert(id, Arc::new(task));
+        Ok(id)
     }
 
     fn remove(&self, task: TaskId) -> Result<(), EngineError> {
@@ -187,7 +208,17 @@ impl Engine for NativeEngine {
     }
 
     fn encode(&self, task: TaskId, texts: &TokenBatch) -> Result<Hidden, EngineError> {
-        self.run_one(task, texts, None)
+        self.run(&Plan::single(texts.clone(), task)).map(|mut found| found.swap_remove(0))
+    }
+
+    fn run(&self, plan: &Plan) -> Result<Vec<Hidden>, EngineError> {
+        self.run_timed(plan, None)
+    }
+
+    fn sharing(&self, tasks: &[TaskId]) -> Result<Option<Sharing>, EngineError> {
+        let found = tasks.iter().map(|task| self.task(*task)).collect::<Result<Vec<_>, _>>()?;
+        let classes: Vec<&[u64]> = found.iter().map(|task| &task.classes[..]).collect();
+        Ok(Some(Sharing::new(tasks, &classes)))
     }
 }
 

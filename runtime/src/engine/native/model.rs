@@ -25,6 +25,7 @@ pub(super) struct Model {
 }
 
 /// A table of embeddings that are looked up.
+#[derive(PartialEq)]
 pub(super) enum Table {
     /// The base's tensor of this name.
     Base(String),
@@ -42,12 +43,14 @@ impl Table {
 }
 
 /// A layer norm.
+#[derive(PartialEq)]
 pub(super) struct Norm {
     pub(super) scale: Vec<f32>,
     pub(super) bias: Vec<f32>,
 }
 
 /// A linear layer.
+#[derive(PartialEq)]
 pub(super) struct Linear {
     /// Its place among the base's maskable tensors.
     pub(super) index: usize,
@@ -76,6 +79,7 @@ impl Linear {
 }
 
 /// A layer of the encoder.
+#[derive(PartialEq)]
 pub(super) struct Layer {
     pub(super) query: Linear,
     pub(super) key: Linear,
@@ -87,7 +91,19 @@ pub(super) struct Layer {
     pub(super) output_norm: Norm,
 }
 
+impl Layer {
+    pub(super) fn linears(&self) -> [&Linear; 6] {
+        [&self.query, &self.key, &self.value, &self.attended, &self.intermediate, &self.output]
+    }
+}
+
 impl Model {
+    /// Whether both look tokens up in the same tables.
+    pub(super) fn has_embeddings_of(&self, other: &Model) -> bool {
+        [&self.words, &self.positions, &self.segments] == [&other.words, &other.positions, &other.segments]
+            && self.norm == other.norm
+    }
+
     /// Finds a base's weights, and maps or packs the maskable ones.
     ///
     /// # Errors
@@ -225,4 +241,4 @@ impl Reader<'_> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -2,13 +2,12 @@
 
 use std::cell::RefCell;
 use std::ops::Range;
+use std::sync::Arc;
 
 use overmask_kernels::{Isa, Row, Scratch};
 
 use super::budget::{Budget, Stage};
-use super::masks::TaskMasks;
-use super::model::Model;
-use super::pool;
+use super::{Task, pool};
 use crate::base::Base;
 
 /// Rows of a norm or an embedding that are worth handing to another thread.
@@ -16,9 +15,9 @@ const MIN_PART: usize = 8;
 
 /// What all parts of a pass need.
 pub(super) struct Pass<'a> {
-    pub(super) model: &'a Model,
     pub(super) base: &'a Base,
-    pub(super) masks: &'a TaskMasks,
+    /// The tasks that it is for; at least one.
+    pub(super) tasks: &'a [Arc<Task>],
     pub(super) isa: Isa,
     pub(super) threads: usize,
     /// Where the time goes, if somebody wants to know.
@@ -46,6 +45,16 @@ thread_local! {
 }
 
 impl Pass<'_> {
+    /// The width of the encoder, which is that of all tasks.
+    pub(super) fn width(&self) -> usize {
+        self.tasks[0].model.width
+    }
+
+    /// The heads of each layer, likewise.
+    pub(super) fn heads(&self) -> usize {
+        self.tasks[0].model.heads
+    }
+
     /// Rows in as many parts as are worth it.
     pub(super) fn parts(&self, rows: usize) -> Vec<Range<usize>> {
         let part = if self.threads == 1 { rows } else { rows.div_ceil(2 * self.threads).max(MIN_PART) };

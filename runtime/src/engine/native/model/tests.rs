@@ -2,6 +2,7 @@
 //! to do.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use super::*;
 use crate::base::family::Family;
@@ -17,7 +18,7 @@ const AGAIN: &str = "; import the base again";
 const SIZES: Sizes = Sizes { heads: 2, intermediate_size: 8, layer_norm_eps: 1e-12 };
 
 /// Tensors by name, and the manifest.
-struct Parts {
+pub(in super::super) struct Parts {
     shapes: BTreeMap<String, Vec<usize>>,
     manifest: BaseManifest,
 }
@@ -25,33 +26,39 @@ struct Parts {
 impl Parts {
     /// An encoder of one layer: 4 wide, 8 within, 10 tokens, 16 positions, 2 segments.
     fn new() -> Self {
+        Parts::of(1, 4)
+    }
+
+    /// The same with more layers, and so wide, twice as wide within.
+    pub(in super::super) fn of(layers: usize, width: usize) -> Self {
         let mut shapes: BTreeMap<String, Vec<usize>> = BTreeMap::new();
         for (kind, rows) in [("word", 10), ("position", 16), ("token_type", 2)] {
-            shapes.insert(format!("bert.embeddings.{kind}_embeddings.weight"), vec![rows, 4]);
+            shapes.insert(format!("bert.embeddings.{kind}_embeddings.weight"), vec![rows, width]);
         }
-        for norm in
-            ["embeddings", "encoder.layer.0.attention.output", "encoder.layer.0.output"].map(|n| format!("bert.{n}"))
-        {
-            for part in ["weight", "bias"] {
-                shapes.insert(format!("{norm}.LayerNorm.{part}"), vec![4]);
+        let mut norms = vec!["bert.embeddings".to_owned()];
+        let mut maskable = Vec::new();
+        for layer in 0..layers {
+            let of_layer = format!("bert.encoder.layer.{layer}");
+            norms.extend(["attention.output", "output"].map(|norm| format!("{of_layer}.{norm}")));
+            for (linear, outputs, inputs) in [
+                ("attention.self.query", width, width),
+                ("attention.self.key", width, width),
+                ("attention.self.value", width, width),
+                ("attention.output.dense", width, width),
+                ("intermediate.dense", 2 * width, width),
+                ("output.dense", width, 2 * width),
+            ] {
+                let name = format!("{of_layer}.{linear}");
+                shapes.insert(format!("{name}.bias"), vec![outputs]);
+                shapes.insert(format!("{name}.weight"), vec![outputs, inputs]);
+                maskable.push(MaskableTensor { name: format!("{name}.weight"), outputs, inputs, layer });
             }
         }
-        let mut maskable = Vec::new();
-        for (linear, outputs, inputs) in [
-            ("attention.self.query", 4, 4),
-            ("attention.self.key", 4, 4),
-            ("attention.self.value", 4, 4),
-            ("attention.output.dense", 4, 4),
-            ("intermediate.dense", 8, 4),
-            ("output.dense", 4, 8),
-        ] {
-            let name = format!("bert.encoder.layer.0.{linear}");
-            shapes.insert(format!("{name}.bias"), vec![outputs]);
-            shapes.insert(format!("{name}.weight"), vec![outputs, inputs]);
-            maskable.push(MaskableTensor { name: format!("{name}.weight"), outputs, inputs, layer: 0 });
+        for (norm, part) in norms.iter().flat_map(|norm| ["weight", "bias"].map(|part| (norm, part))) {
+            shapes.insert(format!("{norm}.LayerNorm.{part}"), vec![width]);
         }
-        let family = Family::Bert(SIZES);
-        let architecture = Architecture { family, hidden_size: 4, layers: 1, vocab_size: 10, max_positions: 16 };
+        let family = Family::Bert(Sizes { intermediate_size: 2 * width, ..SIZES });
+        let architecture = Architecture { family, hidden_size: width, layers, vocab_size: 10, max_positions: 16 };
         let names = [file::MODEL, file::WEIGHTS, file::TOKENIZER];
         let manifest = BaseManifest {
             format: FORMAT,
@@ -66,6 +73,11 @@ impl Parts {
             source: "test".into(),
         };
         Parts { shapes, manifest }
+    }
+
+    /// Names and shapes of all tensors.
+    pub(in super::super) fn shapes(&self) -> impl Iterator<Item = (&str, &[usize])> {
+        self.shapes.iter().map(|(name, shape)| (name.as_str(), shape.as_slice()))
     }
 
     /// The shape of a tensor.
@@ -95,16 +107,26 @@ impl Parts {
     /// Opens the base and what this engine makes of it; `damage` changes the file of the weights.
     fn open(&self, damage: impl FnOnce(&mut Vec<u8>)) -> Result<Model, EngineError> {
         let dir = tempfile::tempdir().unwrap();
-        let count = |shape: &[usize]| 4 * shape.iter().product::<usize>();
-        let zeros = vec![0; self.shapes.values().map(|shape| count(shape)).max().unwrap()];
+        Model::new(&self.base(dir.path(), || 0.0, damage), None)
+    }
+
+    /// The base in a directory, with these values; `damage` changes the file of the weights.
+    pub(in super::super) fn base(
+        &self,
+        dir: &Path,
+        mut value: impl FnMut() -> f32,
+        damage: impl FnOnce(&mut Vec<u8>),
+    ) -> Base {
+        let mut values = |shape: &[usize]| (0..shape.iter().product()).flat_map(|_| value().to_le_bytes()).collect();
+        let values: Vec<Vec<u8>> = self.shapes.values().map(|shape| values(shape)).collect();
         let tensors: Vec<TensorBytes<'_>> =
-            self.shapes.iter().map(|(name, shape)| (name.as_str(), shape.as_slice(), &zeros[..count(shape)])).collect();
+            self.shapes().zip(&values).map(|((name, shape), values)| (name, shape, &values[..])).collect();
         let mut bytes = Vec::new();
         write_weights(&mut bytes, &tensors).unwrap();
         damage(&mut bytes);
-        std::fs::write(dir.path().join(file::WEIGHTS), bytes).unwrap();
-        std::fs::write(dir.path().join(file::MANIFEST), serde_json::to_vec(&self.manifest).unwrap()).unwrap();
-        Model::new(&Base::open(dir.path()).unwrap(), None)
+        std::fs::write(dir.join(file::WEIGHTS), bytes).unwrap();
+        std::fs::write(dir.join(file::MANIFEST), serde_json::to_vec(&self.manifest).unwrap()).unwrap();
+        Base::open(dir).unwrap()
     }
 }
 

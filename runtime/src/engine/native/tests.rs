@@ -1,0 +1,133 @@
+//! Tests of plans: tasks that share work answer as they do alone.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::model::tests::Parts;
+use super::*;
+use crate::mask::{Granularity, Mask};
+use crate::pack::{Delta, FloatType};
+
+/// Numbers that differ, from -0.5 to 0.5.
+fn numbers(seed: u32) -> impl FnMut() -> f32 {
+    let mut state = seed.wrapping_mul(2_654_435_761) | 1;
+    move || {
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        (state >> 8) as f32 / (1 << 24) as f32 - 0.5
+    }
+}
+
+const LAYERS: usize = 3;
+
+/// What a task changes: for the embeddings and each layer, nothing, or one of a few things, which tasks may have in
+/// common.
+type Recipe = [u32; LAYERS + 1];
+
+/// An encoder whose heads are whole panels wide, and one whose heads are not.
+const WIDTHS: [usize; 2] = [64, 40];
+
+/// Adds a task.
+fn add(engine: &NativeEngine, parts: &Parts, recipe: Recipe) -> TaskId {
+    let (mut masks, mut deltas) = (Vec::new(), Vec::new());
+    for (step, kind) in recipe.into_iter().enumerate().filter(|(_, kind)| *kind > 0) {
+        let mut next = numbers(1000 * kind + step as u32);
+        let of_step = match step.checked_sub(1) {
+            None => "embeddings.".to_owned(),
+            Some(layer) => format!("layer.{layer}."),
+        };
+        for (name, shape) in parts.shapes().filter(|(name, _)| name.contains(&of_step)) {
+            let is_masked = engine.base.maskable(name).is_some() && kind != 2;
+            match (is_masked, kind) {
+                (true, _) => {
+                    let mask = Mask::from_units(
+                        Granularity::Weight,
+                        shape[0],
+                        shape[1],
+                        (0..).map_while(|i| (i < shape[0] * shape[1]).then(|| next() > -0.3)),
+                    );
+                    masks.push(NamedMask { tensor: name.to_owned(), mask: mask.unwrap() });
+                }
+                (false, 1) if step > 0 => {}
+                (false, _) => {
+                    let values: Vec<f32> = (0..shape.iter().product()).map(|_| next()).collect();
+                    let (tensor, shape) = (name.to_owned(), shape.to_vec());
+                    deltas.push(Delta { tensor, shape, values, dtype: FloatType::F32 });
+                }
+            }
+        }
+    }
+    engine.add(Changes::Decoded { masks: &masks, deltas: &deltas }).unwrap()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn tasks_that_share_work_answer_as_they_do_alone(
+        width in prop::sample::select(&WIDTHS[..]),
+        recipes in prop::collection::vec(prop::array::uniform4(0u32..4), 1..6),
+        texts in prop::collection::vec((1usize..17, prop::collection::vec(any::<prop::sample::Index>(), 0..5)), 1..6),
+        threads in 1usize..3,
+        seed: u32,
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        let parts = Parts::of(LAYERS, width);
+        let base = Arc::new(parts.base(dir.path(), numbers(seed), |_| ()));
+        for isa in Isa::available() {
+            let options = EngineOptions::default().threads(Some(threads)).isa(Some(isa));
+            let engine = NativeEngine::new(Arc::clone(&base), &options).unwrap();
+            let tasks: Vec<TaskId> = recipes.iter().map(|recipe| add(&engine, &parts, *recipe)).collect();
+
+            // What is alike from the start is shared, and nothing else.
+            let sharing = engine.sharing(&tasks).unwrap().unwrap();
+            for (layer, groups) in sharing.layers().iter().enumerate() {
+                let mut alike: BTreeMap<&[u32], Vec<TaskId>> = BTreeMap::new();
+                let with = recipes.iter().zip(&tasks);
+                with.for_each(|(recipe, task)| alike.entry(&recipe[..=layer + 1]).or_default().push(*task));
+                let sorted = |mut groups: Vec<Vec<TaskId>>| { groups.sort(); groups };
+                prop_assert_eq!(sorted(groups.clone()), sorted(alike.into_values().collect()));
+            }
+
+            let (mut batch, mut next) = (TokenBatch::new(0), numbers(seed ^ 1));
+            for (length, _) in &texts {
+                let ids: Vec<u32> = (0..*length).map(|_| ((next() + 0.5) * 9.0) as u32).collect();
+                batch.push(&ids, &ids.iter().map(|id| id % 2).collect::<Vec<_>>());
+            }
+            let of_text = texts.iter().map(|(_, chosen)| chosen.iter().map(|index| *index.get(&tasks)).collect());
+            let plan = Plan::new(batch, &of_text.collect::<Vec<Vec<TaskId>>>());
+            let found = engine.run(&plan).unwrap();
+            prop_assert_eq!(found.len(), plan.tasks().len());
+            for ((task, of_task), hidden) in plan.tasks().iter().zip(&found) {
+                let alone = engine.encode(*task, &plan.texts().select(of_task)).unwrap();
+                prop_assert_eq!(hidden.len(), of_task.len());
+                prop_assert_eq!(hidden.data().len(), alone.data().len());
+                for (a, b) in hidden.data().iter().zip(alone.data()) {
+                    prop_assert!((a - b).abs() < 1e-5, "{isa}: {a} {b}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_plan_of_more_rows_than_run_at_once_is_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let parts = Parts::of(LAYERS, 64);
+    let base = Arc::new(parts.base(dir.path(), numbers(1), |_| ()));
+    let engine = NativeEngine::new(base, &EngineOptions::default()).unwrap();
+    let tasks = [[0, 0, 1, 1], [0, 0, 1, 3], [0, 0, 2, 0], [0, 0, 0, 0], [0, 1, 0, 0]];
+    for count in [3, 5] {
+        let tasks: Vec<TaskId> = tasks[..count].iter().map(|recipe| add(&engine, &parts, *recipe)).collect();
+        let mut batch = TokenBatch::new(0);
+        (0..60).for_each(|text| batch.push(&[text % 10; 16], &[0; 16]));
+        let found = engine.run(&Plan::new(batch.clone(), &vec![tasks.clone(); 60])).unwrap();
+        for (task, hidden) in tasks.iter().zip(found) {
+            let alone = engine.encode(*task, &batch).unwrap();
+            let apart = hidden.data().iter().zip(alone.data()).map(|(a, b)| (a - b).abs());
+            assert!(apart.fold(0.0, f32::max) < 1e-5);
+        }
+    }
+}
