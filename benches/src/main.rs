@@ -8,6 +8,7 @@ mod contenders;
 mod device;
 mod instructions;
 mod peers;
+mod plans;
 mod rows;
 
 use std::path::PathBuf;
@@ -18,6 +19,7 @@ const USAGE: &str = "\
 usage: bench codec REPORT BASE PACK...
        bench budget REPORT BASE TEXTS
        bench peers REPORT BASE TEXTS PROGRAM WEIGHT-PACK BLOCK-PACK HALF-PACK
+       bench plans REPORT BASE TEXTS
        bench instructions REPORT BASE TEXTS WEIGHT-PACK HALF-PACK COMMAND...
 
 TEXTS is a JSONL file of texts, PROGRAM the `overmask` that is shipped; a block pack and a half pack are
@@ -30,6 +32,7 @@ fn main() -> Result<()> {
     match (name, args) {
         (Some("codec"), [report, base, packs @ ..]) if !packs.is_empty() => codec::run(base, packs)?.finish(report),
         (Some("budget"), [report, base, texts]) => budget::run(base, texts)?.finish(report),
+        (Some("plans"), [report, base, texts]) => plans::run(base, texts)?.finish(report),
         (Some("peers"), [report, base, texts, program, packs @ ..]) => {
             let [weight, block, half] = packs else { bail!(USAGE) };
             let mut rows = peers::run(base, texts, [weight, block, half])?;

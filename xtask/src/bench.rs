@@ -80,6 +80,14 @@ pub(crate) fn budget(work: &Work) -> Result<()> {
     measure(&ready, work, "budget", &dir.join("budget.json"))?.arg(texts).show()
 }
 
+/// What several tasks on one text cost, which share what they have in common.
+pub(crate) fn plans(work: &Work) -> Result<()> {
+    let ready = setup::everything(work)?;
+    let (dir, _) = folders(work)?;
+    let texts = learn::data(work, &TASKS[1], "test");
+    measure(&ready, work, "plans", &dir.join("plans.json"))?.arg(texts).show()
+}
+
 /// The native engine beside its peers, and what a device pays for it.
 pub(crate) fn peers(work: &Work) -> Result<()> {
     let ready = setup::everything(work)?;

@@ -38,6 +38,7 @@ Commands:
                          ONNX Runtime
   bench --only peers     the native engine beside ONNX Runtime, tract, rten and candle, and what a
                          device pays for it: memory, start, size
+  bench --only plans     several tasks on one text, beside one task and ONNX Runtime
   bench --only instructions
                          instructions of a pass on 64-bit ARM, ours and others', in emulation
   bench --only step      the time of a training step beside PyTorch's (fetches PyTorch)
@@ -74,6 +75,7 @@ fn run(args: &[&str]) -> Result<ExitCode> {
         ["bench", "--only", "codec"] => bench::codec(&work)?,
         ["bench", "--only", "budget"] => bench::budget(&work)?,
         ["bench", "--only", "peers"] => bench::peers(&work)?,
+        ["bench", "--only", "plans"] => bench::plans(&work)?,
         ["bench", "--only", "instructions"] => instructions::run(&work)?,
         ["bench", "--only", "step", more @ ..] => bench::step(&work, more)?,
         ["fuzz"] => fuzz::run(&work, "60", None)?,

@@ -187,6 +187,11 @@ pub trait Engine: Any + Send + Sync {
         plan.tasks().iter().map(run).collect()
     }
 
+    /// Whether texts of a plan are padded to the longest of them, so that a short one costs as much as a long one.
+    fn pads(&self) -> bool {
+        true
+    }
+
     /// Which steps of the encoder some tasks have in common, so that [`Engine::run`] computes them once; `None` where the
     /// engine runs one task after the other.
     ///

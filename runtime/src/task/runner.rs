@@ -149,7 +149,8 @@ impl Runner {
     /// Answers requests: for each an input and its tasks, whose answers are in the order of the tasks.
     ///
     /// A text becomes what each task reads (see [`Question::new`](super::Question::new)), and tokens once for
-    /// all tasks that read it alike. Inputs of similar length share a plan, so results may differ in the last
+    /// all tasks that read it alike. Inputs share plans (those of similar length, where the engine pads), and tasks of
+    /// one text what they have in common (see [`Engine::sharing`]), so results may differ in the last
     /// bits with the company that one is in, by about 1e-6 of a logit.
     ///
     /// # Errors

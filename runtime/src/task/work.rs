@@ -66,7 +66,7 @@ impl Work {
     /// The head's output for everything that was asked, in that order.
     pub(super) fn rows(&self, runner: &Runner) -> Result<Vec<Rows>, TaskError> {
         let mut all = vec![Rows::new(); self.asked.len()];
-        for texts in self.groups() {
+        for texts in self.groups(runner) {
             for (place, rows) in self.run(runner, &texts)? {
                 all[place] = rows?;
             }
@@ -80,7 +80,7 @@ impl Work {
             let asked = &self.asked[place];
             (place, rows.map(|rows| asked.reply(&self.tokens[asked.tokens], rows)))
         };
-        self.groups().flat_map(|texts| self.run_each(runner, &texts)).map(reply).collect()
+        self.groups(runner).flat_map(|texts| self.run_each(runner, &texts)).map(reply).collect()
     }
 
     /// Runs texts in one plan; where that fails one by one, so that what is to blame fails alone.
@@ -96,10 +96,12 @@ impl Work {
     }
 
     /// Texts that share a plan: each as its place in `tokens`, with those that asked for it.
-    fn groups(&self) -> impl Iterator<Item = Vec<(usize, &[usize])>> {
+    fn groups(&self, runner: &Runner) -> impl Iterator<Item = Vec<(usize, &[usize])>> {
         let lengths: Vec<usize> = self.tokens.iter().map(Tokens::len).collect();
         let with_users = |tokens: usize| (tokens, &self.users[tokens][..]);
-        groups(&lengths).into_iter().map(move |group| group.into_iter().map(with_users).collect())
+        groups(&lengths, runner.engine().pads())
+            .into_iter()
+            .map(move |group| group.into_iter().map(with_users).collect())
     }
 
     /// Runs one plan. An output that cannot be used is the error of its text alone.

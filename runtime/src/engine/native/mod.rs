@@ -215,6 +215,10 @@ impl Engine for NativeEngine {
         self.run_timed(plan, None)
     }
 
+    fn pads(&self) -> bool {
+        false
+    }
+
     fn sharing(&self, tasks: &[TaskId]) -> Result<Option<Sharing>, EngineError> {
         let found = tasks.iter().map(|task| self.task(*task)).collect::<Result<Vec<_>, _>>()?;
         let classes: Vec<&[u64]> = found.iter().map(|task| &task.classes[..]).collect();
