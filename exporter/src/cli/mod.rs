@@ -14,6 +14,7 @@ mod keygen;
 mod merge;
 mod output;
 mod places;
+mod plan;
 mod repack;
 mod report;
 mod sign;
@@ -81,6 +82,7 @@ enum Command {
     Export(export::ExportArgs),
     Diff(diff::DiffArgs),
     Analyze(analyze::AnalyzeArgs),
+    Plan(plan::PlanArgs),
     Repack(repack::RepackArgs),
     Merge(merge::MergeArgs),
     Keygen(keygen::KeygenArgs),
@@ -120,6 +122,7 @@ pub fn main() -> process::ExitCode {
         Command::Export(args) => export::run(args),
         Command::Diff(args) => diff::run(args),
         Command::Analyze(args) => analyze::run(args, cli.verbosity),
+        Command::Plan(args) => plan::run(args),
         Command::Repack(args) => repack::run(args),
         Command::Merge(args) => merge::run(args),
         Command::Keygen(args) => keygen::run(args),

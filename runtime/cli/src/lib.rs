@@ -9,6 +9,7 @@ pub mod help;
 mod messages;
 mod output;
 mod panics;
+pub mod together;
 
 pub use arguments::parse;
 pub use engines::{EngineArgs, default_engine, start, threads};

@@ -2,11 +2,11 @@
 
 use std::time::Instant;
 
-use anyhow::ensure;
 use clap::Args;
 use overmask::engine::{TaskId, TokenBatch};
 use overmask::pack::{Input, TaskKind};
 use overmask::task::Runner;
+use overmask_cli::together::{self, Together, WORDS, texts};
 use overmask_cli::{CodedError, ExitCode, Output};
 use serde::Serialize;
 
@@ -56,19 +56,17 @@ struct Report<'a> {
     first_result_ms: f64,
     /// What a pass takes longer when each runs another task than the one before.
     switch_us: f64,
+    /// All packs at once on each text, if there are several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    together: Option<Together>,
     /// Memory of the process, where the system tells it.
     resident_bytes: Option<u64>,
 }
 
-/// What the texts say; any words will do.
-const WORDS: &str = "the quick brown fox jumps over the lazy dog and runs into the dark forest where nobody lives ";
-
 pub(super) fn run(args: &BenchArgs, out: &mut Output) -> anyhow::Result<()> {
     let begin = Instant::now();
     let usage = |message| CodedError { message, code: ExitCode::Usage };
-    let Opened { base, mut packs, engine, left_out } = args.task.open(|base, packs| {
-        let count = packs.len();
-        ensure!(count <= 2, usage(format!("{count} packs; one or two can be measured: choose with --pack or --task")));
+    let Opened { base, mut packs, engine, left_out } = args.task.open(|base, _| {
         let limit = base.manifest().architecture.max_positions;
         let long = args.seq.iter().find(|seq| usize::from(**seq) > limit);
         let long = long.map(|seq| usage(format!("--seq {seq}: the base takes texts of {limit} tokens at most")));
@@ -76,14 +74,18 @@ pub(super) fn run(args: &BenchArgs, out: &mut Output) -> anyhow::Result<()> {
     })?;
     let runner = Runner::new(engine, base)?;
     let first = packs.remove(0);
-    let (pack, second) = (first.path, packs.pop().map_or_else(|| first.file.clone(), |second| second.file));
+    let (pack, second) = (first.path, packs.first().map_or_else(|| first.file.clone(), |second| second.file.clone()));
     let task = runner.add_file(first.file)?;
     runner.predict(task, &[input(&runner, task)?])?;
     let first_result_ms = milliseconds(begin);
     // Not what the engine may have kept, which would be one memory for both.
     let other = runner.add_pack(second.decode(Some(runner.base()))?)?;
 
+    let more = packs.into_iter().map(|given| runner.add_file(given.file));
+    let all = std::iter::once(Ok(task)).chain(more).collect::<Result<Vec<TaskId>, _>>()?;
+
     let (info, name) = (runner.describe(), runner.task(task)?.name().to_owned());
+    let mut together = Vec::new();
     for seq in &args.seq {
         let (tokens, batch) = (usize::from(*seq), usize::from(args.batch));
         let input = texts(&runner, tokens, batch)?;
@@ -105,6 +107,7 @@ pub(super) fn run(args: &BenchArgs, out: &mut Output) -> anyhow::Result<()> {
             tokens_per_second: (tokens * batch) as f64 / median_ms * 1e3,
             first_result_ms,
             switch_us: switch(&runner, [task, other], &input, args.passes)?,
+            together: (all.len() > 1).then(|| Together::measure(&runner, &all, &input, args.passes)).transpose()?,
             resident_bytes: resident_bytes(),
         };
         if args.json {
@@ -112,7 +115,11 @@ pub(super) fn run(args: &BenchArgs, out: &mut Output) -> anyhow::Result<()> {
         } else {
             print(&report, seq == &args.seq[0], out)?;
         }
+        together.extend(report.together.map(|times| (tokens, times)));
         out.flush()?;
+    }
+    if !args.json {
+        print_together(&together::explain(&runner, &all)?, &together, out)?;
     }
     left_out.map_or(Ok(()), |error| Err(error.into()))
 }
@@ -139,13 +146,6 @@ fn input(runner: &Runner, task: TaskId) -> anyhow::Result<Input> {
         (_, true) => Input::Pair(WORDS.to_owned(), WORDS.to_owned()),
         (_, false) => Input::from(WORDS),
     })
-}
-
-/// A batch of texts that are all of one length.
-fn texts(runner: &Runner, tokens: usize, batch: usize) -> anyhow::Result<TokenBatch> {
-    let ids = runner.tokenizer().encode(&Input::Text(WORDS.repeat(tokens.div_ceil(8))), tokens)?;
-    ensure!(ids.len() == tokens, "the base's tokenizer makes no text of {tokens} tokens");
-    Ok(runner.tokenizer().batch(vec![&ids; batch]))
 }
 
 /// Milliseconds of passes, after some to warm up.
@@ -225,6 +225,17 @@ fn print(report: &Report<'_>, is_first: bool, out: &mut Output) -> anyhow::Resul
         report.switch_us,
         report.mask_kernel.unwrap_or("the engine's own"),
     ))
+}
+
+/// What all tasks cost at once.
+fn print_together(plan: &[String], times: &[(usize, Together)], out: &mut Output) -> anyhow::Result<()> {
+    let Some((_, Together { tasks, .. })) = times.first() else { return Ok(()) };
+    out.line(&format!("\n{tasks} tasks on each text"))?;
+    plan.iter().try_for_each(|line| out.line(&format!("  {line}")))?;
+    out.line(&format!("{:>6} {:>12} {:>12} {:>12} {:>10}", "tokens", "together ms", "apart ms", "first ms", "layers"))?;
+    times.iter().try_for_each(|(tokens, Together { layers, median_ms, apart_ms, one_ms, .. })| {
+        out.line(&format!("{tokens:>6} {median_ms:>12.3} {apart_ms:>12.3} {one_ms:>12.3} {layers:>10}"))
+    })
 }
 
 #[cfg(test)]

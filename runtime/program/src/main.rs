@@ -98,7 +98,8 @@ enum Command {
     Store(store::StoreArgs),
     /// Measure how fast a task runs here: passes, first result, task switch, memory
     ///
-    /// With a second --pack, switching between the two is measured, else between two copies of the one.
+    /// With several packs, also what all of them cost at once, which share what they have in common. Switching is measured
+    /// between the first two, else between two copies of the one.
     #[command(
         before_help = "Examples:\n  overmask bench --base base/ --pack trec.pack\n  \
                        overmask bench --base base/ --pack trec.pack --pack movie.pack --seq 32 --threads 1 --json",

@@ -7,7 +7,7 @@ use anyhow::Context;
 use clap::Args;
 use overmask::engine::{EngineInfo, TaskId};
 use overmask::task::{Reply, Runner, Task, TaskError};
-use overmask_cli::{CodedError, ExitCode, Output};
+use overmask_cli::{CodedError, ExitCode, Output, together};
 
 use super::answer::{self, Known, Row};
 use super::given::Given;
@@ -46,6 +46,10 @@ pub(super) fn run(args: &RunArgs, out: &mut Output) -> anyhow::Result<()> {
         tasks.push(LoadedTask { id, task: runner.task(id)?, pack: path, shown: None });
     }
     name(&mut tasks);
+    if tasks.len() > 1 && log::log_enabled!(log::Level::Info) {
+        let ids: Vec<TaskId> = tasks.iter().map(|loaded| loaded.id).collect();
+        together::explain(&runner, &ids)?.iter().for_each(|line| log::info!("{line}"));
+    }
     let place = if args.texts.is_empty() { "stdin, line" } else { "text" };
     let info = runner.describe();
     let mut answers = Answers { runner, info, tasks, place, args, count: 0, failed: 0, warned: false };

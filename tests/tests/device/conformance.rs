@@ -8,7 +8,7 @@ use overmask::engine::{Changes, Device, Engine, EngineError, EngineKind, EngineO
 use overmask::fs::file_digest;
 use overmask::mask::Granularity;
 use overmask::pack::{Delta, FloatType, Golden, Input, Pack, Pooling, TaskKind};
-use overmask::task::{Prediction, Runner, TaskError, Tokenizer};
+use overmask::task::{Answer, Prediction, Runner, TaskError, Tokenizer};
 use overmask_tests::{Recipe, base, base_dir, classify, difference, engine, engine_with, questions, stored};
 
 /// Engines that every test machine has.
@@ -480,5 +480,48 @@ fn results_say_what_made_them() {
     for name in ENGINES {
         let info = engine(name, &base()).describe();
         assert_eq!((info.engine.to_string().as_str(), info.precision), (name, Precision::F32));
+    }
+}
+
+/// Tasks that leave the lower layers as they are, one that replaces tensors, and one twice: logits on many texts at once
+/// are those of each task alone.
+#[test]
+fn tasks_that_share_layers_answer_as_they_do_alone() {
+    let base = base();
+    let layers = base.manifest().architecture.layers;
+    let packs = [
+        Recipe { seed: 71, from_layer: 3, ..Default::default() }.pack(&base),
+        Recipe { seed: 72, from_layer: 3, granularity: Granularity::Weight, ..Default::default() }.pack(&base),
+        Recipe { seed: 73, from_layer: 5, sparsity: 0.5, ..Default::default() }.pack(&base),
+        Recipe { seed: 74, ..Default::default() }.pack(&base),
+        Recipe { seed: 71, from_layer: 3, ..Default::default() }.pack(&base),
+        Recipe { seed: 75, from_layer: layers, ..Default::default() }.pack(&base).with_deltas(deltas(&base)).unwrap(),
+    ];
+    let texts = mixed_texts();
+    for threads in [1, 2] {
+        let runner = Runner::new(engine_with("native", &base, threads), Arc::clone(&base)).unwrap();
+        let tasks: Vec<TaskId> = packs.iter().map(|pack| runner.add_pack(pack.clone()).unwrap()).collect();
+        let [a, b, c, d, again, replaced] = tasks[..] else { panic!("six tasks") };
+        let sharing = runner.engine().sharing(&[a, b, c, d, again]).unwrap().unwrap();
+        let parts = [(0, vec![vec![a, b, c, again], vec![d]]), (3, vec![vec![a, again], vec![b], vec![c], vec![d]])];
+        for (layer, groups) in parts {
+            assert_eq!(sharing.layers()[layer], groups, "layer {layer}");
+        }
+        assert_eq!(sharing.computed_layers(), 3 * 2 + 3 * 4);
+        let requests: Vec<(&str, &[TaskId])> = texts.iter().map(|text| (text.as_str(), &tasks[..])).collect();
+        let together = runner.run(&requests).unwrap();
+        for (i, task) in [a, b, c, d, again, replaced].into_iter().enumerate() {
+            let alone = classify(&runner, task, &texts);
+            for (answers, alone) in together.iter().zip(&alone) {
+                let Answer::Label(found) = &answers[i] else { panic!("{:?}", answers[i]) };
+                assert_eq!(found.label, alone.label);
+                assert!(
+                    difference(&found.logits, &alone.logits) <= 1e-5,
+                    "task {i}: {:?} {:?}",
+                    found.logits,
+                    alone.logits
+                );
+            }
+        }
     }
 }

@@ -61,6 +61,25 @@ fn many_tasks_answer_while_another_comes_and_goes() {
 }
 
 #[test]
+fn one_pass_answers_for_all_tasks_and_says_what_they_share() {
+    let place = Place::new();
+    let upper = Recipe { name: "upper", seed: 9, from_layer: 3, ..Default::default() };
+    upper.pack(&base()).write(&place.pack("upper"), Some(&base())).unwrap();
+    let mut command = example("one_pass");
+    command.arg(base_dir()).args(["a", "upper"].map(|name| place.pack(name)));
+    let got = ran_with(&mut command, (TEXTS.join("\n") + "\n").as_bytes());
+    assert_eq!((got.code, got.stderr.as_str()), (0, "12 layers a text instead of 12\n"));
+    let labels = ["a", "upper"].map(|name| place.labels(name));
+    let line = |i: usize, task: usize| format!("{}\t{}\t{}", ["a", "upper"][task], labels[task][i], TEXTS[i]);
+    let lines = (0..TEXTS.len()).flat_map(|i| [line(i, 0), line(i, 1)]);
+    assert_eq!(got.stdout.lines().collect::<Vec<_>>(), lines.collect::<Vec<_>>());
+
+    let mut command = example("one_pass");
+    let got = ran_with(command.arg(base_dir()).args([place.pack("upper"), place.pack("upper")]), b"");
+    assert_eq!(got.stderr, "6 layers a text instead of 12\n");
+}
+
+#[test]
 fn signed_packs_takes_what_is_signed_and_nothing_else() {
     let place = Place::new();
     let keys = place.0.path().join("keys");

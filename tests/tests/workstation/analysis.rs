@@ -204,3 +204,28 @@ fn a_report_shows_solutions() {
     let shown: Value = serde_json::from_slice(&std::fs::read(numbers).unwrap()).unwrap();
     assert_eq!(shown["analyses"][0]["groups"], json_lines(&got)[0]["groups"]);
 }
+
+#[test]
+fn a_plan_says_what_packs_share() {
+    let place = Place::new();
+    let plan = |packs: &[&str], more: &[&str]| {
+        let mut command = program("overmask-export");
+        command.arg("plan").args(packs.iter().map(|pack| place.path(pack))).arg("--base").arg(place.path("base"));
+        ran(command.args(["--seq", "8", "--passes", "10"]).args(more))
+    };
+    place.write(Recipe { name: "c", seed: 3, from_layer: 1, ..recipe() });
+    let got = plan(&["b.pack", "c.pack"], &[]);
+    assert_eq!(got.code, 0, "{got:?}");
+    for said in ["embeddings, layer 0: once for both tasks", "layer 1: 2 times, for b, c", "layers          3"] {
+        assert!(got.stdout.contains(said), "{}", got.stdout);
+    }
+    let found = json_lines(&plan(&["a.pack", "b.pack", "c.pack"], &["--json"])).remove(0);
+    assert_eq!((&found["tasks"], &found["layers"]), (&3.into(), &(2 + 3).into()), "{found}");
+    assert!(["median_ms", "apart_ms", "one_ms"].iter().all(|field| found[field].as_f64().unwrap() > 0.0), "{found}");
+    let alone = plan(&["b.pack", "c.pack"], &["--engine", "tract"]);
+    assert!(alone.code == 0 && alone.stdout.contains("shares nothing"), "{alone:?}");
+    failed(&plan(&["absent.pack"], &[]), 3, &["absent.pack"]);
+    failed(&plan(&["texts.jsonl"], &[]), 4, &["texts.jsonl"]);
+    failed(&plan(&[], &[]), 2, &["PACK"]);
+    failed(&plan(&["a.pack"], &["--seq", "600"]), 2, &["600"]);
+}
