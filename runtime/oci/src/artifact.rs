@@ -108,7 +108,8 @@ impl Manifest {
     /// # Errors
     /// When it cannot be written as JSON.
     pub(crate) fn to_bytes(&self) -> Result<Vec<u8>, OciError> {
-        let wrong = |error: serde_json::Error| OciError::Push { what: "the manifest".into(), reason: error.to_string() };
+        let wrong =
+            |error: serde_json::Error| OciError::Push { what: "the manifest".into(), reason: error.to_string() };
         serde_json::to_vec(self).map_err(wrong)
     }
 
@@ -158,7 +159,8 @@ mod tests {
     #[test]
     fn a_manifest_reads_back_and_is_what_the_specification_says() {
         let layer = Descriptor::new(PACK, &"a".repeat(64), 7, "trec.pack");
-        let manifest = Manifest::new(PACK_ARTIFACT, vec![layer], BTreeMap::from([(TASKS.to_owned(), "trec".to_owned())]));
+        let manifest =
+            Manifest::new(PACK_ARTIFACT, vec![layer], BTreeMap::from([(TASKS.to_owned(), "trec".to_owned())]));
         let bytes = manifest.to_bytes().unwrap();
         assert_eq!(Manifest::parse("x", &bytes).unwrap(), manifest);
         let value: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
@@ -167,7 +169,8 @@ mod tests {
         assert_eq!(value["artifactType"], "application/vnd.overmask.pack.v1");
         // What the specification gives as the descriptor of `{}`.
         let empty = "sha256:44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a";
-        let expected = serde_json::json!({"mediaType": "application/vnd.oci.empty.v1+json", "digest": empty, "size": 2});
+        let expected =
+            serde_json::json!({"mediaType": "application/vnd.oci.empty.v1+json", "digest": empty, "size": 2});
         assert_eq!(value["config"], expected);
         assert_eq!(value["layers"][0]["annotations"]["org.opencontainers.image.title"], "trec.pack");
     }

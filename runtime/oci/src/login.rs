@@ -171,7 +171,8 @@ mod tests {
         let file = r#"{"auths": {
             "registry.example": {"auth": "YToxAAA="}, "registry.example/tasks/trec": {"auth": "Yjoy"},
             "https://other.example/": {"auth": "YzozOjQ="}}, "other": 1}"#;
-        let user = |reference| found(file, reference).unwrap().map(|login| format!("{}/{}", login.user, login.password));
+        let user =
+            |reference| found(file, reference).unwrap().map(|login| format!("{}/{}", login.user, login.password));
         assert_eq!(user("registry.example/x").as_deref(), Some("a/1"));
         assert_eq!(user("registry.example/tasks/movie").as_deref(), Some("a/1"));
         assert_eq!(user("registry.example/tasks/trec:3").as_deref(), Some("b/2"));
@@ -212,7 +213,8 @@ mod tests {
         assert_eq!(of(r#"Basic realm="x", Bearer realm="y""#), bearer("y", None));
         assert_eq!(of("basic realm=\"Registry Realm\""), Some(Challenge::Basic));
         assert_eq!(of("Bearer service=\"x\""), None);
-        for header in ["", ",", "Digest realm=\"x\"", "\"", "Bearer realm=", "Bearer realm=\"", "é", &"(".repeat(9999)] {
+        for header in ["", ",", "Digest realm=\"x\"", "\"", "Bearer realm=", "Bearer realm=\"", "é", &"(".repeat(9999)]
+        {
             assert_eq!(of(header), None, "{header}");
         }
     }

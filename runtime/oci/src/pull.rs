@@ -10,9 +10,7 @@ use overmask::store::{BaseEntry, Changing, Flashed, Given, StartEngine, Step, St
 use overmask::text::printable;
 use overmask::trust::Keyring;
 
-use crate::artifact::{
-    BASE_MANIFEST, Descriptor, Manifest, PACK, SIGNATURE, SIGNATURE_ENDING, base_tag,
-};
+use crate::artifact::{BASE_MANIFEST, Descriptor, Manifest, PACK, SIGNATURE, SIGNATURE_ENDING, base_tag};
 use crate::{OciError, Registry};
 
 /// The largest `base.json`, and the largest signature.

@@ -168,7 +168,9 @@ fn warn_of_missing_bases(registry: &Registry, packs: &[ReadPack]) -> Result<(), 
     let place = registry.reference().place();
     for base_id in base_ids(packs) {
         if registry.manifest(&base_tag(&base_id))?.is_none() {
-            log::warn!("{place} does not have the base {base_id}: who flashes must have it, or push it with --base DIR");
+            log::warn!(
+                "{place} does not have the base {base_id}: who flashes must have it, or push it with --base DIR"
+            );
         }
     }
     Ok(())

@@ -37,7 +37,8 @@ impl Origin {
     /// # Errors
     /// Why it may not be followed.
     pub(crate) fn target(&self, from: &Uri, location: &str) -> Result<Uri, String> {
-        let refused = |why: &str| Err(format!("it leads to {:?}, {why}", location.chars().take(200).collect::<String>()));
+        let refused =
+            |why: &str| Err(format!("it leads to {:?}, {why}", location.chars().take(200).collect::<String>()));
         if location.len() > MAX_URL {
             return refused("which is too long");
         }
