@@ -171,6 +171,10 @@ impl Registry {
     /// What is missing of a blob that is arriving; no more is read than that. Returns how many bytes came.
     pub(crate) fn blob_into(&self, blob: &Descriptor, part: &mut Part, what: &str) -> Result<u64, OciError> {
         let wrong = |reason: &str| OciError::Answer { what: what.to_owned(), reason: reason.to_owned() };
+        let cut = |part: &Part, why: String| {
+            let (have, size) = (part.have(), blob.size);
+            self.broken(format!("{why}, after {have} of {size} bytes of {what}; the same command goes on from there"))
+        };
         let range = format!("bytes={}-", part.have());
         let headers = [(header::RANGE, range.as_str())];
         let path = format!("blobs/sha256:{}", blob.sha256());
@@ -195,18 +199,15 @@ impl Registry {
         let (mut buffer, mut since, mut bytes, mut came) = (vec![0; 1 << 16], Instant::now(), 0, 0);
         while came < missing {
             let n = match from.read(&mut buffer) {
-                Ok(0) => {
-                    let (have, size) = (part.have(), blob.size);
-                    return Err(self.broken(format!("it ended after {have} of {size} bytes of {what}")));
-                }
+                Ok(0) => return Err(cut(part, "it ended".to_owned())),
                 Ok(n) => n,
-                Err(error) => return Err(self.broken(format!("{error}, after {} bytes of {what}", part.have()))),
+                Err(error) => return Err(cut(part, error.to_string())),
             };
             part.write(&buffer[..n])?;
             (bytes, came) = (bytes + n as u64, came + n as u64);
             if since.elapsed() > self.idle {
                 if bytes < LEAST {
-                    return Err(self.broken(format!("only {bytes} bytes came in {:.0?}", self.idle)));
+                    return Err(cut(part, format!("only {bytes} bytes came in {:.0?}", self.idle)));
                 }
                 (since, bytes) = (Instant::now(), 0);
             }
