@@ -17,12 +17,14 @@ const NO_ENGINE: &str = "--package overmask-program --no-default-features";
 
 /// The forms, as arguments of cargo; what has most features in common stands together, as dependencies are checked once
 /// for each set of theirs.
-const FORMS: [&str; 11] = [
+const FORMS: [&str; 13] = [
     "--package overmask-exporter --no-default-features",
     "--package overmask-program --no-default-features --features tract",
     SHIPPED,
     NO_ENGINE,
     "--package overmask-program --no-default-features --features ort",
+    "--package overmask-program --no-default-features --features oci",
+    "--package overmask-oci",
     "--package overmask-tract",
     "--package overmask-ort",
     "--package overmask-graph",

@@ -31,6 +31,9 @@ const STORE: &str = "OVERMASK_STORE";
 /// Which messages to show, in env_logger's syntax.
 pub(crate) const LOG: &str = "OVERMASK_LOG";
 
+/// The file of logins of registries.
+const REGISTRY_AUTH: &str = "REGISTRY_AUTH_FILE";
+
 /// The table of what both programs read, for their `--help`.
 pub const ENVIRONMENT: &str = "\
 Environment:
@@ -44,6 +47,11 @@ Environment:
   OVERMASK_LOG      which messages to show, in env_logger's syntax; overrides -q and -v
   ORT_DYLIB_PATH    the ONNX Runtime library for `ort` and for training
   XDG_DATA_HOME     where `overmask-export fetch onnxruntime` puts one, else ~/.local/share
+  REGISTRY_AUTH_FILE
+                    logins of registries [default: those of podman and docker: containers/auth.json
+                    in XDG_RUNTIME_DIR, config.json in DOCKER_CONFIG, else in ~/.docker]
+  HTTPS_PROXY, NO_PROXY, SSL_CERT_FILE
+                    how registries are reached, and who may vouch for them
   NO_COLOR          plain messages";
 
 /// The value of a variable; none if it is empty.
@@ -119,6 +127,17 @@ pub fn store_directory() -> PathBuf {
     named(STORE).map_or_else(|| PathBuf::from(DEFAULT_STORE), PathBuf::from)
 }
 
+/// The files of logins of registries: the one that `REGISTRY_AUTH_FILE` names, else podman's and docker's.
+pub fn registry_auth_files() -> Vec<PathBuf> {
+    if let Some(file) = named(REGISTRY_AUTH) {
+        return vec![file.into()];
+    }
+    let under = |name: &str, rest: &str| named(name).map(|dir| PathBuf::from(dir).join(rest));
+    let podman = [under("XDG_RUNTIME_DIR", "containers/auth.json"), under("HOME", ".config/containers/auth.json")];
+    let docker = under("DOCKER_CONFIG", "config.json").or_else(|| under("HOME", ".docker/config.json"));
+    podman.into_iter().chain([docker]).flatten().collect()
+}
+
 /// Options of an engine with what the environment says: `OVERMASK_CACHE` and `OVERMASK_ISA`, which are for `native`.
 ///
 /// # Errors
@@ -153,8 +172,8 @@ mod tests {
 
     #[test]
     fn every_variable_is_in_the_help() {
-        for name in [KEYRING, LOG, STORE] {
-            assert!(ENVIRONMENT.contains(&format!("\n  {name} ")), "{name}");
+        for name in [KEYRING, LOG, STORE, REGISTRY_AUTH] {
+            assert!(ENVIRONMENT.lines().any(|line| line.split_whitespace().next() == Some(name)), "{name}");
         }
         #[cfg(feature = "native")]
         for name in [CACHE, ISA] {

@@ -16,7 +16,8 @@ pub use engines::{EngineArgs, default_engine, start, threads};
 #[cfg(feature = "ort")]
 pub use environment::find_onnxruntime;
 pub use environment::{
-    ENVIRONMENT, engine_options, engine_options_in, keyring_directory, onnxruntime_directory, store_directory,
+    ENVIRONMENT, engine_options, engine_options_in, keyring_directory, onnxruntime_directory, registry_auth_files,
+    store_directory,
 };
 #[cfg(feature = "native")]
 pub use environment::{derived_path, named_isa};

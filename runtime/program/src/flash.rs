@@ -7,18 +7,21 @@ use clap::Args;
 use overmask::pack::{MAX_BYTES, read_file};
 use overmask::store::transport::Offer;
 use overmask::store::transport::ssh::Remote;
-use overmask::store::{Flash, Given, Step, StoreError};
+use overmask::store::{Flash, Flashed, Given, Step, StoreError};
 use overmask::trust::read_signature;
 use overmask_cli::{CodedError, EngineArgs, Output};
 use serde::Serialize;
 
 use super::store::{ChangeArgs, keyring, print_generation, starter};
 
+/// What may take the place of packs.
+const INSTEAD: &[&str] = if cfg!(feature = "oci") { &["base", "from"] } else { &["base"] };
+
 /// Arguments of `overmask flash`.
 #[derive(Debug, Args)]
 pub(super) struct FlashArgs {
     /// Packs and sets of packs; a signature FILE.minisig beside FILE goes along. One `-` reads a pack from stdin
-    #[arg(value_name = "PACK", required_unless_present = "base")]
+    #[arg(value_name = "PACK", required_unless_present_any = INSTEAD)]
     packs: Vec<PathBuf>,
     /// Directory of a base bundle to be flashed, too
     #[arg(long, value_name = "DIR")]
@@ -39,6 +42,9 @@ pub(super) struct FlashArgs {
     #[cfg(feature = "fleet")]
     #[command(flatten)]
     fleet: super::fleet::FleetArgs,
+    #[cfg(feature = "oci")]
+    #[command(flatten)]
+    from: super::registry::FromArgs,
     /// Take a pack whose revision is older than the active one's
     #[arg(long)]
     allow_downgrade: bool,
@@ -60,6 +66,10 @@ struct SentReport<'a> {
 }
 
 pub(super) fn run(args: &FlashArgs, out: &mut Output) -> anyhow::Result<()> {
+    #[cfg(feature = "oci")]
+    if let Some(registry) = args.from.open()? {
+        return from_registry(args, &registry, out);
+    }
     let packs = args.packs.iter().map(|path| read(path)).collect::<anyhow::Result<Vec<_>>>()?;
     let offer = |packs| Offer {
         bases: args.base.clone(),
@@ -117,13 +127,33 @@ fn here(args: &FlashArgs, packs: Vec<Given>, out: &mut Output) -> anyhow::Result
             log::warn!("{error}");
         }
     })?;
-    for step in &steps {
-        print_step(step.step, step.ms, step.bytes, args.json, out)?;
+    print_flashed(&steps, &flashed, args.json, out)
+}
+
+#[cfg(feature = "oci")]
+fn from_registry(args: &FlashArgs, registry: &overmask_oci::Registry, out: &mut Output) -> anyhow::Result<()> {
+    let store = args.change.change()?;
+    let keyring = keyring(&store.policy()?)?;
+    let mut steps = Vec::new();
+    let flash = overmask_oci::Flash {
+        keyring: keyring.as_ref(),
+        allow_downgrade: args.allow_downgrade,
+        allow_worse: args.allow_worse,
+        start: &starter(&args.engine),
+        report: &mut |step| steps.push(step.clone()),
+    };
+    let flashed = overmask_oci::flash(registry, &store, flash)?;
+    print_flashed(&steps, &flashed, args.json, out)
+}
+
+fn print_flashed(steps: &[Step], flashed: &Flashed, json: bool, out: &mut Output) -> anyhow::Result<()> {
+    for step in steps {
+        print_step(step.step, step.ms, step.bytes, json, out)?;
     }
     if !flashed.is_new {
         log::info!("all of it was active already");
     }
-    print_generation(&flashed.generation, args.json, out)
+    print_generation(&flashed.generation, json, out)
 }
 
 fn print_step(name: &str, ms: f64, bytes: u64, json: bool, out: &mut Output) -> anyhow::Result<()> {

@@ -15,6 +15,10 @@ mod inspect;
 mod packs;
 #[cfg(feature = "native")]
 mod prepare;
+#[cfg(feature = "oci")]
+mod push;
+#[cfg(feature = "oci")]
+mod registry;
 mod run;
 mod store;
 #[cfg(test)]
@@ -86,10 +90,20 @@ enum Command {
     #[command(
         before_help = "Examples:\n  overmask flash --base base/ trec.pack --store /var/lib/overmask\n  \
                        overmask flash trec.pack movie.pack --to user@board\n  \
+                       overmask flash --from registry.example/tasks/trec:3\n  \
                        overmask flash - < trec.pack",
         after_help = ExitCode::HELP
     )]
     Flash(flash::FlashArgs),
+    /// Bring packs and bases to an OCI registry, from which devices flash them
+    #[cfg(feature = "oci")]
+    #[command(
+        before_help = "Examples:\n  overmask push trec.pack --base base/ registry.example/tasks/trec:3\n  \
+                       overmask push trec.pack movie.pack registry.example/tasks:7\n  \
+                       overmask push --base base/ registry.example/bases/minilm:1",
+        after_help = ExitCode::HELP
+    )]
+    Push(push::PushArgs),
     /// Show, check and change what a device holds
     #[command(
         before_help = "Examples:\n  overmask store init\n  overmask store status\n  overmask store rollback",
@@ -125,7 +139,19 @@ fn main() -> std::process::ExitCode {
     let started = cli.verbosity.start(Messages::Warnings);
     #[cfg(feature = "ort")]
     overmask_cli::find_onnxruntime();
-    overmask_cli::exit(started.map_err(Into::into).and_then(|()| execute(cli.command)), ExitCode::of)
+    overmask_cli::exit(started.map_err(Into::into).and_then(|()| execute(cli.command)), code)
+}
+
+/// The exit code of an error.
+fn code(error: &anyhow::Error) -> ExitCode {
+    ExitCode::find(error, |cause| {
+        #[cfg(feature = "oci")]
+        if let Some(error) = cause.downcast_ref::<overmask_oci::OciError>() {
+            return Some(error.kind());
+        }
+        let _ = cause;
+        None
+    })
 }
 
 fn execute(command: Command) -> anyhow::Result<()> {
@@ -138,6 +164,8 @@ fn execute(command: Command) -> anyhow::Result<()> {
         Command::Prepare(args) => prepare::run(&args, &mut out),
         Command::Doctor(args) => doctor::run(&args, &mut out),
         Command::Flash(args) => flash::run(&args, &mut out),
+        #[cfg(feature = "oci")]
+        Command::Push(args) => push::run(&args, &mut out),
         Command::Store(args) => store::run(&args, &mut out),
         Command::Bench(args) => bench::run(&args, &mut out),
         Command::Completions(args) => help::completions(&args, Cli::command(), &mut out),

@@ -47,3 +47,25 @@ fn the_readme_commands_parse() {
         assert_eq!(Cli::try_parse_from(line.split(' ')).unwrap_err().exit_code(), 2, "{line}");
     }
 }
+
+#[cfg(feature = "oci")]
+#[test]
+fn commands_with_a_registry_parse() {
+    for line in [
+        "overmask push trec.pack --base base/ registry.example/tasks/trec:3",
+        "overmask push trec.pack movie.pack registry.example/tasks:7 --plain-http",
+        "overmask push --base base/ registry.example/bases/minilm:1 --ca-file ca.pem --json",
+        "overmask flash --from registry.example/tasks/trec:3 --plain-http=false --store device/",
+    ] {
+        Cli::try_parse_from(line.split(' ')).unwrap_or_else(|e| panic!("{line}: {e}"));
+    }
+    for line in [
+        "overmask push",
+        "overmask push --plain-http=perhaps a.pack registry.example/a",
+        "overmask flash --from registry.example/a a.pack",
+        "overmask flash --from registry.example/a --base base/",
+        "overmask flash --from registry.example/a --to board",
+    ] {
+        assert_eq!(Cli::try_parse_from(line.split(' ')).unwrap_err().exit_code(), 2, "{line}");
+    }
+}

@@ -40,7 +40,7 @@ pub use verify::{Finding, Verified};
 use document::Current;
 
 use crate::base::{Base, BaseError, Precision};
-use crate::fs::{file_digest, hex, open_to_others};
+use crate::fs::{file_digest, hex, is_sha256, open_to_others};
 use crate::pack::{PackError, PackFile, Packs, read_file};
 use sha2::{Digest, Sha256};
 
@@ -323,6 +323,12 @@ impl Store {
     /// Where a task's pack is, or the set that it is in.
     pub fn path_of(&self, task: &TaskEntry) -> PathBuf {
         self.pack_path(&task.sha256)
+    }
+
+    /// Where a file of packs with this digest is, if the store has it and it is whole.
+    pub fn kept_pack(&self, sha256: &str) -> Option<PathBuf> {
+        let path = self.pack_path(sha256);
+        (is_sha256(sha256) && file_digest(&path).is_ok_and(|found| found == sha256)).then_some(path)
     }
 
     /// Where derived files are.

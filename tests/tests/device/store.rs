@@ -9,6 +9,7 @@ mod kills;
 mod link;
 mod power;
 mod refused;
+mod registry;
 mod rights;
 mod together;
 mod trace;
