@@ -8,13 +8,24 @@
 //! mask's plain bytes, where these are fewer. So none is larger than a byte more than its plain
 //! form.
 
+mod after;
 mod model;
 mod rank;
 mod rans;
 
+use std::borrow::Cow;
+
+use bitvec::order::Lsb0;
+use bitvec::slice::BitSlice;
+use bitvec::vec::BitVec;
+
+pub use after::{decode_after, encode_after};
 pub use rank::{CLASSES, classes};
 
 use crate::mask::{Granularity, Mask, MaskError};
+
+/// Bits as masks have them.
+type Bits = BitSlice<u8, Lsb0>;
 
 /// What can be wrong with a coded mask.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -59,22 +70,26 @@ impl From<rans::Damage> for CodecError {
 /// # Errors
 /// When there are not as many classes as units.
 pub fn encode(mask: &Mask, classes: &[u8]) -> Result<Vec<u8>, CodecError> {
-    let bits = mask.unit_bits();
-    check(bits.len(), classes)?;
+    check(mask.unit_bits().len(), classes)?;
+    Ok(encode_bits(mask.unit_bits(), classes))
+}
+
+/// Codes bits, of which each has a class.
+fn encode_bits(bits: &Bits, classes: &[u8]) -> Vec<u8> {
     let mut counts = [model::Count::default(); CLASSES];
     for (bit, class) in bits.iter().by_vals().zip(classes) {
         let count = &mut counts[usize::from(*class).min(CLASSES - 1)];
         if bit { count.ones += 1 } else { count.zeros += 1 }
     }
     let (knots, bytes) = model::fit(&counts);
-    let plain = mask.as_bytes();
-    if bytes < plain.len() as u64 {
+    let plain = bits.len().div_ceil(8);
+    if bytes < plain as u64 {
         let stream = rans::encode(bits.iter().by_vals(), classes, &model::shares(&knots));
-        if knots.len() + stream.len() < plain.len() {
-            return Ok([&[knots.len() as u8], &knots[..], &stream].concat());
+        if knots.len() + stream.len() < plain {
+            return [&[knots.len() as u8], &knots[..], &stream].concat();
         }
     }
-    Ok([&[0], plain].concat())
+    [&[0], BitVec::<u8, Lsb0>::from_bitslice(bits).as_raw_slice()].concat()
 }
 
 /// Reads a coded mask of a tensor of [outputs, inputs], given the [`classes`] of its units.
@@ -90,17 +105,21 @@ pub fn decode(
 ) -> Result<Mask, CodecError> {
     let (rows, cols) = granularity.block();
     check(outputs.div_ceil(rows.max(1)).saturating_mul(inputs.div_ceil(cols.max(1))), classes)?;
+    Ok(Mask::from_bytes(granularity, outputs, inputs, &decode_bits(bytes, classes)?)?)
+}
+
+/// Reads coded bits; plain ones as they are, their number unchecked.
+fn decode_bits<'a>(bytes: &'a [u8], classes: &[u8]) -> Result<Cow<'a, [u8]>, CodecError> {
     let Some((number, rest)) = bytes.split_first() else { return Err(CodecError::Knots { found: None }) };
     if *number == 0 {
-        return Ok(Mask::from_bytes(granularity, outputs, inputs, rest)?);
+        return Ok(Cow::Borrowed(rest));
     }
     let knots = usize::from(*number);
     if knots > CLASSES || knots > rest.len() {
         return Err(CodecError::Knots { found: Some(*number) });
     }
     let (knots, stream) = rest.split_at(knots);
-    let bits = rans::decode(stream, classes, &model::shares(knots))?;
-    Ok(Mask::from_bytes(granularity, outputs, inputs, &bits)?)
+    Ok(Cow::Owned(rans::decode(stream, classes, &model::shares(knots))?))
 }
 
 fn check(units: usize, classes: &[u8]) -> Result<(), CodecError> {

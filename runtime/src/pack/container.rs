@@ -5,7 +5,7 @@ use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo, TensorView};
 use sha2::{Digest, Sha256};
 
-use super::{METADATA_KEY, Reason, SET_KEY, guess, tensor};
+use super::{METADATA_KEY, PATCH_KEY, Reason, SET_KEY, guess, tensor};
 use crate::fs::JsonBudget;
 
 /// The most bytes that a pack may have: a bit for each weight of a base of eight thousand million.
@@ -21,10 +21,11 @@ const MAX_JSON: u64 = 64 << 20;
 /// Bytes of a checksum.
 pub(super) const CHECKSUM_BYTES: usize = 32;
 
-/// Which of the two a file is, with the text of its document.
+/// Which of the three a file is, with the text of its document.
 pub(super) enum Document<'a> {
     Pack(&'a str),
     Set(&'a str),
+    Patch(&'a str),
 }
 
 /// A file whose header was parsed.
@@ -57,11 +58,11 @@ impl<'a> Container<'a> {
     pub(super) fn document(&self, budget: &mut JsonBudget) -> Result<Document<'_>, Reason> {
         let no_document = || Reason::NotAPack { found: "safetensors without the metadata of one" };
         let texts = self.metadata.metadata().as_ref().ok_or_else(no_document)?;
-        let (key, text, document) = match (texts.get(SET_KEY), texts.get(METADATA_KEY)) {
-            (Some(text), _) => (SET_KEY, text, Document::Set(text)),
-            (None, Some(text)) => (METADATA_KEY, text, Document::Pack(text)),
-            (None, None) => return Err(no_document()),
-        };
+        let get = |key| texts.get(key).map(String::as_str).map(|text| (key, text));
+        let set = get(SET_KEY).map(|(key, text)| (key, text, Document::Set(text)));
+        let patch = || get(PATCH_KEY).map(|(key, text)| (key, text, Document::Patch(text)));
+        let pack = || get(METADATA_KEY).map(|(key, text)| (key, text, Document::Pack(text)));
+        let (key, text, document) = set.or_else(patch).or_else(pack).ok_or_else(no_document)?;
         if texts.len() != 1 {
             return Err(Reason::field("__metadata__", format!("has other keys than `{key}`")));
         }

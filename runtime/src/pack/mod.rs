@@ -11,6 +11,7 @@ mod fit;
 mod float;
 mod guess;
 mod input;
+mod patch;
 mod read;
 mod set;
 mod write;
@@ -22,6 +23,7 @@ pub use document::{Codec, MaskEntry, PackDocument, SCHEMA, TaskKind, TextSetting
 pub use file::{PackFile, Sizes};
 pub use float::FloatType;
 pub use input::Input;
+pub use patch::Patch;
 pub use read::file as read_file;
 pub use set::{PackSet, Packs, split_name};
 pub use write::file as write_file;
@@ -38,6 +40,9 @@ const METADATA_KEY: &str = "overmask";
 
 /// The same of a set.
 const SET_KEY: &str = "overmask-set";
+
+/// The same of a patch.
+const PATCH_KEY: &str = "overmask-patch";
 
 /// Names of a pack's tensors.
 pub mod tensor {

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use super::container::{CHECKSUM_BYTES, Container, Document, MAX_BYTES, budget, finite, unexpected};
 use super::document::{PackDocument, check_name, version};
 use super::file::{PackFile, Sizes};
-use super::{Delta, FloatType, Golden, Head, PackError, Reason, tensor};
+use super::{Delta, FloatType, Golden, Head, PackError, Reason, patch, tensor};
 use crate::fs::{JsonBudget, hex};
 
 /// Reads a whole file, of no more bytes than a pack may have; [`super::Packs::from_bytes`] checks them.
@@ -40,6 +40,7 @@ pub(super) fn pack(bytes: &[u8], budget: &mut JsonBudget) -> Result<PackFile, Re
     match container.document(budget)? {
         Document::Pack(text) => of_container(&container, text),
         Document::Set(_) => Err(Reason::NotAPack { found: "a set of packs" }),
+        Document::Patch(_) => Err(Reason::NotAPack { found: patch::WHAT }),
     }
 }
 

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::container::{Container, Document, budget, spend};
 use super::document::version;
-use super::{PackError, PackFile, Reason, SCHEMA, SET_KEY, read, write};
+use super::{PackError, PackFile, Reason, SCHEMA, SET_KEY, patch, read, write};
 use crate::fs::JsonBudget;
 
 /// What a tensor's name starts with.
@@ -129,6 +129,7 @@ impl Packs {
                     _ => Ok(Packs::One(Box::new(found(path.to_owned(), pack)))),
                 }
             }
+            Document::Patch(_) => Err(invalid(Reason::NotAPack { found: patch::WHAT })),
             Document::Set(text) => {
                 let members = Members::new(&container, text).map_err(invalid)?;
                 let names: Vec<&str> = members.names.iter().map(String::as_str).collect();
@@ -249,6 +250,7 @@ fn members(bytes: &[u8]) -> Result<Vec<(PackFile, Vec<u8>)>, Reason> {
     let budget = &mut budget();
     let container = Container::parse(bytes, budget)?;
     match container.document(budget)? {
+        Document::Patch(_) => Err(Reason::NotAPack { found: patch::WHAT }),
         Document::Pack(text) => Ok(vec![(read::of_container(&container, text)?, bytes.to_vec())]),
         Document::Set(text) => {
             let members = Members::new(&container, text)?;

@@ -9,6 +9,7 @@ use super::*;
 use crate::mask::Granularity;
 
 mod bounds;
+mod patches;
 
 fn document() -> PackDocument {
     PackDocument {

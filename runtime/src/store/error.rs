@@ -119,6 +119,14 @@ pub enum StoreError {
         /// The base's identity.
         base_id: String,
     },
+    /// The pack that a patch starts from is not in the store.
+    #[error("{patch} starts from the pack {sha256}, which the store does not have; flash the whole pack instead")]
+    NoOld {
+        /// The patch.
+        patch: String,
+        /// SHA-256 of the pack's file.
+        sha256: String,
+    },
     /// The store takes signed packs alone.
     #[error("{pack} is not signed, and this store takes signed packs only; sign it with `overmask-export sign`")]
     Unsigned {
@@ -231,6 +239,7 @@ impl StoreError {
             | Self::Downgrade { .. }
             | Self::Worse { .. }
             | Self::Twice { .. }
+            | Self::NoOld { .. }
             | Self::Unknown { .. } => ErrorKind::InputData,
             Self::Remote { kind, .. } => *kind,
             Self::NoBase { .. } => ErrorKind::BaseMismatch,

@@ -17,14 +17,14 @@ use super::{
 use crate::base::{Base, BaseError, BaseManifest, file};
 use crate::engine::Engine;
 use crate::fs::{file_digest, hex};
-use crate::pack::{PackFile, Packs};
+use crate::pack::{PackError, PackFile, Packs, Patch, read_file};
 use crate::task::{GOLDEN_TOLERANCE, Runner};
 use crate::trust::Keyring;
 
 /// Bytes that the store's own documents may take, and the file system around all files.
 const SLACK: u64 = 1 << 20;
 
-/// A pack, or a set of packs, as it came.
+/// A pack, a set of packs, or a patch of a pack that the store has, as it came.
 #[derive(Debug, Clone)]
 pub struct Given {
     /// What it is called in messages.
@@ -223,6 +223,7 @@ impl Changing {
         let mut clock = Clock { last: Instant::now(), report };
         let active = self.current()?;
         let policy = self.policy()?;
+        let packs = packs.into_iter().map(|given| self.patched(given, &active)).collect::<Result<Vec<_>, _>>()?;
         let bytes: u64 = packs.iter().map(|given| given.bytes.len() as u64).sum();
         self.check_space(2 * bytes)?;
 
@@ -305,6 +306,31 @@ impl Changing {
         }
         clock.done("collect", 0);
         Ok(Flashed { generation, is_new })
+    }
+
+    /// Of a patch the pack that it makes of the one that is here; a pack as it is.
+    fn patched(&self, given: Given, active: &Generation) -> Result<Given, StoreError> {
+        if !Patch::is_one(&given.bytes) {
+            return Ok(given);
+        }
+        let Given { name, bytes, .. } = given;
+        let in_file = |error: PackError| match error {
+            PackError::Bytes(reason) => PackError::Invalid { path: PathBuf::from(&name), reason },
+            error => error,
+        };
+        let patch = Patch::from_bytes(&bytes).map_err(in_file)?;
+        let no_base = || StoreError::NoBase { pack: name.clone(), base_id: patch.base_id().to_owned() };
+        let base = self.open_base(active.base(patch.base_id()).ok_or_else(no_base)?)?;
+        let path = self.pack_path(patch.from());
+        let old = match read_file(&path) {
+            Err(PackError::Read { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                return Err(StoreError::NoOld { patch: name, sha256: patch.from().to_owned() });
+            }
+            read => PackFile::from_bytes(&read?).map_err(in_file)?,
+        };
+        let bytes = patch.apply(&old, &base).map_err(in_file)?;
+        let signature = patch.signature().map(str::to_owned);
+        Ok(Given { name, bytes, signature })
     }
 
     /// Writes a pack under its digest, its bytes through to the disk, unless it is there.

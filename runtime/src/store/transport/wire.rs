@@ -25,7 +25,7 @@ use super::super::{Changing, Flash, Flashed, Given, PACKS, Part, StartEngine, St
 use crate::base::{Base, BaseManifest, file};
 use crate::error::ErrorKind;
 use crate::fs::{JsonBudget, file_digest, hex, is_sha256};
-use crate::pack::read_file;
+use crate::pack::{Patch, read_file};
 use crate::trust::Keyring;
 
 /// The version of what is said.
@@ -51,7 +51,7 @@ const MAX_ASKED: usize = 2;
 pub struct Offer {
     /// Bases, by directory.
     pub bases: Vec<PathBuf>,
-    /// Packs and sets of packs.
+    /// Packs, sets of packs, and patches for stores that have the pack that these start from.
     pub packs: Vec<Given>,
     /// Takes packs that are older than the active ones.
     pub allow_downgrade: bool,
@@ -115,6 +115,17 @@ struct OfferedPack {
     #[serde(flatten)]
     file: OfferedFile,
     signature: Option<String>,
+    /// What may come in its place.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    patches: Vec<OfferedPatch>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct OfferedPatch {
+    /// The pack that it starts from.
+    of: String,
+    #[serde(flatten)]
+    file: OfferedFile,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -195,15 +206,29 @@ pub fn send(
         bases.push(OfferedBase { manifest_bytes: manifest.len() as u64, files });
         manifests.push(manifest);
     }
-    let pack = |given: &Given| OfferedPack {
-        name: given.name.clone(),
-        file: OfferedFile { sha256: hex(&Sha256::digest(&given.bytes)), bytes: given.bytes.len() as u64 },
-        signature: given.signature.clone(),
-    };
-    let packs: Vec<OfferedPack> = offer.packs.iter().map(pack).collect();
-    for (pack, given) in packs.iter().zip(&offer.packs) {
-        sources.entry(pack.file.sha256.clone()).or_insert((Source::Bytes(&given.bytes), 0)).1 += MAX_ASKED;
+    let file = |bytes: &[u8]| OfferedFile { sha256: hex(&Sha256::digest(bytes)), bytes: bytes.len() as u64 };
+    for given in &offer.packs {
+        sources.entry(file(&given.bytes).sha256).or_insert((Source::Bytes(&given.bytes), 0)).1 += MAX_ASKED;
     }
+    // A patch of a pack that is offered, too, may come in its place, if it is smaller.
+    let is_patch = |given: &&Given| Patch::is_one(&given.bytes);
+    let (mut patches, mut whole) = (Vec::new(), Vec::new());
+    for given in &offer.packs {
+        if is_patch(&given) { patches.push((Patch::from_bytes(&given.bytes)?, given)) } else { whole.push(given) }
+    }
+    let digests: BTreeSet<String> = whole.iter().map(|given| file(&given.bytes).sha256).collect();
+    let pack = |given: &Given| {
+        let of_pack = file(&given.bytes);
+        let is_smaller = |(patch, bytes): &&(Patch, &Given)| {
+            patch.to() == of_pack.sha256 && (bytes.bytes.len() as u64) < of_pack.bytes
+        };
+        let offered =
+            |(patch, given): &(Patch, &Given)| OfferedPatch { of: patch.from().to_owned(), file: file(&given.bytes) };
+        let patches = patches.iter().filter(is_smaller).map(offered).collect();
+        OfferedPack { name: given.name.clone(), file: of_pack, signature: given.signature.clone(), patches }
+    };
+    let alone = patches.iter().filter(|(patch, _)| !digests.contains(patch.to())).map(|(_, given)| *given);
+    let packs: Vec<OfferedPack> = whole.iter().copied().chain(alone).map(pack).collect();
     let Offer { allow_downgrade, allow_worse, .. } = *offer;
     say(to, &Offered { offer: VERSION, bases, packs, allow_downgrade, allow_worse }).map_err(broken)?;
     manifests.iter().try_for_each(|manifest| to.write_all(manifest)).and_then(|()| to.flush()).map_err(broken)?;
@@ -320,11 +345,13 @@ fn take(
     }
     let Offered { bases: offered_bases, packs: offered_packs, allow_downgrade, allow_worse, .. } = offered;
     let offered_files = offered_bases.iter().map(|base| base.files.len()).sum::<usize>();
-    if offered_files + offered_packs.len() > MAX_FILES {
+    let offered_patches = offered_packs.iter().map(|pack| pack.patches.len()).sum::<usize>();
+    if offered_files + offered_packs.len() + offered_patches > MAX_FILES {
         return Err(failed(format!("it offers more than {MAX_FILES} files")));
     }
     let manifest_bytes = offered_bases.iter().fold(0u64, |sum, base| sum.saturating_add(base.manifest_bytes));
-    let pack_bytes = offered_packs.iter().fold(0u64, |sum, pack| sum.saturating_add(pack.file.bytes));
+    let files = offered_packs.iter().flat_map(|pack| pack.patches.iter().map(|patch| &patch.file).chain([&pack.file]));
+    let pack_bytes = files.fold(0u64, |sum, file| sum.saturating_add(file.bytes));
     if manifest_bytes > MAX_MANIFESTS || pack_bytes > MAX_PACKS {
         let most = format!("a flash may have {MAX_MANIFESTS} and {MAX_PACKS}");
         return Err(failed(format!("its manifests have {manifest_bytes} bytes and its packs {pack_bytes}; {most}")));
@@ -352,12 +379,18 @@ fn take(
     }
     // The files of packs that are not here, and where those are that are.
     let (mut files, mut given) = (Vec::new(), Vec::new());
-    for OfferedPack { name, file, signature } in offered_packs {
-        if !is_sha256(&file.sha256) {
-            return Err(failed(format!("the digest of {name} is not 64 lower-case hex digits")));
+    for OfferedPack { name, mut file, signature, patches } in offered_packs {
+        let digests = patches.iter().flat_map(|patch| [&patch.of, &patch.file.sha256]).chain([&file.sha256]);
+        if digests.into_iter().any(|digest| !is_sha256(digest)) {
+            return Err(failed(format!("a digest of {name} is not 64 lower-case hex digits")));
         }
-        let here = store.dir().join(PACKS).join(format!("{}.pack", file.sha256));
-        let is_here = file_digest(&here).is_ok_and(|found| found == file.sha256);
+        let place = |sha256: &str| store.dir().join(PACKS).join(format!("{sha256}.pack"));
+        let has = |sha256: &str| file_digest(&place(sha256)).is_ok_and(|found| found == sha256);
+        let here = place(&file.sha256);
+        let is_here = has(&file.sha256);
+        if !is_here && let Some(patch) = patches.into_iter().find(|patch| has(&patch.of)) {
+            file = patch.file;
+        }
         given.push((name, file.sha256.clone(), signature, is_here.then_some(here)));
         if !is_here {
             files.push(file);
