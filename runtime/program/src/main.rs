@@ -16,6 +16,8 @@ mod packs;
 #[cfg(feature = "native")]
 mod prepare;
 mod run;
+#[cfg(all(feature = "serve", unix))]
+mod serve;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -96,6 +98,17 @@ enum Command {
         after_help = ExitCode::HELP
     )]
     Store(store::StoreArgs),
+    /// Answer the store's tasks all day long: HTTP, and lines of JSON
+    ///
+    /// Another generation of the store takes over between two requests. The protocol is described in docs/serve.md.
+    #[cfg(all(feature = "serve", unix))]
+    #[command(
+        before_help = "Examples:\n  overmask serve --store /var/lib/overmask\n  \
+                       overmask serve --listen unix:/run/overmask/overmask.sock --listen tcp:6780\n  \
+                       overmask serve --stdio < requests.jsonl",
+        after_help = ExitCode::HELP
+    )]
+    Serve(serve::ServeArgs),
     /// Measure how fast a task runs here: passes, first result, task switch, memory
     ///
     /// With a second --pack, switching between the two is measured, else between two copies of the one.
@@ -138,6 +151,8 @@ fn execute(command: Command) -> anyhow::Result<()> {
         Command::Doctor(args) => doctor::run(&args, &mut out),
         Command::Flash(args) => flash::run(&args, &mut out),
         Command::Store(args) => store::run(&args, &mut out),
+        #[cfg(all(feature = "serve", unix))]
+        Command::Serve(args) => serve::run(&args),
         Command::Bench(args) => bench::run(&args, &mut out),
         Command::Completions(args) => help::completions(&args, Cli::command(), &mut out),
         Command::Man(args) => help::man(&args, Cli::command(), &mut out),
