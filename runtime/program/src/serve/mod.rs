@@ -9,10 +9,11 @@
 //! | `lines`, `http`, `link` | what is spoken on a connection |
 //! | `protocol` | requests and replies as JSON |
 //! | `server`, `connections` | the way of a request, limits |
-//! | `queue` | what waits, and the engine's thread |
+//! | `queue`, `batch` | what waits, and how the engine's thread computes it |
 //! | `tasks`, `watch` | the generation that answers, and the next one |
 //! | `metrics`, `systemd` | who looks after the server |
 
+mod batch;
 mod connections;
 mod http;
 mod lines;

@@ -1,18 +1,16 @@
-//! Requests that wait, and the thread that computes them: what waits is run as one batch, each connection in its turn.
+//! Requests that wait, and the thread that computes them: what waits becomes one batch, each connection in its turn.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use overmask::engine::TaskId;
-use overmask::fence::Fence;
 use overmask::pack::Input;
-use overmask::task::Reply;
 use tokio::sync::oneshot;
 
+use super::batch::{Ask, Done, answer};
 use super::metrics::Metrics;
-use super::protocol::{Code, Failure, Said};
-use super::tasks::{Active, Loaded, Table};
+use super::protocol::Failure;
+use super::tasks::Active;
 
 /// A request that waits.
 pub(super) struct Job {
@@ -22,12 +20,6 @@ pub(super) struct Job {
     /// How many answers that is, as far as is known before it runs.
     pub(super) answers: usize,
     pub(super) reply: oneshot::Sender<Result<Done, Failure>>,
-}
-
-/// What became of a request, all of one generation.
-pub(super) struct Done {
-    pub(super) generation: u64,
-    pub(super) said: Vec<Said>,
 }
 
 /// A bounded queue.
@@ -132,9 +124,9 @@ impl Queue {
             let table = active.now();
             let begin = Instant::now();
             let asked: usize = batch.iter().map(|job| job.answers).sum();
-            let (jobs, replies): (Vec<_>, Vec<_>) =
-                batch.into_iter().map(|job| (Ask::new(job.tasks, job.inputs), job.reply)).unzip();
-            let done = answer(&table, &jobs);
+            let split = |job: Job| (Ask { tasks: job.tasks, inputs: job.inputs }, job.reply);
+            let (asks, replies): (Vec<_>, Vec<_>) = batch.into_iter().map(split).unzip();
+            let done = answer(&table, &asks);
             metrics.batch(asked, begin.elapsed());
             for (done, reply) in done.into_iter().zip(replies) {
                 // Who does not wait any more is gone.
@@ -175,141 +167,10 @@ impl Waiting {
     }
 }
 
-/// What a request asks for.
-struct Ask {
-    tasks: Vec<String>,
-    inputs: Vec<Input>,
-}
-
-impl Ask {
-    fn new(tasks: Vec<String>, inputs: Vec<Input>) -> Self {
-        Ask { tasks, inputs }
-    }
-
-    /// Its tasks, as a generation has them. One that was named must be there; of all, those that can answer do.
-    fn tasks<'a>(&'a self, table: &'a Table) -> Result<Vec<(&'a str, Result<&'a Arc<Loaded>, Failure>)>, Failure> {
-        if self.tasks.is_empty() {
-            return Ok(table.tasks.keys().map(|name| (name.as_str(), table.find(name))).collect());
-        }
-        self.tasks.iter().map(|name| Ok((name.as_str(), Ok(table.find(name)?)))).collect()
-    }
-}
-
-/// Answers requests with the tasks of one generation.
-fn answer(table: &Table, asks: &[Ask]) -> Vec<Result<Done, Failure>> {
-    let chosen: Vec<_> = asks.iter().map(|ask| ask.tasks(table)).collect();
-    // Tasks of one base share a call.
-    let mut calls: Vec<Call<'_>> = Vec::new();
-    let mut places = Vec::new();
-    for (ask, chosen) in asks.iter().zip(&chosen) {
-        let Ok(chosen) = chosen else {
-            places.push(Vec::new());
-            continue;
-        };
-        let mut of_ask = Vec::new();
-        for input in &ask.inputs {
-            let mut of_input = Vec::new();
-            let from: Vec<usize> = calls.iter().map(|call| call.requests.len()).collect();
-            for (_, loaded) in chosen {
-                of_input.push(loaded.as_ref().ok().map(|loaded| place(&mut calls, &from, input, loaded)));
-            }
-            of_ask.push(of_input);
-        }
-        places.push(of_ask);
-    }
-    let mut replies: Vec<_> = calls.iter().map(Call::run).collect();
-    let mut said = |(call, request, task): Place| std::mem::replace(&mut replies[call][request][task], Err(lost()));
-    let mut all = Vec::new();
-    for (chosen, places) in chosen.iter().zip(places) {
-        let Ok(chosen) = chosen else {
-            all.push(Err(chosen.as_ref().err().cloned().unwrap_or_else(lost)));
-            continue;
-        };
-        let mut of_ask = Vec::new();
-        for (input, places) in places.into_iter().enumerate() {
-            for ((name, loaded), place) in chosen.iter().zip(places) {
-                let reply = match (loaded, place) {
-                    (Ok(loaded), Some(place)) => said(place).map(|reply| (Arc::clone(loaded), reply)),
-                    (Err(failure), _) => Err(failure.clone()),
-                    (Ok(_), None) => Err(lost()),
-                };
-                of_ask.push(Said { input, task: (*name).to_owned(), reply });
-            }
-        }
-        all.push(outcome(table.generation, of_ask));
-    }
-    all
-}
-
-/// A request of which nothing can be answered fails with the first reason.
-fn outcome(generation: u64, said: Vec<Said>) -> Result<Done, Failure> {
-    let failures = || said.iter().map(|said| said.reply.as_ref().err());
-    match failures().next() {
-        Some(Some(first)) if failures().all(|failure| failure.is_some()) => Err(first.clone()),
-        _ => Ok(Done { generation, said }),
-    }
-}
-
-/// Requests to one base.
-struct Call<'a> {
-    loaded: &'a Arc<Loaded>,
-    requests: Vec<(&'a Input, Vec<TaskId>)>,
-}
-
-/// Where an answer is: the call, the request in it, the task of that.
-type Place = (usize, usize, usize);
-
-/// Adds a task of an input to the call of its base; `from` is how many requests each call had before this input.
-fn place<'a>(calls: &mut Vec<Call<'a>>, from: &[usize], input: &'a Input, loaded: &'a Arc<Loaded>) -> Place {
-    let found = calls.iter().position(|call| Arc::ptr_eq(&call.loaded.base, &loaded.base));
-    let call = found.unwrap_or_else(|| {
-        calls.push(Call { loaded, requests: Vec::new() });
-        calls.len() - 1
-    });
-    let requests = &mut calls[call].requests;
-    if requests.len() == from.get(call).copied().unwrap_or(0) {
-        requests.push((input, Vec::new()));
-    }
-    let request = requests.len() - 1;
-    let tasks = &mut requests[request].1;
-    tasks.push(loaded.id);
-    (call, request, tasks.len() - 1)
-}
-
-impl Call<'_> {
-    /// The replies, for each request and each of its tasks. An engine that panics on some of them fails those alone.
-    fn run(&self) -> Vec<Vec<Result<Reply, Failure>>> {
-        let run = |requests: &[(&Input, Vec<TaskId>)]| {
-            let runner = &self.loaded.base.runner;
-            Fence::new("engine", runner.base().dir()).run(|| runner.run_each(requests))
-        };
-        let alone = |request: &(&Input, Vec<TaskId>)| match run(std::slice::from_ref(request)) {
-            Ok(replies) => failures(replies).remove(0),
-            Err(panicked) => {
-                log::error!("{panicked}");
-                let failed = || Err(Failure::new(Code::EngineFailed, panicked.to_string()));
-                request.1.iter().map(|_| failed()).collect()
-            }
-        };
-        match run(&self.requests) {
-            Ok(replies) => failures(replies),
-            Err(_) => self.requests.iter().map(alone).collect(),
-        }
-    }
-}
-
-fn failures(replies: Vec<Vec<Result<Reply, overmask::task::TaskError>>>) -> Vec<Vec<Result<Reply, Failure>>> {
-    let failure = |reply: Result<Reply, _>| reply.map_err(|error| Failure::from(&error));
-    replies.into_iter().map(|replies| replies.into_iter().map(failure).collect()).collect()
-}
-
-fn lost() -> Failure {
-    Failure::new(Code::EngineFailed, "the answer is missing")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::serve::protocol::Code;
 
     fn job(name: &str, answers: usize) -> (Job, oneshot::Receiver<Result<Done, Failure>>) {
         let (reply, wait) = oneshot::channel();

@@ -7,10 +7,11 @@ use serde_json::value::RawValue;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio::time::timeout_at;
 
+use super::batch::Done;
 use super::connections::{Busy, Connection, Connections};
 use super::metrics::{Metrics, Now};
 use super::protocol::{self, Code, Failure, Request, Unreadable};
-use super::queue::{Done, Job, Queue};
+use super::queue::{Job, Queue};
 use super::tasks::Active;
 
 /// Bytes of a request that are free: only what is longer counts as held.
