@@ -79,7 +79,7 @@ fill() {
     "${run[@]}" completions zsh | install -D -m 644 /dev/stdin "$usr/share/zsh/$zsh/_overmask"
     "${run[@]}" completions fish | install -D -m 644 /dev/stdin "$usr/share/fish/vendor_completions.d/overmask.fish"
     tail -n +3 LICENSE-MIT | sed '/./,$!d' | cat cross/package/copyright - >"$doc/copyright"
-    cross/licences.py "$machine-unknown-linux-gnu" "${engines:-native,ort}" | gzip -9n >"$doc/third-party.gz"
+    cross/licences.py "$machine-unknown-linux-gnu" "${engines:-native,ort},serve" | gzip -9n >"$doc/third-party.gz"
 }
 
 # The manual pages of a command, whose words are the arguments after the directory, and of those below it.
