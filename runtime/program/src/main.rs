@@ -141,6 +141,11 @@ fn main() -> std::process::ExitCode {
 }
 
 fn execute(command: Command) -> anyhow::Result<()> {
+    // A server writes from threads of its own, and `Output` keeps stdout to one.
+    #[cfg(all(feature = "serve", unix))]
+    if let Command::Serve(args) = &command {
+        return serve::run(args);
+    }
     let mut out = Output::stdout();
     match command {
         Command::Run(args) => run::run(&args, &mut out),

@@ -1,7 +1,8 @@
-//! Which connections are open: no more than so many, and where one more comes, that goes which was idle for longest.
+//! Which connections are open: no more than so many. Where one more comes, one goes that never asked anything, else that
+//! which was idle for longest.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
@@ -21,6 +22,8 @@ pub(super) struct Connection {
     pub(super) number: u64,
     /// When it last had a request.
     last: AtomicU64,
+    /// Whether it ever had one.
+    has_asked: AtomicBool,
     /// Requests of it that are not answered yet.
     busy: AtomicUsize,
     /// Told when it is to be closed.
@@ -28,6 +31,16 @@ pub(super) struct Connection {
 }
 
 impl Connection {
+    /// Whether it ever had a request.
+    pub(super) fn has_asked(&self) -> bool {
+        self.has_asked.load(Ordering::Relaxed)
+    }
+
+    /// It has one.
+    pub(super) fn asks(&self) {
+        self.has_asked.store(true, Ordering::Relaxed);
+    }
+
     /// Waits until it is to be closed.
     pub(super) async fn closed(&self) {
         self.close.notified().await;
@@ -72,15 +85,21 @@ impl Connections {
         let is_full = open.len() >= self.max;
         if is_full {
             let idle = open.values().filter(|connection| connection.busy.load(Ordering::Relaxed) == 0);
-            let Some(longest) = idle.min_by_key(|connection| connection.last.load(Ordering::Relaxed)).cloned() else {
+            let Some(longest) = idle.min_by_key(|open| (open.has_asked(), open.last.load(Ordering::Relaxed))).cloned()
+            else {
                 return Admission::Refused;
             };
             open.remove(&longest.number);
             longest.close.notify_one();
         }
         let number = self.tick();
-        let (last, busy, close) = (AtomicU64::new(number), AtomicUsize::new(0), Notify::new());
-        let connection = Arc::new(Connection { number, last, busy, close });
+        let connection = Arc::new(Connection {
+            number,
+            last: AtomicU64::new(number),
+            has_asked: AtomicBool::new(false),
+            busy: AtomicUsize::new(0),
+            close: Notify::new(),
+        });
         open.insert(number, Arc::clone(&connection));
         match is_full {
             true => Admission::InPlaceOfAnother(connection),
@@ -96,6 +115,7 @@ impl Connections {
 
     /// Marks a connection as one with a request.
     pub(super) fn busy(&self, connection: &Arc<Connection>) -> Busy {
+        connection.asks();
         connection.last.store(self.tick(), Ordering::Relaxed);
         connection.busy.fetch_add(1, Ordering::Relaxed);
         Busy(Arc::clone(connection))
@@ -134,16 +154,18 @@ mod tests {
         };
         let ((first, _), (second, in_place)) = (admit(), admit());
         assert!(!in_place);
+        let is_open = |connection: &Connection| connections.lock().contains_key(&connection.number);
         let busy = connections.busy(&first);
         let (third, in_place) = admit();
-        assert!(in_place && !connections.lock().contains_key(&second.number));
+        assert!(in_place && !is_open(&second));
         drop(busy);
-        // It was idle for longer than the first since its last request, although it came later.
-        drop(connections.busy(&third));
-        let (_, in_place) = admit();
-        assert!(in_place && !connections.lock().contains_key(&first.number));
-        let open: Vec<_> = connections.lock().values().cloned().collect();
-        let _all: Vec<_> = open.iter().map(|connection| connections.busy(connection)).collect();
+        // The first is idle for longer, and has asked before.
+        let (fourth, in_place) = admit();
+        assert!(in_place && is_open(&first) && !is_open(&third));
+        drop(connections.busy(&fourth));
+        let (fifth, in_place) = admit();
+        assert!(in_place && !is_open(&first));
+        let _all = [connections.busy(&fourth), connections.busy(&fifth)];
         assert!(matches!(connections.admit(), Admission::Refused));
         connections.end(&second);
         assert_eq!(connections.count(), 2);

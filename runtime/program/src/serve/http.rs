@@ -44,6 +44,10 @@ where
         ended = serving.as_mut() => ended,
         () = connection.closed() => return,
         () = async { drop(stopping.wait_for(|stops| *stops).await) } => {
+            if !connection.has_asked() {
+                // It would be waited for.
+                return;
+            }
             serving.as_mut().graceful_shutdown();
             serving.await
         }
@@ -55,6 +59,7 @@ where
 
 async fn answer(server: &Server, connection: &Arc<Connection>, request: Request<Incoming>) -> Response<Full<Bytes>> {
     let (path, method) = (request.uri().path().to_owned(), request.method().clone());
+    connection.asks();
     let reads = method == Method::GET || method == Method::HEAD;
     match (path.as_str(), reads) {
         ("/v1/run", _) if method == Method::POST => run(server, connection, request).await,

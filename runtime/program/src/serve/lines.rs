@@ -35,7 +35,7 @@ where
     let mut pending: VecDeque<Pending> = VecDeque::new();
     let mut stopping = server.stopping();
     let mut at_end = false;
-    loop {
+    while !(at_end && pending.is_empty()) {
         let waits: usize = pending.iter().map(|pending| pending.answers.max(1)).sum();
         let reads = !at_end && waits < server.limits.max_pending;
         tokio::select! {
@@ -62,9 +62,9 @@ where
             },
             () = async { drop(stopping.wait_for(|stops| *stops).await) }, if !at_end => at_end = true,
             () = connection.closed(), if pending.is_empty() => return Ok(()),
-            else => return Ok(()),
         }
     }
+    Ok(())
 }
 
 /// The reply to the first request that waits.

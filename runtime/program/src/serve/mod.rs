@@ -199,14 +199,14 @@ async fn serve(
             }
         });
     }
-    let mut stdio = std::pin::pin!(stdio(server, args.stdio));
+    let mut stdio = tokio::spawn(stdio(Arc::clone(server), args.stdio));
     let mut next = Next::new(opener);
     // It may have changed before it was watched.
     next.look(server, false);
     notify.say(&format!("READY=1\n{}", status(server)));
     let result = loop {
         tokio::select! {
-            ended = stdio.as_mut() => break ended,
+            ended = &mut stdio => break ended.map_err(Into::into).and_then(|ended| ended),
             _ = terminate.recv() => break Ok(()),
             _ = interrupt.recv() => break Ok(()),
             _ = hang_up.recv() => {
@@ -232,13 +232,14 @@ async fn serve(
 }
 
 /// Answers stdin, if that is asked for.
-async fn stdio(server: &Arc<Server>, is_asked: bool) -> anyhow::Result<()> {
-    let (true, Admission::Taken(connection)) = (is_asked, server.connections.admit()) else {
+async fn stdio(server: Arc<Server>, is_asked: bool) -> anyhow::Result<()> {
+    if !is_asked {
         return std::future::pending().await;
-    };
-    let open = Open { server: Arc::clone(server), connection };
+    }
+    let Admission::Taken(connection) = server.connections.admit() else { return Ok(()) };
+    let open = Open { server: Arc::clone(&server), connection };
     let ends = (tokio::io::stdin(), tokio::io::stdout());
-    let ended = lines::serve(server, &open.connection, Vec::new(), ends, None).await;
+    let ended = lines::serve(&server, &open.connection, Vec::new(), ends, None).await;
     ended.context(CodedError { message: "stdin and stdout".to_owned(), code: ExitCode::DeviceOrStore })
 }
 

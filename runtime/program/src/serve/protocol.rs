@@ -126,7 +126,20 @@ struct Fields {
 #[serde(untagged)]
 enum One {
     Text(String),
-    Given(Box<Given>),
+    Given(Object),
+}
+
+/// An object with an input. As a structure alone it could be a list as well.
+#[derive(Deserialize)]
+#[serde(try_from = "serde_json::Map<String, serde_json::Value>")]
+struct Object(Given);
+
+impl TryFrom<serde_json::Map<String, serde_json::Value>> for Object {
+    type Error = serde_json::Error;
+
+    fn try_from(map: serde_json::Map<String, serde_json::Value>) -> Result<Self, Self::Error> {
+        Given::deserialize(serde_json::Value::Object(map)).map(Object)
+    }
 }
 
 #[derive(Deserialize)]
@@ -156,10 +169,13 @@ impl Request {
     /// # Errors
     /// When it is none.
     pub(super) fn read(bytes: &[u8]) -> Result<Request, Unreadable> {
-        let fields: Fields = serde_json::from_slice(bytes).map_err(|error| Unreadable {
-            id: id_of(bytes),
-            failure: Failure::new(Code::BadRequest, format!("this is no request: {error}")),
-        })?;
+        let no_request = |reason: String| Failure::new(Code::BadRequest, format!("this is no request: {reason}"));
+        // A structure could be a list as well.
+        if bytes.trim_ascii_start().first() != Some(&b'{') {
+            return Err(Unreadable { id: None, failure: no_request("it must be an object".to_owned()) });
+        }
+        let fields: Fields = serde_json::from_slice(bytes)
+            .map_err(|error| Unreadable { id: id_of(bytes), failure: no_request(error.to_string()) })?;
         let Fields { id, task, tasks, text, text_pair, tokens, texts } = fields;
         match chosen(task, tasks).and_then(|tasks| Ok((tasks, inputs(Given { text, text_pair, tokens }, texts)?))) {
             Ok((tasks, inputs)) => Ok(Request { id, tasks, inputs }),
@@ -192,7 +208,7 @@ impl One {
     fn input(self) -> Result<Input, &'static str> {
         match self {
             One::Text(text) => Ok(Input::Text(text)),
-            One::Given(given) => given.input(),
+            One::Given(Object(given)) => given.input(),
         }
     }
 }
@@ -296,7 +312,9 @@ mod tests {
     #[test]
     fn what_is_no_request_is_said_under_its_id() {
         for (line, said, id) in [
-            ("text", "no request: expected", ""),
+            ("text", "must be an object", ""),
+            ("[1]", "must be an object", ""),
+            (r#"{"id":7,"texts":[["a","b"]]}"#, "no request", "7"),
             (r#"{"id":7,"txt":"a"}"#, "unknown field `txt`", "7"),
             (r#"{"id":7,"text":1}"#, "expected a string", "7"),
             (r#"{"id":7,"text":"a""#, "EOF", ""),

@@ -67,12 +67,12 @@ fn prometheus_reads_the_metrics() {
     let got =
         done(ran(command.arg(format!("http://{}", server.address)).env("PYTHONPATH", asset("prometheus-client"))));
     for line in [
-        "counter overmask_answers_total - 5.0",
-        "counter overmask_errors_total code=overloaded 0.0",
-        "gauge overmask_generation - 2.0",
-        "histogram overmask_request_seconds_count - 5.0",
+        "counter overmask_answers_total - 5",
+        "counter overmask_errors_total code=overloaded 0",
+        "gauge overmask_generation - 2",
+        "histogram overmask_request_seconds_count - 5",
     ] {
-        assert!(got.stdout.lines().any(|found| found == line), "{line}: {}", got.stdout);
+        assert!(got.stdout.lines().any(|found| found.trim_end_matches(".0") == line), "{line}: {}", got.stdout);
     }
     assert!(got.stdout.contains("gauge process_open_fds - "), "{}", got.stdout);
 }

@@ -257,6 +257,7 @@ fn who_comes_too_many_is_told_to_come_again() {
     let labels: Vec<_> = waits.iter_mut().map(|lines| label(&lines.receive()).1).collect();
     assert_eq!(labels, [2; 4]);
 
+    drop(server);
     // So is memory: large requests that do not end.
     let server = start(&device.path("store"), &["--max-memory", "1", "--max-body", "900000"]);
     let half = "{\"text\":\"".to_owned() + &"x".repeat(600_000);

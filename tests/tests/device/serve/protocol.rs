@@ -31,7 +31,9 @@ fn answers_are_those_of_run_on_lines_and_http() {
     assert_eq!((&reply["schema"], &reply["id"]), (&json!(1), &Value::Null));
     for (answer, mut row) in reply["answers"].as_array().unwrap().iter().zip(rows) {
         let row = row.as_object_mut().unwrap();
-        ["schema", "line", "pack", "text"].map(|field| row.remove(field).unwrap());
+        for field in ["schema", "line", "pack", "text"] {
+            row.remove(field).unwrap();
+        }
         row.insert("input".to_owned(), json!(0));
         assert_eq!(answer, &json!(row));
     }
