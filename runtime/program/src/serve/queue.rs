@@ -12,6 +12,9 @@ use super::metrics::Metrics;
 use super::protocol::Failure;
 use super::tasks::Active;
 
+/// The share of the time of a batch of several, as a divisor, that its clients have to ask again.
+const AGAIN: u32 = 16;
+
 /// A request that waits.
 pub(super) struct Job {
     /// The tasks by name; none: all of them.
@@ -44,6 +47,8 @@ struct Waiting {
     closed: bool,
     /// When the batch began that runs now.
     running: Option<Instant>,
+    /// How many answers the last batch had.
+    last: usize,
 }
 
 impl Queue {
@@ -97,7 +102,17 @@ impl Queue {
     /// What is to be run next; none at the end.
     fn next(&self) -> Option<Vec<Job>> {
         let mut waiting = self.lock();
-        waiting.running = None;
+        // Who was answered just now asks again at once: it is worth a little of a batch's time to wait for as many.
+        let again = match waiting.running.take() {
+            Some(since) if waiting.last > 1 => since.elapsed() / AGAIN,
+            _ => Duration::ZERO,
+        };
+        let as_many = waiting.last.min(self.max_batch);
+        if !again.is_zero() && !waiting.closed {
+            let few = |waiting: &mut Waiting| waiting.answers < as_many && !waiting.closed;
+            let waited = self.more.wait_timeout_while(waiting, again, few);
+            waiting = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
         loop {
             let idle = |waiting: &mut Waiting| waiting.turns.is_empty() && !waiting.closed;
             waiting = self.more.wait_while(waiting, idle).unwrap_or_else(PoisonError::into_inner);
@@ -112,6 +127,7 @@ impl Queue {
             let batch = waiting.take(self.max_batch);
             if !batch.is_empty() {
                 waiting.running = Some(Instant::now());
+                waiting.last = batch.iter().map(|job| job.answers).sum();
                 return Some(batch);
             }
         }
