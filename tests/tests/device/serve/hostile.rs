@@ -88,7 +88,8 @@ fn connections(count: usize, more: &[&str]) {
     assert!(slowest < Duration::from_secs(5), "{slowest:?}");
     let metrics = server.metrics();
     println!("{count} connections, {} open", metrics["overmask_connections"]);
-    assert!(metrics["overmask_connections"] + metrics["overmask_connections_refused_total"] >= count as f64);
+    // Half requests that took too long are gone, too.
+    assert!(metrics["overmask_connections"] <= 512.0 && metrics["overmask_connections_refused_total"] > 0.0);
     bounded(&server, before);
     drop(open);
     assert_eq!(server.lines().label("a", "x").1, 2);

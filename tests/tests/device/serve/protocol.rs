@@ -43,14 +43,14 @@ fn answers_are_those_of_run_on_lines_and_http() {
 fn texts_and_tasks_are_answered_in_their_order() {
     let device = Device::new();
     let server = start(&device.full("store"), &[]);
-    let expected = ["b", "a"].map(|task| labels(&device, &device.pack(task, 2)));
+    let [b, a] = ["b", "a"].map(|task| labels(&device, &device.pack(task, 2)));
     let reply = server.lines().ask(&json!({"tasks": ["b", "a", "b"], "texts": TEXTS}));
     let mut answers = reply["answers"].as_array().unwrap().iter();
-    for input in 0..TEXTS.len() {
-        for (task, of) in [("b", 0), ("a", 1), ("b", 0)] {
+    for (input, (b, a)) in b.iter().zip(&a).enumerate() {
+        for (task, label) in [("b", b), ("a", a), ("b", b)] {
             let answer = answers.next().unwrap();
             assert_eq!((&answer["input"], &answer["task"]), (&json!(input), &json!(task)));
-            assert_eq!(answer["label"], expected[of][input], "{answer}");
+            assert_eq!(answer["label"], *label, "{answer}");
         }
     }
     assert!(answers.next().is_none());
