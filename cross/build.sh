@@ -18,7 +18,8 @@ usage: cross/build.sh [--target NAME] [--engines LIST] [--setup]
              aarch64-jp7   glibc 2.39: JetPack 7, Ubuntu 24.04
              aarch64-musl  static, without ONNX Runtime, which needs a dynamic loader
              x86_64        glibc 2.31
-  --engines  of native, ort and tract, with commas between (default: native,ort; with musl: native)
+  --engines  of native, ort and tract, with commas between (default: native,ort; with musl: native); the server
+             (`overmask serve`) is always in
   --setup    set up what is missing, and build nothing
 TEXT
 }
@@ -64,7 +65,7 @@ rustup target list --installed | grep -qx "$triple" || rustup target add "$tripl
 [ -z "$setup" ] || exit 0
 
 PATH=$tools/bin:$PATH cargo zigbuild --profile dist --target "$triple${glibc:+.$glibc}" \
-    --package overmask-program --no-default-features --features "$engines"
+    --package overmask-program --no-default-features --features "$engines,serve"
 
 program=$work/$triple/dist/overmask
 if [ -n "$glibc" ]; then

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Prints the licences of the crates that the program is linked with, for those who pass the program on.
 
-Arguments: the target triple and the engines. A licence's text stands once, below the crates that have it.
+Arguments: the target triple and the features, which are the engines and more. A licence's text stands once, below the crates that have it.
 """
 
 import json
@@ -14,9 +14,9 @@ def cargo(*arguments):
     return subprocess.run(["cargo", *arguments], check=True, capture_output=True, text=True).stdout
 
 
-triple, engines = sys.argv[1:]
+triple, features = sys.argv[1:]
 linked = cargo(
-    *f"tree --package overmask-program --no-default-features --features {engines} --target {triple}".split(),
+    *f"tree --package overmask-program --no-default-features --features {features} --target {triple}".split(),
     *"--edges normal,no-proc-macro --no-dedupe --prefix none --format {p}".split(),
 )
 linked = {tuple(line.split()[:2]) for line in linked.splitlines()}

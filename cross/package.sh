@@ -79,7 +79,7 @@ fill() {
     "${run[@]}" completions zsh | install -D -m 644 /dev/stdin "$usr/share/zsh/$zsh/_overmask"
     "${run[@]}" completions fish | install -D -m 644 /dev/stdin "$usr/share/fish/vendor_completions.d/overmask.fish"
     tail -n +3 LICENSE-MIT | sed '/./,$!d' | cat cross/package/copyright - >"$doc/copyright"
-    cross/licences.py "$machine-unknown-linux-gnu" "${engines:-native,ort}" | gzip -9n >"$doc/third-party.gz"
+    cross/licences.py "$machine-unknown-linux-gnu" "${engines:-native,ort},serve" | gzip -9n >"$doc/third-party.gz"
 }
 
 # The manual pages of a command, whose words are the arguments after the directory, and of those below it.
@@ -108,7 +108,8 @@ overmask ($version) unstable; urgency=medium
 
  -- $maintainer  $(date --utc --rfc-email --date "@$SOURCE_DATE_EPOCH")
 TEXT
-    install -D -m 644 cross/package/overmask-verify.service "$root/usr/lib/systemd/system/overmask-verify.service"
+    mkdir -p "$root/usr/lib/systemd/system"
+    install -m 644 cross/package/overmask*.{service,socket} "$root/usr/lib/systemd/system"
     install -D -m 644 cross/package/overmask.conf "$root/etc/overmask/overmask.conf"
     mkdir -p "$root/etc/overmask/keys" "$root/DEBIAN"
     install cross/package/{postinst,prerm,postrm} "$root/DEBIAN"
@@ -129,7 +130,8 @@ Description: runs text tasks that are masks on one frozen encoder
  checks packs and their signatures, and measures how fast they run.
  .
  Bases and packs are made with overmask-export, on a workstation. At boot
- overmask-verify.service checks those that /etc/overmask/overmask.conf names.
+ overmask-verify.service checks the store that they were flashed into, and
+ overmask.service answers its tasks, on a Unix socket or HTTP.
  .
  The engine "ort" loads the ONNX Runtime library, which is not part of this
  package: ORT_DYLIB_PATH names it.
@@ -147,7 +149,7 @@ archive() {
     fill "$root" site-functions # as in /usr/local
     cp LICENSE-APACHE CHANGELOG.md "$root/share/doc/overmask"
     mkdir "$root/share/doc/overmask/examples"
-    cp cross/package/{overmask-verify.service,overmask.conf} "$root/share/doc/overmask/examples"
+    cp cross/package/overmask*.{service,socket,conf} "$root/share/doc/overmask/examples"
     tar --create --directory "$place" --sort=name --owner=0 --group=0 --numeric-owner --mode=u=rwX,go=rX \
         --mtime "@$SOURCE_DATE_EPOCH" "$name" | gzip -9n >"$out/$name.tar.gz"
     echo "$out/$name.tar.gz"

@@ -99,48 +99,56 @@ dpkg --install first.deb
 [ "$(overmask --version)" = "overmask $(cat version)" ] || fail "another version runs"
 belongs 'root:root 755' /usr/bin/overmask /etc/overmask /etc/overmask/keys
 belongs 'root:root 644' /etc/overmask/overmask.conf /usr/lib/systemd/system/overmask-verify.service \
-    /usr/share/man/man1/overmask.1.gz /usr/share/man/man1/overmask-run.1.gz
+    /usr/lib/systemd/system/overmask.service /usr/lib/systemd/system/overmask.socket \
+    /usr/share/man/man1/overmask.1.gz /usr/share/man/man1/overmask-serve.1.gz
 belongs 'overmask:overmask 750' /var/lib/overmask /var/cache/overmask
-[ -L /etc/systemd/system/multi-user.target.wants/overmask-verify.service ] || fail "the unit is not enabled"
+for unit in overmask-verify.service overmask.service; do
+    [ -L /etc/systemd/system/multi-user.target.wants/$unit ] || fail "$unit is not enabled"
+done
+[ ! -e /etc/systemd/system/sockets.target.wants/overmask.socket ] || fail "the socket is enabled"
 
-mkdir /var/lib/overmask/packs
-cp -r base /var/lib/overmask/base
-cp a.pack /var/lib/overmask/packs
-as_service overmask run --base /var/lib/overmask/base --pack /var/lib/overmask/packs/a.pack "Where is Lima?" >answer
+chmod -R a+rX base a.pack
+as_service overmask store init
+as_service overmask flash --base base a.pack
+as_service overmask run "Where is Lima?" >answer
 [ -s answer ] || fail "no answer"
-# What the unit does, as it is written there.
-cat >>/etc/overmask/overmask.conf <<'CONF'
-OVERMASK_BASE=/var/lib/overmask/base
-OVERMASK_PACKS="/var/lib/overmask/packs/*.pack"
-CONF
+# What a unit does, as it is written there.
 unit() {
-    sed -n "s/^ExecStart=.bin.sh -c '\(.*\)'$/\1/p" /usr/lib/systemd/system/overmask-verify.service |
-        sed 's/\$\$/$/g' >unit.sh
-    [ -s unit.sh ] || fail "no command in the unit"
-    (set -a && . /etc/overmask/overmask.conf && as_service OVERMASK_BASE="$OVERMASK_BASE" \
-        OVERMASK_PACKS="$OVERMASK_PACKS" OVERMASK_VERIFY_OPTIONS="${OVERMASK_VERIFY_OPTIONS-}" sh unit.sh)
+    sed -n 's/^ExecStart=//p' "/usr/lib/systemd/system/$1" >unit.sh
+    [ -s unit.sh ] || fail "no command in $1"
+    as_service OVERMASK_STORE=/var/lib/overmask OVERMASK_SERVE_OPTIONS="${2-}" sh unit.sh
 }
-unit || fail "the unit's command says $?"
-[ -n "$(ls /var/cache/overmask)" ] || fail "no derived files"
+unit overmask-verify.service || fail "the unit's command says $?"
 if runuser -u nobody -- ls /var/lib/overmask 2>/dev/null; then fail "anybody can read packs"; fi
-echo OVERMASK_VERIFY_OPTIONS=--require-signature >>/etc/overmask/overmask.conf
+as_service overmask store policy --require-signature true >policy
 code=0
-unit || code=$?
-[ $code = 5 ] || fail "without a key to trust the unit's command says $code, not 5"
+unit overmask-verify.service || code=$?
+[ $code = 4 ] || [ $code = 5 ] || fail "without a key to trust the unit's command says $code"
+as_service overmask store policy --require-signature false >policy
+echo '{"id": 1, "text": "Where is Lima?"}' >question
+unit overmask.service --stdio <question >reply || fail "the server says $?"
+grep -q "$(cut -f 1 answer)" reply || fail "the server answers $(cat reply)"
+install -d -o overmask -g overmask -m 0750 /run/overmask
+unit overmask.service "--listen unix:/run/overmask/overmask.sock" &
+for _ in $(seq 100); do [ -S /run/overmask/overmask.sock ] || sleep 0.1; done
+belongs 'overmask:overmask 600' /run/overmask/overmask.sock
+kill -TERM $(pidof overmask) && wait || fail "the server ends with $?"
+[ ! -e /run/overmask/overmask.sock ] || fail "the server leaves its socket"
 
+echo OVERMASK_SERVE_OPTIONS=--stdio >>/etc/overmask/overmask.conf
 echo "a key" >/etc/overmask/keys/maker.pub
 chmod 755 /var/lib/overmask
 dpkg --install second.deb
 [ "$(dpkg-query --show --showformat '${Version}' overmask)" = "$(cat version)+upgrade" ] || fail "not upgraded"
-grep -q '^OVERMASK_VERIFY_OPTIONS=' /etc/overmask/overmask.conf || fail "the upgrade took the configuration"
+grep -q '^OVERMASK_SERVE_OPTIONS=' /etc/overmask/overmask.conf || fail "the upgrade took the configuration"
 [ -e /etc/overmask/keys/maker.pub ] || fail "the upgrade took a key"
 belongs 'overmask:overmask 755' /var/lib/overmask
-as_service overmask run --base /var/lib/overmask/base --pack /var/lib/overmask/packs/a.pack "Where is Lima?" |
+as_service overmask run "Where is Lima?" |
     cmp - answer || fail "another answer after the upgrade"
 
 dpkg --remove overmask
 [ ! -e /usr/bin/overmask ] || fail "removed, and still there"
-for kept in /etc/overmask/overmask.conf /etc/overmask/keys/maker.pub /var/lib/overmask/packs/a.pack; do
+for kept in /etc/overmask/overmask.conf /etc/overmask/keys/maker.pub /var/lib/overmask/store.json; do
     [ -e "$kept" ] || fail "removing took $kept"
 done
 
@@ -152,9 +160,11 @@ diff before after >&2 || fail "this is left of it, or missing"
 TEXT
 
 if command -v systemd-analyze >/dev/null; then
-    systemd-analyze verify --man=no cross/package/overmask-verify.service
-    systemd-analyze security --no-pager --offline=yes --threshold=10 cross/package/overmask-verify.service \
-        >"$place/exposure" || fail "the unit may do more than it needs: $(grep -v '✓' "$place/exposure")"
+    systemd-analyze verify --man=no cross/package/overmask*.{service,socket}
+    for unit in cross/package/overmask*.service; do
+        systemd-analyze security --no-pager --offline=yes --threshold=10 "$unit" >"$place/exposure" ||
+            fail "$unit may do more than it needs: $(grep -v '✓' "$place/exposure")"
+    done
 else
     echo "no systemd-analyze here: the unit is not checked this time" >&2
 fi

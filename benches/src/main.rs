@@ -10,6 +10,8 @@ mod instructions;
 mod peers;
 mod plans;
 mod rows;
+#[cfg(unix)]
+mod serve;
 
 use std::path::PathBuf;
 
@@ -21,10 +23,12 @@ usage: bench codec REPORT BASE PACK...
        bench peers REPORT BASE TEXTS PROGRAM WEIGHT-PACK BLOCK-PACK HALF-PACK
        bench plans REPORT BASE TEXTS
        bench instructions REPORT BASE TEXTS WEIGHT-PACK HALF-PACK COMMAND...
+       bench serve REPORT BASE TEXTS PROGRAM PACK PYTHON MODEL MODEL...
 
 TEXTS is a JSONL file of texts, PROGRAM the `overmask` that is shipped; a block pack and a half pack are
 of 32x1 blocks, with few zeros and with half of them. COMMAND runs a `bench` and says on stderr how many
-instructions it took, as `instructions: N`.";
+instructions it took, as `instructions: N`. PYTHON has what benches/serve-requirements.txt names, and each MODEL is a
+folder of `overmask-export export`.";
 
 fn main() -> Result<()> {
     let args: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
@@ -46,6 +50,10 @@ fn main() -> Result<()> {
         }
         (Some("instructions"), [report, base, texts, weight, half, command @ ..]) if !command.is_empty() => {
             instructions::run(base, texts, weight, half, command)?.finish(report)
+        }
+        #[cfg(unix)]
+        (Some("serve"), [report, base, texts, program, pack, peer @ ..]) if peer.len() > 2 => {
+            serve::run(base, texts, program, pack, peer)?.finish(report)
         }
         (Some(instructions::CHILD), args) => instructions::child(args),
         (Some(device::CHILD), args) => device::child(args),

@@ -96,13 +96,56 @@ pub(crate) fn peers(work: &Work) -> Result<()> {
     let methods = [Method::Mask("weight"), Method::Mask("block:32x1"), Method::Half("block:32x1")];
     let packs =
         methods.into_iter().map(|method| pack(&ready, work, &runs, trec, method)).collect::<Result<Vec<_>>>()?;
-    // As it is shipped; other features would make other dependencies, so it has its own folder.
-    let target = work.target.join("shipped");
-    work.cargo().args("build --profile dist").args(features::SHIPPED).env("CARGO_TARGET_DIR", &target).show()?;
-    let program = target.join("dist").join(format!("overmask{}", std::env::consts::EXE_SUFFIX));
+    let program = shipped(work)?;
     let texts = learn::data(work, movie, "test");
     let run = measure(&ready, work, "peers", &dir.join("report.json"))?.arg(texts).arg(program);
     packs.iter().fold(run, Run::arg).show()
+}
+
+/// The program as it is shipped; other features would make other dependencies, so it has its own folder.
+fn shipped(work: &Work) -> Result<PathBuf> {
+    let target = work.target.join("shipped");
+    work.cargo().args("build --profile dist").args(features::SHIPPED).env("CARGO_TARGET_DIR", &target).show()?;
+    Ok(target.join("dist").join(format!("overmask{}", std::env::consts::EXE_SUFFIX)))
+}
+
+/// The server beside the engine itself and beside ONNX Runtime behind FastAPI, which is fetched.
+pub(crate) fn serve(work: &Work) -> Result<()> {
+    let ready = setup::everything(work)?;
+    let (dir, runs) = folders(work)?;
+    let [trec, movie] = &TASKS;
+    let python = peer(work)?;
+    let mut models = Vec::new();
+    let block = Method::Mask("block:32x1");
+    for task in [trec, movie] {
+        let pack = pack(&ready, work, &runs, task, block)?;
+        let model = dir.join(format!("serve-{}", task.name));
+        if model.exists() {
+            fs::remove_dir_all(&model).with_context(|| format!("cannot remove {}", model.display()))?;
+        }
+        let export = ready.run("overmask-export").args("export --base").arg(work.assets().join("minilm-l6-base"));
+        export.arg("--pack").arg(pack).arg("-o").arg(&model).show()?;
+        models.push(model);
+    }
+    let program = shipped(work)?;
+    let texts = learn::data(work, movie, "test");
+    let run = measure(&ready, work, "serve", &dir.join("serve.json"))?.arg(texts).arg(program);
+    let run = run.arg(pack(&ready, work, &runs, trec, block)?).arg(python);
+    models.iter().fold(run, Run::arg).show()
+}
+
+/// A Python with what the server is measured beside.
+fn peer(work: &Work) -> Result<PathBuf> {
+    let requirements = work.root.join("benches/serve-requirements.txt");
+    let (venv, wanted) = (work.target.join("serve-peer"), fs::read(&requirements)?);
+    let (python, ready) = (venv.join("bin/python"), venv.join("ready"));
+    if fs::read(&ready).ok().as_ref() != Some(&wanted) {
+        Run::new("python3").args("-m venv").arg(&venv).show()?;
+        let install = Run::new(&python).args("-m pip install --quiet --disable-pip-version-check -r");
+        install.arg(&requirements).show()?;
+        fs::write(&ready, wanted).with_context(|| format!("cannot write {}", ready.display()))?;
+    }
+    Ok(python)
 }
 
 /// The program of `benches/` that counts instructions, with all but the command that runs what is counted.

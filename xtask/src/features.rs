@@ -9,8 +9,8 @@ use anyhow::{Context, Result};
 use crate::setup;
 use crate::work::Work;
 
-/// The program as it is shipped to devices: nothing but our own engine.
-pub(crate) const SHIPPED: &str = "--package overmask-program --no-default-features --features native";
+/// The program as it is shipped to devices: our own engine, and the server.
+pub(crate) const SHIPPED: &str = "--package overmask-program --no-default-features --features native,serve";
 
 /// It reads packs, and says of each engine that it was built without it.
 const NO_ENGINE: &str = "--package overmask-program --no-default-features";

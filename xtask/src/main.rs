@@ -41,6 +41,8 @@ Commands:
   bench --only plans     several tasks on one text, beside one task and ONNX Runtime
   bench --only instructions
                          instructions of a pass on 64-bit ARM, ours and others', in emulation
+  bench --only serve     the server beside the engine itself, and beside ONNX Runtime behind FastAPI
+                         (fetches that)
   bench --only step      the time of a training step beside PyTorch's (fetches PyTorch)
   fuzz [SECONDS [TARGET]]
                          feed made-up files to the readers: 60 seconds each, or so many
@@ -76,6 +78,7 @@ fn run(args: &[&str]) -> Result<ExitCode> {
         ["bench", "--only", "budget"] => bench::budget(&work)?,
         ["bench", "--only", "peers"] => bench::peers(&work)?,
         ["bench", "--only", "plans"] => bench::plans(&work)?,
+        ["bench", "--only", "serve"] => bench::serve(&work)?,
         ["bench", "--only", "instructions"] => instructions::run(&work)?,
         ["bench", "--only", "step", more @ ..] => bench::step(&work, more)?,
         ["fuzz"] => fuzz::run(&work, "60", None)?,

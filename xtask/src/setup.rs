@@ -12,6 +12,9 @@ use crate::work::{Run, Work};
 /// Version of the Python package `onnx`.
 const CHECKER_VERSION: &str = "1.23.2";
 
+/// Version of the Python package `prometheus_client`.
+const PROMETHEUS_VERSION: &str = "0.26.0";
+
 /// What `everything` has set up.
 pub(crate) struct Ready<'a> {
     work: &'a Work,
@@ -46,7 +49,7 @@ pub(crate) fn for_tests(work: &Work) -> Result<Ready<'_>> {
     // The programs are built with them, in one go.
     work.timed("building", || work.tests().arg("--no-run").show())?;
     let ready = assets(work)?;
-    work.timed("fetching", || checker(work))?;
+    work.timed("fetching", || python(work))?;
     Ok(ready)
 }
 
@@ -63,8 +66,9 @@ fn pip() -> Result<()> {
 /// little of it again.
 fn programs(work: &Work) -> Result<()> {
     const PROGRAMS: &str = "--package overmask-program --package overmask-exporter";
-    const FEATURES: &str = "--no-default-features --features overmask-program/native,overmask-program/ort";
-    let run = work.cargo().args("build --release").args(PROGRAMS).args(FEATURES);
+    const FEATURES: &str = "overmask-program/native,overmask-program/ort,overmask-program/serve";
+    let run =
+        work.cargo().args("build --release").args(PROGRAMS).args("--no-default-features --features").arg(FEATURES);
     work.timed("building", || run.show())
 }
 
@@ -131,19 +135,24 @@ pub(crate) fn library_in(dir: &Path) -> Result<PathBuf> {
     bail!("{} holds no ONNX Runtime library", dir.display());
 }
 
-/// The checker of ONNX models, a Python package, for the tests.
-fn checker(work: &Work) -> Result<()> {
-    let dir = work.assets().join("onnx-checker");
+/// Python packages that tests run: the checker of ONNX models, and the parser of what Prometheus reads.
+fn python(work: &Work) -> Result<()> {
+    package(work, "onnx-checker", "onnx", CHECKER_VERSION)?;
+    package(work, "prometheus-client", "prometheus_client", PROMETHEUS_VERSION)
+}
+
+fn package(work: &Work, name: &str, package: &str, version: &str) -> Result<()> {
+    let dir = work.assets().join(name);
     // What pip writes beside a package says which version it is.
-    if dir.join(format!("onnx-{CHECKER_VERSION}.dist-info")).is_dir() {
+    if dir.join(format!("{package}-{version}.dist-info")).is_dir() {
         return Ok(());
     }
     // Renamed when whole: a directory that is there is a whole one.
-    let beside = work.assets().join("onnx-checker.part");
+    let beside = work.assets().join(format!("{name}.part"));
     Run::new("python3")
         .args("-m pip install --quiet --disable-pip-version-check --upgrade --only-binary=:all: --target")
         .arg(&beside)
-        .arg(format!("onnx=={CHECKER_VERSION}"))
+        .arg(format!("{package}=={version}"))
         .show()?;
     if dir.exists() {
         fs::remove_dir_all(&dir).with_context(|| format!("cannot remove {}", dir.display()))?;

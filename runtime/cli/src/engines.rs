@@ -11,7 +11,7 @@ use overmask::engine::Device;
 use overmask::engine::{Engine, EngineError, EngineKind, EngineOptions};
 
 /// The engine that a command runs on.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct EngineArgs {
     /// What computes; an engine that cannot start is an error, never replaced by another [default:
     /// native for the bases that it knows, else ort or what the build has]

@@ -23,4 +23,4 @@ pub use environment::{
 pub use environment::{derived_path, named_isa};
 pub use exit::{CodedError, ExitCode};
 pub use messages::{Messages, Verbosity};
-pub use output::{Output, describe, exit};
+pub use output::{Output, describe, exit, json};

@@ -45,10 +45,7 @@ impl<W: Write> Output<W> {
     /// # Errors
     /// When stdout cannot be written.
     pub fn json(&mut self, value: &impl Serialize) -> anyhow::Result<()> {
-        let mut line = Vec::new();
-        let mut writer = Serializer::with_formatter(&mut line, Printable);
-        Versioned { schema: SCHEMA, value }.serialize(&mut writer).context("a result cannot be written as JSON")?;
-        self.whole_line(line)
+        self.whole_line(json(value)?)
     }
 
     fn whole_line(&mut self, mut bytes: Vec<u8>) -> anyhow::Result<()> {
@@ -72,6 +69,17 @@ impl<W: Write> Output<W> {
     pub fn flush(&mut self) -> anyhow::Result<()> {
         self.to.flush().map_err(failed)
     }
+}
+
+/// The JSON object that [`Output::json`] prints, without the end of its line.
+///
+/// # Errors
+/// When the value is none.
+pub fn json(value: &impl Serialize) -> anyhow::Result<Vec<u8>> {
+    let mut line = Vec::new();
+    let mut writer = Serializer::with_formatter(&mut line, Printable);
+    Versioned { schema: SCHEMA, value }.serialize(&mut writer).context("a result cannot be written as JSON")?;
+    Ok(line)
 }
 
 /// The version of what is printed as JSON, which docs/json.md describes: when a field goes, or changes its meaning or its

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use overmask::engine::EngineInfo;
 use overmask::pack::Input;
-use overmask::task::{Answer, Prediction, Reply, Task, TextSpan};
+use overmask::task::{Answer, Prediction, Reply, Task, TaskError, TextSpan};
 use overmask::text::printable;
 use overmask_cli::Output;
 use serde::Serialize;
@@ -59,7 +59,7 @@ impl<'a, S> Json<'a, S> {
 
 /// An answer, and what made it of how much.
 #[derive(Serialize)]
-struct Answered<'a> {
+pub(super) struct Answered<'a> {
     #[serde(flatten)]
     said: Said<'a>,
     tokens: usize,
@@ -67,6 +67,15 @@ struct Answered<'a> {
     truncated: bool,
     engine: String,
     precision: &'static str,
+}
+
+impl<'a> Answered<'a> {
+    /// A task's reply.
+    pub(super) fn new(task: &'a Task, reply: &'a Reply, info: &EngineInfo) -> Self {
+        let (tokens, truncated) = (reply.tokens, reply.dropped > 0);
+        let (engine, precision) = (info.engine.to_string(), info.precision.name());
+        Answered { said: Said::new(task, &reply.answer), tokens, truncated, engine, precision }
+    }
 }
 
 /// Why there is no answer.
@@ -137,21 +146,17 @@ struct Found<'a> {
 impl<'a> Row<'a> {
     /// Prints it; in plain form with the task's `name` before it, if there is one.
     pub(super) fn print(&self, json: bool, name: Option<&str>, out: &mut Output) -> anyhow::Result<()> {
-        let said = self.said();
         if json {
-            let (reply, info) = (self.reply, self.info);
-            let (tokens, truncated) = (reply.tokens, reply.dropped > 0);
-            let (engine, precision) = (info.engine.to_string(), info.precision.name());
-            let answered = Answered { said, tokens, truncated, engine, precision };
+            let answered = Answered::new(self.known.task, self.reply, self.info);
             let mut row = Json::new(self.line, Some(&self.known), Some(self.given), answered);
-            if let Answer::Tags { words, .. } = &reply.answer {
+            if let Answer::Tags { words, .. } = &self.reply.answer {
                 row.shown.words = Some(words);
             }
             return out.json(&row);
         }
         let name = name.map_or_else(String::new, |name| format!("{}\t", printable(name)));
         let text = columns(&self.given.input);
-        match said {
+        match Said::new(self.known.task, &self.reply.answer) {
             Said::Label { label, score, .. } => out.line(&format!("{name}{}\t{score:.4}\t{text}", printable(label))),
             Said::Labels { labels, scores } => {
                 let score = |label: &&str| scores.get(label).map_or_else(String::new, |score| format!("{score:.4}"));
@@ -169,11 +174,13 @@ impl<'a> Row<'a> {
             Said::Other { answer } => out.line(&format!("{name}{}\t{text}", printable(&answer))),
         }
     }
+}
 
-    fn said(&self) -> Said<'a> {
-        let labels = self.known.task.labels();
+impl<'a> Said<'a> {
+    fn new(task: &'a Task, answer: &'a Answer) -> Self {
+        let labels = task.labels();
         let scored = |scores: &[f32]| labels.iter().map(String::as_str).zip(scores.iter().copied()).collect();
-        match &self.reply.answer {
+        match answer {
             Answer::Label(Prediction { label, score, scores, .. }) => {
                 Said::Label { label, score: *score, scores: scored(scores) }
             }
@@ -194,6 +201,14 @@ impl<'a> From<&'a TextSpan> for Found<'a> {
     fn from(TextSpan { label, score, start, end, bytes, text }: &'a TextSpan) -> Self {
         let bytes = bytes.as_ref().map(|bytes| [bytes.start, bytes.end]);
         Found { label, score: *score, start: *start, end: *end, bytes, text }
+    }
+}
+
+/// Why an input that is alone, not one of several, has no answer.
+pub(super) fn reason(error: &TaskError) -> String {
+    match error {
+        TaskError::Text { source, .. } => source.to_string(),
+        other => other.to_string(),
     }
 }
 

@@ -48,7 +48,7 @@ impl Given {
 /// Words as data files have them, too.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Words {
+pub(super) enum Words {
     List(Vec<String>),
     Line(String),
 }

@@ -20,6 +20,8 @@ mod push;
 #[cfg(feature = "oci")]
 mod registry;
 mod run;
+#[cfg(all(feature = "serve", unix))]
+mod serve;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -110,6 +112,17 @@ enum Command {
         after_help = ExitCode::HELP
     )]
     Store(store::StoreArgs),
+    /// Answer the store's tasks all day long: HTTP, and lines of JSON
+    ///
+    /// Another generation of the store takes over between two requests. The protocol is described in docs/serve.md.
+    #[cfg(all(feature = "serve", unix))]
+    #[command(
+        before_help = "Examples:\n  overmask serve --store /var/lib/overmask\n  \
+                       overmask serve --listen unix:/run/overmask/overmask.sock --listen tcp:6780\n  \
+                       overmask serve --stdio < requests.jsonl",
+        after_help = ExitCode::HELP
+    )]
+    Serve(serve::ServeArgs),
     /// Measure how fast a task runs here: passes, first result, task switch, memory
     ///
     /// With several packs, also what all of them cost at once, which share what they have in common. Switching is measured
@@ -155,6 +168,11 @@ fn code(error: &anyhow::Error) -> ExitCode {
 }
 
 fn execute(command: Command) -> anyhow::Result<()> {
+    // A server writes from threads of its own, and `Output` keeps stdout to one.
+    #[cfg(all(feature = "serve", unix))]
+    if let Command::Serve(args) = &command {
+        return serve::run(args);
+    }
     let mut out = Output::stdout();
     match command {
         Command::Run(args) => run::run(&args, &mut out),
@@ -167,6 +185,8 @@ fn execute(command: Command) -> anyhow::Result<()> {
         #[cfg(feature = "oci")]
         Command::Push(args) => push::run(&args, &mut out),
         Command::Store(args) => store::run(&args, &mut out),
+        #[cfg(all(feature = "serve", unix))]
+        Command::Serve(args) => serve::run(&args),
         Command::Bench(args) => bench::run(&args, &mut out),
         Command::Completions(args) => help::completions(&args, Cli::command(), &mut out),
         Command::Man(args) => help::man(&args, Cli::command(), &mut out),

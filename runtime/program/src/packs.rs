@@ -7,7 +7,7 @@ use clap::Args;
 use overmask::base::Base;
 use overmask::engine::Engine;
 use overmask::pack::{PackFile, Packs, read_file, split_name};
-use overmask::store::{Generation, Store, StoreError};
+use overmask::store::{Generation, Store, StoreError, TaskEntry};
 use overmask::trust::{Keyring, PublicKey, Verified};
 use overmask_cli::{CodedError, EngineArgs, ExitCode};
 
@@ -102,7 +102,6 @@ impl TaskArgs {
         let base = Arc::new(store.open_base(entry)?);
         let (mut packs, mut damaged) = (Vec::new(), Vec::new());
         for task in tasks {
-            let path = store.path_of(task).display().to_string();
             let file = match store.open_pack(task) {
                 Err(error @ StoreError::Damaged { .. }) if self.tasks.is_empty() => {
                     damaged.push((&task.name, error));
@@ -110,12 +109,7 @@ impl TaskArgs {
                 }
                 opened => opened?,
             };
-            let signed = match (keyring, &task.signature) {
-                (None, _) => None,
-                (Some(keyring), Some(signature)) => Some(keyring.verify(&store.pack_bytes(task)?, signature)?),
-                (Some(_), None) => return Err(StoreError::Unsigned { pack: path }.into()),
-            };
-            packs.push(Given { path, file, signed });
+            packs.push(with_signature(store, task, file, keyring)?);
         }
         match damaged.pop() {
             // Or they are gone, as another generation is active now.
@@ -125,6 +119,22 @@ impl TaskArgs {
         damaged.iter().for_each(|(name, error)| log::error!("the task `{name}` is left out: {error}"));
         Ok((base, packs, damaged.len()))
     }
+}
+
+/// A pack of the store, with a signature of one of these keys if there are any to be asked for.
+pub(super) fn with_signature(
+    store: &Store,
+    task: &TaskEntry,
+    file: PackFile,
+    keyring: Option<&Keyring>,
+) -> anyhow::Result<Given> {
+    let path = store.path_of(task).display().to_string();
+    let signed = match (keyring, &task.signature) {
+        (None, _) => None,
+        (Some(keyring), Some(signature)) => Some(keyring.verify(&store.pack_bytes(task)?, signature)?),
+        (Some(_), None) => return Err(StoreError::Unsigned { pack: path }.into()),
+    };
+    Ok(Given { path, file, signed })
 }
 
 /// Whose packs are taken.
@@ -144,7 +154,7 @@ pub(super) struct TrustArgs {
 
 impl TrustArgs {
     /// The keys of which one must have signed; none if unsigned packs are taken.
-    fn keyring(&self) -> anyhow::Result<Option<Keyring>> {
+    pub(super) fn keyring(&self) -> anyhow::Result<Option<Keyring>> {
         Ok(match (&self.key, &self.keyring) {
             (Some(key), _) => Some(Keyring::from_keys(vec![PublicKey::read(key)?])),
             (None, Some(dir)) => Some(Keyring::open(dir)?),

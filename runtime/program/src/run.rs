@@ -161,12 +161,7 @@ impl Answers<'_> {
                 }
                 Err(error) => {
                     answered = false;
-                    // Of several texts; here it is one.
-                    let message = match error {
-                        TaskError::Text { source, .. } => source.to_string(),
-                        other => other.to_string(),
-                    };
-                    let error = CodedError { message, code: ExitCode::from(error.kind()) };
+                    let error = CodedError { message: answer::reason(error), code: ExitCode::from(error.kind()) };
                     self.print_error(line, Some(&known), Some(given), &error, out)?;
                 }
             }

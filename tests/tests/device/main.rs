@@ -14,6 +14,7 @@ mod kinds;
 mod packs;
 mod program;
 mod pytorch;
+mod serve;
 mod shipped;
 mod ssh;
 mod store;

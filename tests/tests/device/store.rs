@@ -31,29 +31,29 @@ use overmask_tests::{Ran, Recipe, json_lines, program, ran};
 use tempfile::TempDir;
 
 /// A folder with a tiny base, packs for it, and room for stores.
-struct Device {
+pub(crate) struct Device {
     dir: TempDir,
-    base: Arc<Base>,
+    pub(crate) base: Arc<Base>,
 }
 
 impl Device {
-    fn new() -> Device {
+    pub(crate) fn new() -> Device {
         let dir = tempfile::tempdir().unwrap();
         let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/tiny-bert");
         let base = hf::import(&fixture, &dir.path().join("base"), &hf::Origin::default()).unwrap().base;
         Device { dir, base: Arc::new(base) }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    fn base_dir(&self) -> PathBuf {
+    pub(crate) fn base_dir(&self) -> PathBuf {
         self.path("base")
     }
 
     /// A pack of a task, with golden vectors; its labels tell its revision.
-    fn pack(&self, name: &'static str, revision: u64) -> PathBuf {
+    pub(crate) fn pack(&self, name: &'static str, revision: u64) -> PathBuf {
         let path = self.path(&format!("{name}-{revision}.pack"));
         if path.exists() {
             return path;
@@ -76,19 +76,19 @@ impl Device {
     }
 
     /// The packs of both tasks, `a` and `b`.
-    fn packs(&self, revision: u64) -> [PathBuf; 2] {
+    pub(crate) fn packs(&self, revision: u64) -> [PathBuf; 2] {
         ["a", "b"].map(|name| self.pack(name, revision))
     }
 
     /// A store in which nothing was flashed.
-    fn empty(&self, name: &str) -> PathBuf {
+    pub(crate) fn empty(&self, name: &str) -> PathBuf {
         let store = self.path(name);
         done(ran(overmask("store", &store).args(["init", "--keep", "2"])));
         store
     }
 
     /// A store with two generations, of the revisions 1 and 2 of both tasks.
-    fn full(&self, name: &str) -> PathBuf {
+    pub(crate) fn full(&self, name: &str) -> PathBuf {
         let store = self.empty(name);
         done(ran(flash(&store, self.packs(1)).arg("--base").arg(self.base_dir())));
         done(ran(&mut flash(&store, self.packs(2))));
@@ -123,7 +123,7 @@ impl Device {
     /// What must hold after any fault: the store opens, at one of these; it is whole; the next flash works, and leaves
     /// nothing else. Each of `before` is what the tasks answer with, as [`seen`] tells.
     #[track_caller]
-    fn check(&self, store: &Path, before: &[&str], fault: &str) {
+    pub(crate) fn check(&self, store: &Path, before: &[&str], fault: &str) {
         let verified = ran(&mut verify(store));
         assert_eq!(verified.code, 0, "{fault}: {verified:?}");
         let found = seen(store);
@@ -144,27 +144,27 @@ impl Device {
 }
 
 /// A command of the program on a store; its derived files have no place but that store.
-fn overmask(command: &str, store: &Path) -> Command {
+pub(crate) fn overmask(command: &str, store: &Path) -> Command {
     let mut overmask = program("overmask");
     overmask.arg(command);
     overmask.env("OVERMASK_STORE", store).env("OVERMASK_CACHE", "").env("RAYON_NUM_THREADS", "1");
     overmask
 }
 
-fn flash<P: AsRef<OsStr>>(store: &Path, packs: impl IntoIterator<Item = P>) -> Command {
+pub(crate) fn flash<P: AsRef<OsStr>>(store: &Path, packs: impl IntoIterator<Item = P>) -> Command {
     let mut command = overmask("flash", store);
     command.args(["--threads", "1"]).args(packs);
     command
 }
 
-fn verify(store: &Path) -> Command {
+pub(crate) fn verify(store: &Path) -> Command {
     let mut command = overmask("store", store);
     command.arg("verify");
     command
 }
 
 /// One text for all tasks of a store.
-fn run(store: &Path) -> Command {
+pub(crate) fn run(store: &Path) -> Command {
     let mut command = overmask("run", store);
     command.args(["--threads", "1", "--json", "a b c"]);
     command
@@ -186,7 +186,7 @@ fn answered(got: &Ran) -> String {
 }
 
 #[track_caller]
-fn done(got: Ran) -> Ran {
+pub(crate) fn done(got: Ran) -> Ran {
     assert_eq!((got.code, got.stderr.as_str()), (0, ""), "{got:?}");
     got
 }
@@ -231,7 +231,7 @@ fn under<S: AsRef<OsStr>>(wrapper: impl IntoIterator<Item = S>, command: &Comman
 }
 
 /// Whether a tool of the system is there; a test that needs it fails without.
-fn tool(name: &str, package: &str) -> &'static str {
+pub(crate) fn tool(name: &str, package: &str) -> &'static str {
     let found = Command::new(name).arg("--version").output();
     assert!(found.is_ok(), "`{name}` is missing; install the package `{package}` of Debian");
     Box::leak(name.to_owned().into_boxed_str())
