@@ -13,6 +13,7 @@ mod import;
 mod keygen;
 mod merge;
 mod output;
+mod patch;
 mod places;
 mod plan;
 mod repack;
@@ -84,6 +85,7 @@ enum Command {
     Analyze(analyze::AnalyzeArgs),
     Plan(plan::PlanArgs),
     Repack(repack::RepackArgs),
+    Patch(patch::PatchArgs),
     Merge(merge::MergeArgs),
     Keygen(keygen::KeygenArgs),
     Sign(sign::SignArgs),
@@ -124,6 +126,7 @@ pub fn main() -> process::ExitCode {
         Command::Analyze(args) => analyze::run(args, cli.verbosity),
         Command::Plan(args) => plan::run(args),
         Command::Repack(args) => repack::run(args),
+        Command::Patch(args) => patch::run(args),
         Command::Merge(args) => merge::run(args),
         Command::Keygen(args) => keygen::run(args),
         Command::Sign(args) => sign::run(args),

@@ -20,7 +20,7 @@ use overmask::codec;
 use overmask::derived::DerivedFile;
 use overmask::fs::{file_digest, hex};
 use overmask::mask::{Granularity, Mask};
-use overmask::pack::{Input, PackFile, Packs};
+use overmask::pack::{Input, PackFile, Packs, Patch};
 use overmask::task::Tokenizer;
 use overmask::trust::{Keyring, PublicKey};
 use overmask_exporter::fetch::{self, Manifest};
@@ -50,6 +50,7 @@ pub fn pack(bytes: &[u8]) {
     // A checksum would keep every change from the code behind it.
     let Some(end) = bytes.len().checked_sub(32) else { return };
     let sealed = [&bytes[..end], &Sha256::digest(&bytes[..end])[..]].concat();
+    let _ = Patch::from_bytes(&sealed);
     let Ok(packs) = Packs::from_bytes(Path::new("x"), &sealed, None) else { return };
     for file in packs.into_vec() {
         let base = bundle().1.as_ref();
@@ -78,6 +79,10 @@ pub fn mask(bytes: &[u8]) {
     let classes: Vec<u8> = (0..units).map(|i| (i * 31 % 64) as u8).collect();
     // Decoding is what meets hostile bytes; coding takes a hundred times as long, so it is rare.
     if *unit != 255 {
+        let before = Mask::keep_all(granularity, outputs, inputs).unwrap();
+        if let Ok(mask) = codec::decode_after(rest, &before, &classes) {
+            assert_eq!(mask.unit_bits().len(), units);
+        }
         if let Ok(mask) = codec::decode(rest, granularity, outputs, inputs, &classes) {
             assert_eq!((mask.outputs(), mask.inputs(), mask.unit_bits().len()), (outputs, inputs, units));
         }

@@ -7,6 +7,7 @@ mod disk;
 mod hostile;
 mod kills;
 mod link;
+mod patches;
 mod power;
 mod refused;
 mod registry;

@@ -22,10 +22,17 @@ fn ssh(device: &Device, cut: Option<u64>) -> PathBuf {
 }
 
 fn send(device: &Device, store: &Path, revision: u64, cut: Option<u64>) -> Command {
+    let mut command = to(device, store, cut);
+    command.arg("--base").arg(device.base_dir()).args(device.packs(revision));
+    command
+}
+
+/// A flash of a store as that of another machine, still without what is flashed.
+pub(super) fn to(device: &Device, store: &Path, cut: Option<u64>) -> Command {
     let mut command = program("overmask");
     command.args(["flash", "--json", "--to", "user@board", "--ssh"]).arg(ssh(device, cut));
     command.arg("--program").arg(program("overmask").get_program());
-    command.arg("--store").arg(store).arg("--base").arg(device.base_dir()).args(device.packs(revision));
+    command.arg("--store").arg(store);
     // The program there has no store by itself.
     command.env("OVERMASK_STORE", "/no/such/store").env("OVERMASK_CACHE", "");
     command
