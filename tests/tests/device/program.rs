@@ -130,8 +130,7 @@ fn a_benchmark_says_what_ran_and_how_fast() {
     assert_eq!(rows.len(), 2);
     let got = bench(&["--pack", weights, "--pack", pack, "--pack", pack, "--seq", "8"]);
     assert_eq!(got.code, 0);
-    for said in
-        ["embeddings: once for all 3 tasks", "layers 0-5: 2 times, for weights, random with random", "together ms"]
+    for said in ["embeddings: once for all 3 tasks", "layers 0-5: 2 times, for weights, demo with demo", "together ms"]
     {
         assert!(got.stdout.contains(said), "{}", got.stdout);
     }

@@ -59,7 +59,14 @@ impl Device {
         if path.exists() {
             return path;
         }
-        let recipe = Recipe { name, seed: revision, labels: 2, max_tokens: 16, ..Default::default() };
+        self.write(&path, &Recipe { name, seed: revision, ..Default::default() }, revision);
+        path
+    }
+
+    /// Writes a pack with golden vectors; its labels tell its revision.
+    pub(crate) fn write(&self, path: &Path, recipe: &Recipe, revision: u64) {
+        let recipe = Recipe { labels: 2, max_tokens: 16, ..recipe.clone() };
+        let name = recipe.name;
         let engine = overmask_tests::engine("native", &self.base);
         let runner = Runner::new(engine, Arc::clone(&self.base)).unwrap();
         let task = runner.add_pack(recipe.pack(&self.base)).unwrap();
@@ -72,8 +79,7 @@ impl Device {
         let mut pack = recipe.pack_with(&self.base, golden.collect());
         pack.document.revision = revision;
         pack.document.labels = (0..2).map(|i| format!("{name} {revision} {i}")).collect();
-        pack.write(&path, Some(&self.base)).unwrap();
-        path
+        pack.write(path, Some(&self.base)).unwrap();
     }
 
     /// The packs of both tasks, `a` and `b`.

@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use overmask_tests::{Ran, failed, json_lines, program, ran, ran_with};
+use overmask::mask::Granularity;
+use overmask_tests::{Ran, Recipe, failed, json_lines, program, ran, ran_with};
 
 use super::link::to;
 use super::{Device, done, flash, overmask, seen, verify};
@@ -19,13 +20,11 @@ struct Revisions {
 impl Revisions {
     fn new() -> Revisions {
         let device = Device::new();
-        let old = device.pack("a", 1);
-        let (new, patch) = (device.path("a-2.pack"), device.path("a-1-2.patch"));
-        // The same masks and head, so the golden vectors hold, too.
-        let mut pack = overmask::pack::Pack::open(&old, &device.base).unwrap();
-        pack.document.revision = 2;
-        pack.document.labels = (0..2).map(|i| format!("a 2 {i}")).collect();
-        pack.write(&new, Some(&device.base)).unwrap();
+        let [old, new, patch] = ["a-1.pack", "a-2.pack", "a-1-2.patch"].map(|name| device.path(name));
+        // The same masks, large beside all else.
+        let recipe = Recipe { name: "a", granularity: Granularity::Weight, sparsity: 0.5, ..Default::default() };
+        device.write(&old, &recipe, 1);
+        device.write(&new, &recipe, 2);
         done(make(&device, &old, &new, &patch));
         Revisions { device, old, new, patch }
     }
