@@ -88,7 +88,7 @@ mod tests {
         fn what_is_coded_after_a_mask_comes_back((outputs, inputs) in (1usize..40, 1usize..40), seed: u32, zeros in 0u32..101) {
             let mut next = numbers(seed);
             let before = mask(outputs, inputs, || next() % 100 >= zeros);
-            let after = mask(outputs, inputs, || next() % 10 > 0);
+            let after = mask(outputs, inputs, || !next().is_multiple_of(10));
             let classes: Vec<u8> = (0..outputs * inputs).map(|_| (next() % 64) as u8).collect();
             let bytes = encode_after(&after, &before, &classes).unwrap();
             prop_assert!(bytes.len() <= after.as_bytes().len() + 7);
@@ -98,7 +98,7 @@ mod tests {
         #[test]
         fn any_bytes_are_a_mask_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..300), seed: u32) {
             let mut next = numbers(seed);
-            let before = mask(8, 20, || next() % 10 > 0);
+            let before = mask(8, 20, || !next().is_multiple_of(10));
             let classes: Vec<u8> = (0..160).map(|i| (i % 64) as u8).collect();
             let _ = decode_after(&bytes, &before, &classes);
         }
@@ -109,7 +109,7 @@ mod tests {
         let mut next = numbers(7);
         let before = mask(400, 300, || next() % 100 >= 8);
         let mut old = before.unit_bits().iter().by_vals().collect::<Vec<_>>().into_iter();
-        let after = mask(400, 300, || old.next().unwrap() ^ (next() % 100 == 0));
+        let after = mask(400, 300, || old.next().unwrap() ^ next().is_multiple_of(100));
         let classes = vec![3; 120_000];
         let (alone, after) = (encode(&after, &classes).unwrap(), encode_after(&after, &before, &classes).unwrap());
         assert!(after.len() * 4 < alone.len(), "{} against {}", after.len(), alone.len());
