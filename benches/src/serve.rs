@@ -370,7 +370,7 @@ fn switches(place: &Place<'_>, base: &Path, pack: &Path, name: &str, text: &str,
                 at_switch.push(took);
             }
             ensure!(i < 100_000, "no switch");
-            if i > 100 && generation.as_u64().map(|number| number.to_string()).as_deref() == Some(to) {
+            if i > 100 && generation.as_u64().map(|number| number.to_string()).as_deref() == Some(to.as_str()) {
                 break;
             }
         }
