@@ -151,12 +151,17 @@ impl Hidden {
     }
 
     /// The vectors of some of a batch's texts, likewise.
-    pub(crate) fn of_texts(batch: &TokenBatch, texts: &[usize], width: usize, data: Vec<f32>) -> Self {
+    ///
+    /// # Panics
+    /// When there is no such text, or there are not as many values.
+    pub fn of_texts(batch: &TokenBatch, texts: &[usize], width: usize, data: Vec<f32>) -> Self {
         let ends = texts.iter().scan(0, |end, text| {
             *end += range(&batch.ends, *text).len();
             Some(*end)
         });
-        Hidden { width, ends: ends.collect(), data }
+        let ends: Vec<usize> = ends.collect();
+        assert_eq!(data.len(), ends.last().copied().unwrap_or(0) * width, "a vector for each token");
+        Hidden { width, ends, data }
     }
 
     /// Width of a vector.

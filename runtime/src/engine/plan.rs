@@ -56,7 +56,10 @@ pub struct Sharing(Vec<Vec<Vec<TaskId>>>);
 impl Sharing {
     /// Of the classes of some tasks, for the embeddings and each layer: tasks whose classes are equal up to some step
     /// have that step in common.
-    pub(crate) fn new(tasks: &[TaskId], classes: &[&[u64]]) -> Self {
+    ///
+    /// # Panics
+    /// When a task has fewer classes than the first.
+    pub fn new(tasks: &[TaskId], classes: &[&[u64]]) -> Self {
         let steps = classes.first().map_or(0, |classes| classes.len());
         let of_step = |step: usize| {
             let mut groups: Vec<(&[u64], Vec<TaskId>)> = Vec::new();
