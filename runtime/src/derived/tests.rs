@@ -217,10 +217,10 @@ fn only_the_names_of_derived_files_are_theirs() {
     }
 }
 
-/// Run twice: as it is, and by itself in a process that may write no file of more than a kilobyte.
+/// Run twice: as it is, and by itself in a process that may write no file of more than 32 kilobytes.
 #[test]
 fn a_file_that_is_too_large_for_the_process_stays_in_memory() {
-    if is_inside("ulimit -f 1") {
+    if is_inside("ulimit -f 32") {
         let (_dir, file) = file();
         let large = file.find_or_make(10_000, |_| Ok::<_, Infallible>(vec![1u32; 10_000])).unwrap();
         assert!(matches!(large, Derived::Memory(_)));
