@@ -1,9 +1,9 @@
 #!/bin/sh
 # Asks a server with curl, over TCP and over its Unix socket:
 #
-#   overmask serve --listen tcp:6780 --listen unix:/tmp/overmask.sock &
+#   overmask serve --listen tcp:6780 --listen unix:overmask.sock &
 #   examples/serve/curl.sh tcp http://127.0.0.1:6780 trec "Where is Lima?"
-#   examples/serve/curl.sh unix /tmp/overmask.sock trec "Where is Lima?"
+#   examples/serve/curl.sh unix overmask.sock trec "Where is Lima?"
 set -eu
 
 kind=$1 server=$2 task=$3 text=$4

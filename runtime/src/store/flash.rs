@@ -223,7 +223,7 @@ impl Changing {
         let mut clock = Clock { last: Instant::now(), report };
         let active = self.current()?;
         let policy = self.policy()?;
-        let packs = packs.into_iter().map(|given| self.patched(given, &active)).collect::<Result<Vec<_>, _>>()?;
+        let packs = self.patched(packs, &active)?;
         let bytes: u64 = packs.iter().map(|given| given.bytes.len() as u64).sum();
         self.check_space(2 * bytes)?;
 
@@ -308,17 +308,31 @@ impl Changing {
         Ok(Flashed { generation, is_new })
     }
 
-    /// Of a patch the pack that it makes of the one that is here; a pack as it is.
-    fn patched(&self, given: Given, active: &Generation) -> Result<Given, StoreError> {
-        if !Patch::is_one(&given.bytes) {
-            return Ok(given);
+    /// The packs that were given, or that patches make of those that are here; a patch beside its pack is not needed.
+    fn patched(&self, given: Vec<Given>, active: &Generation) -> Result<Vec<Given>, StoreError> {
+        let (patches, mut packs): (Vec<_>, Vec<_>) = given.into_iter().partition(|given| Patch::is_one(&given.bytes));
+        let mut made = Vec::new();
+        if !patches.is_empty() {
+            let whole: Vec<String> = packs.iter().map(|given| hex(&Sha256::digest(&given.bytes))).collect();
+            for patch in patches {
+                made.extend(self.made_by(patch, &whole, active)?);
+            }
         }
+        packs.extend(made);
+        Ok(packs)
+    }
+
+    /// The pack that a patch makes, unless it is one of those with these digests.
+    fn made_by(&self, given: Given, whole: &[String], active: &Generation) -> Result<Option<Given>, StoreError> {
         let Given { name, bytes, .. } = given;
         let in_file = |error: PackError| match error {
             PackError::Bytes(reason) => PackError::Invalid { path: PathBuf::from(&name), reason },
             error => error,
         };
         let patch = Patch::from_bytes(&bytes).map_err(in_file)?;
+        if whole.iter().any(|sha256| sha256 == patch.to()) {
+            return Ok(None);
+        }
         let no_base = || StoreError::NoBase { pack: name.clone(), base_id: patch.base_id().to_owned() };
         let base = self.open_base(active.base(patch.base_id()).ok_or_else(no_base)?)?;
         let path = self.pack_path(patch.from());
@@ -330,7 +344,7 @@ impl Changing {
         };
         let bytes = patch.apply(&old, &base).map_err(in_file)?;
         let signature = patch.signature().map(str::to_owned);
-        Ok(Given { name, bytes, signature })
+        Ok(Some(Given { name, bytes, signature }))
     }
 
     /// Writes a pack under its digest, its bytes through to the disk, unless it is there.

@@ -58,6 +58,11 @@ fn a_patch_is_flashed_as_the_pack_that_it_makes() {
     done(ran(&mut verify(&store)));
     assert_eq!(device.litter(&store), [] as [PathBuf; 0]);
 
+    // Beside its pack, which is enough, wherever that goes.
+    let store = revisions.store("both");
+    done(ran(&mut flash(&store, [new, patch])));
+    assert_eq!(seen(&store), "a 2");
+
     // From stdin, as a message of any transport brings it.
     let store = revisions.store("stdin");
     done(ran_with(&mut flash(&store, ["-"]), &fs::read(patch).unwrap()));
