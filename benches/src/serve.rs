@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -257,33 +257,36 @@ impl Client for Http {
 /// Answers a second to clients that each ask one text after the other.
 fn load(connect: &dyn Fn() -> Result<Box<dyn Client>>, task: &str, texts: &[String]) -> Result<f64> {
     let clients = (0..CLIENTS).map(|_| connect()).collect::<Result<Vec<_>>>()?;
-    let (is_over, count, begins) = (AtomicBool::new(false), AtomicUsize::new(0), Barrier::new(CLIENTS + 1));
+    let (is_over, begins) = (AtomicBool::new(false), Barrier::new(CLIENTS + 1));
     thread::scope(|scope| {
         let asks = clients.into_iter().enumerate().map(|(number, mut client)| {
-            let (is_over, count, begins) = (&is_over, &count, &begins);
-            scope.spawn(move || -> Result<()> {
+            let (is_over, begins) = (&is_over, &begins);
+            scope.spawn(move || -> Result<(usize, Instant)> {
                 begins.wait();
+                let (mut count, mut last) = (0, Instant::now());
                 for text in texts.iter().cycle().skip(number * 37) {
                     let reply = client.ask(task, text)?;
                     ensure!(reply.get("error").is_none(), "{reply}");
-                    count.fetch_add(1, Ordering::Relaxed);
+                    (count, last) = (count + 1, Instant::now());
                     if is_over.load(Ordering::Relaxed) {
                         break;
                     }
                 }
-                Ok(())
+                Ok((count, last))
             })
         });
         let asks: Vec<_> = asks.collect();
         begins.wait();
         let begin = Instant::now();
         thread::sleep(LOAD);
-        let found = count.load(Ordering::Relaxed) as f64 / begin.elapsed().as_secs_f64();
         is_over.store(true, Ordering::Relaxed);
+        // Up to the last answer: a batch that is half done at the end is neither left out nor counted for nothing.
+        let (mut count, mut end) = (0, begin);
         for ask in asks {
-            ask.join().map_err(|_| anyhow::anyhow!("a client failed"))??;
+            let (answers, last) = ask.join().map_err(|_| anyhow::anyhow!("a client failed"))??;
+            (count, end) = (count + answers, end.max(last));
         }
-        Ok(found)
+        Ok(count as f64 / (end - begin).as_secs_f64())
     })
 }
 
