@@ -3,26 +3,32 @@
 use std::fmt;
 use std::str::FromStr;
 
+use half::bf16;
+
 #[cfg(target_arch = "x86_64")]
 use super::avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
-use super::avx512::Avx512;
-use super::kernel::Kernel;
+use super::avx512::{Avx512, Vnni};
+use super::kernel::{Codes, Instructions, Kernel};
 #[cfg(target_arch = "aarch64")]
-use super::neon::Neon;
+use super::neon::{DotProduct, Neon};
 use super::portable::Portable;
 use super::product::{Kernels, Product, Scratch};
-use super::{Element, PanelMask, Row};
+use super::{Element, NR, PanelMask, Row};
 
 /// Every instruction set with kernels of its own, the fastest last.
 static TABLE: &[InstructionSet] = &[
-    InstructionSet::new::<Portable>("portable"),
+    InstructionSet::new::<Portable, Portable>("portable"),
     #[cfg(target_arch = "x86_64")]
-    InstructionSet::new::<Avx2>("avx2"),
+    InstructionSet::new::<Avx2, Avx2>("avx2"),
     #[cfg(target_arch = "x86_64")]
-    InstructionSet::new::<Avx512>("avx512"),
+    InstructionSet::new::<Avx512, Avx2>("avx512"),
+    #[cfg(target_arch = "x86_64")]
+    InstructionSet::new::<Avx512, Vnni>("avx512vnni"),
     #[cfg(target_arch = "aarch64")]
-    InstructionSet::new::<Neon>("neon"),
+    InstructionSet::new::<Neon, Neon>("neon"),
+    #[cfg(target_arch = "aarch64")]
+    InstructionSet::new::<Neon, DotProduct>("neondot"),
 ];
 
 /// A line of the table.
@@ -30,6 +36,18 @@ pub struct InstructionSet {
     name: &'static str,
     is_there: fn() -> bool,
     f32: Kernels<f32>,
+    bf16: Kernels<bf16>,
+    int8: Kernels<i8>,
+    quantize: Quantize,
+    dequantize: Dequantize,
+}
+
+type Quantize = fn(&[&[Row]], usize, &mut [&mut [Row<u8>]], &mut [f32]);
+type Dequantize = fn(&[Row<i32>], &[f32], &Row, Option<&Row>, &mut [Row]);
+
+/// What a line of the table says is there.
+fn detected<I: Instructions>() -> I {
+    I::detect().unwrap_or_else(|| unreachable!("instructions that were detected are gone"))
 }
 
 /// An element that the table has kernels for.
@@ -45,6 +63,18 @@ impl Tabled for f32 {
     }
 }
 
+impl Tabled for bf16 {
+    fn kernels(set: &InstructionSet) -> &Kernels<bf16> {
+        &set.bf16
+    }
+}
+
+impl Tabled for i8 {
+    fn kernels(set: &InstructionSet) -> &Kernels<i8> {
+        &set.int8
+    }
+}
+
 impl<E: Tabled> Product<'_, E> {
     /// Computes it with an instruction set; `sums` has a row for each row of the activations.
     ///
@@ -57,8 +87,17 @@ impl<E: Tabled> Product<'_, E> {
 }
 
 impl InstructionSet {
-    const fn new<K: Kernel<f32>>(name: &'static str) -> Self {
-        InstructionSet { name, is_there: || K::detect().is_some(), f32: Kernels::new::<K>() }
+    /// A line with the kernels for floating-point numbers and those for int8.
+    const fn new<F: Kernel<f32> + Kernel<bf16>, I: Kernel<i8> + Codes>(name: &'static str) -> Self {
+        InstructionSet {
+            name,
+            is_there: || F::detect().is_some() && I::detect().is_some(),
+            f32: Kernels::new::<F>(),
+            bf16: Kernels::new::<F>(),
+            int8: Kernels::new::<I>(),
+            quantize: |from, inputs, to, scales| detected::<I>().quantize(from, inputs, to, scales),
+            dequantize: |sums, rows, outputs, bias, to| detected::<I>().dequantize(sums, rows, outputs, bias, to),
+        }
     }
 }
 
@@ -92,6 +131,27 @@ impl Isa {
     pub fn best() -> Isa {
         // The first line is there on every processor.
         Self::available().pop().unwrap_or(Isa(&TABLE[0]))
+    }
+
+    /// Makes int8 codes of some rows of activations: their value / scale + [`ZERO_POINT`](super::ZERO_POINT), with
+    /// scale = the largest magnitude of the row / 127. `from` and `to` have the rows of each panel of the activations,
+    /// `scales` one value a row. A row with a value that is not finite has the scale NaN.
+    ///
+    /// # Panics
+    /// When there are not as many panels or rows.
+    pub fn quantize(self, from: &[&[Row]], inputs: usize, to: &mut [&mut [Row<u8>]], scales: &mut [f32]) {
+        assert!(from.len() == inputs.div_ceil(NR) && to.len() == from.len());
+        (self.0.quantize)(from, inputs, to, scales);
+    }
+
+    /// Makes numbers of the sums of a panel's products of codes: sum · (scale of the row · scale of the output), added
+    /// to the bias, or to what is there.
+    ///
+    /// # Panics
+    /// When `rows` or `to` have not as many rows as the sums.
+    pub fn dequantize(self, sums: &[Row<i32>], rows: &[f32], outputs: &Row, bias: Option<&Row>, to: &mut [Row]) {
+        assert!(rows.len() == sums.len() && to.len() == sums.len());
+        (self.0.dequantize)(sums, rows, outputs, bias, to);
     }
 
     /// What a [`Product`] does with a mask for so many rows, in a few words.

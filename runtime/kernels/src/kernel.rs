@@ -1,21 +1,24 @@
 //! What an instruction set does: the innermost loops over a tile of rows and the steps of a panel.
 
 use super::activations::Tile;
-use super::{Element, NR, Row};
+use super::{Element, NR, Row, codes};
 
 /// Calls a kernel that takes the number of rows as a constant.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 macro_rules! by_rows {
-    ($kernel:ident, $sums:expr, $args:tt, [$($rows:literal)*]) => {
+    ($kernel:ident $(<$element:ident>)?, $sums:expr, $args:tt, $rows:tt) => {
+        by_rows!(@match $kernel [$(, $element)?], $sums, $args, $rows)
+    };
+    (@match $kernel:ident $generics:tt, $sums:expr, $args:tt, [$($rows:literal)*]) => {
         match $sums.len() {
-            $($rows => by_rows!(@call $kernel, $rows, $sums, $args),)*
+            $($rows => by_rows!(@call $kernel $rows $generics, $sums, $args),)*
             rows => unreachable!("a tile of {rows} rows"),
         }
     };
-    (@call $kernel:ident, $rows:literal, $sums:expr, ($($arg:expr),*)) => {
+    (@call $kernel:ident $rows:literal [$($generics:tt)*], $sums:expr, ($($arg:expr),*)) => {
         // SAFETY: the kernel needs instructions and nothing else; that the processor has them is
         // what the type says for which this is called.
-        unsafe { $kernel::<$rows>($($arg,)* $sums) }
+        unsafe { $kernel::<$rows $($generics)*>($($arg,)* $sums) }
     };
 }
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
@@ -30,6 +33,19 @@ pub(super) trait Instructions: Copy {
     /// Lists the kept steps, whose bits are set, as its [`Kernel::listed`] reads them.
     fn kept(self, words: &[u32], steps: &mut Vec<u32>) {
         kept(words, steps);
+    }
+}
+
+/// What is done around products of int8 codes: the plain loops, compiled for the instructions.
+pub(super) trait Codes: Instructions {
+    /// As [`codes::quantize`].
+    fn quantize(self, from: &[&[Row]], inputs: usize, to: &mut [&mut [Row<u8>]], scales: &mut [f32]) {
+        codes::quantize(from, inputs, to, scales);
+    }
+
+    /// As [`codes::dequantize`].
+    fn dequantize(self, sums: &[Row<i32>], rows: &[f32], outputs: &Row, bias: Option<&Row>, to: &mut [Row]) {
+        codes::dequantize(sums, rows, outputs, bias, to);
     }
 }
 
@@ -83,6 +99,10 @@ pub(super) trait Kernel<E: Element>: Instructions {
         mask::<E>(operands.b, masks, masked);
         self.dense(Operands { b: masked, ..operands }, sums);
     }
+
+    /// Takes away what the instructions have added besides the products: the same for each of a product's rows, and so
+    /// done once for all of them. `b` has no weights that are masked; `steps` is a list, or none for all.
+    fn correct(self, _b: &[Row<E::Lane>], _steps: Option<&[u32]>, _sums: &mut [Row<E::Sum>]) {}
 }
 
 /// The steps with zeros where the masks have no bit.

@@ -85,7 +85,7 @@ pub fn check_changes(base: &Base, masks: &[NamedMask], deltas: &[Delta]) -> Resu
     }
     for Delta { tensor, shape, values, .. } in deltas {
         let wrong = |reason: String| Err(EngineError::Delta { tensor: tensor.clone(), reason });
-        let Ok((expected, _)) = base.tensor_f32(tensor) else {
+        let Ok(expected) = base.shape(tensor) else {
             return wrong("the base has no such tensor".to_owned());
         };
         if shape != expected || values.len() != expected.iter().product::<usize>() {
