@@ -9,7 +9,7 @@ use half::bf16;
 use super::avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
 use super::avx512::{Avx512, Vnni};
-use super::kernel::{Codes, Instructions, Kernel};
+use super::kernel::{Codes, Kernel, detected};
 #[cfg(target_arch = "aarch64")]
 use super::neon::{DotProduct, Neon};
 use super::portable::Portable;
@@ -44,11 +44,6 @@ pub struct InstructionSet {
 
 type Quantize = fn(&[&[Row]], usize, &mut [&mut [Row<u8>]], &mut [f32]);
 type Dequantize = fn(&[Row<i32>], &[f32], &Row, Option<&Row>, &mut [Row]);
-
-/// What a line of the table says is there.
-fn detected<I: Instructions>() -> I {
-    I::detect().unwrap_or_else(|| unreachable!("instructions that were detected are gone"))
-}
 
 /// An element that the table has kernels for.
 pub trait Tabled: Element {

@@ -36,6 +36,11 @@ pub(super) trait Instructions: Copy {
     }
 }
 
+/// The proof again: an [`Isa`](super::Isa) is a line of the table whose detection said yes.
+pub(super) fn detected<I: Instructions>() -> I {
+    I::detect().unwrap_or_else(|| unreachable!("instructions that were detected are gone"))
+}
+
 /// What is done around products of int8 codes: the plain loops, compiled for the instructions.
 pub(super) trait Codes: Instructions {
     /// As [`codes::quantize`].

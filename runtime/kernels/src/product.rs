@@ -1,7 +1,7 @@
 //! One panel of a product: the loop over the tiles, for every element and instruction set.
 
 use super::activations::split;
-use super::kernel::{Ahead, Kernel, Operands};
+use super::kernel::{Ahead, Kernel, Operands, detected};
 use super::{Activations, Element, NR, PanelMask, Panels, Row};
 
 /// Steps of a panel that are gone through at once: 48 kB of 32-bit lanes stay in the first-level
@@ -58,8 +58,7 @@ fn form<E: Element, K: Kernel<E>>(mask: PanelMask<'_>, rows: usize) -> &'static 
 }
 
 fn run<E: Element, K: Kernel<E>>(product: &Product<'_, E>, scratch: &mut Scratch<E>, sums: &mut [Row<E::Sum>]) {
-    // An `Isa` is a line of the table whose detection said yes.
-    let Some(kernel) = K::detect() else { unreachable!("instructions that were detected are gone") };
+    let kernel: K = detected();
     let Product { activations, weight, mask, panel, bias } = *product;
     let (rows, steps) = (activations.rows(), weight.steps());
     assert_eq!(activations.inputs(), weight.inputs(), "activations and weight have not the same inputs");

@@ -21,7 +21,7 @@ pub use identity::{base_id, graph_base_id};
 pub use manifest::{BaseManifest, FORMAT, MaskableTensor};
 pub use pooling::Pooling;
 pub use precision::{Int8Tensor, Precision};
-pub use weights::{Stored, TensorBytes, not_finite, write_variant, write_weights};
+pub use weights::{Stored, TensorBytes, not_finite, scales_name, write_variant, write_weights};
 
 use family::bert::Table;
 use sha2::{Digest, Sha256};
@@ -167,6 +167,7 @@ impl Base {
     pub fn open(dir: &Path) -> Result<Base, BaseError> {
         let manifest = BaseManifest::read(&dir.join(file::MANIFEST))?;
         let weights = Weights::open(&dir.join(file::WEIGHTS))?;
+        weights.check_scales()?;
         for tensor in &manifest.maskable {
             let (shape, stored) = weights.stored(&tensor.name)?;
             let wrong = |reason| {
@@ -319,6 +320,11 @@ impl Base {
     /// The manifest's entry for a maskable tensor.
     pub fn maskable(&self, name: &str) -> Option<&MaskableTensor> {
         self.manifest.maskable.iter().find(|t| t.name == name)
+    }
+
+    /// The names of its tensors, as they lie one after the other.
+    pub fn names(&self) -> Vec<String> {
+        self.weights.names()
     }
 
     /// A tensor's shape.

@@ -71,6 +71,16 @@ impl Weights {
         Ok((shape, self.numbers(name, self.info(name)?)?))
     }
 
+    /// Refuses codes without a scale for each row.
+    pub(super) fn check_scales(&self) -> Result<(), BaseError> {
+        let codes = self.metadata.tensors().into_iter().filter(|(_, info)| info.dtype == Dtype::I8);
+        codes.map(|(name, _)| name).try_for_each(|name| self.stored(&name).map(drop))
+    }
+
+    pub(super) fn names(&self) -> Vec<String> {
+        self.metadata.offset_keys()
+    }
+
     pub(super) fn shape(&self, name: &str) -> Result<&[usize], BaseError> {
         Ok(&self.info(name)?.shape)
     }
@@ -190,7 +200,7 @@ impl<'a> Stored<'a> {
 }
 
 /// The name of the tensor with the scales of an int8 one.
-fn scales_name(name: &str) -> String {
+pub fn scales_name(name: &str) -> String {
     format!("{name}.scales")
 }
 

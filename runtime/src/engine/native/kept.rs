@@ -46,9 +46,11 @@ impl NativeEngine {
     /// When the base cannot be read. Its digests are not computed.
     pub fn kept_of_base(base: &Base, directory: Option<&Directory>) -> Result<Kept, EngineError> {
         let start = Instant::now();
-        let values = packed::pack(base, &packed::starts(base))?;
-        let file = directory.map(|directory| DerivedFile::new(directory, f32::PANELS, packed::key(base)));
-        Ok(Kept::compare(file, &values, start.elapsed()))
+        by_precision!(base.precision(), E => {
+            let values = packed::pack::<E>(base, &packed::starts(base))?;
+            let file = directory.map(|directory| DerivedFile::new(directory, E::PANELS, packed::key(base)));
+            Ok(Kept::compare(file, &values, start.elapsed()))
+        })
     }
 
     /// The same for what is kept of a pack.
@@ -61,7 +63,7 @@ impl NativeEngine {
         let named = pack.masks(Some(base))?;
         check_changes(base, &named, pack.deltas())?;
         let (_, words) = masks::pack(base, &named);
-        let file = directory.map(|directory| masks::kept(directory, &packed::key(base), pack));
+        let file = directory.map(|directory| masks::kept(base, directory, &packed::key(base), pack));
         Ok(Kept::compare(file, &words, start.elapsed()))
     }
 }
