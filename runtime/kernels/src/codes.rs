@@ -1,68 +1,89 @@
 //! Activations as int8 codes, and sums of products of codes as numbers again.
 //!
-//! Each row has a scale of its own, its largest magnitude / 127, and its codes are its values / scale, rounded to the
-//! nearest, ties to even. Every operation is one of IEEE 754 in a fixed order: the same codes and sums everywhere.
+//! Each row has a scale and a zero of its own, so that its codes from 0 to 255 go from its least value to its largest,
+//! with zero between them exact. Every operation is one of IEEE 754 in a fixed order: the same codes and sums everywhere.
 
-use super::{NR, Row, ZERO_POINT};
+use super::{NR, Row};
+
+/// What the codes of a row stand for: scale · (code - zero).
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Affine {
+    /// The step from one code to the next; NaN for a row with a value that is not finite.
+    pub scale: f32,
+    /// The code of zero.
+    pub zero: u8,
+}
 
 /// The largest code.
-const LIMIT: f32 = 127.0;
+const LIMIT: f32 = 255.0;
 
 /// Added to a value from -2²² to 2²², it leaves no bits for a fraction, so the addition rounds, and the low bits of the
 /// sum are the integer.
 const ROUNDING: f32 = 12_582_912.0;
 
-/// Makes codes of some rows: `from` and `to` have the rows of each panel, `scales` one value a row. What lies behind the
-/// last input becomes code 0. A row with a value that is not finite has the scale NaN.
+/// The bits of an exponent: all of them are set where a number is not finite.
+const EXPONENT: u32 = 0x7f80_0000;
+
+/// Makes codes of some rows: `from` and `to` have the rows of each panel, `rows` says what they stand for. What lies
+/// behind the last input is any code.
 #[inline(always)]
-pub(super) fn quantize(from: &[&[Row]], inputs: usize, to: &mut [&mut [Row<u8>]], scales: &mut [f32]) {
-    for (r, scale) in scales.iter_mut().enumerate() {
-        // Magnitudes are ordered as their bits are, with infinity and then NaN at the end.
-        let mut largest = [0u32; NR];
-        let (whole, rest) = from.split_at(inputs / NR);
-        for panel in whole {
-            largest.iter_mut().zip(&panel[r]).for_each(|(most, value)| *most = (*most).max(magnitude(*value)));
+pub(super) fn quantize(from: &[&[Row]], inputs: usize, to: &mut [&mut [Row<u8>]], rows: &mut [Affine]) {
+    for (r, row) in rows.iter_mut().enumerate() {
+        let (mut least, mut most, mut finite) = ([0f32; NR], [0f32; NR], [true; NR]);
+        for (panel, from) in from.iter().enumerate() {
+            let used = NR.min(inputs - panel * NR);
+            let of_lanes = least.iter_mut().zip(&mut most).zip(&mut finite);
+            for (((least, most), finite), value) in of_lanes.zip(&from[r][..used]) {
+                *least = if *value < *least { *value } else { *least };
+                *most = if *value > *most { *value } else { *most };
+                *finite &= value.to_bits() & EXPONENT != EXPONENT;
+            }
         }
-        let rest = rest.iter().flat_map(|panel| &panel[r][..inputs % NR]).map(|value| magnitude(*value));
-        let largest = f32::from_bits(largest.into_iter().chain(rest).fold(0, u32::max));
-        let inverse = if largest > 0.0 { LIMIT / largest } else { 0.0 };
-        *scale = largest / LIMIT;
-        if !(largest.is_finite() && inverse.is_finite()) {
-            // Of the smallest numbers the inverse is none.
-            *scale = if largest.is_finite() { 0.0 } else { f32::NAN };
-            to.iter_mut().for_each(|panel| panel[r] = [ZERO_POINT; NR]);
+        let (least, most) = (least.into_iter().fold(0.0, f32::min), most.into_iter().fold(0.0, f32::max));
+        let scale = (most - least) / LIMIT;
+        let inverse = 1.0 / scale;
+        if !(scale.is_finite() && inverse.is_finite() && finite.iter().all(|finite| *finite)) {
+            // Of zeros and the smallest numbers there is no inverse.
+            let is_finite = finite.iter().all(|finite| *finite) && scale.is_finite();
+            *row = Affine { scale: if is_finite { 0.0 } else { f32::NAN }, zero: 0 };
+            to.iter_mut().for_each(|panel| panel[r] = [0; NR]);
             continue;
         }
-        for (panel, (from, to)) in from.iter().zip(to.iter_mut()).enumerate() {
-            let codes = &mut to[r];
-            codes.iter_mut().zip(&from[r]).for_each(|(code, value)| *code = encode(value * inverse));
-            if let Some(behind) = codes.get_mut(inputs - panel * NR..) {
-                behind.fill(ZERO_POINT);
-            }
+        let zero = round(-least * inverse).clamp(0, 255);
+        *row = Affine { scale, zero: zero as u8 };
+        for (from, to) in from.iter().zip(to.iter_mut()) {
+            let codes = to[r].iter_mut().zip(&from[r]);
+            codes.for_each(|(code, value)| *code = round(value * inverse).wrapping_add(zero).clamp(0, 255) as u8);
         }
     }
 }
 
+/// The nearest integer, ties to even, of a value from -2²² to 2²²; of others any.
 #[inline(always)]
-fn magnitude(value: f32) -> u32 {
-    value.to_bits() & 0x7fff_ffff
+fn round(value: f32) -> i32 {
+    (value + ROUNDING).to_bits().wrapping_sub(ROUNDING.to_bits()) as i32
 }
 
+/// Makes numbers of some rows of one panel: (sum - (zero of the row - `taken`) · column sum) · (scale of the row · scale
+/// of the output), added to the bias, or to what is there. The last row of `sums` are the column sums: those of a row of
+/// activations that are all 1.
 #[inline(always)]
-fn encode(value: f32) -> u8 {
-    ((value + ROUNDING).to_bits() as u8).wrapping_add(ZERO_POINT)
-}
-
-/// Makes numbers of some rows of one panel: sum · (the row's scale · the output's scale), added to the bias, or to what
-/// is there.
-#[inline(always)]
-pub(super) fn dequantize(sums: &[Row<i32>], rows: &[f32], outputs: &Row, bias: Option<&Row>, to: &mut [Row]) {
-    for ((sums, scale), to) in sums.iter().zip(rows).zip(to) {
+pub(super) fn dequantize(
+    sums: &[Row<i32>],
+    rows: &[Affine],
+    taken: u8,
+    outputs: &Row,
+    bias: Option<&Row>,
+    to: &mut [Row],
+) {
+    let Some((columns, sums)) = sums.split_last() else { return };
+    for ((sums, Affine { scale, zero }), to) in sums.iter().zip(rows).zip(to) {
         if let Some(bias) = bias {
             *to = *bias;
         }
-        for ((to, sum), output) in to.iter_mut().zip(sums).zip(outputs) {
-            *to += *sum as f32 * (scale * output);
+        let zero = i32::from(*zero) - i32::from(taken);
+        for (((to, sum), column), output) in to.iter_mut().zip(sums).zip(columns).zip(outputs) {
+            *to += (sum - zero * column) as f32 * (scale * output);
         }
     }
 }
@@ -71,7 +92,8 @@ pub(super) fn dequantize(sums: &[Row<i32>], rows: &[f32], outputs: &Row, bias: O
 mod tests {
     use proptest::prelude::*;
 
-    use crate::{Isa, NR, Row, ZERO_POINT};
+    use super::Affine;
+    use crate::{Isa, NR, Row};
 
     /// Rows of values as panels.
     fn panels(rows: &[Vec<f32>], inputs: usize) -> Vec<Vec<Row>> {
@@ -80,13 +102,18 @@ mod tests {
         (0..inputs.div_ceil(NR)).map(panel).collect()
     }
 
-    fn quantize(isa: Isa, rows: &[Vec<f32>], inputs: usize) -> (Vec<Vec<Row<u8>>>, Vec<f32>) {
+    fn quantize(isa: Isa, rows: &[Vec<f32>], inputs: usize) -> (Vec<Vec<Row<u8>>>, Vec<Affine>) {
         let from = panels(rows, inputs);
         let from: Vec<&[Row]> = from.iter().map(Vec::as_slice).collect();
         let mut to = vec![vec![[7; NR]; rows.len()]; from.len()];
-        let mut scales = vec![7.0; rows.len()];
+        let mut scales = vec![Affine::default(); rows.len()];
         isa.quantize(&from, inputs, &mut to.iter_mut().map(Vec::as_mut_slice).collect::<Vec<_>>(), &mut scales);
         (to, scales)
+    }
+
+    /// The codes of the inputs alone.
+    fn of_inputs(codes: &[Vec<Row<u8>>], row: usize, inputs: usize) -> Vec<u8> {
+        (0..inputs).map(|k| codes[k / NR][row][k % NR]).collect()
     }
 
     proptest! {
@@ -95,30 +122,41 @@ mod tests {
             (inputs, rows) in (1usize..100).prop_flat_map(|inputs| {
                 (Just(inputs), prop::collection::vec(prop::collection::vec(-9f32..9.0, inputs), 1..5))
             }),
+            shift in prop_oneof![Just(0f32), -20f32..20.0],
         ) {
+            let rows: Vec<Vec<f32>> = rows.iter().map(|row| row.iter().map(|value| value + shift).collect()).collect();
             let all: Vec<_> = Isa::available().into_iter().map(|isa| quantize(isa, &rows, inputs)).collect();
-            let (codes, scales) = &all[0];
-            prop_assert!(all.iter().all(|other| other == &all[0]));
             for (r, row) in rows.iter().enumerate() {
-                for k in 0..inputs.next_multiple_of(NR) {
-                    let code = f32::from(codes[k / NR][r][k % NR]) - f32::from(ZERO_POINT);
-                    match row.get(k) {
-                        Some(value) => prop_assert!((code * scales[r] - value).abs() <= scales[r] * 0.501),
-                        None => prop_assert_eq!(code, 0.0),
-                    }
+                let codes = of_inputs(&all[0].0, r, inputs);
+                let Affine { scale, zero } = all[0].1[r];
+                for (other, affine) in &all {
+                    prop_assert_eq!((&of_inputs(other, r, inputs), affine[r]), (&codes, all[0].1[r]));
+                }
+                for (code, value) in codes.iter().zip(row) {
+                    // The zero is rounded, too, so at the ends it is up to one step.
+                    let found = (f32::from(*code) - f32::from(zero)) * scale;
+                    prop_assert!((found - value).abs() <= scale * 1.01, "{found} {value}");
                 }
             }
         }
 
         #[test]
-        fn sums_become_numbers(sums in prop::collection::vec(any::<i32>(), NR), scale in 0f32..1.0, seed in -1f32..1.0) {
-            let sums: Row<i32> = std::array::from_fn(|j| sums[j] / 1000);
+        fn sums_become_numbers(
+            sums in prop::collection::vec(any::<i32>(), 2 * NR),
+            (scale, zero) in (0f32..1.0, any::<u8>()),
+            seed in -1f32..1.0,
+        ) {
+            let row = |part: usize| -> Row<i32> { std::array::from_fn(|j| sums[part * NR + j] / 10_000) };
+            let (sums, columns) = (row(0), row(1));
             let outputs: Row = std::array::from_fn(|j| seed * j as f32);
+            let affine = [Affine { scale, zero }];
             for isa in Isa::available() {
                 let (mut with, mut without) = ([[f32::NAN; NR]], [[3.0; NR]]);
-                isa.dequantize(&[sums], &[scale], &outputs, Some(&[3.0; NR]), &mut with);
-                isa.dequantize(&[sums], &[scale], &outputs, None, &mut without);
-                let expected: Row = std::array::from_fn(|j| 3.0 + sums[j] as f32 * (scale * outputs[j]));
+                isa.dequantize(&[sums, columns], &affine, &outputs, Some(&[3.0; NR]), &mut with);
+                isa.dequantize(&[sums, columns], &affine, &outputs, None, &mut without);
+                let zero = i32::from(zero) - i32::from(isa.activation_zero());
+                let exact = |j: usize| (sums[j] - zero * columns[j]) as f32 * (scale * outputs[j]);
+                let expected: Row = std::array::from_fn(|j| 3.0 + exact(j));
                 prop_assert_eq!((with[0], without[0]), (expected, expected), "{}", isa);
             }
         }
@@ -129,10 +167,10 @@ mod tests {
         for isa in Isa::available() {
             let rows = [vec![0.0; 33], vec![1e-45; 33], vec![1.0, f32::INFINITY], vec![f32::NAN, 1.0]];
             let rows: Vec<Vec<f32>> = rows.into_iter().map(|mut row| (row.resize(33, 1.0), row).1).collect();
-            let (codes, scales) = quantize(isa, &rows, 33);
-            assert_eq!(scales[..2], [0.0; 2]);
-            assert!(scales[2..].iter().all(|scale| scale.is_nan()));
-            assert!(codes.iter().flatten().flatten().all(|code| *code == ZERO_POINT));
+            let (codes, affine) = quantize(isa, &rows, 33);
+            assert!(affine[..2].iter().all(|affine| affine.scale == 0.0));
+            assert!(affine[2..].iter().all(|affine| affine.scale.is_nan()));
+            assert!(codes.iter().flatten().flatten().all(|code| *code == 0));
         }
     }
 }

@@ -94,12 +94,9 @@ impl Element for bf16 {
     }
 }
 
-/// What is added to the int8 code of an activation, so that none is negative: the instructions of x86 multiply codes of
-/// which one has a sign.
-pub const ZERO_POINT: u8 = 128;
-
-/// Weights are codes from -127 to 127, activations such codes plus [`ZERO_POINT`]. Products add up exactly, on every
-/// instruction set, as long as there are no more than 100,000 inputs.
+/// Weights are codes from -127 to 127, activations codes from 0 to 255 less a number that the instruction set chooses
+/// ([`Isa::activation_zero`](super::Isa::activation_zero)). Products add up exactly, on every instruction set, as long as
+/// there are no more than 30,000 inputs.
 impl Element for i8 {
     const INPUTS: usize = 4;
     const PANELS: &'static str = "panels32x4int8";
@@ -123,7 +120,7 @@ impl Element for i8 {
 
     #[inline(always)]
     fn multiply_add(sum: i32, activations: &[u8], lane: [i8; 4]) -> i32 {
-        let product = |(a, w): (&u8, i8)| (i32::from(*a) - i32::from(ZERO_POINT)) * i32::from(w);
+        let product = |(a, w): (&u8, i8)| i32::from(*a) * i32::from(w);
         sum + activations.iter().zip(lane).map(product).sum::<i32>()
     }
 }

@@ -14,7 +14,7 @@ use super::kernel::{Codes, Kernel, detected};
 use super::neon::{DotProduct, Neon};
 use super::portable::Portable;
 use super::product::{Kernels, Product, Scratch};
-use super::{Element, NR, PanelMask, Row};
+use super::{Affine, Element, NR, PanelMask, Row};
 
 /// Every instruction set with kernels of its own, the fastest last.
 static TABLE: &[InstructionSet] = &[
@@ -38,12 +38,13 @@ pub struct InstructionSet {
     f32: Kernels<f32>,
     bf16: Kernels<bf16>,
     int8: Kernels<i8>,
+    activation_zero: u8,
     quantize: Quantize,
     dequantize: Dequantize,
 }
 
-type Quantize = fn(&[&[Row]], usize, &mut [&mut [Row<u8>]], &mut [f32]);
-type Dequantize = fn(&[Row<i32>], &[f32], &Row, Option<&Row>, &mut [Row]);
+type Quantize = fn(&[&[Row]], usize, &mut [&mut [Row<u8>]], &mut [Affine]);
+type Dequantize = fn(&[Row<i32>], &[Affine], &Row, Option<&Row>, &mut [Row]);
 
 /// An element that the table has kernels for.
 pub trait Tabled: Element {
@@ -90,7 +91,8 @@ impl InstructionSet {
             f32: Kernels::new::<F>(),
             bf16: Kernels::new::<F>(),
             int8: Kernels::new::<I>(),
-            quantize: |from, inputs, to, scales| detected::<I>().quantize(from, inputs, to, scales),
+            activation_zero: I::ACTIVATION_ZERO,
+            quantize: |from, inputs, to, rows| detected::<I>().quantize(from, inputs, to, rows),
             dequantize: |sums, rows, outputs, bias, to| detected::<I>().dequantize(sums, rows, outputs, bias, to),
         }
     }
@@ -128,24 +130,30 @@ impl Isa {
         Self::available().pop().unwrap_or(Isa(&TABLE[0]))
     }
 
-    /// Makes int8 codes of some rows of activations: their value / scale + [`ZERO_POINT`](super::ZERO_POINT), with
-    /// scale = the largest magnitude of the row / 127. `from` and `to` have the rows of each panel of the activations,
-    /// `scales` one value a row. A row with a value that is not finite has the scale NaN.
+    /// What products of int8 take from the code of an activation before they multiply it: a number that makes the
+    /// instructions' work easy, and makes none for [`Self::dequantize`], which is told the [`Affine`]'s own zero.
+    pub fn activation_zero(self) -> u8 {
+        self.0.activation_zero
+    }
+
+    /// Makes int8 codes of some rows of activations, each from its least value to its largest: `from` and `to` have the
+    /// rows of each panel of the activations, `rows` is filled with what the codes of each stand for.
     ///
     /// # Panics
     /// When there are not as many panels or rows.
-    pub fn quantize(self, from: &[&[Row]], inputs: usize, to: &mut [&mut [Row<u8>]], scales: &mut [f32]) {
+    pub fn quantize(self, from: &[&[Row]], inputs: usize, to: &mut [&mut [Row<u8>]], rows: &mut [Affine]) {
         assert!(from.len() == inputs.div_ceil(NR) && to.len() == from.len());
-        (self.0.quantize)(from, inputs, to, scales);
+        (self.0.quantize)(from, inputs, to, rows);
     }
 
-    /// Makes numbers of the sums of a panel's products of codes: sum · (scale of the row · scale of the output), added
-    /// to the bias, or to what is there.
+    /// Makes numbers of the sums of a panel's products of codes, and adds them to the bias, or to what is there. The
+    /// last of the sums are those of a row of codes that are all [`Self::activation_zero`] + 1, and so stand for 1:
+    /// they tell what the zeros of the others add up to.
     ///
     /// # Panics
-    /// When `rows` or `to` have not as many rows as the sums.
-    pub fn dequantize(self, sums: &[Row<i32>], rows: &[f32], outputs: &Row, bias: Option<&Row>, to: &mut [Row]) {
-        assert!(rows.len() == sums.len() && to.len() == sums.len());
+    /// When there is not one row of sums more than of the others.
+    pub fn dequantize(self, sums: &[Row<i32>], rows: &[Affine], outputs: &Row, bias: Option<&Row>, to: &mut [Row]) {
+        assert!(rows.len() + 1 == sums.len() && to.len() == rows.len());
         (self.0.dequantize)(sums, rows, outputs, bias, to);
     }
 

@@ -1,7 +1,7 @@
 //! What an instruction set does: the innermost loops over a tile of rows and the steps of a panel.
 
 use super::activations::Tile;
-use super::{Element, NR, Row, codes};
+use super::{Affine, Element, NR, Row, codes};
 
 /// Calls a kernel that takes the number of rows as a constant.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
@@ -43,14 +43,17 @@ pub(super) fn detected<I: Instructions>() -> I {
 
 /// What is done around products of int8 codes: the plain loops, compiled for the instructions.
 pub(super) trait Codes: Instructions {
+    /// What is taken from an activation's code before it is multiplied.
+    const ACTIVATION_ZERO: u8 = 0;
+
     /// As [`codes::quantize`].
-    fn quantize(self, from: &[&[Row]], inputs: usize, to: &mut [&mut [Row<u8>]], scales: &mut [f32]) {
-        codes::quantize(from, inputs, to, scales);
+    fn quantize(self, from: &[&[Row]], inputs: usize, to: &mut [&mut [Row<u8>]], rows: &mut [Affine]) {
+        codes::quantize(from, inputs, to, rows);
     }
 
     /// As [`codes::dequantize`].
-    fn dequantize(self, sums: &[Row<i32>], rows: &[f32], outputs: &Row, bias: Option<&Row>, to: &mut [Row]) {
-        codes::dequantize(sums, rows, outputs, bias, to);
+    fn dequantize(self, sums: &[Row<i32>], rows: &[Affine], outputs: &Row, bias: Option<&Row>, to: &mut [Row]) {
+        codes::dequantize(sums, rows, Self::ACTIVATION_ZERO, outputs, bias, to);
     }
 }
 
@@ -104,10 +107,6 @@ pub(super) trait Kernel<E: Element>: Instructions {
         mask::<E>(operands.b, masks, masked);
         self.dense(Operands { b: masked, ..operands }, sums);
     }
-
-    /// Takes away what the instructions have added besides the products: the same for each of a product's rows, and so
-    /// done once for all of them. `b` has no weights that are masked; `steps` is a list, or none for all.
-    fn correct(self, _b: &[Row<E::Lane>], _steps: Option<&[u32]>, _sums: &mut [Row<E::Sum>]) {}
 }
 
 /// The steps with zeros where the masks have no bit.

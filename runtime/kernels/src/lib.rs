@@ -13,7 +13,7 @@
 //! | [`PanelMask::Weights`] otherwise | the first tile masks the panel as it reads it and leaves it masked for the others |
 //!
 //! Elements are f32, bf16, which becomes f32 when it is loaded, and int8, whose activations are codes as well, with a scale
-//! a row ([`Isa::quantize`], [`Isa::dequantize`]).
+//! and a zero of their own for each row ([`Isa::quantize`], [`Isa::dequantize`]).
 //!
 //! Two things vary, each in one place; the loop over the tiles is written once for all of them:
 //!
@@ -37,7 +37,8 @@ mod portable;
 mod product;
 
 pub use activations::Activations;
-pub use element::{Element, ZERO_POINT};
+pub use codes::Affine;
+pub use element::Element;
 pub use isa::{Isa, IsaError, Tabled};
 pub use panels::{NR, PanelMask, Panels, Units};
 pub use product::{Product, Scratch};

@@ -96,11 +96,6 @@ fn run<E: Element, K: Kernel<E>>(product: &Product<'_, E>, scratch: &mut Scratch
                 }
             }
         }
-        match mask {
-            PanelMask::Steps(_) if kept.len() < b.len() => kernel.correct(b, Some(kept), sums),
-            PanelMask::Weights(_) if rows >= K::MERGE_BELOW => kernel.correct(masked, None, sums),
-            _ => kernel.correct(b, None, sums),
-        }
     }
     // Without steps there is none that the bias could come with.
     if let (0, Some(bias)) = (steps, bias) {

@@ -5,8 +5,8 @@
 use std::arch::x86_64::{
     __m128i, __m256i, _mm_loadu_si128, _mm256_add_epi32, _mm256_and_si256, _mm256_cmpeq_epi8, _mm256_cvtepi8_epi16,
     _mm256_cvtepu8_epi16, _mm256_hadd_epi32, _mm256_loadu_si256, _mm256_madd_epi16, _mm256_permute4x64_epi64,
-    _mm256_set1_epi16, _mm256_set1_epi32, _mm256_set1_epi64x, _mm256_setr_epi8, _mm256_setzero_si256,
-    _mm256_shuffle_epi8, _mm256_storeu_si256, _mm256_sub_epi16,
+    _mm256_set1_epi32, _mm256_set1_epi64x, _mm256_setr_epi8, _mm256_setzero_si256,
+    _mm256_shuffle_epi8, _mm256_storeu_si256,
 };
 use std::mem::MaybeUninit;
 
@@ -14,7 +14,7 @@ use super::{Avx2, prefetch};
 use crate::activations::Tile;
 use crate::kernel::{Codes, Kernel, Operands, by_rows};
 use crate::product::DEPTH;
-use crate::{Element, NR, Row, ZERO_POINT, codes};
+use crate::{Affine, Element, NR, Row, codes};
 
 /// Inputs of an output that lie side by side.
 const INPUTS: usize = i8::INPUTS;
@@ -26,25 +26,32 @@ const STEPS: usize = NR / INPUTS;
 const QUARTER: usize = NR / 4;
 
 impl Codes for Avx2 {
-    fn quantize(self, from: &[&[Row]], inputs: usize, to: &mut [&mut [Row<u8>]], scales: &mut [f32]) {
+    fn quantize(self, from: &[&[Row]], inputs: usize, to: &mut [&mut [Row<u8>]], rows: &mut [Affine]) {
         // SAFETY: the processor has the instructions, says the type.
-        unsafe { quantize(from, inputs, to, scales) }
+        unsafe { quantize(from, inputs, to, rows) }
     }
 
-    fn dequantize(self, sums: &[Row<i32>], rows: &[f32], outputs: &Row, bias: Option<&Row>, to: &mut [Row]) {
+    fn dequantize(self, sums: &[Row<i32>], rows: &[Affine], outputs: &Row, bias: Option<&Row>, to: &mut [Row]) {
         // SAFETY: the processor has the instructions, says the type.
-        unsafe { dequantize(sums, rows, outputs, bias, to) }
+        unsafe { dequantize(sums, rows, Self::ACTIVATION_ZERO, outputs, bias, to) }
     }
 }
 
 #[target_feature(enable = "avx2,fma")]
-fn quantize(from: &[&[Row]], inputs: usize, to: &mut [&mut [Row<u8>]], scales: &mut [f32]) {
-    codes::quantize(from, inputs, to, scales);
+fn quantize(from: &[&[Row]], inputs: usize, to: &mut [&mut [Row<u8>]], rows: &mut [Affine]) {
+    codes::quantize(from, inputs, to, rows);
 }
 
 #[target_feature(enable = "avx2,fma")]
-fn dequantize(sums: &[Row<i32>], rows: &[f32], outputs: &Row, bias: Option<&Row>, to: &mut [Row]) {
-    codes::dequantize(sums, rows, outputs, bias, to);
+fn dequantize(
+    sums: &[Row<i32>],
+    rows: &[Affine],
+    taken: u8,
+    outputs: &Row,
+    bias: Option<&Row>,
+    to: &mut [Row],
+) {
+    codes::dequantize(sums, rows, taken, outputs, bias, to);
 }
 
 impl Kernel<i8> for Avx2 {
@@ -113,11 +120,10 @@ fn listed<const R: usize>(
     }
 }
 
-/// The activations that some steps multiply, as what they stand for.
+/// The activations that some steps multiply.
 #[target_feature(enable = "avx2,fma")]
 #[inline]
 fn widen<'w, const R: usize>(a: Tile<'_, u8>, steps: usize, wide: &'w mut Wide<R>) -> &'w [[Row<i16>; R]] {
-    let zero = _mm256_set1_epi16(i16::from(ZERO_POINT));
     let wide = &mut wide[..steps.div_ceil(STEPS)];
     for (panel, wide) in wide.iter_mut().enumerate() {
         let mut rows = [[0; NR]; R];
@@ -127,7 +133,7 @@ fn widen<'w, const R: usize>(a: Tile<'_, u8>, steps: usize, wide: &'w mut Wide<R
                 // SAFETY: both have 16 values.
                 unsafe {
                     let values = _mm256_cvtepu8_epi16(_mm_loadu_si128(from.as_ptr().cast::<__m128i>()));
-                    _mm256_storeu_si256(to.as_mut_ptr().cast::<__m256i>(), _mm256_sub_epi16(values, zero));
+                    _mm256_storeu_si256(to.as_mut_ptr().cast::<__m256i>(), values);
                 }
             }
         }

@@ -1,15 +1,14 @@
-//! int8 with VNNI: an instruction multiplies four inputs of sixteen outputs and adds them up. It takes activations without
-//! a sign, so that each product is too large by [`ZERO_POINT`] times the weight: what that adds up to is the same for all
-//! rows, and taken away at the end.
+//! int8 with VNNI: an instruction multiplies four inputs of sixteen outputs, activations without a sign and weights with
+//! one, and adds them up.
 
 use std::arch::x86_64::{
-    __m512i, _mm512_dpbusd_epi32, _mm512_loadu_si512, _mm512_maskz_mov_epi8, _mm512_set1_epi8,
-    _mm512_set1_epi32, _mm512_setzero_si512, _mm512_storeu_si512, _mm512_sub_epi32,
+    __m512i, _mm512_dpbusd_epi32, _mm512_loadu_si512, _mm512_maskz_mov_epi8, _mm512_set1_epi32,
+    _mm512_setzero_si512, _mm512_storeu_si512,
 };
 
 use super::{Instructions, prefetch};
 use crate::kernel::{Codes, Kernel, Operands, by_rows};
-use crate::{Element, NR, Row, ZERO_POINT, codes};
+use crate::{Affine, Element, NR, Row, codes};
 
 /// That the processor has AVX-512 F, BW and VNNI.
 #[derive(Debug, Clone, Copy)]
@@ -42,25 +41,32 @@ impl Instructions for Vnni {
 }
 
 impl Codes for Vnni {
-    fn quantize(self, from: &[&[Row]], inputs: usize, to: &mut [&mut [Row<u8>]], scales: &mut [f32]) {
+    fn quantize(self, from: &[&[Row]], inputs: usize, to: &mut [&mut [Row<u8>]], rows: &mut [Affine]) {
         // SAFETY: the processor has the instructions, says the type.
-        unsafe { quantize(from, inputs, to, scales) }
+        unsafe { quantize(from, inputs, to, rows) }
     }
 
-    fn dequantize(self, sums: &[Row<i32>], rows: &[f32], outputs: &Row, bias: Option<&Row>, to: &mut [Row]) {
+    fn dequantize(self, sums: &[Row<i32>], rows: &[Affine], outputs: &Row, bias: Option<&Row>, to: &mut [Row]) {
         // SAFETY: the processor has the instructions, says the type.
-        unsafe { dequantize(sums, rows, outputs, bias, to) }
+        unsafe { dequantize(sums, rows, Self::ACTIVATION_ZERO, outputs, bias, to) }
     }
 }
 
 #[target_feature(enable = "avx512f,avx512bw")]
-fn quantize(from: &[&[Row]], inputs: usize, to: &mut [&mut [Row<u8>]], scales: &mut [f32]) {
-    codes::quantize(from, inputs, to, scales);
+fn quantize(from: &[&[Row]], inputs: usize, to: &mut [&mut [Row<u8>]], rows: &mut [Affine]) {
+    codes::quantize(from, inputs, to, rows);
 }
 
 #[target_feature(enable = "avx512f,avx512bw")]
-fn dequantize(sums: &[Row<i32>], rows: &[f32], outputs: &Row, bias: Option<&Row>, to: &mut [Row]) {
-    codes::dequantize(sums, rows, outputs, bias, to);
+fn dequantize(
+    sums: &[Row<i32>],
+    rows: &[Affine],
+    taken: u8,
+    outputs: &Row,
+    bias: Option<&Row>,
+    to: &mut [Row],
+) {
+    codes::dequantize(sums, rows, taken, outputs, bias, to);
 }
 
 impl Kernel<i8> for Vnni {
@@ -76,16 +82,6 @@ impl Kernel<i8> for Vnni {
 
     fn masking(self, operands: Operands<'_, i8>, masks: &[u32], masked: &mut [Step], sums: &mut [Row<i32>]) {
         by_rows!(masking, sums, (operands, masks, masked), [1 2 3 4 5 6 7 8 9 10 11 12 13 14]);
-    }
-
-    fn correct(self, b: &[Step], steps: Option<&[u32]>, sums: &mut [Row<i32>]) {
-        // SAFETY: the processor has the instructions, says the type.
-        unsafe {
-            match steps {
-                Some(steps) => correct(steps.iter().map(|k| &b[*k as usize]), sums),
-                None => correct(b.iter(), sums),
-            }
-        }
     }
 }
 
@@ -144,21 +140,6 @@ fn masking<const R: usize>(
         }
     }
     store(sums, all);
-}
-
-/// Takes [`ZERO_POINT`] times the sum of some steps' weights away from each row.
-#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn correct<'b>(steps: impl Iterator<Item = &'b Step>, sums: &mut [Row<i32>]) {
-    let zero = _mm512_set1_epi8(ZERO_POINT.cast_signed());
-    let mut all = [_mm512_setzero_si512(); 2];
-    for step in steps {
-        let [low, high] = load_row(step);
-        all = [_mm512_dpbusd_epi32(all[0], zero, low), _mm512_dpbusd_epi32(all[1], zero, high)];
-    }
-    for row in sums {
-        let [low, high] = load_sums(row);
-        store_sums(row, [_mm512_sub_epi32(low, all[0]), _mm512_sub_epi32(high, all[1])]);
-    }
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]

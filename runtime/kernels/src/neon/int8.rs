@@ -13,7 +13,7 @@ use std::arch::{asm, is_aarch64_feature_detected};
 
 use super::{LANES, LAST, Neon};
 use crate::kernel::{Codes, Instructions, Kernel, Operands, by_rows};
-use crate::{Element, NR, Row, ZERO_POINT};
+use crate::{Element, NR, Row};
 
 /// That the processor has the dot products of ARMv8.2.
 #[derive(Debug, Clone, Copy)]
@@ -37,10 +37,17 @@ impl Instructions for DotProduct {
     }
 }
 
-// The compiler takes NEON by itself.
-impl Codes for DotProduct {}
+// The compiler takes NEON by itself for what is around the products. They multiply numbers with a sign.
+impl Codes for DotProduct {
+    const ACTIVATION_ZERO: u8 = ZERO;
+}
 
-impl Codes for Neon {}
+impl Codes for Neon {
+    const ACTIVATION_ZERO: u8 = ZERO;
+}
+
+/// Half of the codes.
+const ZERO: u8 = 128;
 
 impl Kernel<i8> for DotProduct {
     const MAX_ROWS: usize = 6;
@@ -216,8 +223,8 @@ fn listed_in_pairs<const R: usize>(
     }
 }
 
-/// Adds one or two steps, each with its rows and its number among theirs: two products of codes below 128 fit into 16
-/// bits.
+/// Adds one or two steps, each with its rows and its number among theirs: two products of -128 and -127 fit
+/// into 16 bits.
 #[target_feature(enable = "neon")]
 #[inline]
 fn add_pairs<const R: usize, const N: usize>(
@@ -278,12 +285,12 @@ fn sixteen(row: &Row<u8>, k: usize) -> int8x16_t {
     signed(unsafe { vld1q_u8(values.as_ptr()) })
 }
 
-/// Activations without their [`ZERO_POINT`].
+/// Codes less [`ZERO`].
 #[target_feature(enable = "neon")]
 #[inline]
 fn signed(values: uint8x16_t) -> int8x16_t {
     // It is the bit that makes a number negative.
-    vreinterpretq_s8_u8(veorq_u8(values, vdupq_n_u8(ZERO_POINT)))
+    vreinterpretq_s8_u8(veorq_u8(values, vdupq_n_u8(ZERO)))
 }
 
 /// The weights of four outputs.

@@ -2,7 +2,7 @@ use half::bf16;
 use proptest::prelude::*;
 
 use super::*;
-use crate::{Isa, Tabled, Units, ZERO_POINT};
+use crate::{Isa, Tabled, Units};
 
 /// The most rows and outputs, and where long inputs begin; an interpreter takes its time.
 const SIZES: [usize; 4] = if cfg!(miri) { [8, 40, 1, 1] } else { [40, 100, 380, 1530] };
@@ -15,7 +15,7 @@ trait Sample: Tabled {
 
     /// What they stand for.
     fn of_weight(self) -> f64;
-    fn of_activation(activation: Self::Activation) -> f64;
+    fn of_activation(activation: Self::Activation, isa: Isa) -> f64;
 
     fn sum(value: i16) -> Self::Sum;
     fn of_sum(sum: Self::Sum) -> f64;
@@ -37,7 +37,7 @@ impl Sample for f32 {
         self.into()
     }
 
-    fn of_activation(activation: f32) -> f64 {
+    fn of_activation(activation: f32, _: Isa) -> f64 {
         activation.into()
     }
 
@@ -65,7 +65,7 @@ impl Sample for bf16 {
         self.into()
     }
 
-    fn of_activation(activation: f32) -> f64 {
+    fn of_activation(activation: f32, _: Isa) -> f64 {
         activation.into()
     }
 
@@ -87,15 +87,15 @@ impl Sample for i8 {
     }
 
     fn activation(value: f32) -> u8 {
-        ZERO_POINT.wrapping_add_signed(Self::weight(value))
+        (value * 400.0 + 128.0).clamp(0.0, 255.0) as u8
     }
 
     fn of_weight(self) -> f64 {
         self.into()
     }
 
-    fn of_activation(activation: u8) -> f64 {
-        f64::from(activation) - f64::from(ZERO_POINT)
+    fn of_activation(activation: u8, isa: Isa) -> f64 {
+        f64::from(activation) - f64::from(isa.activation_zero())
     }
 
     fn sum(value: i16) -> i32 {
@@ -168,17 +168,17 @@ fn check<E: Sample>(case: &Case) -> Result<(), TestCaseError> {
     let has_steps = block.is_some_and(|(rows, cols)| rows % NR == 0 && cols % E::INPUTS == 0);
     prop_assert_eq!(matches!(panel_mask, PanelMask::Steps(_)), has_steps);
 
-    let activation = |row: usize, k: usize| E::of_activation(activations[k / NR * (rows + more) + more + row][k % NR]);
-    let mut expected = vec![7.0; rows * outputs];
-    for (i, expected) in expected.iter_mut().enumerate() {
-        let (row, output) = (i / outputs, i % outputs);
-        let kept = (0..inputs).filter(|k| mask.keeps(output, *k));
-        *expected += kept.map(|k| activation(row, k) * weight[output * inputs + k].of_weight()).sum::<f64>();
-    }
     // With a bias, what is there before does not count.
     let seven = [E::sum(7); NR];
     let (bias, before) = if more % 2 == 0 { (None, seven) } else { (Some(&seven), [E::sum(999); NR]) };
     for isa in Isa::available() {
+        let of = |row: usize, k: usize| E::of_activation(activations[k / NR * (rows + more) + more + row][k % NR], isa);
+        let mut expected = vec![7.0; rows * outputs];
+        for (i, expected) in expected.iter_mut().enumerate() {
+            let (row, output) = (i / outputs, i % outputs);
+            let kept = (0..inputs).filter(|k| mask.keeps(output, *k));
+            *expected += kept.map(|k| of(row, k) * weight[output * inputs + k].of_weight()).sum::<f64>();
+        }
         let mut scratch = Scratch::default();
         let mut found = vec![before; panels.len() * rows];
         for (panel, sums) in found.chunks_mut(rows.max(1)).enumerate() {

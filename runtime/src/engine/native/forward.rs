@@ -9,7 +9,7 @@
 use std::cell::Cell;
 use std::ops::Range;
 
-use overmask_kernels::{Activations, NR, Product, Row};
+use overmask_kernels::{Activations, Affine, NR, Product, Row};
 use rten_simd::{SimdOp, SimdUnaryOp};
 use rten_vecmath::Gelu;
 
@@ -52,9 +52,10 @@ struct Workspace {
 /// Activations as int8 codes, for weights that are such codes.
 #[derive(Default)]
 struct Codes {
+    /// The rows of each group, and behind them one that stands for 1.
     values: Vec<Row<u8>>,
-    /// What the codes of each row are multiplied with.
-    scales: Vec<f32>,
+    /// What the codes of each row stand for.
+    rows: Vec<Affine>,
 }
 
 /// What goes from one step to the next.
@@ -155,7 +156,7 @@ impl Pass<'_> {
         let (rows, inputs) = (step.rows(), of(0)[0].inputs());
         let activations = Activations::new(x, rows, inputs);
         if self.base.precision() == Precision::Int8 {
-            self.timed(Stage::Linears, || self.quantize(x, rows, inputs, codes));
+            self.timed(Stage::Linears, || self.quantize(step, x, inputs, codes));
         }
         // Linear layers of one place have the same shape in all tasks.
         let panels: Vec<(usize, usize)> = of(0)
@@ -167,13 +168,13 @@ impl Pass<'_> {
         let mut parts = Vec::with_capacity(panels.len() * step.groups.len());
         for (i, ((linear, panel), mut sums)) in panels.into_iter().zip(out.chunks_exact_mut(rows)).enumerate() {
             // All groups of a panel one after the other: its weights come from memory once.
-            for group in &step.groups {
+            for (number, group) in step.groups.iter().enumerate() {
                 let (these, others) = sums.split_at_mut(group.rows.len());
-                parts.push((i, linear, panel, group, these));
+                parts.push((i, linear, panel, (number, group), these));
                 sums = others;
             }
         }
-        self.each(parts, |(i, linear, panel, group, sums), memory| {
+        self.each(parts, |(i, linear, panel, (number, group), sums), memory| {
             let Group { rows: of_group, task } = group;
             let linear = of(*task)[linear];
             self.timed(Stage::Linears, || {
@@ -196,12 +197,13 @@ impl Pass<'_> {
                         Product { activations, weight, mask, panel, bias }.run(isa, &mut memory.bf16, sums);
                     }
                     Weight::Int8(weight) => {
-                        let Codes { values, scales } = &*codes;
-                        let activations = Activations::new(values, rows, inputs).of_rows(of_group.clone());
+                        let Codes { values, rows: affine } = &*codes;
+                        let (start, end) = (of_group.start + number, of_group.end + number);
+                        let activations = Activations::new(values, affine.len(), inputs).of_rows(start..end + 1);
                         let product = Product { activations, weight, mask, panel, bias: Some(&[0; NR]) };
-                        memory.sums.resize(of_group.len(), [0; NR]);
+                        memory.sums.resize(end + 1 - start, [0; NR]);
                         product.run(isa, &mut memory.int8, &mut memory.sums);
-                        isa.dequantize(&memory.sums, &scales[of_group.clone()], &linear.scales[panel], bias, sums);
+                        isa.dequantize(&memory.sums, &affine[start..end], &linear.scales[panel], bias, sums);
                     }
                 }
             });
@@ -212,20 +214,33 @@ impl Pass<'_> {
     }
 
     /// Makes codes of all rows of some activations.
-    fn quantize(&self, x: &[Row], rows: usize, inputs: usize, Codes { values, scales }: &mut Codes) {
-        values.resize(x.len(), [0; NR]);
-        scales.resize(rows, 0.0);
-        let parts = self.parts(rows);
-        let mut left = &mut scales[..];
-        let of_part = |(part, to): (&Range<usize>, _)| {
-            let (these, others) = std::mem::take(&mut left).split_at_mut(part.len());
-            left = others;
-            (part.clone(), to, these)
+    fn quantize(&self, step: &Step, x: &[Row], inputs: usize, codes: &mut Codes) {
+        let rows = step.rows() + step.groups.len();
+        codes.values.resize(inputs.div_ceil(NR) * rows, [0; NR]);
+        codes.rows.resize(rows, Affine::default());
+        // The rows that the parts are made of; none for the one behind a group's.
+        let mut from = Vec::new();
+        for group in &step.groups {
+            from.extend(self.parts(group.rows.len()).into_iter().map(|part| {
+                Some(group.rows.start + part.start..group.rows.start + part.end)
+            }));
+            from.push(None);
+        }
+        let mut next = 0;
+        let of_part = |from: &Option<Range<usize>>| {
+            let start = next;
+            next += from.as_ref().map_or(1, Range::len);
+            start..next
         };
-        let parts = parts.iter().zip(by_rows(values, rows, &parts)).map(of_part).collect();
-        self.each(parts, |(part, mut to, scales), _| {
-            let from: Vec<&[Row]> = x.chunks_exact(rows).map(|panel| &panel[part.clone()]).collect();
-            self.isa.quantize(&from, inputs, &mut to, scales);
+        let to: Vec<Range<usize>> = from.iter().map(of_part).collect();
+        let affine = by_rows(&mut codes.rows, rows, &to);
+        let parts = from.into_iter().zip(by_rows(&mut codes.values, rows, &to)).zip(affine).collect();
+        self.each(parts, |((from, mut to), mut affine), _| match from {
+            Some(part) => {
+                let from: Vec<&[Row]> = x.chunks_exact(step.rows()).map(|panel| &panel[part.clone()]).collect();
+                affine.iter_mut().for_each(|rows| self.isa.quantize(&from, inputs, &mut to, rows));
+            }
+            None => to.iter_mut().for_each(|row| row.fill([self.isa.activation_zero() + 1; NR])),
         });
     }
 
