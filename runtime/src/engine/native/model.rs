@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use overmask_kernels::{NR, Row};
+use overmask_kernels::{NR, Panels, Row};
 
-use super::packed::{Packed, Values, Weight};
-use crate::base::{Base, Int8Tensor, Precision, Stored};
+use super::packed::{Packed, Weight};
+use crate::base::{Base, Stored};
 use crate::base::family::bert::{self, Names, Sizes};
 use crate::derived::Directory;
 use crate::engine::EngineError;
@@ -56,9 +56,9 @@ pub(super) struct Linear {
     pub(super) index: usize,
     outputs: usize,
     inputs: usize,
-    /// A task's own weight.
-    own: Option<Values>,
-    /// What the codes of each output are multiplied with, if weights are codes.
+    /// The panels of a task's own weight, in f32 whatever the base's are.
+    own: Option<Vec<f32>>,
+    /// What the codes of each output are multiplied with, if the base's weights are codes.
     pub(super) scales: Vec<Row>,
     /// One value an output, zeros up to a whole panel.
     pub(super) bias: Vec<Row>,
@@ -67,7 +67,7 @@ pub(super) struct Linear {
 impl Linear {
     pub(super) fn weight<'a>(&'a self, packed: &'a Packed) -> Weight<'a> {
         match &self.own {
-            Some(own) => own.weight(0..own.len(), self.outputs, self.inputs),
+            Some(own) => Weight::F32(Panels::new(own, self.outputs, self.inputs)),
             None => packed.weight(self.index, self.outputs, self.inputs),
         }
     }
@@ -226,14 +226,15 @@ impl Reader<'_> {
             return Err(wrong_shape(&weight, &found, &[outputs, inputs]));
         }
         let bias = rows(self.vector(&self.names.bias(layer, linear), outputs)?);
-        let precision = self.base.precision();
-        let scales = match (precision, self.tensor(&weight)?.1) {
-            (Precision::Int8, Stored::Int8 { scales, .. }) => scales.to_vec(),
-            (Precision::Int8, own) => Int8Tensor::quantize(&own.widened(), inputs).scales().to_vec(),
+        let scales = match self.base.stored(&weight)?.1 {
+            Stored::Int8 { scales, .. } => scales.to_vec(),
             _ => Vec::new(),
         };
-        let own = self.delta(&weight).map(|delta| Stored::F32(&delta.values));
-        let own = own.map(|own| Values::of_tensor(own, precision, outputs, inputs));
+        let own = self.delta(&weight).map(|delta| {
+            let mut panels = vec![0.0; Panels::<f32>::packed_len(outputs, inputs)];
+            Panels::pack(&delta.values, outputs, inputs, &mut panels);
+            panels
+        });
         Ok(Linear { index, outputs, inputs, own, scales: rows(scales), bias })
     }
 

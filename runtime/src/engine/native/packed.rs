@@ -1,6 +1,5 @@
 //! The base's maskable weights in panels.
 
-use std::borrow::Cow;
 use std::ops::Range;
 use std::path::PathBuf;
 
@@ -8,7 +7,7 @@ use half::bf16;
 use overmask_kernels::{Element, Panels};
 use sha2::{Digest, Sha256};
 
-use crate::base::{Base, BaseError, Int8Tensor, Precision, Stored};
+use crate::base::{Base, BaseError, Stored};
 use crate::derived::{self, Derived, DerivedFile, Directory};
 use crate::engine::EngineError;
 use crate::fs::Number;
@@ -40,16 +39,19 @@ pub(super) enum Weight<'a> {
 }
 
 /// An element that weights are stored as.
-pub(super) trait Stores: Element + Number + PartialEq {
-    /// The weights of a tensor, row by row; of f32, rounded as the variant chain rounds.
-    fn weights<'a>(stored: Stored<'a>, inputs: usize) -> Cow<'a, [Self]>;
+pub(super) trait Stores: Element + Number {
+    /// The weights of a tensor, row by row, if it is stored so.
+    fn weights(stored: Stored<'_>) -> Option<&[Self]>;
 
     fn values(values: Derived<Self>) -> Values;
 }
 
 impl Stores for f32 {
-    fn weights<'a>(stored: Stored<'a>, _: usize) -> Cow<'a, [f32]> {
-        stored.widened()
+    fn weights(stored: Stored<'_>) -> Option<&[f32]> {
+        match stored {
+            Stored::F32(weights) => Some(weights),
+            _ => None,
+        }
     }
 
     fn values(values: Derived<f32>) -> Values {
@@ -58,10 +60,10 @@ impl Stores for f32 {
 }
 
 impl Stores for bf16 {
-    fn weights<'a>(stored: Stored<'a>, _: usize) -> Cow<'a, [bf16]> {
+    fn weights(stored: Stored<'_>) -> Option<&[bf16]> {
         match stored {
-            Stored::Bf16(weights) => Cow::Borrowed(weights),
-            others => others.widened().iter().map(|weight| bf16::from_f32(*weight)).collect(),
+            Stored::Bf16(weights) => Some(weights),
+            _ => None,
         }
     }
 
@@ -71,10 +73,10 @@ impl Stores for bf16 {
 }
 
 impl Stores for i8 {
-    fn weights<'a>(stored: Stored<'a>, inputs: usize) -> Cow<'a, [i8]> {
+    fn weights(stored: Stored<'_>) -> Option<&[i8]> {
         match stored {
-            Stored::Int8 { codes, .. } => Cow::Borrowed(codes),
-            others => Int8Tensor::quantize(&others.widened(), inputs).codes().to_vec().into(),
+            Stored::Int8 { codes, .. } => Some(codes),
+            _ => None,
         }
     }
 
@@ -84,40 +86,12 @@ impl Stores for i8 {
 }
 
 impl Values {
-    /// A weight [outputs, inputs] of one tensor alone.
-    pub(super) fn of_tensor(stored: Stored<'_>, precision: Precision, outputs: usize, inputs: usize) -> Self {
-        by_precision!(precision, E => {
-            let mut panels = vec![E::default(); Panels::<E>::packed_len(outputs, inputs)];
-            Panels::pack(&E::weights(stored, inputs), outputs, inputs, &mut panels);
-            E::values(Derived::Memory(panels))
-        })
-    }
-
-    pub(super) fn len(&self) -> usize {
-        match self {
-            Self::F32(values) => values.len(),
-            Self::Bf16(values) => values.len(),
-            Self::Int8(values) => values.len(),
-        }
-    }
-
     /// The weight [outputs, inputs] whose panels are in a range.
     pub(super) fn weight(&self, range: Range<usize>, outputs: usize, inputs: usize) -> Weight<'_> {
         match self {
             Self::F32(values) => Weight::F32(Panels::new(&values[range], outputs, inputs)),
             Self::Bf16(values) => Weight::Bf16(Panels::new(&values[range], outputs, inputs)),
             Self::Int8(values) => Weight::Int8(Panels::new(&values[range], outputs, inputs)),
-        }
-    }
-}
-
-impl PartialEq for Values {
-    fn eq(&self, other: &Values) -> bool {
-        match (self, other) {
-            (Self::F32(a), Self::F32(b)) => a[..] == b[..],
-            (Self::Bf16(a), Self::Bf16(b)) => a[..] == b[..],
-            (Self::Int8(a), Self::Int8(b)) => a[..] == b[..],
-            _ => false,
         }
     }
 }
@@ -220,9 +194,9 @@ pub(super) fn key(base: &Base) -> [u8; 32] {
 pub(super) fn pack<E: Stores>(base: &Base, starts: &[usize]) -> Result<Vec<E>, BaseError> {
     let mut packed = vec![E::default(); starts.last().copied().unwrap_or(0)];
     for (tensor, range) in base.manifest().maskable.iter().zip(starts.windows(2)) {
-        let (_, stored) = base.stored(&tensor.name)?;
-        let weights = E::weights(stored, tensor.inputs);
-        Panels::pack(&weights, tensor.outputs, tensor.inputs, &mut packed[range[0]..range[1]]);
+        // All of them are of the base's precision, which was seen when it was opened.
+        let Some(weights) = E::weights(base.stored(&tensor.name)?.1) else { continue };
+        Panels::pack(weights, tensor.outputs, tensor.inputs, &mut packed[range[0]..range[1]]);
     }
     Ok(packed)
 }
