@@ -74,3 +74,55 @@ pub fn quantize(base: &Base, precision: Precision, out: &Path) -> Result<Base, Q
     staged.publish()?;
     Ok(Base::open(out)?)
 }
+
+#[cfg(test)]
+mod tests {
+    use overmask::pack::{Pooling, TaskKind};
+
+    use super::*;
+    use crate::export::tests as models;
+
+    #[test]
+    fn the_graph_of_a_variant_runs_anywhere_and_is_near_the_base() {
+        let (dir, base) = models::base();
+        let pack = models::pack(&base, TaskKind::Classify, Pooling::Mean, false, false, false);
+        let inputs = models::inputs(TaskKind::Classify, false);
+        let output = "last_hidden_state";
+        let (shape, exact) = models::run(base.dir(), &base, &pack, &inputs, output);
+        for (precision, most) in [(Precision::Bf16, 0.05), (Precision::Int8, 0.2)] {
+            let variant = quantize(&base, precision, &dir.path().join(precision.name())).unwrap();
+            variant.verify().unwrap();
+            assert_eq!((variant.base_id(), variant.precision()), (base.base_id(), precision));
+            assert_eq!(variant.names().len() > base.names().len(), precision == Precision::Int8);
+            let (same, found) = models::run(variant.dir(), &base, &pack, &inputs, output);
+            let apart = models::difference(&exact, &found);
+            assert!(same == shape && apart > 0.0 && apart < most, "{precision}: {apart}");
+            // Widened it is the f32 graph, with the values of the variant.
+            let widened = graph::read_base(&variant).unwrap();
+            let names = |model: &graph::proto::ModelProto| {
+                let initializers = &model.graph.as_ref().unwrap().initializer;
+                let mut names: Vec<String> = initializers.iter().map(|tensor| tensor.name.clone()).collect();
+                names.sort();
+                names
+            };
+            assert_eq!(names(&widened), names(&graph::read_base(&base).unwrap()));
+
+            let again = quantize(&variant, precision, &dir.path().join("again")).unwrap_err();
+            assert_eq!(again.kind(), ErrorKind::InputData);
+            assert!(again.to_string().contains("variants are made of the f32 base"), "{again}");
+        }
+    }
+
+    #[test]
+    fn a_damaged_base_has_no_variants() {
+        let (dir, base) = models::base();
+        let path = base.dir().join(file::WEIGHTS);
+        let mut bytes = std::fs::read(&path).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        let out = dir.path().join("int8");
+        let error = quantize(&Base::open(base.dir()).unwrap(), Precision::Int8, &out).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::CorruptFile);
+        assert!(!out.exists());
+    }
+}

@@ -9,8 +9,8 @@ use overmask::engine::Device;
 use overmask::mask::Granularity;
 use overmask_cli::{CodedError, ExitCode};
 
-use super::{output, places};
 use super::train::in_flags;
+use super::{output, places};
 use crate::train::{self, Method, Precision, TrainOptions};
 
 /// Classes of the made-up task.

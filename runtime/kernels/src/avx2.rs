@@ -87,11 +87,7 @@ fn dense<const R: usize, E: Floats>(Operands { a, b, bias, ahead }: Operands<'_,
 }
 
 #[target_feature(enable = "avx2,fma")]
-fn listed<const R: usize, E: Floats>(
-    Operands { a, b, bias, ahead }: Operands<'_, E>,
-    steps: &[u32],
-    sums: &mut [Row],
-) {
+fn listed<const R: usize, E: Floats>(Operands { a, b, bias, ahead }: Operands<'_, E>, steps: &[u32], sums: &mut [Row]) {
     for half in [0, NR / 2] {
         let (mut all, mut next) = (load::<R>(bias, sums, half), ahead.start);
         for k in steps.iter().map(|k| *k as usize) {

@@ -9,8 +9,8 @@ use std::arch::x86_64::{
     __m256i, __m512, _MM_HINT_T0, _mm_prefetch, _mm256_and_si256, _mm256_cmpeq_epi16, _mm256_loadu_si256,
     _mm256_set1_epi16, _mm256_setr_epi16, _mm256_storeu_si256, _mm512_add_epi32, _mm512_castsi512_ps,
     _mm512_cvtepu16_epi32, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_mask3_fmadd_ps, _mm512_maskz_compress_epi32,
-    _mm512_maskz_loadu_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setr_epi32, _mm512_setzero_ps,
-    _mm512_slli_epi32, _mm512_storeu_epi32, _mm512_storeu_ps,
+    _mm512_maskz_loadu_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setr_epi32, _mm512_setzero_ps, _mm512_slli_epi32,
+    _mm512_storeu_epi32, _mm512_storeu_ps,
 };
 
 use half::bf16;
@@ -134,11 +134,7 @@ fn dense<const R: usize, E: Floats>(Operands { a, b, bias, ahead }: Operands<'_,
 }
 
 #[target_feature(enable = "avx512f")]
-fn listed<const R: usize, E: Floats>(
-    Operands { a, b, bias, ahead }: Operands<'_, E>,
-    steps: &[u32],
-    sums: &mut [Row],
-) {
+fn listed<const R: usize, E: Floats>(Operands { a, b, bias, ahead }: Operands<'_, E>, steps: &[u32], sums: &mut [Row]) {
     let (mut all, mut next) = (load::<R>(bias, sums), ahead.start);
     for k in steps.iter().map(|k| *k as usize) {
         next = prefetch::<Row<E::Lane>>(next, ahead.stride);
@@ -149,11 +145,7 @@ fn listed<const R: usize, E: Floats>(
 
 /// Adds where the mask has a bit: the weights need no register of their own.
 #[target_feature(enable = "avx512f")]
-fn masked<const R: usize, E: Floats>(
-    Operands { a, b, bias, ahead }: Operands<'_, E>,
-    masks: &[u32],
-    sums: &mut [Row],
-) {
+fn masked<const R: usize, E: Floats>(Operands { a, b, bias, ahead }: Operands<'_, E>, masks: &[u32], sums: &mut [Row]) {
     let (mut all, mut next) = (load::<R>(bias, sums), ahead.start);
     for (panel, (steps, masks)) in b.chunks(NR).zip(masks.chunks(NR)).enumerate() {
         let rows = a.panel(panel, R);

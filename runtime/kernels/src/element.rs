@@ -134,7 +134,8 @@ mod tests {
     fn four_bits_keep_four_codes() {
         for bits in 0..64u32 {
             let kept = i8::keep([-1, 2, -3, 4], bits);
-            let expected = [-1, 2, -3, 4].into_iter().enumerate().map(|(i, code)| if bits >> i & 1 == 1 { code } else { 0 });
+            let expected =
+                [-1, 2, -3, 4].into_iter().enumerate().map(|(i, code)| if bits >> i & 1 == 1 { code } else { 0 });
             assert!(kept.into_iter().eq(expected), "{bits} {kept:?}");
         }
     }

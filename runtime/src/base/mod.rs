@@ -178,7 +178,11 @@ impl Base {
                 return wrong(format!("[{}, {}], but the weights have {shape:?}", tensor.outputs, tensor.inputs));
             }
             if stored.precision() != manifest.variant {
-                return wrong(format!("`variant` is `{}`, but the weights are {}", manifest.variant, stored.precision()));
+                return wrong(format!(
+                    "`variant` is `{}`, but the weights are {}",
+                    manifest.variant,
+                    stored.precision()
+                ));
             }
         }
         let a = &manifest.architecture;

@@ -135,7 +135,8 @@ impl DerivedFile {
         if !map.starts_with(MAGIC) {
             return Err(Useless::Version);
         }
-        let values = map.get(HEADER..).filter(|bytes| bytes.len() == size_of::<T>() * len && map::numbers::<T>(bytes).is_some());
+        let values =
+            map.get(HEADER..).filter(|bytes| bytes.len() == size_of::<T>() * len && map::numbers::<T>(bytes).is_some());
         match values {
             Some(values) if map[..HEADER] == self.header(values) => Ok(Some(Derived::Mapped(map))),
             _ => Err(Useless::Damaged),

@@ -239,7 +239,8 @@ impl Runner {
                 max_difference = f32::INFINITY;
             }
             // What is no number is as far off as can be.
-            let apart = |(a, b): (&f32, &f32)| Some((a - b).abs()).filter(|apart| !apart.is_nan()).unwrap_or(f32::INFINITY);
+            let apart =
+                |(a, b): (&f32, &f32)| Some((a - b).abs()).filter(|apart| !apart.is_nan()).unwrap_or(f32::INFINITY);
             let differences = golden.logits.iter().zip(&found).map(apart);
             max_difference = differences.fold(max_difference, f32::max);
         }

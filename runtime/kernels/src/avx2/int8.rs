@@ -5,8 +5,8 @@
 use std::arch::x86_64::{
     __m128i, __m256i, _mm_loadu_si128, _mm256_add_epi32, _mm256_and_si256, _mm256_cmpeq_epi8, _mm256_cvtepi8_epi16,
     _mm256_cvtepu8_epi16, _mm256_hadd_epi32, _mm256_loadu_si256, _mm256_madd_epi16, _mm256_permute4x64_epi64,
-    _mm256_set1_epi32, _mm256_set1_epi64x, _mm256_setr_epi8, _mm256_setzero_si256,
-    _mm256_shuffle_epi8, _mm256_storeu_si256,
+    _mm256_set1_epi32, _mm256_set1_epi64x, _mm256_setr_epi8, _mm256_setzero_si256, _mm256_shuffle_epi8,
+    _mm256_storeu_si256,
 };
 use std::mem::MaybeUninit;
 
@@ -43,14 +43,7 @@ fn quantize(from: &[&[Row]], inputs: usize, to: &mut [&mut [Row<u8>]], rows: &mu
 }
 
 #[target_feature(enable = "avx2,fma")]
-fn dequantize(
-    sums: &[Row<i32>],
-    rows: &[Affine],
-    taken: u8,
-    outputs: &Row,
-    bias: Option<&Row>,
-    to: &mut [Row],
-) {
+fn dequantize(sums: &[Row<i32>], rows: &[Affine], taken: u8, outputs: &Row, bias: Option<&Row>, to: &mut [Row]) {
     codes::dequantize(sums, rows, taken, outputs, bias, to);
 }
 
@@ -65,13 +58,7 @@ impl Kernel<i8> for Avx2 {
         by_rows!(listed, sums, (operands, steps), [1 2 3 4 5 6]);
     }
 
-    fn masking(
-        self,
-        operands: Operands<'_, i8>,
-        masks: &[u32],
-        masked: &mut [Row<[i8; 4]>],
-        sums: &mut [Row<i32>],
-    ) {
+    fn masking(self, operands: Operands<'_, i8>, masks: &[u32], masked: &mut [Row<[i8; 4]>], sums: &mut [Row<i32>]) {
         // SAFETY: the processor has the instructions, says the type.
         unsafe { mask(operands.b, masks, masked) };
         self.dense(Operands { b: masked, ..operands }, sums);
@@ -101,11 +88,7 @@ fn dense<const R: usize>(Operands { a, b, bias, ahead }: Operands<'_, i8>, sums:
 }
 
 #[target_feature(enable = "avx2,fma")]
-fn listed<const R: usize>(
-    Operands { a, b, bias, ahead }: Operands<'_, i8>,
-    steps: &[u32],
-    sums: &mut [Row<i32>],
-) {
+fn listed<const R: usize>(Operands { a, b, bias, ahead }: Operands<'_, i8>, steps: &[u32], sums: &mut [Row<i32>]) {
     let mut memory = [const { MaybeUninit::uninit() }; DEPTH / STEPS];
     let wide = widen::<R>(a, b.len(), &mut memory);
     for first in (0..NR).step_by(QUARTER) {

@@ -2,8 +2,8 @@
 //! one, and adds them up.
 
 use std::arch::x86_64::{
-    __m512i, _mm512_dpbusd_epi32, _mm512_loadu_si512, _mm512_maskz_mov_epi8, _mm512_set1_epi32,
-    _mm512_setzero_si512, _mm512_storeu_si512,
+    __m512i, _mm512_dpbusd_epi32, _mm512_loadu_si512, _mm512_maskz_mov_epi8, _mm512_set1_epi32, _mm512_setzero_si512,
+    _mm512_storeu_si512,
 };
 
 use super::{Instructions, prefetch};
@@ -58,14 +58,7 @@ fn quantize(from: &[&[Row]], inputs: usize, to: &mut [&mut [Row<u8>]], rows: &mu
 }
 
 #[target_feature(enable = "avx512f,avx512bw")]
-fn dequantize(
-    sums: &[Row<i32>],
-    rows: &[Affine],
-    taken: u8,
-    outputs: &Row,
-    bias: Option<&Row>,
-    to: &mut [Row],
-) {
+fn dequantize(sums: &[Row<i32>], rows: &[Affine], taken: u8, outputs: &Row, bias: Option<&Row>, to: &mut [Row]) {
     codes::dequantize(sums, rows, taken, outputs, bias, to);
 }
 
@@ -99,11 +92,7 @@ fn dense<const R: usize>(Operands { a, b, bias, ahead }: Operands<'_, i8>, sums:
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-fn listed<const R: usize>(
-    Operands { a, b, bias, ahead }: Operands<'_, i8>,
-    steps: &[u32],
-    sums: &mut [Row<i32>],
-) {
+fn listed<const R: usize>(Operands { a, b, bias, ahead }: Operands<'_, i8>, steps: &[u32], sums: &mut [Row<i32>]) {
     let (mut all, mut next) = (load::<R>(bias, sums), ahead.start);
     for k in steps.iter().map(|k| *k as usize) {
         next = prefetch::<Step>(next, ahead.stride);

@@ -5,9 +5,9 @@
 //! are listed three rows of all outputs; without, each output has two sums, and there are six rows of a quarter.
 
 use std::arch::aarch64::{
-    int8x16_t, int16x8_t, int32x4_t, uint8x16_t, vaddq_s32, vandq_u8, vdupq_n_s32, vdupq_n_u8, vdupq_n_u32, veorq_u8, vget_low_s8, vld1q_s8,
-    vld1q_s32, vld1q_u8, vmlal_high_s8, vmlal_s8, vmull_high_s8, vmull_s8, vpadalq_s16, vpaddq_s32, vqtbl1q_u8,
-    vreinterpretq_s8_u8, vreinterpretq_u8_u32, vst1q_s32, vst1q_u8, vtstq_u8,
+    int8x16_t, int16x8_t, int32x4_t, uint8x16_t, vaddq_s32, vandq_u8, vdupq_n_s32, vdupq_n_u8, vdupq_n_u32, veorq_u8,
+    vget_low_s8, vld1q_s8, vld1q_s32, vld1q_u8, vmlal_high_s8, vmlal_s8, vmull_high_s8, vmull_s8, vpadalq_s16,
+    vpaddq_s32, vqtbl1q_u8, vreinterpretq_s8_u8, vreinterpretq_u8_u32, vst1q_s32, vst1q_u8, vtstq_u8,
 };
 use std::arch::{asm, is_aarch64_feature_detected};
 
@@ -135,12 +135,7 @@ fn listed<const R: usize>(
 /// Adds a step, which multiplies one lane of each row's values: the inputs of that step.
 #[target_feature(enable = "neon,dotprod")]
 #[inline]
-fn add<const R: usize, const LANE: usize>(
-    all: &mut Sums<R, HALF>,
-    values: [int8x16_t; R],
-    step: &Step,
-    half: usize,
-) {
+fn add<const R: usize, const LANE: usize>(all: &mut Sums<R, HALF>, values: [int8x16_t; R], step: &Step, half: usize) {
     for i in 0..HALF {
         let weights = weights(step, half + LANES * i);
         for (sums, value) in all.iter_mut().zip(values) {
@@ -158,13 +153,7 @@ fn add<const R: usize, const LANE: usize>(
 /// registers.
 #[target_feature(enable = "neon,dotprod")]
 #[inline]
-fn add_one<const R: usize, const N: usize>(
-    all: &mut Sums<R, N>,
-    rows: &[Row<u8>],
-    k: usize,
-    step: &Step,
-    half: usize,
-) {
+fn add_one<const R: usize, const N: usize>(all: &mut Sums<R, N>, rows: &[Row<u8>], k: usize, step: &Step, half: usize) {
     let mut values = [vreinterpretq_s8_u8(vdupq_n_u8(0)); R];
     values.iter_mut().zip(rows).for_each(|(value, row)| *value = four(row, k));
     for i in 0..N {
@@ -254,12 +243,7 @@ fn add_pairs<const R: usize, const N: usize>(
 /// Adds the two sums of each output, and what was there before or the bias.
 #[target_feature(enable = "neon")]
 #[inline]
-fn store_pairs<const R: usize>(
-    bias: Option<&Row<i32>>,
-    sums: &mut [Row<i32>],
-    first: usize,
-    all: Sums<R, LANES>,
-) {
+fn store_pairs<const R: usize>(bias: Option<&Row<i32>>, sums: &mut [Row<i32>], first: usize, all: Sums<R, LANES>) {
     for (row, [a, b, c, d]) in sums.iter_mut().zip(all) {
         for (start, sum) in [(first, vpaddq_s32(a, b)), (first + LANES, vpaddq_s32(c, d))] {
             let before = load_lanes(bias.unwrap_or(row), start);

@@ -189,7 +189,10 @@ fn check<E: Sample>(case: &Case) -> Result<(), TestCaseError> {
         for (i, expected) in expected.iter().enumerate() {
             let (row, output) = (i / outputs, i % outputs);
             let found = E::of_sum(found[output / NR * rows + row][output % NR]);
-            prop_assert!((found - expected).abs() <= E::TOLERANCE, "{isa}, row {row}, output {output}: {found} {expected}");
+            prop_assert!(
+                (found - expected).abs() <= E::TOLERANCE,
+                "{isa}, row {row}, output {output}: {found} {expected}"
+            );
         }
     }
     Ok(())

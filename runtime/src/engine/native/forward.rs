@@ -221,9 +221,11 @@ impl Pass<'_> {
         // The rows that the parts are made of; none for the one behind a group's.
         let mut from = Vec::new();
         for group in &step.groups {
-            from.extend(self.parts(group.rows.len()).into_iter().map(|part| {
-                Some(group.rows.start + part.start..group.rows.start + part.end)
-            }));
+            from.extend(
+                self.parts(group.rows.len())
+                    .into_iter()
+                    .map(|part| Some(group.rows.start + part.start..group.rows.start + part.end)),
+            );
             from.push(None);
         }
         let mut next = 0;

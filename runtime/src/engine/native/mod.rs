@@ -189,7 +189,12 @@ impl NativeEngine {
         };
         // What was kept is of a pack that fitted this base.
         file.check_base(&self.base)?;
-        TaskMasks::find_or_make(&self.base, file, &masks::kept(&self.base, directory, self.model.packed.key(), file), decode)
+        TaskMasks::find_or_make(
+            &self.base,
+            file,
+            &masks::kept(&self.base, directory, self.model.packed.key(), file),
+            decode,
+        )
     }
 
     fn run_timed(&self, plan: &Plan, budget: Option<&Budget>) -> Result<Vec<Hidden>, EngineError> {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use overmask_kernels::{NR, Panels, Row};
 
 use super::packed::{Packed, Weight};
-use crate::base::{Base, Stored};
 use crate::base::family::bert::{self, Names, Sizes};
+use crate::base::{Base, Stored};
 use crate::derived::Directory;
 use crate::engine::EngineError;
 use crate::pack::Delta;

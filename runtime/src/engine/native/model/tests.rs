@@ -7,8 +7,8 @@ use std::path::Path;
 use super::*;
 use crate::base::family::Family;
 use crate::base::{
-    Architecture, BaseManifest, FORMAT, GraphHints, MaskableTensor, Precision, TensorBytes, file,
-    write_variant, write_weights,
+    Architecture, BaseManifest, FORMAT, GraphHints, MaskableTensor, Precision, TensorBytes, file, write_variant,
+    write_weights,
 };
 use crate::error::ErrorKind;
 
@@ -279,7 +279,8 @@ fn a_tensor_of_another_type_is_named() {
     let error = Parts::new().open(damage).err().unwrap();
     let said = error.to_string();
     assert!(
-        said.contains(&format!("field `{name}`: is I32, none of F32, BF16 and I8{AGAIN}")) && said.contains(file::WEIGHTS),
+        said.contains(&format!("field `{name}`: is I32, none of F32, BF16 and I8{AGAIN}"))
+            && said.contains(file::WEIGHTS),
         "{said}"
     );
     assert_eq!(error.kind(), ErrorKind::CorruptFile);
