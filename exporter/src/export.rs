@@ -11,7 +11,7 @@
 //! | `tag` | [batch, sequence, labels]: a word's are those of its first token |
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};

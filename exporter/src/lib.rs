@@ -5,6 +5,7 @@
 //! | --- | --- |
 //! | [`fetch`](mod@fetch) | bases and data sets by name, checked by digest |
 //! | [`import`] | a pre-trained model becomes a base bundle |
+//! | [`quantize`](mod@quantize) | a base in another precision |
 //! | [`data`] | labelled texts: reading, splitting, batching |
 //! | [`autodiff`] | a forward ONNX graph becomes a backward one |
 //! | [`train`] | the training step as an ONNX graph, and the loop around it |
@@ -28,6 +29,7 @@ pub mod export;
 pub mod fetch;
 pub mod import;
 pub mod metrics;
+pub mod quantize;
 pub mod report;
 pub mod score;
 pub mod sweep;

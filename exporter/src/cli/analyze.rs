@@ -5,12 +5,11 @@ use std::sync::Arc;
 
 use anyhow::Error;
 use clap::{Args, Subcommand};
-use overmask::base::Base;
 use overmask::pack::Pack;
 use overmask_cli::{EngineArgs, ExitCode, Verbosity};
 
 use super::data::DataArgs;
-use super::output;
+use super::{output, places};
 use crate::analyze::{self, By, SharedZeros, Solution, SparsityGroup, TensorDistance, Total};
 use crate::data::Form;
 use crate::report::Stat;
@@ -145,7 +144,7 @@ pub(super) fn run(args: &AnalyzeArgs, verbosity: Verbosity) -> Result<(), Error>
 }
 
 fn closeness(args: &ClosenessArgs) -> Result<(), Error> {
-    let base = Base::open(&args.base)?;
+    let base = places::f32_base(&args.base)?;
     let found = analyze::closeness(&base, &Pack::open(&args.pack, &base)?, args.seed)?;
     if args.json {
         return output::json(&found);
@@ -163,7 +162,7 @@ fn closeness(args: &ClosenessArgs) -> Result<(), Error> {
 }
 
 fn overlap(args: &OverlapArgs) -> Result<(), Error> {
-    let base = Base::open(&args.base)?;
+    let base = places::f32_base(&args.base)?;
     let packs: Vec<Pack> = args.packs.iter().map(|path| Pack::open(path, &base)).collect::<Result<_, _>>()?;
     let found = analyze::overlaps(&base, &packs)?;
     if args.json {
@@ -183,7 +182,7 @@ fn overlap(args: &OverlapArgs) -> Result<(), Error> {
 }
 
 fn sensitivity(args: &SensitivityArgs, verbosity: Verbosity) -> Result<(), Error> {
-    let base = Arc::new(Base::open(&args.base)?);
+    let base = Arc::new(places::f32_base(&args.base)?);
     let pack = Pack::open(&args.pack, &base)?;
     let data = args.files.read(&args.data, Form { kind: pack.document.kind, pair: pack.document.text.pair })?;
     let engine = args.engine.start(&base)?;
@@ -205,7 +204,7 @@ fn sensitivity(args: &SensitivityArgs, verbosity: Verbosity) -> Result<(), Error
 }
 
 fn solutions(args: &SolutionsArgs, verbosity: Verbosity) -> Result<(), Error> {
-    let base = Arc::new(Base::open(&args.base)?);
+    let base = Arc::new(places::f32_base(&args.base)?);
     let open = |path: &PathBuf| Ok((path.clone(), Pack::open(path, &base)?));
     let packs = args.packs.iter().map(open).collect::<Result<Vec<_>, Error>>()?;
     let data = args.files.read(&args.data, analyze::common_form(&packs)?)?;

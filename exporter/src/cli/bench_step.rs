@@ -5,13 +5,12 @@ use std::sync::Arc;
 
 use anyhow::Error;
 use clap::Args;
-use overmask::base::Base;
 use overmask::engine::Device;
 use overmask::mask::Granularity;
 use overmask_cli::{CodedError, ExitCode};
 
-use super::output;
 use super::train::in_flags;
+use super::{output, places};
 use crate::train::{self, Method, Precision, TrainOptions};
 
 /// Classes of the made-up task.
@@ -68,7 +67,7 @@ fn at_least_one(text: &str) -> Result<usize, String> {
 }
 
 pub(super) fn run(args: &BenchStepArgs) -> Result<(), Error> {
-    let base = Arc::new(Base::open(&args.base)?);
+    let base = Arc::new(places::f32_base(&args.base)?);
     let most = base.manifest().architecture.max_positions;
     if args.tokens > most {
         let message = format!("--tokens {}: this base takes {most} at most", args.tokens);

@@ -4,12 +4,11 @@ use std::path::PathBuf;
 
 use anyhow::Error;
 use clap::Args;
-use overmask::base::Base;
 use overmask::pack::Pack;
 use overmask_cli::ExitCode;
 use serde_json::json;
 
-use super::output;
+use super::{output, places};
 use crate::export::{self, Extent};
 
 /// Write a task as a plain ONNX model, for programs that know neither packs nor bases.
@@ -42,7 +41,7 @@ pub(super) struct ExportArgs {
 }
 
 pub(super) fn run(args: &ExportArgs) -> Result<(), Error> {
-    let base = Base::open(&args.base)?;
+    let base = places::f32_base(&args.base)?;
     base.verify()?;
     let pack = Pack::open(&args.pack, &base)?;
     let extent = if args.encoder_only { Extent::Encoder } else { Extent::Whole };

@@ -16,6 +16,7 @@ mod output;
 mod patch;
 mod places;
 mod plan;
+mod quantize;
 mod repack;
 mod report;
 mod sign;
@@ -38,6 +39,7 @@ use crate::evaluate::EvaluateError;
 use crate::export::ExportError;
 use crate::fetch::FetchError;
 use crate::import::ImportError;
+use crate::quantize::QuantizeError;
 use crate::report::ReportError;
 use crate::sweep::SweepError;
 use crate::train::TrainError;
@@ -83,6 +85,7 @@ enum Command {
     Export(export::ExportArgs),
     Diff(diff::DiffArgs),
     Analyze(analyze::AnalyzeArgs),
+    Quantize(quantize::QuantizeArgs),
     Plan(plan::PlanArgs),
     Repack(repack::RepackArgs),
     Patch(patch::PatchArgs),
@@ -124,6 +127,7 @@ pub fn main() -> process::ExitCode {
         Command::Export(args) => export::run(args),
         Command::Diff(args) => diff::run(args),
         Command::Analyze(args) => analyze::run(args, cli.verbosity),
+        Command::Quantize(args) => quantize::run(args),
         Command::Plan(args) => plan::run(args),
         Command::Repack(args) => repack::run(args),
         Command::Patch(args) => patch::run(args),
@@ -149,6 +153,7 @@ fn own_kind(error: &(dyn std::error::Error + 'static)) -> Option<ErrorKind> {
         ReportError,
         FetchError,
         ImportError,
+        QuantizeError,
         ExportError,
         GlueError,
         DataError,

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Error;
-use overmask::base::file;
+use overmask::base::{Base, Precision, file};
 use overmask::pack::{read_file, split_name};
 use overmask_cli::{CodedError, ExitCode};
 
@@ -25,6 +25,21 @@ pub(super) fn check(written: &[(&str, &Path)], read: &[(&str, &Path)]) -> Result
         taken.push((option, file));
     }
     Ok(())
+}
+
+/// Opens a base that something is learnt on or made of: the f32 one.
+///
+/// # Errors
+/// When it cannot be opened, or is a variant in another precision.
+pub(super) fn f32_base(dir: &Path) -> Result<Base, Error> {
+    let base = Base::open(dir)?;
+    match base.precision() {
+        Precision::F32 => Ok(base),
+        other => {
+            let message = format!("{}: is the {other} variant of a base, this takes the f32 base", dir.display());
+            Err(CodedError { message, code: ExitCode::InputData }.into())
+        }
+    }
 }
 
 /// Reads a file of packs as a whole, which one pack of a set is not.

@@ -22,7 +22,7 @@ fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures").join(name)
 }
 
-fn base() -> (TempDir, Arc<Base>) {
+pub(crate) fn base() -> (TempDir, Arc<Base>) {
     let dir = tempfile::tempdir().unwrap();
     let base = hf::import(&fixture("tiny-bert"), &dir.path().join("base"), &hf::Origin::default()).unwrap().base;
     (dir, Arc::new(base))
@@ -34,7 +34,7 @@ fn values(count: usize, seed: usize) -> Vec<f32> {
 }
 
 /// A pack of a kind, in which a third of the weights of each masked tensor is zero.
-fn pack(base: &Base, kind: TaskKind, pooling: Pooling, pair: bool, masks: bool, deltas: bool) -> Pack {
+pub(crate) fn pack(base: &Base, kind: TaskKind, pooling: Pooling, pair: bool, masks: bool, deltas: bool) -> Pack {
     let manifest = base.manifest();
     let (hidden, labels) = (manifest.architecture.hidden_size, if kind == TaskKind::Regress { 1 } else { 11 });
     let document = PackDocument {
@@ -83,7 +83,7 @@ fn tokens(tokenizer: &Tokenizer, inputs: &[Input], max_tokens: usize) -> Vec<Tok
 }
 
 /// The model's output for inputs in one batch, with its shape.
-fn run(model: &Path, base: &Base, pack: &Pack, inputs: &[Input], output: &str) -> (Vec<usize>, Vec<f32>) {
+pub(crate) fn run(model: &Path, base: &Base, pack: &Pack, inputs: &[Input], output: &str) -> (Vec<usize>, Vec<f32>) {
     let tokenizer = Tokenizer::open(base).unwrap();
     let batch = Padded::from(&tokenizer.batch(&tokens(&tokenizer, inputs, pack.document.text.max_tokens)));
     let mut session =
@@ -100,7 +100,7 @@ fn run(model: &Path, base: &Base, pack: &Pack, inputs: &[Input], output: &str) -
     (shape.iter().map(|d| *d as usize).collect(), values.to_vec())
 }
 
-fn inputs(kind: TaskKind, pair: bool) -> Vec<Input> {
+pub(crate) fn inputs(kind: TaskKind, pair: bool) -> Vec<Input> {
     let texts = ["the best film", "not good", "a great book and a bad movie that is the worst of all films", "film"];
     let of = |text: &str| match (kind, pair) {
         (TaskKind::Tag, _) => Input::Words { words: text.split(' ').map(str::to_owned).collect() },
@@ -119,7 +119,7 @@ fn said(base: &Arc<Base>, pack: &Pack, inputs: &[Input]) -> Vec<Vec<Option<Vec<f
     runner.logits(task, inputs).unwrap()
 }
 
-fn difference(a: &[f32], b: &[f32]) -> f32 {
+pub(crate) fn difference(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
     a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }

@@ -107,19 +107,7 @@ impl GraphBuilder {
 
     /// Adds a constant whose bytes are outside the model file.
     pub fn external_initializer(&mut self, name: &str, data_type: i32, dims: &[i64], at: External) -> String {
-        let entry = |key: &str, value: String| StringStringEntryProto { key: key.to_owned(), value };
-        self.graph.initializer.push(TensorProto {
-            name: name.to_owned(),
-            dims: dims.to_vec(),
-            data_type,
-            data_location: DATA_LOCATION_EXTERNAL,
-            external_data: vec![
-                entry("location", at.location),
-                entry("offset", at.offset.to_string()),
-                entry("length", at.length.to_string()),
-            ],
-            ..Default::default()
-        });
+        self.graph.initializer.push(TensorProto::external(name, data_type, dims, at));
         name.to_owned()
     }
 
@@ -178,19 +166,7 @@ impl GraphBuilder {
 
     /// Adds an operation with the given output names.
     pub fn node(&mut self, op_type: &str, inputs: &[&str], outputs: &[&str], attributes: &[(&str, AttributeProto)]) {
-        let owned = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect();
-        let attribute = attributes
-            .iter()
-            .map(|(name, value)| AttributeProto { name: (*name).to_owned(), ..value.clone() })
-            .collect();
-        self.graph.node.push(NodeProto {
-            name: outputs.first().copied().unwrap_or_default().to_owned(),
-            op_type: op_type.to_owned(),
-            input: owned(inputs),
-            output: owned(outputs),
-            attribute,
-            ..Default::default()
-        });
+        self.graph.node.push(NodeProto::new(op_type, inputs, outputs, attributes));
     }
 
     /// The model: this graph with its operator set.
@@ -201,6 +177,56 @@ impl GraphBuilder {
             producer_version: env!("CARGO_PKG_VERSION").to_owned(),
             graph: Some(self.graph),
             opset_import: vec![OperatorSetIdProto { domain: String::new(), version: OPSET }],
+            ..Default::default()
+        }
+    }
+}
+
+impl TensorProto {
+    /// A tensor whose bytes lie outside the model.
+    pub fn external(name: &str, data_type: i32, dims: &[i64], at: External) -> Self {
+        let entry = |key: &str, value: String| StringStringEntryProto { key: key.to_owned(), value };
+        TensorProto {
+            name: name.to_owned(),
+            dims: dims.to_vec(),
+            data_type,
+            data_location: DATA_LOCATION_EXTERNAL,
+            external_data: vec![
+                entry("location", at.location),
+                entry("offset", at.offset.to_string()),
+                entry("length", at.length.to_string()),
+            ],
+            ..Default::default()
+        }
+    }
+
+    /// A tensor with its values.
+    pub fn floats(name: &str, dims: &[i64], values: &[f32]) -> Self {
+        let raw_data = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        TensorProto {
+            name: name.to_owned(),
+            dims: dims.to_vec(),
+            data_type: data_type::FLOAT,
+            raw_data,
+            ..Default::default()
+        }
+    }
+}
+
+impl NodeProto {
+    /// An operation with the given output names, named after the first.
+    pub fn new(op_type: &str, inputs: &[&str], outputs: &[&str], attributes: &[(&str, AttributeProto)]) -> Self {
+        let owned = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect();
+        let attribute = attributes
+            .iter()
+            .map(|(name, value)| AttributeProto { name: (*name).to_owned(), ..value.clone() })
+            .collect();
+        NodeProto {
+            name: outputs.first().copied().unwrap_or_default().to_owned(),
+            op_type: op_type.to_owned(),
+            input: owned(inputs),
+            output: owned(outputs),
+            attribute,
             ..Default::default()
         }
     }

@@ -8,6 +8,7 @@ mod builder;
 pub mod encoder;
 pub mod passes;
 pub mod proto;
+pub mod variant;
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -16,7 +17,7 @@ pub use builder::{GraphBuilder, OPSET};
 use prost::Message;
 use proto::{ModelProto, TensorProto, ValueInfoProto, data_type};
 
-use overmask::base::{Base, BaseError, file};
+use overmask::base::{Base, BaseError, Precision, file};
 use overmask::engine::EngineError;
 use overmask::error::ErrorKind;
 
@@ -72,6 +73,14 @@ pub enum OnnxError {
         /// Its name.
         name: String,
     },
+    /// The graph's operators are of a version that cannot do what is asked for.
+    #[error("the graph has version {version} of the operators, {least} is the least; export the encoder again")]
+    Opset {
+        /// The version.
+        version: i64,
+        /// The least that can.
+        least: i64,
+    },
     /// A tensor's external data are not described as the format asks.
     #[error("tensor `{name}`: external data field `{field}` is missing or no number")]
     External {
@@ -124,12 +133,16 @@ pub fn read_model_of(path: &Path, limit: u64) -> Result<ModelProto, OnnxError> {
 }
 
 /// Reads the graph of a base, if it is the one that the manifest names: engines take what they are given, and some
-/// break off or come to no end on a damaged one.
+/// break off or come to no end on a damaged one. That of another variant than f32 is widened.
 ///
 /// # Errors
 /// As [`read_model`], or when the file was changed or damaged.
 pub fn read_base(base: &Base) -> Result<ModelProto, OnnxError> {
-    decode(&base.model_path(), &base.read(file::MODEL, MAX_MODEL_BYTES)?)
+    let mut model = decode(&base.model_path(), &base.read(file::MODEL, MAX_MODEL_BYTES)?)?;
+    if base.precision() != Precision::F32 {
+        variant::widen(&mut model, base)?;
+    }
+    Ok(model)
 }
 
 fn decode(path: &Path, data: &[u8]) -> Result<ModelProto, OnnxError> {

@@ -23,6 +23,8 @@ pub mod data_type {
     pub const FLOAT16: i32 = 10;
     /// 16-bit float with the exponent of f32.
     pub const BFLOAT16: i32 = 16;
+    /// 8-bit integers with a sign.
+    pub const INT8: i32 = 3;
 }
 
 /// [`TensorProto::data_location`]: the bytes are in a file beside the model.

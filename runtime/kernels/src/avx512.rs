@@ -3,14 +3,21 @@
 #![cfg(target_arch = "x86_64")]
 #![allow(unsafe_code)]
 
+mod vnni;
+
 use std::arch::x86_64::{
-    __m512, _MM_HINT_T0, _mm_prefetch, _mm512_add_epi32, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_mask3_fmadd_ps,
-    _mm512_maskz_compress_epi32, _mm512_maskz_loadu_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setr_epi32,
-    _mm512_setzero_ps, _mm512_storeu_epi32, _mm512_storeu_ps,
+    __m256i, __m512, _MM_HINT_T0, _mm_prefetch, _mm256_and_si256, _mm256_cmpeq_epi16, _mm256_loadu_si256,
+    _mm256_set1_epi16, _mm256_setr_epi16, _mm256_storeu_si256, _mm512_add_epi32, _mm512_castsi512_ps,
+    _mm512_cvtepu16_epi32, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_mask3_fmadd_ps, _mm512_maskz_compress_epi32,
+    _mm512_maskz_loadu_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setr_epi32, _mm512_setzero_ps, _mm512_slli_epi32,
+    _mm512_storeu_epi32, _mm512_storeu_ps,
 };
 
-use super::kernel::{Instructions, Kernel, Operands, by_rows};
-use super::{NR, Row};
+use half::bf16;
+
+pub(super) use self::vnni::Vnni;
+use super::kernel::{self, Instructions, Kernel, Operands, by_rows};
+use super::{Element, NR, Row};
 
 /// That the processor has AVX-512F.
 #[derive(Debug, Clone, Copy)]
@@ -27,26 +34,86 @@ impl Instructions for Avx512 {
     }
 }
 
-impl Kernel<f32> for Avx512 {
+/// What is a register of f32 as soon as it is loaded.
+trait Floats: Element<Activation = f32, Sum = f32> {
+    /// Loads sixteen weights.
+    ///
+    /// # Safety
+    /// They are there, and the processor has AVX-512F.
+    unsafe fn load(weights: *const Self::Lane) -> __m512;
+
+    /// The same with zeros where the mask has no bit, and stores them so.
+    ///
+    /// # Safety
+    /// The same, and there is room for sixteen.
+    unsafe fn mask(weights: *const Self::Lane, mask: u16, masked: *mut Self::Lane) -> __m512;
+}
+
+impl Floats for f32 {
+    #[inline(always)]
+    unsafe fn load(weights: *const f32) -> __m512 {
+        // SAFETY: says the caller.
+        unsafe { _mm512_loadu_ps(weights) }
+    }
+
+    #[inline(always)]
+    unsafe fn mask(weights: *const f32, mask: u16, masked: *mut f32) -> __m512 {
+        // SAFETY: says the caller.
+        unsafe {
+            let kept = _mm512_maskz_loadu_ps(mask, weights);
+            _mm512_storeu_ps(masked, kept);
+            kept
+        }
+    }
+}
+
+impl Floats for bf16 {
+    #[inline(always)]
+    unsafe fn load(weights: *const bf16) -> __m512 {
+        // SAFETY: says the caller.
+        unsafe { widen(_mm256_loadu_si256(weights.cast::<__m256i>())) }
+    }
+
+    #[inline(always)]
+    unsafe fn mask(weights: *const bf16, mask: u16, masked: *mut bf16) -> __m512 {
+        // SAFETY: says the caller; AVX-512F has AVX2.
+        unsafe {
+            let bits = _mm256_setr_epi16(1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, -32768);
+            let keep = _mm256_cmpeq_epi16(_mm256_and_si256(_mm256_set1_epi16(mask.cast_signed()), bits), bits);
+            let kept = _mm256_and_si256(_mm256_loadu_si256(weights.cast::<__m256i>()), keep);
+            _mm256_storeu_si256(masked.cast::<__m256i>(), kept);
+            widen(kept)
+        }
+    }
+}
+
+/// Each bf16 is the upper half of an f32.
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn widen(halves: __m256i) -> __m512 {
+    _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(halves)))
+}
+
+impl<E: Floats> Kernel<E> for Avx512 {
     const MAX_ROWS: usize = 14;
 
     // Merging costs each tile a little, masking a panel costs a pass over it.
     const MERGE_BELOW: usize = 64;
 
-    fn dense(self, operands: Operands<'_, f32>, sums: &mut [Row]) {
-        by_rows!(dense, sums, (operands), [1 2 3 4 5 6 7 8 9 10 11 12 13 14]);
+    fn dense(self, operands: Operands<'_, E>, sums: &mut [Row]) {
+        by_rows!(dense<E>, sums, (operands), [1 2 3 4 5 6 7 8 9 10 11 12 13 14]);
     }
 
-    fn listed(self, operands: Operands<'_, f32>, steps: &[u32], sums: &mut [Row]) {
-        by_rows!(listed, sums, (operands, steps), [1 2 3 4 5 6 7 8 9 10 11 12 13 14]);
+    fn listed(self, operands: Operands<'_, E>, steps: &[u32], sums: &mut [Row]) {
+        by_rows!(listed<E>, sums, (operands, steps), [1 2 3 4 5 6 7 8 9 10 11 12 13 14]);
     }
 
-    fn masked(self, operands: Operands<'_, f32>, masks: &[u32], _: &mut [Row], sums: &mut [Row]) {
-        by_rows!(masked, sums, (operands, masks), [1 2 3 4 5 6 7 8 9 10 11 12 13 14]);
+    fn masked(self, operands: Operands<'_, E>, masks: &[u32], _: &mut [Row<E::Lane>], sums: &mut [Row]) {
+        by_rows!(masked<E>, sums, (operands, masks), [1 2 3 4 5 6 7 8 9 10 11 12 13 14]);
     }
 
-    fn masking(self, operands: Operands<'_, f32>, masks: &[u32], masked: &mut [Row], sums: &mut [Row]) {
-        by_rows!(masking, sums, (operands, masks, masked), [1 2 3 4 5 6 7 8 9 10 11 12 13 14]);
+    fn masking(self, operands: Operands<'_, E>, masks: &[u32], masked: &mut [Row<E::Lane>], sums: &mut [Row]) {
+        by_rows!(masking<E>, sums, (operands, masks, masked), [1 2 3 4 5 6 7 8 9 10 11 12 13 14]);
     }
 }
 
@@ -54,37 +121,37 @@ impl Kernel<f32> for Avx512 {
 type Sums<const R: usize> = [[__m512; 2]; R];
 
 #[target_feature(enable = "avx512f")]
-fn dense<const R: usize>(Operands { a, b, bias, ahead }: Operands<'_, f32>, sums: &mut [Row]) {
+fn dense<const R: usize, E: Floats>(Operands { a, b, bias, ahead }: Operands<'_, E>, sums: &mut [Row]) {
     let (mut all, mut next) = (load::<R>(bias, sums), ahead.start);
     for (panel, steps) in b.chunks(NR).enumerate() {
         let rows = a.panel(panel, R);
         for (k, step) in (0..NR).zip(steps) {
-            next = prefetch(next, ahead.stride);
-            add(&mut all, rows, k, load_row(step));
+            next = prefetch::<Row<E::Lane>>(next, ahead.stride);
+            add(&mut all, rows, k, load_row::<E>(step));
         }
     }
     store(sums, all);
 }
 
 #[target_feature(enable = "avx512f")]
-fn listed<const R: usize>(Operands { a, b, bias, ahead }: Operands<'_, f32>, steps: &[u32], sums: &mut [Row]) {
+fn listed<const R: usize, E: Floats>(Operands { a, b, bias, ahead }: Operands<'_, E>, steps: &[u32], sums: &mut [Row]) {
     let (mut all, mut next) = (load::<R>(bias, sums), ahead.start);
     for k in steps.iter().map(|k| *k as usize) {
-        next = prefetch(next, ahead.stride);
-        add(&mut all, a.panel(k / NR, R), k % NR, load_row(&b[k]));
+        next = prefetch::<Row<E::Lane>>(next, ahead.stride);
+        add(&mut all, a.panel(k / NR, R), k % NR, load_row::<E>(&b[k]));
     }
     store(sums, all);
 }
 
 /// Adds where the mask has a bit: the weights need no register of their own.
 #[target_feature(enable = "avx512f")]
-fn masked<const R: usize>(Operands { a, b, bias, ahead }: Operands<'_, f32>, masks: &[u32], sums: &mut [Row]) {
+fn masked<const R: usize, E: Floats>(Operands { a, b, bias, ahead }: Operands<'_, E>, masks: &[u32], sums: &mut [Row]) {
     let (mut all, mut next) = (load::<R>(bias, sums), ahead.start);
     for (panel, (steps, masks)) in b.chunks(NR).zip(masks.chunks(NR)).enumerate() {
         let rows = a.panel(panel, R);
         for (k, (step, mask)) in (0..NR).zip(steps.iter().zip(masks)) {
-            next = prefetch(next, ahead.stride);
-            let [low, high] = load_row(step);
+            next = prefetch::<Row<E::Lane>>(next, ahead.stride);
+            let [low, high] = load_row::<E>(step);
             let (low_mask, high_mask) = (*mask as u16, (mask >> 16) as u16);
             for (sum, row) in all.iter_mut().zip(rows) {
                 let value = _mm512_set1_ps(row[k]);
@@ -100,10 +167,10 @@ fn masked<const R: usize>(Operands { a, b, bias, ahead }: Operands<'_, f32>, mas
 
 /// Masks each step as it is read, and leaves it masked for the tiles that follow.
 #[target_feature(enable = "avx512f")]
-fn masking<const R: usize>(
-    Operands { a, b, bias, ahead }: Operands<'_, f32>,
+fn masking<const R: usize, E: Floats>(
+    Operands { a, b, bias, ahead }: Operands<'_, E>,
     masks: &[u32],
-    masked: &mut [Row],
+    masked: &mut [Row<E::Lane>],
     sums: &mut [Row],
 ) {
     let (mut all, mut next) = (load::<R>(bias, sums), ahead.start);
@@ -111,13 +178,12 @@ fn masking<const R: usize>(
     for (panel, ((steps, masks), masked)) in panels.enumerate() {
         let rows = a.panel(panel, R);
         for (k, ((step, mask), out)) in (0..NR).zip(steps.iter().zip(masks).zip(masked)) {
-            next = prefetch(next, ahead.stride);
-            let p = step.as_ptr();
+            next = prefetch::<Row<E::Lane>>(next, ahead.stride);
+            let (p, out) = (step.as_ptr(), out.as_mut_ptr());
             // SAFETY: a step has 32 values.
             let step = unsafe {
-                [_mm512_maskz_loadu_ps(*mask as u16, p), _mm512_maskz_loadu_ps((mask >> 16) as u16, p.add(NR / 2))]
+                [E::mask(p, *mask as u16, out), E::mask(p.add(NR / 2), (mask >> 16) as u16, out.add(NR / 2))]
             };
-            store_row(out, step);
             add(&mut all, rows, k, step);
         }
     }
@@ -127,6 +193,10 @@ fn masking<const R: usize>(
 /// The numbers of the set bits: sixteen numbers at a time are moved together.
 #[target_feature(enable = "avx512f")]
 fn kept(words: &[u32], steps: &mut Vec<u32>) {
+    // Miri knows all of these kernels' instructions but the one that moves.
+    if cfg!(miri) {
+        return kernel::kept(words, steps);
+    }
     const LANES: usize = 16;
     steps.clear();
     // Whole registers are stored, of which the next one overwrites what was not kept.
@@ -155,44 +225,35 @@ fn add<const R: usize>(all: &mut Sums<R>, rows: &[Row], k: usize, [low, high]: [
     }
 }
 
-/// Asks for two cache lines, and gives the address `stride` bytes further.
+/// Asks for the one or two cache lines of a step, and gives the address `stride` bytes further.
 #[target_feature(enable = "avx512f")]
 #[inline]
-fn prefetch(p: *const i8, stride: usize) -> *const i8 {
+fn prefetch<Step>(p: *const i8, stride: usize) -> *const i8 {
     // Asking for an address that is not there does nothing.
     _mm_prefetch::<_MM_HINT_T0>(p);
-    _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(64));
+    if size_of::<Step>() > 64 {
+        _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(64));
+    }
     p.wrapping_add(stride)
 }
 
 #[target_feature(enable = "avx512f")]
 #[inline]
-fn load_row(row: &Row) -> [__m512; 2] {
+fn load_row<E: Floats>(row: &Row<E::Lane>) -> [__m512; 2] {
     let p = row.as_ptr();
     // SAFETY: a row has 32 values.
-    unsafe { [_mm512_loadu_ps(p), _mm512_loadu_ps(p.add(16))] }
-}
-
-#[target_feature(enable = "avx512f")]
-#[inline]
-fn store_row(row: &mut Row, [low, high]: [__m512; 2]) {
-    let p = row.as_mut_ptr();
-    // SAFETY: a row has 32 values.
-    unsafe {
-        _mm512_storeu_ps(p, low);
-        _mm512_storeu_ps(p.add(16), high);
-    }
+    unsafe { [E::load(p), E::load(p.add(NR / 2))] }
 }
 
 #[target_feature(enable = "avx512f")]
 #[inline]
 fn load<const R: usize>(bias: Option<&Row>, sums: &[Row]) -> Sums<R> {
     if let Some(bias) = bias {
-        return [load_row(bias); R];
+        return [load_row::<f32>(bias); R];
     }
     let mut all = [[_mm512_setzero_ps(); 2]; R];
     for (all, row) in all.iter_mut().zip(sums) {
-        *all = load_row(row);
+        *all = load_row::<f32>(row);
     }
     all
 }
@@ -200,7 +261,12 @@ fn load<const R: usize>(bias: Option<&Row>, sums: &[Row]) -> Sums<R> {
 #[target_feature(enable = "avx512f")]
 #[inline]
 fn store<const R: usize>(sums: &mut [Row], all: Sums<R>) {
-    for (row, all) in sums.iter_mut().zip(all) {
-        store_row(row, all);
+    for (row, [low, high]) in sums.iter_mut().zip(all) {
+        let p = row.as_mut_ptr();
+        // SAFETY: a row has 32 values.
+        unsafe {
+            _mm512_storeu_ps(p, low);
+            _mm512_storeu_ps(p.add(NR / 2), high);
+        }
     }
 }

@@ -3,26 +3,32 @@
 use std::fmt;
 use std::str::FromStr;
 
+use half::bf16;
+
 #[cfg(target_arch = "x86_64")]
 use super::avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
-use super::avx512::Avx512;
-use super::kernel::Kernel;
+use super::avx512::{Avx512, Vnni};
+use super::kernel::{Codes, Kernel, detected};
 #[cfg(target_arch = "aarch64")]
-use super::neon::Neon;
+use super::neon::{DotProduct, Neon};
 use super::portable::Portable;
 use super::product::{Kernels, Product, Scratch};
-use super::{Element, PanelMask, Row};
+use super::{Affine, Element, NR, PanelMask, Row};
 
 /// Every instruction set with kernels of its own, the fastest last.
 static TABLE: &[InstructionSet] = &[
-    InstructionSet::new::<Portable>("portable"),
+    InstructionSet::new::<Portable, Portable>("portable"),
     #[cfg(target_arch = "x86_64")]
-    InstructionSet::new::<Avx2>("avx2"),
+    InstructionSet::new::<Avx2, Avx2>("avx2"),
     #[cfg(target_arch = "x86_64")]
-    InstructionSet::new::<Avx512>("avx512"),
+    InstructionSet::new::<Avx512, Avx2>("avx512"),
+    #[cfg(target_arch = "x86_64")]
+    InstructionSet::new::<Avx512, Vnni>("avx512vnni"),
     #[cfg(target_arch = "aarch64")]
-    InstructionSet::new::<Neon>("neon"),
+    InstructionSet::new::<Neon, Neon>("neon"),
+    #[cfg(target_arch = "aarch64")]
+    InstructionSet::new::<Neon, DotProduct>("neondot"),
 ];
 
 /// A line of the table.
@@ -30,7 +36,15 @@ pub struct InstructionSet {
     name: &'static str,
     is_there: fn() -> bool,
     f32: Kernels<f32>,
+    bf16: Kernels<bf16>,
+    int8: Kernels<i8>,
+    activation_zero: u8,
+    quantize: Quantize,
+    dequantize: Dequantize,
 }
+
+type Quantize = fn(&[&[Row]], usize, &mut [&mut [Row<u8>]], &mut [Affine]);
+type Dequantize = fn(&[Row<i32>], &[Affine], &Row, Option<&Row>, &mut [Row]);
 
 /// An element that the table has kernels for.
 pub trait Tabled: Element {
@@ -42,6 +56,18 @@ pub trait Tabled: Element {
 impl Tabled for f32 {
     fn kernels(set: &InstructionSet) -> &Kernels<f32> {
         &set.f32
+    }
+}
+
+impl Tabled for bf16 {
+    fn kernels(set: &InstructionSet) -> &Kernels<bf16> {
+        &set.bf16
+    }
+}
+
+impl Tabled for i8 {
+    fn kernels(set: &InstructionSet) -> &Kernels<i8> {
+        &set.int8
     }
 }
 
@@ -57,8 +83,18 @@ impl<E: Tabled> Product<'_, E> {
 }
 
 impl InstructionSet {
-    const fn new<K: Kernel<f32>>(name: &'static str) -> Self {
-        InstructionSet { name, is_there: || K::detect().is_some(), f32: Kernels::new::<K>() }
+    /// A line with the kernels for floating-point numbers and those for int8.
+    const fn new<F: Kernel<f32> + Kernel<bf16>, I: Kernel<i8> + Codes>(name: &'static str) -> Self {
+        InstructionSet {
+            name,
+            is_there: || F::detect().is_some() && I::detect().is_some(),
+            f32: Kernels::new::<F>(),
+            bf16: Kernels::new::<F>(),
+            int8: Kernels::new::<I>(),
+            activation_zero: I::ACTIVATION_ZERO,
+            quantize: |from, inputs, to, rows| detected::<I>().quantize(from, inputs, to, rows),
+            dequantize: |sums, rows, outputs, bias, to| detected::<I>().dequantize(sums, rows, outputs, bias, to),
+        }
     }
 }
 
@@ -92,6 +128,33 @@ impl Isa {
     pub fn best() -> Isa {
         // The first line is there on every processor.
         Self::available().pop().unwrap_or(Isa(&TABLE[0]))
+    }
+
+    /// What products of int8 take from the code of an activation before they multiply it: a number that makes the
+    /// instructions' work easy, and makes none for [`Self::dequantize`], which is told the [`Affine`]'s own zero.
+    pub fn activation_zero(self) -> u8 {
+        self.0.activation_zero
+    }
+
+    /// Makes int8 codes of some rows of activations, each from its least value to its largest: `from` and `to` have the
+    /// rows of each panel of the activations, `rows` is filled with what the codes of each stand for.
+    ///
+    /// # Panics
+    /// When there are not as many panels or rows.
+    pub fn quantize(self, from: &[&[Row]], inputs: usize, to: &mut [&mut [Row<u8>]], rows: &mut [Affine]) {
+        assert!(from.len() == inputs.div_ceil(NR) && to.len() == from.len());
+        (self.0.quantize)(from, inputs, to, rows);
+    }
+
+    /// Makes numbers of the sums of a panel's products of codes, and adds them to the bias, or to what is there. The
+    /// last of the sums are those of a row of codes that are all [`Self::activation_zero`] + 1, and so stand for 1:
+    /// they tell what the zeros of the others add up to.
+    ///
+    /// # Panics
+    /// When there is not one row of sums more than of the others.
+    pub fn dequantize(self, sums: &[Row<i32>], rows: &[Affine], outputs: &Row, bias: Option<&Row>, to: &mut [Row]) {
+        assert!(rows.len() + 1 == sums.len() && to.len() == rows.len());
+        (self.0.dequantize)(sums, rows, outputs, bias, to);
     }
 
     /// What a [`Product`] does with a mask for so many rows, in a few words.

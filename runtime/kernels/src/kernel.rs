@@ -1,21 +1,24 @@
 //! What an instruction set does: the innermost loops over a tile of rows and the steps of a panel.
 
 use super::activations::Tile;
-use super::{Element, NR, Row};
+use super::{Affine, Element, NR, Row, codes};
 
 /// Calls a kernel that takes the number of rows as a constant.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 macro_rules! by_rows {
-    ($kernel:ident, $sums:expr, $args:tt, [$($rows:literal)*]) => {
+    ($kernel:ident $(<$element:ident>)?, $sums:expr, $args:tt, $rows:tt) => {
+        by_rows!(@match $kernel [$(, $element)?], $sums, $args, $rows)
+    };
+    (@match $kernel:ident $generics:tt, $sums:expr, $args:tt, [$($rows:literal)*]) => {
         match $sums.len() {
-            $($rows => by_rows!(@call $kernel, $rows, $sums, $args),)*
+            $($rows => by_rows!(@call $kernel $rows $generics, $sums, $args),)*
             rows => unreachable!("a tile of {rows} rows"),
         }
     };
-    (@call $kernel:ident, $rows:literal, $sums:expr, ($($arg:expr),*)) => {
+    (@call $kernel:ident $rows:literal [$($generics:tt)*], $sums:expr, ($($arg:expr),*)) => {
         // SAFETY: the kernel needs instructions and nothing else; that the processor has them is
         // what the type says for which this is called.
-        unsafe { $kernel::<$rows>($($arg,)* $sums) }
+        unsafe { $kernel::<$rows $($generics)*>($($arg,)* $sums) }
     };
 }
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
@@ -30,6 +33,27 @@ pub(super) trait Instructions: Copy {
     /// Lists the kept steps, whose bits are set, as its [`Kernel::listed`] reads them.
     fn kept(self, words: &[u32], steps: &mut Vec<u32>) {
         kept(words, steps);
+    }
+}
+
+/// The proof again: an [`Isa`](super::Isa) is a line of the table whose detection said yes.
+pub(super) fn detected<I: Instructions>() -> I {
+    I::detect().unwrap_or_else(|| unreachable!("instructions that were detected are gone"))
+}
+
+/// What is done around products of int8 codes: the plain loops, compiled for the instructions.
+pub(super) trait Codes: Instructions {
+    /// What is taken from an activation's code before it is multiplied.
+    const ACTIVATION_ZERO: u8 = 0;
+
+    /// As [`codes::quantize`].
+    fn quantize(self, from: &[&[Row]], inputs: usize, to: &mut [&mut [Row<u8>]], rows: &mut [Affine]) {
+        codes::quantize(from, inputs, to, rows);
+    }
+
+    /// As [`codes::dequantize`].
+    fn dequantize(self, sums: &[Row<i32>], rows: &[Affine], outputs: &Row, bias: Option<&Row>, to: &mut [Row]) {
+        codes::dequantize(sums, rows, Self::ACTIVATION_ZERO, outputs, bias, to);
     }
 }
 

@@ -12,6 +12,9 @@
 //! | [`PanelMask::Weights`], few rows, AVX-512 | the mask goes into the multiply-adds |
 //! | [`PanelMask::Weights`] otherwise | the first tile masks the panel as it reads it and leaves it masked for the others |
 //!
+//! Elements are f32, bf16, which becomes f32 when it is loaded, and int8, whose activations are codes as well, with a scale
+//! and a zero of their own for each row ([`Isa::quantize`], [`Isa::dequantize`]).
+//!
 //! Two things vary, each in one place; the loop over the tiles is written once for all of them:
 //!
 //! - An [`Element`] is what weights are stored as: how many inputs share a step, what the layouts of
@@ -24,6 +27,7 @@
 mod activations;
 mod avx2;
 mod avx512;
+mod codes;
 mod element;
 mod isa;
 mod kernel;
@@ -33,6 +37,7 @@ mod portable;
 mod product;
 
 pub use activations::Activations;
+pub use codes::Affine;
 pub use element::Element;
 pub use isa::{Isa, IsaError, Tabled};
 pub use panels::{NR, PanelMask, Panels, Units};

@@ -4,16 +4,21 @@
 #![cfg(target_arch = "aarch64")]
 #![allow(unsafe_code)]
 
+mod int8;
+
 use std::arch::aarch64::{
-    float32x4_t, uint32x4_t, vandq_u32, vdupq_n_f32, vdupq_n_u32, vfmaq_f32, vfmaq_laneq_f32, vld1q_f32, vld1q_u32,
-    vreinterpretq_f32_u32, vreinterpretq_u32_f32, vst1q_f32,
+    float32x4_t, uint32x4_t, vandq_u32, vdupq_n_f32, vdupq_n_u32, vfmaq_f32, vfmaq_laneq_f32, vld1_u16, vld1q_f32,
+    vld1q_u32, vreinterpretq_f32_u32, vreinterpretq_u32_f32, vshll_n_u16, vst1q_f32,
 };
 use std::arch::{asm, is_aarch64_feature_detected};
 use std::ops::Index;
 use std::slice::Iter;
 
-use super::kernel::{Instructions, Kernel, Operands, by_rows};
-use super::{NR, Row};
+use half::bf16;
+
+pub(super) use self::int8::DotProduct;
+use super::kernel::{self, Instructions, Kernel, Operands, by_rows};
+use super::{Element, NR, Row};
 
 /// That the processor has NEON, as all of 64 bits that run an operating system.
 #[derive(Debug, Clone, Copy)]
@@ -44,25 +49,62 @@ impl Instructions for Neon {
 /// What marks a step as the last one of its panel of activations.
 const LAST: u32 = 1 << 31;
 
-impl Kernel<f32> for Neon {
-    const MAX_ROWS: usize = 6;
+/// What is a register of f32 as soon as it is loaded.
+trait Floats: Element<Activation = f32, Sum = f32> {
+    /// Loads four weights.
+    ///
+    /// # Safety
+    /// They are there.
+    unsafe fn load(weights: *const Self::Lane) -> float32x4_t;
 
-    fn dense(self, operands: Operands<'_, f32>, sums: &mut [Row]) {
-        by_rows!(dense, sums, (operands), [1 2 3 4 5 6]);
+    /// The steps with zeros where the masks have no bit.
+    fn mask(b: &[Row<Self::Lane>], masks: &[u32], masked: &mut [Row<Self::Lane>]);
+}
+
+impl Floats for f32 {
+    #[inline(always)]
+    unsafe fn load(weights: *const f32) -> float32x4_t {
+        // SAFETY: says the caller.
+        unsafe { vld1q_f32(weights) }
     }
 
-    fn listed(self, operands: Operands<'_, f32>, steps: &[u32], sums: &mut [Row]) {
+    fn mask(b: &[Row], masks: &[u32], masked: &mut [Row]) {
+        // SAFETY: every processor of 64 bits that runs an operating system has NEON.
+        unsafe { mask(b, masks, masked) }
+    }
+}
+
+impl Floats for bf16 {
+    /// Each bf16 is the upper half of an f32.
+    #[inline(always)]
+    unsafe fn load(weights: *const bf16) -> float32x4_t {
+        // SAFETY: says the caller.
+        unsafe { vreinterpretq_f32_u32(vshll_n_u16::<16>(vld1_u16(weights.cast::<u16>()))) }
+    }
+
+    fn mask(b: &[Row<bf16>], masks: &[u32], masked: &mut [Row<bf16>]) {
+        kernel::mask::<bf16>(b, masks, masked);
+    }
+}
+
+impl<E: Floats> Kernel<E> for Neon {
+    const MAX_ROWS: usize = 6;
+
+    fn dense(self, operands: Operands<'_, E>, sums: &mut [Row]) {
+        by_rows!(dense<E>, sums, (operands), [1 2 3 4 5 6]);
+    }
+
+    fn listed(self, operands: Operands<'_, E>, steps: &[u32], sums: &mut [Row]) {
         let (first, second) = sums.split_at_mut(sums.len().div_ceil(2));
         let rows = first.len();
-        by_rows!(listed, first, (operands, 0, steps), [1 2 3]);
+        by_rows!(listed<E>, first, (operands, 0, steps), [1 2 3]);
         if !second.is_empty() {
-            by_rows!(listed, second, (operands, rows, steps), [1 2 3]);
+            by_rows!(listed<E>, second, (operands, rows, steps), [1 2 3]);
         }
     }
 
-    fn masking(self, operands: Operands<'_, f32>, masks: &[u32], masked: &mut [Row], sums: &mut [Row]) {
-        // SAFETY: the processor has the instructions, says the type.
-        unsafe { mask(operands.b, masks, masked) };
+    fn masking(self, operands: Operands<'_, E>, masks: &[u32], masked: &mut [Row<E::Lane>], sums: &mut [Row]) {
+        E::mask(operands.b, masks, masked);
         self.dense(Operands { b: masked, ..operands }, sums);
     }
 }
@@ -77,7 +119,7 @@ const HALF: usize = NR / 2 / LANES;
 type Sums<const R: usize, const N: usize> = [[float32x4_t; N]; R];
 
 #[target_feature(enable = "neon")]
-fn dense<const R: usize>(Operands { a, b, bias, .. }: Operands<'_, f32>, sums: &mut [Row]) {
+fn dense<const R: usize, E: Floats>(Operands { a, b, bias, .. }: Operands<'_, E>, sums: &mut [Row]) {
     for half in [0, NR / 2] {
         let mut all: Sums<R, HALF> = load(bias, sums, half);
         for (panel, steps) in b.chunks(NR).enumerate() {
@@ -85,14 +127,14 @@ fn dense<const R: usize>(Operands { a, b, bias, .. }: Operands<'_, f32>, sums: &
             let (fours, rest) = steps.as_chunks::<LANES>();
             for (k, four) in (0..NR).step_by(LANES).zip(fours) {
                 let mut values = [vdupq_n_f32(0.0); R];
-                values.iter_mut().zip(rows).for_each(|(value, row)| *value = load_lanes(row, k));
-                add::<R, 0>(&mut all, values, &four[0], half);
-                add::<R, 1>(&mut all, values, &four[1], half);
-                add::<R, 2>(&mut all, values, &four[2], half);
-                add::<R, 3>(&mut all, values, &four[3], half);
+                values.iter_mut().zip(rows).for_each(|(value, row)| *value = load_lanes::<f32>(row, k));
+                add::<R, 0, E>(&mut all, values, &four[0], half);
+                add::<R, 1, E>(&mut all, values, &four[1], half);
+                add::<R, 2, E>(&mut all, values, &four[2], half);
+                add::<R, 3, E>(&mut all, values, &four[3], half);
             }
             for (k, step) in (NR.min(steps.len()) - rest.len()..NR).zip(rest) {
-                add_one(&mut all, rows, k, step, half);
+                add_one::<R, HALF, E>(&mut all, rows, k, step, half);
             }
         }
         store(sums, half, all);
@@ -101,8 +143,8 @@ fn dense<const R: usize>(Operands { a, b, bias, .. }: Operands<'_, f32>, sums: &
 
 /// The rows from `first` on, all outputs of them.
 #[target_feature(enable = "neon")]
-fn listed<const R: usize>(
-    Operands { a, b, bias, .. }: Operands<'_, f32>,
+fn listed<const R: usize, E: Floats>(
+    Operands { a, b, bias, .. }: Operands<'_, E>,
     first: usize,
     steps: &[u32],
     sums: &mut [Row],
@@ -115,8 +157,8 @@ fn listed<const R: usize>(
         let (rows, b) = (a.panel(panel, R), &b[panel * NR..]);
         // Steps of a whole panel need no check.
         match b.first_chunk::<NR>() {
-            Some(b) => add_listed(&mut all, rows, b, &mut steps),
-            None => add_listed(&mut all, rows, b, &mut steps),
+            Some(b) => add_listed::<R, E>(&mut all, rows, b, &mut steps),
+            None => add_listed::<R, E>(&mut all, rows, b, &mut steps),
         }
     }
     store(sums, 0, all);
@@ -135,7 +177,7 @@ fn mask(b: &[Row], masks: &[u32], masked: &mut [Row]) {
         let mask = vdupq_n_u32(*mask);
         // All are loaded before any is stored: loads and stores of neighbours become one.
         let mut values = [vdupq_n_f32(0.0); NR / LANES];
-        values.iter_mut().enumerate().for_each(|(i, value)| *value = load_lanes(step, LANES * i));
+        values.iter_mut().enumerate().for_each(|(i, value)| *value = load_lanes::<f32>(step, LANES * i));
         for ((i, bits), value) in bits.iter().enumerate().zip(values) {
             let value = vandq_u32(vreinterpretq_u32_f32(value), have(mask, *bits));
             store_lanes(out, LANES * i, vreinterpretq_f32_u32(value));
@@ -160,9 +202,14 @@ fn have(a: uint32x4_t, b: uint32x4_t) -> uint32x4_t {
 /// Adds a step, which multiplies one lane of each row's values.
 #[target_feature(enable = "neon")]
 #[inline]
-fn add<const R: usize, const LANE: i32>(all: &mut Sums<R, HALF>, values: [float32x4_t; R], step: &Row, half: usize) {
+fn add<const R: usize, const LANE: i32, E: Floats>(
+    all: &mut Sums<R, HALF>,
+    values: [float32x4_t; R],
+    step: &Row<E::Lane>,
+    half: usize,
+) {
     for i in 0..HALF {
-        let weights = load_lanes(step, half + LANES * i);
+        let weights = load_lanes::<E>(step, half + LANES * i);
         for (sums, value) in all.iter_mut().zip(values) {
             sums[i] = vfmaq_laneq_f32::<LANE>(sums[i], weights, value);
         }
@@ -172,17 +219,17 @@ fn add<const R: usize, const LANE: i32>(all: &mut Sums<R, HALF>, values: [float3
 /// Adds the steps of one panel, of which there is one at least: those up to the one that is marked.
 #[target_feature(enable = "neon")]
 #[inline]
-fn add_listed<const R: usize>(
+fn add_listed<const R: usize, E: Floats>(
     all: &mut Sums<R, { NR / LANES }>,
     rows: &[Row],
-    b: &(impl Index<usize, Output = Row> + ?Sized),
+    b: &(impl Index<usize, Output = Row<E::Lane>> + ?Sized),
     steps: &mut Iter<'_, u32>,
 ) {
     loop {
         // SAFETY: the list is what `kept` made: behind every step that is not marked there is another.
         let step = *unsafe { steps.next().unwrap_unchecked() };
         let k = step as usize % NR;
-        add_one(all, rows, k, &b[k], 0);
+        add_one::<R, { NR / LANES }, E>(all, rows, k, &b[k], 0);
         if step & LAST != 0 {
             break;
         }
@@ -193,11 +240,17 @@ fn add_listed<const R: usize>(
 /// registers.
 #[target_feature(enable = "neon")]
 #[inline]
-fn add_one<const R: usize, const N: usize>(all: &mut Sums<R, N>, rows: &[Row], k: usize, step: &Row, half: usize) {
+fn add_one<const R: usize, const N: usize, E: Floats>(
+    all: &mut Sums<R, N>,
+    rows: &[Row],
+    k: usize,
+    step: &Row<E::Lane>,
+    half: usize,
+) {
     let mut values = [vdupq_n_f32(0.0); R];
     values.iter_mut().zip(rows).for_each(|(value, row)| *value = vdupq_n_f32(row[k]));
     for i in 0..N {
-        let weights = load_lanes(step, half + LANES * i);
+        let weights = load_lanes::<E>(step, half + LANES * i);
         for (sums, value) in all.iter_mut().zip(values) {
             sums[i] = vfmaq_f32(sums[i], weights, value);
         }
@@ -210,7 +263,7 @@ fn load<const R: usize, const N: usize>(bias: Option<&Row>, sums: &[Row], half: 
     let mut all = [[vdupq_n_f32(0.0); N]; R];
     for (r, all) in all.iter_mut().enumerate() {
         let row = bias.unwrap_or_else(|| &sums[r]);
-        all.iter_mut().enumerate().for_each(|(i, sum)| *sum = load_lanes(row, half + LANES * i));
+        all.iter_mut().enumerate().for_each(|(i, sum)| *sum = load_lanes::<f32>(row, half + LANES * i));
     }
     all
 }
@@ -225,10 +278,10 @@ fn store<const R: usize, const N: usize>(sums: &mut [Row], half: usize, all: Sum
 
 #[target_feature(enable = "neon")]
 #[inline]
-fn load_lanes(row: &Row, start: usize) -> float32x4_t {
+fn load_lanes<E: Floats>(row: &Row<E::Lane>, start: usize) -> float32x4_t {
     let values = &row[start..start + LANES];
     // SAFETY: there are four values.
-    unsafe { vld1q_f32(values.as_ptr()) }
+    unsafe { E::load(values.as_ptr()) }
 }
 
 #[target_feature(enable = "neon")]

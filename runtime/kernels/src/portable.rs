@@ -1,6 +1,6 @@
 //! The kernels in plain Rust: what every processor runs, and what the others are compared with.
 
-use super::kernel::{Instructions, Kernel, Operands};
+use super::kernel::{Codes, Instructions, Kernel, Operands};
 use super::{Element, NR, Row};
 
 /// No particular instructions.
@@ -15,6 +15,8 @@ impl Instructions for Portable {
         Some(Portable)
     }
 }
+
+impl Codes for Portable {}
 
 impl<E: Element> Kernel<E> for Portable {
     const MAX_ROWS: usize = 4;

@@ -7,13 +7,14 @@
 
 #![allow(unsafe_code)]
 
+use std::borrow::Cow;
 use std::ffi::{CString, c_void};
 use std::ptr::{self, NonNull};
 use std::sync::{Arc, RwLock};
 
 use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::{Session, SharedSessionInner};
-use ort::value::{DynValue, TensorValueType};
+use ort::value::{DynValue, Tensor, TensorValueType};
 use ort::{AsPointer, Error};
 use overmask::base::Base;
 use overmask::engine::{Device, EngineError};
@@ -47,6 +48,21 @@ impl Bound {
         let (shape, values) = base.tensor_f32(name)?;
         let value = wrap(shape, values).map_err(|e| failed(Device::Cpu, e))?;
         Ok(Bound { value: RwLock::new(value), mapped: Some(Arc::clone(base)) })
+    }
+
+    /// A tensor of the base, whatever it is stored as: [`Bound::mapped`] where that is f32, else widened.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn of_base(base: &Arc<Base>, name: &str) -> Result<Bound, EngineError> {
+        let (shape, values) = base.values(name)?;
+        match values {
+            Cow::Borrowed(_) => Bound::mapped(base, name),
+            Cow::Owned(values) => {
+                let value = Tensor::from_array((shape.to_vec(), values)).map_err(|e| failed(Device::Cpu, e))?;
+                Ok(Bound::owned(value.into_dyn()))
+            }
+        }
     }
 
     /// A copy of the values of an f32 tensor, from whatever device.

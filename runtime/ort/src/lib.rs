@@ -21,10 +21,10 @@ use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, Memory
 use ort::session::Session;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::value::Tensor;
-use overmask::base::{Base, BaseError, Precision};
+use overmask::base::{Base, BaseError};
 use overmask::engine::{
     Changes, Device, Engine, EngineError, EngineInfo, EngineKind, EngineOptions, Hidden, TaskId, TaskIds, TokenBatch,
-    check_changes,
+    check_changes, check_precision,
 };
 use overmask::mask::{Granularity, Mask};
 use overmask::pack::{Delta, NamedMask};
@@ -76,6 +76,7 @@ impl OrtEngine {
     /// When the library cannot be loaded, the device is not there, or the base's graph cannot
     /// be read.
     pub fn new(base: Arc<Base>, device: Device, options: &EngineOptions) -> Result<Self, EngineError> {
+        check_precision(&base, EngineKind::Ort(device))?;
         let (session, inputs) = open(&base, device, options, &[])?;
         let sessions = BTreeMap::from([(Vec::new(), session)]);
         let masker = Masker::new(device, options)?;
@@ -98,11 +99,11 @@ impl Inner {
         if let Some(value) = self.shared.get(name) {
             return Ok(Arc::clone(value));
         }
-        let mut value = Arc::new(Bound::mapped(&self.base, name)?);
+        let mut value = Arc::new(Bound::of_base(&self.base, name)?);
         if self.device == Device::Cuda {
             // Masking nothing is the way to the device. Bound as it is, it would be uploaded anew
             // for each task.
-            let (shape, _) = self.base.tensor_f32(name)?;
+            let shape = self.base.shape(name)?;
             let all = Mask::keep_all(Granularity::Weight, shape[0], shape[1]);
             let all = all.map_err(|e| failed(self.device, e))?;
             value = self.masker.apply(&all, &value)?;
@@ -128,7 +129,7 @@ impl Inner {
             }
             let value = match masks.iter().find(|m| m.tensor == tensor.name) {
                 Some(NamedMask { mask, .. }) => {
-                    self.masker.apply(mask, &Arc::new(Bound::mapped(&base, &tensor.name)?))?
+                    self.masker.apply(mask, &Arc::new(Bound::of_base(&base, &tensor.name)?))?
                 }
                 None => self.shared(&tensor.name)?,
             };
@@ -173,7 +174,7 @@ fn open(
 
 impl Engine for OrtEngine {
     fn describe(&self) -> EngineInfo {
-        EngineInfo::new(EngineKind::Ort(self.device), Precision::F32, "ONNX Runtime")
+        EngineInfo::new(EngineKind::Ort(self.device), self.base.precision(), "ONNX Runtime")
     }
 
     fn add(&self, changes: Changes<'_>) -> Result<TaskId, EngineError> {

@@ -96,9 +96,6 @@ impl BaseManifest {
         if self.format != FORMAT {
             return wrong("format", format!("version {}, this program reads {FORMAT}", self.format));
         }
-        if self.variant != Precision::F32 {
-            return wrong("variant", format!("`{}`, this program reads `f32`", self.variant));
-        }
         self.architecture.check()?;
         let mut names = BTreeSet::new();
         for t in &self.maskable {

@@ -12,6 +12,7 @@ mod pooling;
 mod precision;
 mod weights;
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -20,7 +21,7 @@ pub use identity::{base_id, graph_base_id};
 pub use manifest::{BaseManifest, FORMAT, MaskableTensor};
 pub use pooling::Pooling;
 pub use precision::{Int8Tensor, Precision};
-pub use weights::{TensorBytes, not_finite, write_weights};
+pub use weights::{Stored, TensorBytes, not_finite, scales_name, write_variant, write_weights};
 
 use family::bert::Table;
 use sha2::{Digest, Sha256};
@@ -166,14 +167,22 @@ impl Base {
     pub fn open(dir: &Path) -> Result<Base, BaseError> {
         let manifest = BaseManifest::read(&dir.join(file::MANIFEST))?;
         let weights = Weights::open(&dir.join(file::WEIGHTS))?;
+        weights.check_scales()?;
         for tensor in &manifest.maskable {
-            let (shape, _) = weights.tensor_f32(&tensor.name)?;
+            let (shape, stored) = weights.stored(&tensor.name)?;
+            let wrong = |reason| {
+                let (path, field) = (dir.join(file::MANIFEST), format!("maskable/{}", tensor.name));
+                Err(BaseError::Field { path, field, reason })
+            };
             if shape != [tensor.outputs, tensor.inputs] {
-                return Err(BaseError::Field {
-                    path: dir.join(file::MANIFEST),
-                    field: format!("maskable/{}", tensor.name),
-                    reason: format!("[{}, {}], but the weights have {shape:?}", tensor.outputs, tensor.inputs),
-                });
+                return wrong(format!("[{}, {}], but the weights have {shape:?}", tensor.outputs, tensor.inputs));
+            }
+            if stored.precision() != manifest.variant {
+                return wrong(format!(
+                    "`variant` is `{}`, but the weights are {}",
+                    manifest.variant,
+                    stored.precision()
+                ));
             }
         }
         let a = &manifest.architecture;
@@ -231,10 +240,13 @@ impl Base {
             let found = file_digest(&path).map_err(|source| BaseError::Io { path: path.clone(), source })?;
             self.check_digest(name, path, found)?;
         }
-        let found = self.manifest.identity(self.weights.iter_f32());
-        if found != self.manifest.base_id {
-            let path = self.dir.join(file::MANIFEST);
-            return Err(BaseError::Digest { path, expected: self.manifest.base_id.clone(), found });
+        // What it is computed from, other variants do not have.
+        if self.precision() == Precision::F32 {
+            let found = self.manifest.identity(self.weights.iter_f32());
+            if found != self.manifest.base_id {
+                let path = self.dir.join(file::MANIFEST);
+                return Err(BaseError::Digest { path, expected: self.manifest.base_id.clone(), found });
+            }
         }
         self.weights.check_finite()?;
         self.verified.get_or_init(|| ());
@@ -265,6 +277,11 @@ impl Base {
     /// The manifest.
     pub fn manifest(&self) -> &BaseManifest {
         &self.manifest
+    }
+
+    /// How its weights are stored.
+    pub fn precision(&self) -> Precision {
+        self.manifest.variant
     }
 
     /// The identity that packs refer to.
@@ -298,13 +315,44 @@ impl Base {
     /// # Errors
     /// When the base has no such tensor.
     pub fn int8(&self, tensor: &MaskableTensor) -> Result<Int8Tensor, BaseError> {
-        let (_, weights) = self.tensor_f32(&tensor.name)?;
-        Ok(Int8Tensor::quantize(weights, tensor.inputs))
+        Ok(match self.stored(&tensor.name)?.1 {
+            Stored::Int8 { codes, scales, inputs } => Int8Tensor::stored(codes, scales, inputs),
+            others => Int8Tensor::quantize(&others.widened(), tensor.inputs),
+        })
     }
 
     /// The manifest's entry for a maskable tensor.
     pub fn maskable(&self, name: &str) -> Option<&MaskableTensor> {
         self.manifest.maskable.iter().find(|t| t.name == name)
+    }
+
+    /// The names of its tensors, as they lie one after the other.
+    pub fn names(&self) -> Vec<String> {
+        self.weights.names()
+    }
+
+    /// A tensor's shape.
+    ///
+    /// # Errors
+    /// When there is no tensor of that name.
+    pub fn shape(&self, name: &str) -> Result<&[usize], BaseError> {
+        self.weights.shape(name)
+    }
+
+    /// A tensor's shape and its values as they are stored, views into the memory map.
+    ///
+    /// # Errors
+    /// When there is no tensor of that name, or of none of the precisions.
+    pub fn stored(&self, name: &str) -> Result<(&[usize], Stored<'_>), BaseError> {
+        self.weights.stored(name)
+    }
+
+    /// A tensor's shape and its values as f32, whatever they are stored as.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn values(&self, name: &str) -> Result<(&[usize], Cow<'_, [f32]>), BaseError> {
+        self.stored(name).map(|(shape, stored)| (shape, stored.widened()))
     }
 
     /// A tensor's shape and its values, a view into the memory map.

@@ -90,6 +90,21 @@ impl Int8Tensor {
         Int8Tensor { inputs, codes, scales }
     }
 
+    /// A tensor of codes [outputs, inputs] and scales that were had before.
+    pub(super) fn stored(codes: &[i8], scales: &[f32], inputs: usize) -> Self {
+        Int8Tensor { inputs, codes: codes.to_vec(), scales: scales.to_vec() }
+    }
+
+    /// The codes, row by row.
+    pub fn codes(&self) -> &[i8] {
+        &self.codes
+    }
+
+    /// The scale of each row.
+    pub fn scales(&self) -> &[f32] {
+        &self.scales
+    }
+
     /// Columns.
     pub fn inputs(&self) -> usize {
         self.inputs

@@ -112,7 +112,7 @@ fn a_wrong_field_is_refused_by_name() {
         Base::open(dir.path()).unwrap_err().to_string()
     };
     assert!(change(|m| m.format = 9).contains("`format`"));
-    assert!(change(|m| m.variant = Precision::Int8).contains("`variant`: `int8`, this program reads `f32`"));
+    assert!(change(|m| m.variant = Precision::Int8).contains("`variant` is `int8`, but the weights are f32"));
     for heads in [0, 3] {
         let error = changed_text("\"heads\":2", &format!("\"heads\":{heads}"));
         assert!(error.contains("heads"), "{error}");
@@ -197,4 +197,79 @@ fn embeddings_are_found_by_one_name() {
         let error = Base::open(dir.path()).unwrap_err().to_string();
         assert!(error.contains(said) && error.contains("word_embeddings"), "{error}");
     }
+}
+
+/// A variant of the bundle in `from`.
+fn variant(from: &Path, to: &Path, precision: Precision) -> Base {
+    let base = Base::open(from).unwrap();
+    let names = base.names();
+    let tensors = names.iter().map(|name| {
+        let (shape, bytes) = base.tensor_bytes(name).unwrap();
+        (name.as_str(), shape, bytes)
+    });
+    let mut bytes = Vec::new();
+    let offsets = write_variant(&mut bytes, &tensors.collect::<Vec<_>>(), precision).unwrap();
+    for (name, offset) in offsets {
+        assert_eq!(offset % 4, 0, "{name}");
+    }
+    std::fs::create_dir_all(to).unwrap();
+    std::fs::write(to.join(file::WEIGHTS), bytes).unwrap();
+    let mut manifest = base.manifest().clone();
+    for name in [file::MODEL, file::TOKENIZER] {
+        std::fs::copy(from.join(name), to.join(name)).unwrap();
+    }
+    manifest.variant = precision;
+    manifest.digests.insert(file::WEIGHTS.to_owned(), file_digest(&to.join(file::WEIGHTS)).unwrap());
+    write_manifest(to, &manifest);
+    Base::open(to).unwrap()
+}
+
+#[test]
+fn variants_have_the_identity_and_the_int8_codes_of_the_base() {
+    let dir = tempfile::tempdir().unwrap();
+    bundle(dir.path());
+    let base = Base::open(dir.path()).unwrap();
+    let of_base = base.int8(&base.manifest().maskable[0]).unwrap();
+    for precision in [Precision::Bf16, Precision::Int8] {
+        let variant = variant(dir.path(), &dir.path().join(precision.name()), precision);
+        variant.verify().unwrap();
+        assert_eq!((variant.precision(), variant.base_id()), (precision, base.base_id()));
+        assert_eq!(variant.int8(&base.manifest().maskable[0]).unwrap(), of_base);
+        let (shape, values) = variant.values("w").unwrap();
+        let (_, exact) = base.tensor_f32("w").unwrap();
+        assert_eq!(shape, [3, 4]);
+        for (found, exact) in values.iter().zip(exact) {
+            assert!((found - exact).abs() <= 0.05, "{found} {exact}");
+        }
+        let error = variant.tensor_f32("w").unwrap_err();
+        assert!(error.to_string().contains("not F32"), "{error}");
+        // A row of a table is that of the whole.
+        let (_, table) = variant.stored("bert.embeddings.word_embeddings.weight").unwrap();
+        let mut row = [1.0; 4];
+        table.add_row(7, &mut row);
+        assert!(row.iter().zip(&table.widened()[28..]).all(|(sum, value)| *sum == 1.0 + value));
+    }
+}
+
+#[test]
+fn an_int8_tensor_without_its_scales_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    bundle(dir.path());
+    let to = dir.path().join("int8");
+    variant(dir.path(), &to, Precision::Int8);
+    let path = to.join(file::WEIGHTS);
+    let good = std::fs::read(&path).unwrap();
+    let change = |from: &str, with: &str| {
+        let at = good.windows(from.len()).position(|bytes| bytes == from.as_bytes()).unwrap();
+        let mut bytes = good.clone();
+        bytes[at..at + from.len()].copy_from_slice(with.as_bytes());
+        std::fs::write(&path, bytes).unwrap();
+        Base::open(&to).unwrap_err().to_string()
+    };
+    let error = change("\"w.scales\"", "\"x.scales\"");
+    assert!(error.contains("no tensor `w.scales`"), "{error}");
+    let error = change("\"dtype\":\"I8\",\"shape\":[3,4]", "\"dtype\":\"I8\",\"shape\":[4,3]");
+    assert!(error.contains("`w.scales`: is [3], `w` is [4, 3]"), "{error}");
+    let error = change("\"F32\"", "\"I32\"");
+    assert!(error.contains("is I32"), "{error}");
 }

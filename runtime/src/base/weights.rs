@@ -1,15 +1,17 @@
 //! `model.safetensors` of a bundle: mapped for reading, written with its data on a page boundary.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use half::bf16;
 use memmap2::Mmap;
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, Metadata, TensorInfo};
 
-use super::{BaseError, MAX_JSON};
-use crate::fs::{JsonBudget, map};
+use super::{BaseError, Int8Tensor, MAX_JSON, Precision};
+use crate::fs::{JsonBudget, Number, map};
 
 /// The data section starts on a multiple of this, so that a map of it is page-aligned
 /// on every machine that we know of (x86-64: 4 kB, arm64 with large pages: 64 kB).
@@ -44,10 +46,20 @@ impl Weights {
         BaseError::Field { path: self.path.clone(), field: name.to_owned(), reason }
     }
 
+    fn info(&self, name: &str) -> Result<&TensorInfo, BaseError> {
+        let no_tensor = || BaseError::NoTensor { path: self.path.clone(), name: name.to_owned() };
+        self.metadata.info(name).ok_or_else(no_tensor)
+    }
+
+    /// The numbers of a tensor that has them.
+    fn numbers<T: Number>(&self, name: &str, info: &TensorInfo) -> Result<&[T], BaseError> {
+        let unaligned = || self.wrong(name, format!("is not aligned to {} bytes", align_of::<T>()));
+        map::numbers(self.bytes(info)).ok_or_else(unaligned)
+    }
+
     /// Shape and little-endian bytes of an f32 tensor.
     pub(super) fn tensor_bytes(&self, name: &str) -> Result<(&[usize], &[u8]), BaseError> {
-        let no_tensor = || BaseError::NoTensor { path: self.path.clone(), name: name.to_owned() };
-        let info = self.metadata.info(name).ok_or_else(no_tensor)?;
+        let info = self.info(name)?;
         match info.dtype {
             Dtype::F32 => Ok((&info.shape, self.bytes(info))),
             other => Err(self.wrong(name, format!("is {other:?}, not F32"))),
@@ -55,9 +67,43 @@ impl Weights {
     }
 
     pub(super) fn tensor_f32(&self, name: &str) -> Result<(&[usize], &[f32]), BaseError> {
-        let (shape, bytes) = self.tensor_bytes(name)?;
-        let values = map::as_f32(bytes).ok_or_else(|| self.wrong(name, "is not aligned to 4 bytes".to_owned()))?;
-        Ok((shape, values))
+        let (shape, _) = self.tensor_bytes(name)?;
+        Ok((shape, self.numbers(name, self.info(name)?)?))
+    }
+
+    /// Refuses codes without a scale for each row.
+    pub(super) fn check_scales(&self) -> Result<(), BaseError> {
+        let codes = self.metadata.tensors().into_iter().filter(|(_, info)| info.dtype == Dtype::I8);
+        codes.map(|(name, _)| name).try_for_each(|name| self.stored(&name).map(drop))
+    }
+
+    pub(super) fn names(&self) -> Vec<String> {
+        self.metadata.offset_keys()
+    }
+
+    pub(super) fn shape(&self, name: &str) -> Result<&[usize], BaseError> {
+        Ok(&self.info(name)?.shape)
+    }
+
+    /// Shape and values of a tensor, as they are stored.
+    pub(super) fn stored(&self, name: &str) -> Result<(&[usize], Stored<'_>), BaseError> {
+        let info = self.info(name)?;
+        let values = match info.dtype {
+            Dtype::F32 => Stored::F32(self.numbers(name, info)?),
+            Dtype::BF16 => Stored::Bf16(self.numbers(name, info)?),
+            Dtype::I8 => {
+                let scales = scales_name(name);
+                let (shape, of_rows) = self.tensor_f32(&scales)?;
+                match info.shape[..] {
+                    [rows, inputs] if shape == [rows] => {
+                        Stored::Int8 { codes: self.numbers(name, info)?, scales: of_rows, inputs }
+                    }
+                    _ => return Err(self.wrong(&scales, format!("is {shape:?}, `{name}` is {:?}", info.shape))),
+                }
+            }
+            other => return Err(self.wrong(name, format!("is {other:?}, none of F32, BF16 and I8"))),
+        };
+        Ok((&info.shape, values))
     }
 
     /// Name and shape of the one tensor whose name ends so: a checkpoint may put a prefix before
@@ -76,9 +122,17 @@ impl Weights {
 
     /// Refuses weights with a value that is no finite number: nothing that they compute would be one.
     pub(super) fn check_finite(&self) -> Result<(), BaseError> {
-        let wrong =
-            |(name, shape, bytes): (String, &[usize], &[u8])| Some(self.wrong(&name, not_finite(shape, bytes)?));
-        self.iter_f32().into_iter().find_map(wrong).map_or(Ok(()), Err)
+        for (name, info) in self.metadata.tensors() {
+            let found = match info.dtype {
+                Dtype::F32 => first_not_finite(&info.shape, self.numbers::<f32>(&name, info)?.iter().copied()),
+                Dtype::BF16 => {
+                    first_not_finite(&info.shape, self.numbers::<bf16>(&name, info)?.iter().map(|value| value.to_f32()))
+                }
+                _ => None,
+            };
+            found.map_or(Ok(()), |reason| Err(self.wrong(&name, reason)))?;
+        }
+        Ok(())
     }
 
     /// Name, shape and bytes of every f32 tensor.
@@ -91,10 +145,72 @@ impl Weights {
     }
 }
 
+/// The values of a tensor, as a base stores them.
+#[derive(Debug, Clone, Copy)]
+pub enum Stored<'a> {
+    /// As they are.
+    F32(&'a [f32]),
+    /// Rounded.
+    Bf16(&'a [bf16]),
+    /// Codes [rows, inputs], with a scale a row.
+    Int8 {
+        /// From -127 to 127.
+        codes: &'a [i8],
+        /// What a code of each row is multiplied with.
+        scales: &'a [f32],
+        /// Codes of a row.
+        inputs: usize,
+    },
+}
+
+impl<'a> Stored<'a> {
+    /// What they are stored as.
+    pub fn precision(&self) -> Precision {
+        match self {
+            Self::F32(_) => Precision::F32,
+            Self::Bf16(_) => Precision::Bf16,
+            Self::Int8 { .. } => Precision::Int8,
+        }
+    }
+
+    /// The values as f32: a view where that is what they are.
+    pub fn widened(self) -> Cow<'a, [f32]> {
+        match self {
+            Self::F32(values) => Cow::Borrowed(values),
+            Self::Bf16(values) => values.iter().map(|value| value.to_f32()).collect(),
+            Self::Int8 { codes, scales, inputs } => {
+                let rows = codes.chunks_exact(inputs.max(1)).zip(scales);
+                rows.flat_map(|(codes, scale)| codes.iter().map(move |code| f32::from(*code) * scale)).collect()
+            }
+        }
+    }
+
+    /// Adds a row of a table to as many values; the row is there.
+    pub(crate) fn add_row(&self, row: usize, to: &mut [f32]) {
+        let range = row * to.len()..(row + 1) * to.len();
+        match self {
+            Self::F32(values) => to.iter_mut().zip(&values[range]).for_each(|(to, value)| *to += value),
+            Self::Bf16(values) => to.iter_mut().zip(&values[range]).for_each(|(to, value)| *to += value.to_f32()),
+            Self::Int8 { codes, scales, .. } => {
+                let scale = scales[row];
+                to.iter_mut().zip(&codes[range]).for_each(|(to, code)| *to += f32::from(*code) * scale);
+            }
+        }
+    }
+}
+
+/// The name of the tensor with the scales of an int8 one.
+pub fn scales_name(name: &str) -> String {
+    format!("{name}.scales")
+}
+
 /// The first value of a tensor that is no finite number, and where it is, in words; `bytes` are little-endian f32
 /// values.
 pub fn not_finite(shape: &[usize], bytes: &[u8]) -> Option<String> {
-    let values = bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes));
+    first_not_finite(shape, bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)))
+}
+
+fn first_not_finite(shape: &[usize], values: impl Iterator<Item = f32>) -> Option<String> {
     let (place, value) = values.enumerate().find(|(_, value)| !value.is_finite())?;
     // The place's coordinates, the last axis first.
     let mut left = place;
@@ -111,26 +227,100 @@ pub type TensorBytes<'a> = (&'a str, &'a [usize], &'a [u8]);
 ///
 /// # Errors
 /// What the writer reports.
-pub fn write_weights(out: &mut impl Write, tensors: &[TensorBytes<'_>]) -> std::io::Result<BTreeMap<String, u64>> {
+pub fn write_weights(out: &mut impl Write, tensors: &[TensorBytes<'_>]) -> io::Result<BTreeMap<String, u64>> {
+    let of = |(name, shape, bytes): &TensorBytes<'_>| Entry {
+        name: (*name).to_owned(),
+        dtype: "F32",
+        shape: shape.to_vec(),
+        bytes: bytes.len(),
+    };
+    let entries: Vec<Entry> = tensors.iter().map(of).collect();
+    write_header(out, &entries)?;
+    tensors.iter().try_for_each(|(_, _, bytes)| out.write_all(bytes))?;
+    Ok(offsets(&entries))
+}
+
+/// Writes tensors in another precision, one after the other so that no more than one is held, and returns where the
+/// bytes of each start, and those of the scales: matrices as the variant chain has them, all others as they are.
+///
+/// # Errors
+/// What the writer reports.
+pub fn write_variant(
+    out: &mut impl Write,
+    tensors: &[TensorBytes<'_>],
+    precision: Precision,
+) -> io::Result<BTreeMap<String, u64>> {
+    let mut entries = Vec::new();
+    for (name, shape, bytes) in tensors {
+        let (name, shape, values) = ((*name).to_owned(), shape.to_vec(), bytes.len() / 4);
+        let entry = |dtype, bytes| Entry { name: name.clone(), dtype, shape: shape.clone(), bytes };
+        match (precision, &shape[..]) {
+            (Precision::Bf16, [_, _]) => entries.push(entry("BF16", 2 * values)),
+            (Precision::Int8, [rows, _]) => {
+                // First, so that they are aligned.
+                let (name, shape, bytes) = (scales_name(&name), vec![*rows], 4 * rows);
+                entries.push(Entry { name, dtype: "F32", shape, bytes });
+                entries.push(entry("I8", values));
+            }
+            _ => entries.push(entry("F32", bytes.len())),
+        }
+    }
+    write_header(out, &entries)?;
+    for (_, shape, bytes) in tensors {
+        let values = || bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes));
+        match (precision, shape) {
+            (Precision::Bf16, [_, _]) => {
+                let rounded: Vec<bf16> = values().map(bf16::from_f32).collect();
+                out.write_all(map::bytes(&rounded))?;
+            }
+            (Precision::Int8, [_, inputs]) => {
+                let tensor = Int8Tensor::quantize(&values().collect::<Vec<f32>>(), *inputs);
+                out.write_all(map::bytes(tensor.scales()))?;
+                out.write_all(map::bytes(tensor.codes()))?;
+            }
+            _ => out.write_all(bytes)?,
+        }
+    }
+    Ok(offsets(&entries))
+}
+
+/// A tensor in the header of a safetensors file.
+struct Entry {
+    name: String,
+    dtype: &'static str,
+    shape: Vec<usize>,
+    bytes: usize,
+}
+
+/// The header of these tensors, whose data lie one after the other. Each starts on a multiple of its values' size if the
+/// sizes of those before it are.
+fn header(entries: &[Entry]) -> Vec<u8> {
     let mut header = serde_json::Map::new();
     let mut at = 0;
-    for (name, shape, bytes) in tensors {
-        let entry = serde_json::json!({"dtype": "F32", "shape": shape, "data_offsets": [at, at + bytes.len()]});
-        header.insert((*name).to_owned(), entry);
-        at += bytes.len();
+    for Entry { name, dtype, shape, bytes } in entries {
+        let entry = serde_json::json!({"dtype": dtype, "shape": shape, "data_offsets": [at, at + bytes]});
+        header.insert(name.clone(), entry);
+        at += bytes;
     }
-    let mut text = serde_json::to_vec(&header)?;
+    let mut text = serde_json::Value::from(header).to_string().into_bytes();
     // The format allows trailing spaces in the header: they move the data to the boundary.
-    let start = (8 + text.len()).next_multiple_of(PAGE);
-    text.resize(start - 8, b' ');
+    text.resize((8 + text.len()).next_multiple_of(PAGE) - 8, b' ');
+    text
+}
+
+fn write_header(out: &mut impl Write, entries: &[Entry]) -> io::Result<()> {
+    let text = header(entries);
     out.write_all(&(text.len() as u64).to_le_bytes())?;
-    out.write_all(&text)?;
-    let mut offsets = BTreeMap::new();
-    let mut at = start as u64;
-    for (name, _, bytes) in tensors {
-        out.write_all(bytes)?;
-        offsets.insert((*name).to_owned(), at);
-        at += bytes.len() as u64;
-    }
-    Ok(offsets)
+    out.write_all(&text)
+}
+
+/// Where the bytes of each tensor start in the file.
+fn offsets(entries: &[Entry]) -> BTreeMap<String, u64> {
+    let mut at = 8 + header(entries).len() as u64;
+    let start = |entry: &Entry| {
+        let start = at;
+        at += entry.bytes as u64;
+        (entry.name.clone(), start)
+    };
+    entries.iter().map(start).collect()
 }

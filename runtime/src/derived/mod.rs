@@ -24,7 +24,7 @@ pub use self::directory::Directory;
 use self::directory::Draft;
 use self::sum::checksum;
 use crate::error::ErrorKind;
-use crate::fs::{hex, map};
+use crate::fs::{Number, hex, map};
 
 const MAGIC: &[u8; 8] = b"OVDRIVE2";
 
@@ -75,34 +75,6 @@ impl DerivedError {
     }
 }
 
-/// A number that derived files hold, little-endian.
-pub trait Value: Sized {
-    /// The numbers that some bytes are; `None` where they do not lie as numbers do on this processor.
-    fn view(bytes: &[u8]) -> Option<&[Self]>;
-    /// The bytes of some numbers, as they lie in memory.
-    fn bytes(values: &[Self]) -> &[u8];
-}
-
-impl Value for f32 {
-    fn view(bytes: &[u8]) -> Option<&[f32]> {
-        map::as_f32(bytes)
-    }
-
-    fn bytes(values: &[f32]) -> &[u8] {
-        map::f32_bytes(values)
-    }
-}
-
-impl Value for u32 {
-    fn view(bytes: &[u8]) -> Option<&[u32]> {
-        map::as_u32(bytes)
-    }
-
-    fn bytes(values: &[u32]) -> &[u8] {
-        map::u32_bytes(values)
-    }
-}
-
 /// Values of a derived file, or such as would be in one.
 #[derive(Debug)]
 pub enum Derived<T> {
@@ -112,14 +84,14 @@ pub enum Derived<T> {
     Mapped(Mmap),
 }
 
-impl<T: Value> Deref for Derived<T> {
+impl<T: Number> Deref for Derived<T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
         match self {
             Self::Memory(values) => values,
             // That it is aligned and of whole values was seen when it was mapped.
-            Self::Mapped(map) => T::view(&map[HEADER..]).unwrap_or_default(),
+            Self::Mapped(map) => map::numbers(&map[HEADER..]).unwrap_or_default(),
         }
     }
 }
@@ -147,7 +119,7 @@ impl DerivedFile {
     /// looked at.
     ///
     /// What is none of that is said and not used.
-    pub fn find<T: Value>(&self, len: usize) -> Option<Derived<T>> {
+    pub fn find<T: Number>(&self, len: usize) -> Option<Derived<T>> {
         self.look(len).unwrap_or_else(|useless| {
             // After an update there is nothing to warn of.
             let level = if matches!(useless, Useless::Version) { log::Level::Info } else { log::Level::Warn };
@@ -157,13 +129,14 @@ impl DerivedFile {
     }
 
     /// The same, and why a file that is there is not to be used.
-    pub(crate) fn look<T: Value>(&self, len: usize) -> Result<Option<Derived<T>>, Useless> {
+    pub(crate) fn look<T: Number>(&self, len: usize) -> Result<Option<Derived<T>>, Useless> {
         let Some(file) = self.directory.find(&self.name)? else { return Ok(None) };
         let map = map::map_file(&file)?;
         if !map.starts_with(MAGIC) {
             return Err(Useless::Version);
         }
-        let values = map.get(HEADER..).filter(|bytes| bytes.len() == 4 * len && T::view(bytes).is_some());
+        let values =
+            map.get(HEADER..).filter(|bytes| bytes.len() == size_of::<T>() * len && map::numbers::<T>(bytes).is_some());
         match values {
             Some(values) if map[..HEADER] == self.header(values) => Ok(Some(Derived::Mapped(map))),
             _ => Err(Useless::Damaged),
@@ -171,8 +144,8 @@ impl DerivedFile {
     }
 
     /// Bytes of the file with so many values.
-    pub(crate) fn size(len: usize) -> u64 {
-        (HEADER + 4 * len) as u64
+    pub(crate) fn size<T: Number>(len: usize) -> u64 {
+        (HEADER + size_of::<T>() * len) as u64
     }
 
     /// The file's values, or those that `make` gives, which are written and mapped, and stay in memory where that
@@ -180,7 +153,7 @@ impl DerivedFile {
     ///
     /// # Errors
     /// What `make` returns.
-    pub fn find_or_make<T: Value, E>(
+    pub fn find_or_make<T: Number, E>(
         &self,
         len: usize,
         make: impl FnOnce(bool) -> Result<Vec<T>, E>,
@@ -200,8 +173,8 @@ impl DerivedFile {
     ///
     /// # Errors
     /// When they are not the same, bit by bit; the file is removed, if it can be.
-    pub fn verify<T: Value>(&self, held: &[T], made: &[T]) -> Result<(), DerivedError> {
-        if T::bytes(held) == T::bytes(made) {
+    pub fn verify<T: Number>(&self, held: &[T], made: &[T]) -> Result<(), DerivedError> {
+        if map::bytes(held) == map::bytes(made) {
             return Ok(());
         }
         let cure = match self.directory.remove(&self.name) {
@@ -223,8 +196,8 @@ impl DerivedFile {
         draft.inspect_err(|error| log::info!("cannot make {}: {error}; {IN_MEMORY}", self.path().display())).ok()
     }
 
-    fn keep<T: Value>(&self, draft: Draft<'_>, values: Vec<T>) -> Derived<T> {
-        let bytes = T::bytes(&values);
+    fn keep<T: Number>(&self, draft: Draft<'_>, values: Vec<T>) -> Derived<T> {
+        let bytes = map::bytes(&values);
         if let Err(error) = draft.keep(&self.name, [&self.header(bytes), bytes]) {
             log::warn!("cannot make {}: {error}; {IN_MEMORY}", self.path().display());
             return Derived::Memory(values);

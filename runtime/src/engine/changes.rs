@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
-use super::EngineError;
-use crate::base::Base;
+use super::{EngineError, EngineKind};
+use crate::base::{Base, Precision};
 use crate::pack::{Delta, NamedMask, Pack, PackFile};
 
 /// What a task changes of the base's encoder: masks of some tensors, other values of others.
@@ -85,7 +85,7 @@ pub fn check_changes(base: &Base, masks: &[NamedMask], deltas: &[Delta]) -> Resu
     }
     for Delta { tensor, shape, values, .. } in deltas {
         let wrong = |reason: String| Err(EngineError::Delta { tensor: tensor.clone(), reason });
-        let Ok((expected, _)) = base.tensor_f32(tensor) else {
+        let Ok(expected) = base.shape(tensor) else {
             return wrong("the base has no such tensor".to_owned());
         };
         if shape != expected || values.len() != expected.iter().product::<usize>() {
@@ -96,4 +96,19 @@ pub fn check_changes(base: &Base, masks: &[NamedMask], deltas: &[Delta]) -> Resu
         }
     }
     Ok(())
+}
+
+/// Checks that an engine that multiplies f32 can run a base: weights in bf16 become f32 when it starts, codes of int8
+/// do not, as the activations would not be such codes.
+///
+/// # Errors
+/// [`EngineError::Unavailable`], when the base is int8.
+pub fn check_precision(base: &Base, engine: EngineKind) -> Result<(), EngineError> {
+    match base.precision() {
+        Precision::F32 | Precision::Bf16 => Ok(()),
+        Precision::Int8 => {
+            let reason = "it multiplies no int8; take the engine `native`, or the f32 or bf16 variant of the base";
+            Err(EngineError::Unavailable { engine, reason: reason.to_owned() })
+        }
+    }
 }

@@ -21,7 +21,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use batch::{Hidden, TokenBatch};
-pub use changes::{Changes, check_changes};
+pub use changes::{Changes, check_changes, check_precision};
 pub use kind::{Device, EngineKind, ParseEngineError};
 pub use options::EngineOptions;
 pub use plan::{Plan, Sharing};

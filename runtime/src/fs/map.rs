@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
+use half::bf16;
 use memmap2::Mmap;
 
 /// Maps a regular file read-only.
@@ -21,32 +22,31 @@ pub(crate) fn map_file(file: &File) -> io::Result<Mmap> {
     unsafe { Mmap::map(file) }
 }
 
-/// Sees little-endian bytes as f32 values, or `None` when the address or length does not fit.
-pub(crate) fn as_f32(bytes: &[u8]) -> Option<&[f32]> {
-    // SAFETY: every bit pattern is a valid f32, and `align_to` splits at aligned addresses only.
-    let (before, values, after) = unsafe { bytes.align_to::<f32>() };
+/// A number that files hold, little-endian.
+///
+/// # Safety
+/// Each pattern of its bits is one, and it has no bytes that are not its value's.
+pub unsafe trait Number: Copy {}
+
+// SAFETY: so it is, and half's bf16 is a u16.
+unsafe impl Number for f32 {}
+// SAFETY: the same.
+unsafe impl Number for u32 {}
+// SAFETY: the same.
+unsafe impl Number for bf16 {}
+// SAFETY: the same.
+unsafe impl Number for i8 {}
+
+/// Sees little-endian bytes as numbers, or `None` when the address or length does not fit.
+pub(crate) fn numbers<T: Number>(bytes: &[u8]) -> Option<&[T]> {
+    // SAFETY: every bit pattern is a valid number, and `align_to` splits at aligned addresses only.
+    let (before, values, after) = unsafe { bytes.align_to::<T>() };
     (before.is_empty() && after.is_empty() && cfg!(target_endian = "little")).then_some(values)
 }
 
-/// Sees little-endian bytes as u32 values, or `None` when the address or length does not fit.
-#[cfg(feature = "native")]
-pub(crate) fn as_u32(bytes: &[u8]) -> Option<&[u32]> {
-    // SAFETY: every bit pattern is a valid u32, and `align_to` splits at aligned addresses only.
-    let (before, values, after) = unsafe { bytes.align_to::<u32>() };
-    (before.is_empty() && after.is_empty() && cfg!(target_endian = "little")).then_some(values)
-}
-
-/// The bytes of f32 values, as they lie in memory.
-#[cfg(feature = "native")]
-pub(crate) fn f32_bytes(values: &[f32]) -> &[u8] {
-    // SAFETY: every byte of an f32 is a valid u8, and bytes are aligned everywhere.
-    unsafe { values.align_to::<u8>() }.1
-}
-
-/// The bytes of u32 values, as they lie in memory.
-#[cfg(feature = "native")]
-pub(crate) fn u32_bytes(values: &[u32]) -> &[u8] {
-    // SAFETY: every byte of a u32 is a valid u8, and bytes are aligned everywhere.
+/// The bytes of numbers, as they lie in memory.
+pub(crate) fn bytes<T: Number>(values: &[T]) -> &[u8] {
+    // SAFETY: every byte of a number is a valid u8, and bytes are aligned everywhere.
     unsafe { values.align_to::<u8>() }.1
 }
 
@@ -62,15 +62,12 @@ mod tests {
         std::fs::write(dir.path().join("f"), &bytes).unwrap();
         let mapped = map(&dir.path().join("f")).unwrap();
         let safe: Vec<f32> = mapped.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
-        assert_eq!(as_f32(&mapped).unwrap(), safe);
-        assert_eq!(as_f32(&mapped[4..44]).unwrap(), &safe[1..11]);
-        assert!(as_f32(&mapped[1..41]).is_none());
-        #[cfg(feature = "native")]
-        {
-            assert_eq!(as_u32(&mapped).unwrap()[7], safe[7].to_bits());
-            assert_eq!(f32_bytes(&values), bytes);
-            assert_eq!(u32_bytes(as_u32(&mapped).unwrap()), bytes);
-        }
-        assert!(as_f32(&mapped[0..5]).is_none());
+        assert_eq!(numbers::<f32>(&mapped).unwrap(), safe);
+        assert_eq!(numbers::<f32>(&mapped[4..44]).unwrap(), &safe[1..11]);
+        assert!(numbers::<f32>(&mapped[1..41]).is_none() && numbers::<f32>(&mapped[0..5]).is_none());
+        assert_eq!(numbers::<u32>(&mapped).unwrap()[7], safe[7].to_bits());
+        assert_eq!(numbers::<bf16>(&mapped[2..4]).unwrap()[0].to_bits(), (safe[0].to_bits() >> 16) as u16);
+        assert_eq!(numbers::<i8>(&mapped[1..]).unwrap()[0], bytes[1].cast_signed());
+        assert_eq!(super::bytes(&values), bytes);
     }
 }

@@ -14,6 +14,7 @@ mod write;
 pub use digest::{file_digest, hex, is_sha256};
 pub use disk::{Mapping, Space, space, try_map};
 pub use json::{JsonBudget, OverBudget};
+pub use map::Number;
 pub use owner::{of_another, open_to_others, untrusted};
 pub use read::{open, read, read_at_most, read_to_string};
 pub use staged::{Staged, StagedError};

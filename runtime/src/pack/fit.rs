@@ -47,9 +47,9 @@ pub(super) fn check<'a>(
     }
     for Delta { tensor: name, shape, .. } in deltas {
         let field = || format!("{}{name}", tensor::DELTA);
-        match base.tensor_f32(name) {
-            Ok((ours, _)) if ours == shape.as_slice() => {}
-            Ok((ours, _)) => return wrong(field(), format!("is {shape:?}, the base has {ours:?}")),
+        match base.shape(name) {
+            Ok(ours) if ours == shape.as_slice() => {}
+            Ok(ours) => return wrong(field(), format!("is {shape:?}, the base has {ours:?}")),
             Err(_) => return wrong(field(), format!("the base has no tensor `{name}`")),
         }
     }

@@ -18,7 +18,7 @@ use crate::base::{Base, BaseError, BaseManifest, file};
 use crate::engine::Engine;
 use crate::fs::{file_digest, hex};
 use crate::pack::{PackError, PackFile, Packs, Patch, read_file};
-use crate::task::{GOLDEN_TOLERANCE, Runner};
+use crate::task::Runner;
 use crate::trust::Keyring;
 
 /// Bytes that the store's own documents may take, and the file system around all files.
@@ -281,7 +281,7 @@ impl Changing {
                         pack: (*name).to_owned(),
                         engine: runner.describe().engine.to_string(),
                         difference: golden.max_difference,
-                        tolerance: GOLDEN_TOLERANCE,
+                        tolerance: golden.tolerance,
                     });
                 }
             }

@@ -15,7 +15,7 @@ mod work;
 pub use answer::{Answer, Prediction, Reply, TextSpan, applies, largest};
 pub use head::{logits, pool, sigmoid, softmax};
 pub use question::Question;
-pub use runner::{GOLDEN_TOLERANCE, GoldenCheck, Runner};
+pub use runner::{GoldenCheck, Runner, golden_tolerance};
 pub use spans::{OUTSIDE, Span, spans};
 pub use task::{Rows, Task};
 pub use tokenizer::{Tokenizer, Tokens};

@@ -7,12 +7,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 use super::task::{Rows, Task};
 use super::work::Work;
 use super::{Answer, Reply, TaskError, Tokenizer};
-use crate::base::Base;
+use crate::base::{Base, Precision};
 use crate::engine::{Changes, Engine, EngineInfo, Hidden, TaskId, TokenBatch};
 use crate::pack::{Input, Pack, PackFile};
-
-/// How far a golden logit may be off, at precision f32.
-pub const GOLDEN_TOLERANCE: f32 = 1e-4;
 
 /// How far an engine is from a pack's golden vectors.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -21,12 +18,25 @@ pub struct GoldenCheck {
     pub texts: usize,
     /// The largest absolute difference of a logit; 0 without golden vectors.
     pub max_difference: f32,
+    /// How large it may be, in the precision of the base: see [`golden_tolerance`].
+    pub tolerance: f32,
 }
 
 impl GoldenCheck {
-    /// Whether the engine is within [`GOLDEN_TOLERANCE`].
+    /// Whether the engine is within the tolerance.
     pub fn is_ok(&self) -> bool {
-        self.max_difference <= GOLDEN_TOLERANCE
+        self.max_difference <= self.tolerance
+    }
+}
+
+/// How far a golden logit may be off, which was recorded on the f32 base, where `largest` is the largest magnitude of
+/// them: 1e-4 at f32, 0.01 · (1 + largest) at bf16, 0.1 · (1 + largest) at int8. Another base, other masks or a kernel
+/// that computes wrongly are further off than that.
+pub fn golden_tolerance(precision: Precision, largest: f32) -> f32 {
+    match precision {
+        Precision::F32 => 1e-4,
+        Precision::Bf16 => 0.01 * (1.0 + largest),
+        Precision::Int8 => 0.1 * (1.0 + largest),
     }
 }
 
@@ -228,9 +238,14 @@ impl Runner {
                 // A word that had logits has none here.
                 max_difference = f32::INFINITY;
             }
-            let differences = golden.logits.iter().zip(&found).map(|(a, b)| (a - b).abs());
+            // What is no number is as far off as can be.
+            let apart =
+                |(a, b): (&f32, &f32)| Some((a - b).abs()).filter(|apart| !apart.is_nan()).unwrap_or(f32::INFINITY);
+            let differences = golden.logits.iter().zip(&found).map(apart);
             max_difference = differences.fold(max_difference, f32::max);
         }
-        Ok(GoldenCheck { texts: golden.len(), max_difference })
+        let largest = golden.iter().flat_map(|golden| &golden.logits).fold(0f32, |most, logit| most.max(logit.abs()));
+        let tolerance = golden_tolerance(self.engine.describe().precision, largest);
+        Ok(GoldenCheck { texts: golden.len(), max_difference, tolerance })
     }
 }

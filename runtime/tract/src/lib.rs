@@ -11,10 +11,10 @@ mod plans;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use overmask::base::{Base, BaseError, Precision};
+use overmask::base::{Base, BaseError};
 use overmask::engine::{
     Changes, Engine, EngineError, EngineInfo, EngineKind, EngineOptions, Hidden, TaskId, TaskIds, TokenBatch,
-    check_changes,
+    check_changes, check_precision,
 };
 use overmask::fence::Fence;
 use overmask::mask::Mask;
@@ -63,6 +63,7 @@ impl TractEngine {
         if let Some(threads @ 2..) = options.threads {
             log::warn!("the engine `tract` computes with one thread; the {threads} that were asked for are not used");
         }
+        check_precision(&base, EngineKind::Tract)?;
         let fence = Fence::new("tract", &base.model_path());
         let (template, inputs) = read(&base, &fence, &[])?;
         Ok(TractEngine {
@@ -83,8 +84,8 @@ impl TractEngine {
         if let (None, Some(value)) = (mask, shared().get(name)) {
             return Ok(Arc::clone(value));
         }
-        let (shape, weights) = self.base.tensor_f32(name)?;
-        let mut weights = weights.to_vec();
+        let (shape, weights) = self.base.values(name)?;
+        let mut weights = weights.into_owned();
         if let Some(mask) = mask {
             mask.apply(&mut weights).map_err(failed)?;
         }
@@ -117,7 +118,7 @@ impl TractEngine {
 
 impl Engine for TractEngine {
     fn describe(&self) -> EngineInfo {
-        EngineInfo::new(EngineKind::Tract, Precision::F32, "tract")
+        EngineInfo::new(EngineKind::Tract, self.base.precision(), "tract")
     }
 
     fn add(&self, changes: Changes<'_>) -> Result<TaskId, EngineError> {

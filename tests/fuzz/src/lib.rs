@@ -24,7 +24,8 @@ use overmask::pack::{Input, PackFile, Packs, Patch};
 use overmask::task::Tokenizer;
 use overmask::trust::{Keyring, PublicKey};
 use overmask_exporter::fetch::{self, Manifest};
-use overmask_kernels::{Activations, Isa, NR, PanelMask, Panels, Product, Row, Scratch, Units};
+use half::bf16;
+use overmask_kernels::{Activations, Isa, NR, PanelMask, Panels, Product, Row, Scratch, Tabled, Units};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
@@ -101,33 +102,60 @@ pub fn kernels(bytes: &[u8]) {
     let [rows, outputs, inputs, unit, rest @ ..] = bytes else { return };
     let (rows, outputs, inputs) =
         (usize::from(*rows) % 90, usize::from(*outputs) % 70 + 1, usize::from(*inputs) * 3 % 800 + 1);
-    let block = [(1, 1), (32, 1), (64, 3), (5, 2)][usize::from(unit % 4)];
     let byte = |i: usize| rest.get(i * 7919 % rest.len().max(1)).copied().unwrap_or(0);
+    let shape = Shape { rows, outputs, inputs, unit: *unit, byte: &byte };
+    // Numbers whose products and sums are exact.
     let value = |i: usize| f32::from(byte(i) as i8 / 8);
-    let weight: Vec<f32> = (0..outputs * inputs).map(value).collect();
-    let mut packed = vec![0.0; Panels::<f32>::packed_len(outputs, inputs)];
-    Panels::pack(&weight, outputs, inputs, &mut packed);
-    let weight = Panels::new(&packed, outputs, inputs);
-    // Exactly as many values as there must be: what lies behind them is nobody's.
-    let values = (0..inputs.div_ceil(NR) * rows).map(|i| std::array::from_fn(|j| value(i * NR + j)));
-    let values: Vec<Row> = values.collect();
-    let activations = Activations::new(&values, rows, inputs);
-    let units = outputs.div_ceil(block.0) * inputs.div_ceil(block.1);
-    let eight = |of: usize| (0..8).fold(0, |bits, i| bits | u8::from(byte(8 * of + i + 3) % 8 > 0) << i);
-    let bits: Vec<u8> = (0..units.div_ceil(8)).map(eight).collect();
-    let mask = Units { outputs, inputs, block, bits: &bits };
-    let mut words = vec![0; PanelMask::packed_len::<f32>(block, outputs, inputs)];
-    let mask = if unit & 64 == 0 { PanelMask::pack::<f32>(&mask, &mut words) } else { PanelMask::Dense };
-    let bias = (unit & 128 == 0).then(|| std::array::from_fn(value));
-    let products = Isa::available().into_iter().map(|isa| {
-        let (mut sums, mut scratch) = (vec![[1.0; NR]; weight.len() * rows], Scratch::default());
-        for (panel, sums) in sums.chunks_exact_mut(rows.max(1)).enumerate() {
-            Product { activations, weight, mask, panel, bias: bias.as_ref() }.run(isa, &mut scratch, sums);
-        }
-        sums
-    });
-    let products: Vec<_> = products.collect();
-    assert!(products.iter().all(|product| *product == products[0]));
+    shape.products::<f32>(value, |i, _| value(i), value);
+    shape.products::<bf16>(|i| bf16::from_f32(value(i)), |i, _| value(i), value);
+    let code = |i: usize, isa: Isa| byte(i) / 2 + isa.activation_zero();
+    shape.products::<i8>(|i| byte(i) as i8, code, |i| i32::from(byte(i)));
+}
+
+/// Products of such numbers.
+struct Shape<'a> {
+    rows: usize,
+    outputs: usize,
+    inputs: usize,
+    unit: u8,
+    byte: &'a dyn Fn(usize) -> u8,
+}
+
+impl Shape<'_> {
+    /// Compares those of every instruction set.
+    fn products<E: Tabled<Sum: PartialEq>>(
+        &self,
+        weight: impl Fn(usize) -> E,
+        activation: impl Fn(usize, Isa) -> E::Activation,
+        sum: impl Fn(usize) -> E::Sum,
+    ) {
+        let Shape { rows, outputs, inputs, unit, byte } = *self;
+        let block = [(1, 1), (32, 1), (64, 4), (5, 2)][usize::from(unit % 4)];
+        let weight: Vec<E> = (0..outputs * inputs).map(weight).collect();
+        let mut packed = vec![E::default(); Panels::<E>::packed_len(outputs, inputs)];
+        Panels::pack(&weight, outputs, inputs, &mut packed);
+        let weight = Panels::new(&packed, outputs, inputs);
+        let units = outputs.div_ceil(block.0) * inputs.div_ceil(block.1);
+        let eight = |of: usize| (0..8).fold(0, |bits, i| bits | u8::from(byte(8 * of + i + 3) % 8 > 0) << i);
+        let bits: Vec<u8> = (0..units.div_ceil(8)).map(eight).collect();
+        let mask = Units { outputs, inputs, block, bits: &bits };
+        let mut words = vec![0; PanelMask::packed_len::<E>(block, outputs, inputs)];
+        let mask = if unit & 64 == 0 { PanelMask::pack::<E>(&mask, &mut words) } else { PanelMask::Dense };
+        let bias: Option<Row<E::Sum>> = (unit & 128 == 0).then(|| std::array::from_fn(&sum));
+        let products = Isa::available().into_iter().map(|isa| {
+            // Exactly as many values as there must be: what lies behind them is nobody's.
+            let values = (0..inputs.div_ceil(NR) * rows).map(|i| std::array::from_fn(|j| activation(i * NR + j, isa)));
+            let values: Vec<Row<E::Activation>> = values.collect();
+            let activations = Activations::new(&values, rows, inputs);
+            let (mut sums, mut scratch) = (vec![[sum(1); NR]; weight.len() * rows], Scratch::default());
+            for (panel, sums) in sums.chunks_exact_mut(rows.max(1)).enumerate() {
+                Product { activations, weight, mask, panel, bias: bias.as_ref() }.run(isa, &mut scratch, sums);
+            }
+            sums
+        });
+        let products: Vec<_> = products.collect();
+        assert!(products.iter().all(|product| *product == products[0]));
+    }
 }
 
 /// A `base.json` beside sound files.

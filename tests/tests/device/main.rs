@@ -19,3 +19,4 @@ mod shipped;
 mod ssh;
 mod store;
 mod tasks;
+mod variants;

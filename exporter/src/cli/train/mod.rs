@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Error};
-use overmask::base::Base;
 use overmask_cli::Verbosity;
 use overmask_cli::{CodedError, ExitCode};
 use serde_json::json;
@@ -109,7 +108,7 @@ pub(super) fn run(args: &TrainArgs, verbosity: Verbosity) -> Result<(), Error> {
     let options = args.options()?;
     args.check_places(&options)?;
     let Datasets { train, dev, eval } = args.datasets()?;
-    let base = Arc::new(Base::open(&args.base)?);
+    let base = Arc::new(places::f32_base(&args.base)?);
     // What is learnt on a damaged base fits no other.
     base.verify()?;
     let options = TrainOptions { pooling: args.pooling(base.manifest().pooling), ..options };

@@ -66,7 +66,7 @@ impl Pass<'_> {
     /// One head of a text; query, key and value are the head's panels, with the rows of all texts.
     fn head(&self, qkv: [&[Row]; 3], text: &Range<usize>, rows: usize, memory: &mut Memory, mut out: Vec<&mut [Row]>) {
         let [query, key, value] = qkv;
-        let Memory { scratch, row, head: HeadMemory { keys, scores }, .. } = memory;
+        let Memory { f32: scratch, row, head: HeadMemory { keys, scores }, .. } = memory;
         let (d, length) = (self.width() / self.heads(), text.len());
         let of_text = |panel: usize, values| &<[Row]>::as_ref(values)[panel * rows + text.start..][..length];
         self.timed(Stage::Attention, || {

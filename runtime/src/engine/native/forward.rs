@@ -9,7 +9,7 @@
 use std::cell::Cell;
 use std::ops::Range;
 
-use overmask_kernels::{Activations, NR, Product, Row};
+use overmask_kernels::{Activations, Affine, NR, Product, Row};
 use rten_simd::{SimdOp, SimdUnaryOp};
 use rten_vecmath::Gelu;
 
@@ -18,8 +18,10 @@ use super::attention::Spread;
 use super::budget::Stage;
 use super::model::{Linear, Model, Norm};
 use super::norm::LayerNorm;
+use super::packed::Weight;
 use super::pass::{Memory, Pass, by_rows};
 use super::schedule::{self, Asked, Group, Schedule, Step, Stream};
+use crate::base::{Precision, Stored};
 use crate::engine::{EngineError, TokenBatch};
 
 /// What a product does besides adding the bias.
@@ -44,6 +46,16 @@ struct Workspace {
     intermediate: Vec<Row>,
     sums: Vec<Row>,
     spread: Spread,
+    codes: Codes,
+}
+
+/// Activations as int8 codes, for weights that are such codes.
+#[derive(Default)]
+struct Codes {
+    /// The rows of each group, and behind them one that stands for 1.
+    values: Vec<Row<u8>>,
+    /// What the codes of each row stand for.
+    rows: Vec<Affine>,
 }
 
 /// What goes from one step to the next.
@@ -115,20 +127,17 @@ impl Pass<'_> {
     }
 
     fn layer(&self, layer: usize, step: &Step, work: &mut Workspace) {
-        let Workspace { flow: Flow { x, streams }, projected, context, intermediate, sums, spread } = work;
-        let (width, rows) = (self.width(), step.rows());
+        let Workspace { flow: Flow { x, streams }, projected, context, intermediate, sums, spread, codes } = work;
+        let rows = step.rows();
         let of = |task: usize| &self.tasks[task].model.layers[layer];
-        let all = Activations::new(x, rows, width);
-        self.linears(step, |task| [&of(task).query, &of(task).key, &of(task).value], all, projected, Epilogue::Nothing);
+        let of_all = |task: usize| [&of(task).query, &of(task).key, &of(task).value];
+        self.linears(step, of_all, x, codes, projected, Epilogue::Nothing);
         self.attention(projected, streams, rows, spread, context);
-        let context = Activations::new(context, rows, width);
-        self.linears(step, |task| [&of(task).attended], context, sums, Epilogue::Add(x));
+        self.linears(step, |task| [&of(task).attended], context, codes, sums, Epilogue::Add(x));
         std::mem::swap(x, sums);
         self.norm(step, |task| &of(task).attention_norm, x);
-        let all = Activations::new(x, rows, width);
-        self.linears(step, |task| [&of(task).intermediate], all, intermediate, Epilogue::Gelu);
-        let inner = Activations::new(intermediate, rows, of(0).output.inputs());
-        self.linears(step, |task| [&of(task).output], inner, sums, Epilogue::Add(x));
+        self.linears(step, |task| [&of(task).intermediate], x, codes, intermediate, Epilogue::Gelu);
+        self.linears(step, |task| [&of(task).output], intermediate, codes, sums, Epilogue::Add(x));
         std::mem::swap(x, sums);
         self.norm(step, |task| &of(task).output_norm, x);
     }
@@ -139,11 +148,16 @@ impl Pass<'_> {
         &self,
         step: &Step,
         of: impl Fn(usize) -> [&'m Linear; N] + Sync,
-        activations: Activations<'_>,
+        x: &[Row],
+        codes: &mut Codes,
         out: &mut Vec<Row>,
         epilogue: Epilogue<'_>,
     ) {
-        let rows = activations.rows();
+        let (rows, inputs) = (step.rows(), of(0)[0].inputs());
+        let activations = Activations::new(x, rows, inputs);
+        if self.base.precision() == Precision::Int8 {
+            self.timed(Stage::Linears, || self.quantize(step, x, inputs, codes));
+        }
         // Linear layers of one place have the same shape in all tasks.
         let panels: Vec<(usize, usize)> = of(0)
             .iter()
@@ -154,13 +168,13 @@ impl Pass<'_> {
         let mut parts = Vec::with_capacity(panels.len() * step.groups.len());
         for (i, ((linear, panel), mut sums)) in panels.into_iter().zip(out.chunks_exact_mut(rows)).enumerate() {
             // All groups of a panel one after the other: its weights come from memory once.
-            for group in &step.groups {
+            for (number, group) in step.groups.iter().enumerate() {
                 let (these, others) = sums.split_at_mut(group.rows.len());
-                parts.push((i, linear, panel, group, these));
+                parts.push((i, linear, panel, (number, group), these));
                 sums = others;
             }
         }
-        self.each(parts, |(i, linear, panel, group, sums), memory| {
+        self.each(parts, |(i, linear, panel, (number, group), sums), memory| {
             let Group { rows: of_group, task } = group;
             let linear = of(*task)[linear];
             self.timed(Stage::Linears, || {
@@ -173,14 +187,62 @@ impl Pass<'_> {
                     bias = None;
                 }
                 let Task { model, masks, .. } = &*self.tasks[*task];
-                let (weight, mask) = (linear.weight(&model.packed), masks.of(linear.index));
+                let (isa, mask) = (self.isa, masks.of(linear.index));
                 let activations = activations.of_rows(of_group.clone());
-                let product = Product { activations, weight, mask, panel, bias };
-                product.run(self.isa, &mut memory.scratch, sums);
+                match linear.weight(&model.packed) {
+                    Weight::F32(weight) => {
+                        Product { activations, weight, mask, panel, bias }.run(isa, &mut memory.f32, sums);
+                    }
+                    Weight::Bf16(weight) => {
+                        Product { activations, weight, mask, panel, bias }.run(isa, &mut memory.bf16, sums);
+                    }
+                    Weight::Int8(weight) => {
+                        let Codes { values, rows: affine } = &*codes;
+                        let (start, end) = (of_group.start + number, of_group.end + number);
+                        let activations = Activations::new(values, affine.len(), inputs).of_rows(start..end + 1);
+                        let product = Product { activations, weight, mask, panel, bias: Some(&[0; NR]) };
+                        memory.sums.resize(end + 1 - start, [0; NR]);
+                        product.run(isa, &mut memory.int8, &mut memory.sums);
+                        isa.dequantize(&memory.sums, &affine[start..end], &linear.scales[panel], bias, sums);
+                    }
+                }
             });
             if let Epilogue::Gelu = epilogue {
                 self.timed(Stage::Gelu, || Gelu {}.map_mut(sums.as_flattened_mut()));
             }
+        });
+    }
+
+    /// Makes codes of all rows of some activations.
+    fn quantize(&self, step: &Step, x: &[Row], inputs: usize, codes: &mut Codes) {
+        let rows = step.rows() + step.groups.len();
+        codes.values.resize(inputs.div_ceil(NR) * rows, [0; NR]);
+        codes.rows.resize(rows, Affine::default());
+        // The rows that the parts are made of; none for the one behind a group's.
+        let mut from = Vec::new();
+        for group in &step.groups {
+            from.extend(
+                self.parts(group.rows.len())
+                    .into_iter()
+                    .map(|part| Some(group.rows.start + part.start..group.rows.start + part.end)),
+            );
+            from.push(None);
+        }
+        let mut next = 0;
+        let of_part = |from: &Option<Range<usize>>| {
+            let start = next;
+            next += from.as_ref().map_or(1, Range::len);
+            start..next
+        };
+        let to: Vec<Range<usize>> = from.iter().map(of_part).collect();
+        let affine = by_rows(&mut codes.rows, rows, &to);
+        let parts = from.into_iter().zip(by_rows(&mut codes.values, rows, &to)).zip(affine).collect();
+        self.each(parts, |((from, mut to), mut affine), _| match from {
+            Some(part) => {
+                let from: Vec<&[Row]> = x.chunks_exact(step.rows()).map(|panel| &panel[part.clone()]).collect();
+                affine.iter_mut().for_each(|rows| self.isa.quantize(&from, inputs, &mut to, rows));
+            }
+            None => to.iter_mut().for_each(|row| row.fill([self.isa.activation_zero() + 1; NR])),
         });
     }
 
@@ -209,7 +271,8 @@ impl Pass<'_> {
     /// Norms of the sums of token, position and segment embeddings.
     fn embed(&self, step: &Step, batch: &TokenBatch, flow: &mut Flow) -> Result<(), EngineError> {
         let (width, rows) = (self.width(), step.rows());
-        let mut tokens: Vec<[&[f32]; 3]> = Vec::with_capacity(rows);
+        // For each row its tables, and its rows in them.
+        let mut tokens: Vec<[(Stored<'_>, usize); 3]> = Vec::with_capacity(rows);
         for group in &step.groups {
             let Model { words, positions, segments, .. } = &*self.tasks[group.task].model;
             let [words, positions, segments] = [words, positions, segments].map(|table| table.values(self.base));
@@ -218,9 +281,8 @@ impl Pass<'_> {
             for stream in step.streams.iter().filter(within) {
                 let (ids, of_segments) = batch.row(stream.from);
                 // Numbers of tokens, positions and segments were checked against the tables.
-                let values = ids.iter().zip(of_segments).zip(positions.chunks_exact(width));
-                tokens.extend(values.map(|((id, segment), position)| {
-                    [row(words, *id, width), row(segments, *segment, width), position]
+                tokens.extend(ids.iter().zip(of_segments).enumerate().map(|(position, (id, segment))| {
+                    [(words, *id as usize), (segments, *segment as usize), (positions, position)]
                 }));
             }
         }
@@ -232,11 +294,12 @@ impl Pass<'_> {
         let parts = by_rows(x, rows, &parts).into_iter().zip(parts.into_iter().zip(tasks)).collect();
         self.each(parts, |(mut panels, (part, task)), memory| {
             self.timed(Stage::Embedding, || {
-                for (i, [word, segment, position]) in tokens[part].iter().enumerate() {
-                    let values = word.chunks(NR).zip(segment.chunks(NR)).zip(position.chunks(NR));
-                    for (panel, ((word, segment), position)) in panels.iter_mut().zip(values) {
-                        let values = word.iter().zip(segment).zip(position);
-                        panel[i].iter_mut().zip(values).for_each(|(x, ((w, s), p))| *x = w + s + p);
+                for (i, of_row) in tokens[part].iter().enumerate() {
+                    memory.row.clear();
+                    memory.row.resize(width, 0.0);
+                    of_row.iter().for_each(|(table, number)| table.add_row(*number, &mut memory.row));
+                    for (panel, values) in panels.iter_mut().zip(memory.row.chunks(NR)) {
+                        panel[i][..values.len()].copy_from_slice(values);
                     }
                 }
                 self.norm_rows(&self.tasks[task].model.norm, &mut panels, memory);
@@ -272,9 +335,4 @@ fn branch(step: &Step, flow: &mut Flow, memory: &mut Vec<Row>) {
     }
     std::mem::swap(x, memory);
     *streams = step.streams.iter().map(|stream| stream.rows.clone()).collect();
-}
-
-/// A row of a table.
-fn row(table: &[f32], number: u32, width: usize) -> &[f32] {
-    &table[number as usize * width..][..width]
 }

@@ -8,8 +8,9 @@ use overmask_kernels::Element;
 
 use super::{NativeEngine, masks, packed};
 use crate::base::Base;
-use crate::derived::{DerivedFile, Directory, Value};
+use crate::derived::{DerivedFile, Directory};
 use crate::engine::{EngineError, check_changes};
+use crate::fs::{Number, map};
 use crate::pack::PackFile;
 
 /// A derived file as it is found, and what it takes to make it.
@@ -45,9 +46,11 @@ impl NativeEngine {
     /// When the base cannot be read. Its digests are not computed.
     pub fn kept_of_base(base: &Base, directory: Option<&Directory>) -> Result<Kept, EngineError> {
         let start = Instant::now();
-        let values = packed::pack(base, &packed::starts(base))?;
-        let file = directory.map(|directory| DerivedFile::new(directory, f32::PANELS, packed::key(base)));
-        Ok(Kept::compare(file, &values, start.elapsed()))
+        by_precision!(base.precision(), E => {
+            let values = packed::pack::<E>(base, &packed::starts(base))?;
+            let file = directory.map(|directory| DerivedFile::new(directory, E::PANELS, packed::key(base)));
+            Ok(Kept::compare(file, &values, start.elapsed()))
+        })
     }
 
     /// The same for what is kept of a pack.
@@ -60,19 +63,19 @@ impl NativeEngine {
         let named = pack.masks(Some(base))?;
         check_changes(base, &named, pack.deltas())?;
         let (_, words) = masks::pack(base, &named);
-        let file = directory.map(|directory| masks::kept(directory, &packed::key(base), pack));
+        let file = directory.map(|directory| masks::kept(base, directory, &packed::key(base), pack));
         Ok(Kept::compare(file, &words, start.elapsed()))
     }
 }
 
 impl Kept {
     /// Compares a file with the values that it should hold.
-    fn compare<T: Value>(file: Option<DerivedFile>, values: &[T], making: Duration) -> Self {
-        let bytes = DerivedFile::size(values.len());
+    fn compare<T: Number>(file: Option<DerivedFile>, values: &[T], making: Duration) -> Self {
+        let bytes = DerivedFile::size::<T>(values.len());
         let state = match file.as_ref().map(|file| file.look::<T>(values.len())) {
             None | Some(Ok(None)) => KeptState::Missing,
             Some(Err(useless)) => KeptState::Useless(useless.to_string()),
-            Some(Ok(Some(held))) if T::bytes(&held) == T::bytes(values) => KeptState::Right,
+            Some(Ok(Some(held))) if map::bytes(&held[..]) == map::bytes(values) => KeptState::Right,
             Some(Ok(Some(_))) => KeptState::Wrong,
         };
         Kept { path: file.map(|file| file.path()), bytes, state, making }
@@ -112,7 +115,7 @@ mod tests {
 
         // Other values with their own right checksum.
         std::fs::remove_file(&path).unwrap();
-        let values = vec![0f32; (good.len() - DerivedFile::size(0) as usize) / 4];
+        let values = vec![0f32; (good.len() - DerivedFile::size::<f32>(0) as usize) / 4];
         let file = DerivedFile::new(&directory, f32::PANELS, packed::key(&base));
         file.find_or_make(values.len(), |_| Ok::<_, std::convert::Infallible>(values.clone())).unwrap();
         assert_eq!((look().state, path.exists()), (KeptState::Wrong, true));

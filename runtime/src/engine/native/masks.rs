@@ -6,13 +6,16 @@ use std::ops::Range;
 use overmask_kernels::{Element, PanelMask, Units};
 use sha2::{Digest, Sha256};
 
-use crate::base::Base;
+use super::packed;
+use crate::base::{Base, Precision};
 use crate::derived::{self, Derived, DerivedError, DerivedFile, Directory};
 use crate::mask::Granularity;
 use crate::pack::{NamedMask, PackFile};
 
 /// The masks of a task, one for each of the base's maskable tensors, in their order.
 pub(super) struct TaskMasks {
+    /// For weights of this precision.
+    precision: Precision,
     words: Derived<u32>,
     tensors: Vec<Packed>,
 }
@@ -24,7 +27,7 @@ impl TaskMasks {
     /// Packs masks that fit the base; a tensor without one keeps everything.
     pub(super) fn new(base: &Base, masks: &[NamedMask]) -> Self {
         let (tensors, words) = pack(base, masks);
-        TaskMasks { words: Derived::Memory(words), tensors }
+        TaskMasks { precision: base.precision(), words: Derived::Memory(words), tensors }
     }
 
     /// The masks of a pack that fits the base: what an earlier process kept in its file, else what `masks` gives,
@@ -40,13 +43,14 @@ impl TaskMasks {
     ) -> Result<Self, E> {
         let (tensors, len) = layout_of(base, file);
         let words = kept.find_or_make(len, |is_kept| Ok(pack(base, &masks(is_kept)?).1))?;
-        Ok(TaskMasks { words, tensors })
+        Ok(TaskMasks { precision: base.precision(), words, tensors })
     }
 
     /// The mask of the maskable tensor with this place in the manifest's list.
     pub(super) fn of(&self, index: usize) -> PanelMask<'_> {
         self.tensors[index].as_ref().map_or(PanelMask::Dense, |(granularity, range)| {
-            PanelMask::packed::<f32>(granularity.block(), &self.words[range.clone()])
+            let (block, words) = (granularity.block(), &self.words[range.clone()]);
+            by_precision!(self.precision, E => PanelMask::packed::<E>(block, words))
         })
     }
 }
@@ -59,7 +63,8 @@ pub(super) fn pack(base: &Base, masks: &[NamedMask]) -> (Vec<Packed>, Vec<u32>) 
     for (tensor, packed) in base.manifest().maskable.iter().zip(&tensors) {
         if let Some((mask, (_, range))) = of_tensor(&tensor.name).zip(packed.clone()) {
             let (outputs, inputs, block) = (mask.outputs(), mask.inputs(), mask.granularity().block());
-            PanelMask::pack::<f32>(&Units { outputs, inputs, block, bits: mask.as_bytes() }, &mut words[range]);
+            let units = Units { outputs, inputs, block, bits: mask.as_bytes() };
+            by_precision!(base.precision(), E => PanelMask::pack::<E>(&units, &mut words[range]));
         }
     }
     (tensors, words)
@@ -71,7 +76,8 @@ fn layout(base: &Base, granularity: impl Fn(&str) -> Option<Granularity>) -> (Ve
     let of_tensor = base.manifest().maskable.iter().map(|tensor| {
         let granularity = granularity(&tensor.name)?;
         let start = next;
-        next += PanelMask::packed_len::<f32>(granularity.block(), tensor.outputs, tensor.inputs);
+        let (block, outputs, inputs) = (granularity.block(), tensor.outputs, tensor.inputs);
+        next += by_precision!(base.precision(), E => PanelMask::packed_len::<E>(block, outputs, inputs));
         Some((granularity, start..next))
     });
     (of_tensor.collect(), next)
@@ -85,13 +91,18 @@ fn layout_of(base: &Base, file: &PackFile) -> (Vec<Packed>, usize) {
 }
 
 /// The file in which a pack's masks are kept, for a base with this key.
-pub(super) fn kept(directory: &Directory, base: &[u8; 32], file: &PackFile) -> DerivedFile {
-    DerivedFile::new(directory, f32::MASKS, key(base, file.digest()))
+pub(super) fn kept(base: &Base, directory: &Directory, base_key: &[u8; 32], file: &PackFile) -> DerivedFile {
+    DerivedFile::new(directory, kind(base), key(base_key, file.digest()))
+}
+
+/// What such files are called after, as masks lie like the weights of the base's precision.
+fn kind(base: &Base) -> &'static str {
+    by_precision!(base.precision(), E => E::MASKS)
 }
 
 /// The name of that file, for a pack with this digest.
-pub(super) fn name(base: &[u8; 32], sha256: &str) -> String {
-    derived::name(f32::MASKS, &key(base, sha256))
+pub(super) fn name(base: &Base, sha256: &str) -> String {
+    derived::name(kind(base), &key(&packed::key(base), sha256))
 }
 
 fn key(base: &[u8; 32], sha256: &str) -> [u8; 32] {

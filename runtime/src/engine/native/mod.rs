@@ -4,6 +4,29 @@
 //! The base's weights are packed once into the order in which the kernels read them, and shared by
 //! all tasks; a task is its masks in the same order. Texts of a batch run side by side without
 //! padding: every product is over the tokens that there are.
+//!
+//! Weights are multiplied as the base stores them. Those of int8 are multiplied with activations that are int8 codes,
+//! too, each row with a scale of its own; everything between the products is f32.
+
+/// Something for the element that the weights of a base of a precision are stored as.
+macro_rules! by_precision {
+    ($precision:expr, $element:ident => $body:expr) => {
+        match $precision {
+            $crate::base::Precision::F32 => {
+                type $element = f32;
+                $body
+            }
+            $crate::base::Precision::Bf16 => {
+                type $element = half::bf16;
+                $body
+            }
+            $crate::base::Precision::Int8 => {
+                type $element = i8;
+                $body
+            }
+        }
+    };
+}
 
 mod attention;
 mod budget;
@@ -40,7 +63,7 @@ use super::{
     Changes, Engine, EngineError, EngineInfo, EngineKind, EngineOptions, Hidden, Plan, Sharing, TaskId, TaskIds,
     TokenBatch,
 };
-use crate::base::{Base, Precision};
+use crate::base::Base;
 use crate::derived::Directory;
 use crate::pack::{NamedMask, PackFile};
 
@@ -106,7 +129,8 @@ impl NativeEngine {
         // All masks of a task are of one granularity; some tensors may have none.
         let tensors = 0..self.base.manifest().maskable.len();
         let mask = tensors.map(|index| task.masks.of(index)).find(|mask| *mask != PanelMask::Dense);
-        Ok(self.isa.form::<f32>(mask.unwrap_or(PanelMask::Dense), rows))
+        let mask = mask.unwrap_or(PanelMask::Dense);
+        Ok(by_precision!(self.base.precision(), E => self.isa.form::<E>(mask, rows)))
     }
 
     /// A panic leaves nothing half done in the table.
@@ -134,7 +158,7 @@ impl NativeEngine {
     /// The same.
     pub fn verify_pack(&self, file: &PackFile, masks: &[NamedMask]) -> Result<bool, EngineError> {
         let Some(directory) = &self.directory else { return Ok(false) };
-        Ok(masks::verify(&self.base, masks, &masks::kept(directory, self.model.packed.key(), file))?)
+        Ok(masks::verify(&self.base, masks, &masks::kept(&self.base, directory, self.model.packed.key(), file))?)
     }
 
     /// The derived file of the base, if such are kept, be it there or not.
@@ -145,7 +169,7 @@ impl NativeEngine {
     /// The derived file of a pack, likewise.
     pub fn derived_of_pack(&self, file: &PackFile) -> Option<PathBuf> {
         let directory = self.directory.as_ref()?;
-        Some(masks::kept(directory, self.model.packed.key(), file).path())
+        Some(masks::kept(&self.base, directory, self.model.packed.key(), file).path())
     }
 
     /// A task's masks: as an earlier process has kept them, or packed anew, and kept where they come from a
@@ -165,7 +189,12 @@ impl NativeEngine {
         };
         // What was kept is of a pack that fitted this base.
         file.check_base(&self.base)?;
-        TaskMasks::find_or_make(&self.base, file, &masks::kept(directory, self.model.packed.key(), file), decode)
+        TaskMasks::find_or_make(
+            &self.base,
+            file,
+            &masks::kept(&self.base, directory, self.model.packed.key(), file),
+            decode,
+        )
     }
 
     fn run_timed(&self, plan: &Plan, budget: Option<&Budget>) -> Result<Vec<Hidden>, EngineError> {
@@ -184,7 +213,7 @@ impl NativeEngine {
 
 impl Engine for NativeEngine {
     fn describe(&self) -> EngineInfo {
-        EngineInfo::new(EngineKind::Native, Precision::F32, self.isa.to_string())
+        EngineInfo::new(EngineKind::Native, self.base.precision(), self.isa.to_string())
     }
 
     fn add(&self, changes: Changes<'_>) -> Result<TaskId, EngineError> {
@@ -233,7 +262,7 @@ pub fn derived_of_base(base: &Base) -> String {
 
 /// The name of the derived file that the engine keeps of a pack with this SHA-256 (lower-case hex).
 pub fn derived_of_pack(base: &Base, sha256: &str) -> String {
-    masks::name(&packed::key(base), sha256)
+    masks::name(base, sha256)
 }
 
 fn unavailable(error: impl std::fmt::Display) -> EngineError {

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use overmask_kernels::{NR, Panels, Row};
 
-use super::packed::Packed;
-use crate::base::Base;
+use super::packed::{Packed, Weight};
 use crate::base::family::bert::{self, Names, Sizes};
+use crate::base::{Base, Stored};
 use crate::derived::Directory;
 use crate::engine::EngineError;
 use crate::pack::Delta;
@@ -34,10 +34,10 @@ pub(super) enum Table {
 }
 
 impl Table {
-    pub(super) fn values<'a>(&'a self, base: &'a Base) -> Result<&'a [f32], EngineError> {
+    pub(super) fn values<'a>(&'a self, base: &'a Base) -> Result<Stored<'a>, EngineError> {
         match self {
-            Self::Base(name) => Ok(base.tensor_f32(name)?.1),
-            Self::Own(values) => Ok(values),
+            Self::Base(name) => Ok(base.stored(name)?.1),
+            Self::Own(values) => Ok(Stored::F32(values)),
         }
     }
 }
@@ -56,16 +56,20 @@ pub(super) struct Linear {
     pub(super) index: usize,
     outputs: usize,
     inputs: usize,
-    /// The panels of a task's own weight.
+    /// The panels of a task's own weight, in f32 whatever the base's are.
     own: Option<Vec<f32>>,
+    /// What the codes of each output are multiplied with, if the base's weights are codes.
+    pub(super) scales: Vec<Row>,
     /// One value an output, zeros up to a whole panel.
     pub(super) bias: Vec<Row>,
 }
 
 impl Linear {
-    pub(super) fn weight<'a>(&'a self, packed: &'a Packed) -> Panels<'a> {
-        let panels = self.own.as_deref().unwrap_or_else(|| packed.tensor(self.index));
-        Panels::new(panels, self.outputs, self.inputs)
+    pub(super) fn weight<'a>(&'a self, packed: &'a Packed) -> Weight<'a> {
+        match &self.own {
+            Some(own) => Weight::F32(Panels::new(own, self.outputs, self.inputs)),
+            None => packed.weight(self.index, self.outputs, self.inputs),
+        }
     }
 
     /// The number of panels of the weight.
@@ -135,6 +139,12 @@ fn wrong_shape(name: &str, found: &[usize], expected: &[usize]) -> EngineError {
     super::unavailable(format!("`{name}` is {found:?}, a base of its sizes has {expected:?}; import the base again"))
 }
 
+/// Values in whole panels, with zeros at the end.
+fn rows(mut values: Vec<f32>) -> Vec<Row> {
+    values.resize(values.len().next_multiple_of(NR), 0.0);
+    values.as_chunks().0.to_vec()
+}
+
 /// Reads tensors, those of a task before those of the base.
 struct Reader<'a> {
     base: &'a Base,
@@ -172,10 +182,10 @@ impl Reader<'_> {
     }
 
     /// A tensor's shape and values.
-    fn tensor(&self, name: &str) -> Result<(&[usize], &[f32]), EngineError> {
+    fn tensor(&self, name: &str) -> Result<(&[usize], Stored<'_>), EngineError> {
         match self.delta(name) {
-            Some(delta) => Ok((&delta.shape, &delta.values)),
-            None => Ok(self.base.tensor_f32(name)?),
+            Some(delta) => Ok((&delta.shape, Stored::F32(&delta.values))),
+            None => Ok(self.base.stored(name)?),
         }
     }
 
@@ -193,7 +203,7 @@ impl Reader<'_> {
 
     fn vector(&self, name: &str, len: usize) -> Result<Vec<f32>, EngineError> {
         match self.tensor(name)? {
-            ([found], values) if *found == len => Ok(values.to_vec()),
+            ([found], values) if *found == len => Ok(values.widened().into_owned()),
             (shape, _) => Err(wrong_shape(name, shape, &[len])),
         }
     }
@@ -215,14 +225,17 @@ impl Reader<'_> {
         if found != [outputs, inputs] {
             return Err(wrong_shape(&weight, &found, &[outputs, inputs]));
         }
-        let mut bias = self.vector(&self.names.bias(layer, linear), outputs)?;
-        bias.resize(outputs.next_multiple_of(NR), 0.0);
+        let bias = rows(self.vector(&self.names.bias(layer, linear), outputs)?);
+        let scales = match self.base.stored(&weight)?.1 {
+            Stored::Int8 { scales, .. } => scales.to_vec(),
+            _ => Vec::new(),
+        };
         let own = self.delta(&weight).map(|delta| {
             let mut panels = vec![0.0; Panels::<f32>::packed_len(outputs, inputs)];
             Panels::pack(&delta.values, outputs, inputs, &mut panels);
             panels
         });
-        Ok(Linear { index, outputs, inputs, own, bias: bias.as_chunks().0.to_vec() })
+        Ok(Linear { index, outputs, inputs, own, scales: rows(scales), bias })
     }
 
     fn layer(&self, layer: usize) -> Result<Layer, EngineError> {

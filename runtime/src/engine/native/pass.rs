@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::ops::Range;
 use std::sync::Arc;
 
+use half::bf16;
 use overmask_kernels::{Isa, Row, Scratch};
 
 use super::budget::{Budget, Stage};
@@ -27,7 +28,11 @@ pub(super) struct Pass<'a> {
 /// Memory of a thread for a part of a pass.
 #[derive(Default)]
 pub(super) struct Memory {
-    pub(super) scratch: Scratch,
+    pub(super) f32: Scratch,
+    pub(super) bf16: Scratch<bf16>,
+    pub(super) int8: Scratch<i8>,
+    /// Sums of products of codes.
+    pub(super) sums: Vec<Row<i32>>,
     pub(super) head: HeadMemory,
     pub(super) row: Vec<f32>,
 }
@@ -76,8 +81,8 @@ impl Pass<'_> {
 
 /// Cuts values in panels into parts that have some rows of every panel; the parts are all rows, one
 /// after the other.
-pub(super) fn by_rows<'a>(panels: &'a mut [Row], rows: usize, parts: &[Range<usize>]) -> Vec<Vec<&'a mut [Row]>> {
-    let mut all: Vec<Vec<&mut [Row]>> = parts.iter().map(|_| Vec::with_capacity(panels.len() / rows)).collect();
+pub(super) fn by_rows<'a, T>(panels: &'a mut [T], rows: usize, parts: &[Range<usize>]) -> Vec<Vec<&'a mut [T]>> {
+    let mut all: Vec<Vec<&mut [T]>> = parts.iter().map(|_| Vec::with_capacity(panels.len() / rows)).collect();
     for mut panel in panels.chunks_exact_mut(rows) {
         for (part, all) in parts.iter().zip(&mut all) {
             let (these, others) = panel.split_at_mut(part.len());

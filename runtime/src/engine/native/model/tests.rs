@@ -7,7 +7,8 @@ use std::path::Path;
 use super::*;
 use crate::base::family::Family;
 use crate::base::{
-    Architecture, BaseManifest, FORMAT, GraphHints, MaskableTensor, Precision, TensorBytes, file, write_weights,
+    Architecture, BaseManifest, FORMAT, GraphHints, MaskableTensor, Precision, TensorBytes, file, write_variant,
+    write_weights,
 };
 use crate::error::ErrorKind;
 
@@ -75,6 +76,12 @@ impl Parts {
         Parts { shapes, manifest }
     }
 
+    /// The same in a precision.
+    pub(in super::super) fn stored_as(mut self, precision: Precision) -> Self {
+        self.manifest.variant = precision;
+        self
+    }
+
     /// Names and shapes of all tensors.
     pub(in super::super) fn shapes(&self) -> impl Iterator<Item = (&str, &[usize])> {
         self.shapes.iter().map(|(name, shape)| (name.as_str(), shape.as_slice()))
@@ -122,7 +129,10 @@ impl Parts {
         let tensors: Vec<TensorBytes<'_>> =
             self.shapes().zip(&values).map(|((name, shape), values)| (name, shape, &values[..])).collect();
         let mut bytes = Vec::new();
-        write_weights(&mut bytes, &tensors).unwrap();
+        match self.manifest.variant {
+            Precision::F32 => write_weights(&mut bytes, &tensors).unwrap(),
+            other => write_variant(&mut bytes, &tensors, other).unwrap(),
+        };
         damage(&mut bytes);
         std::fs::write(dir.join(file::WEIGHTS), bytes).unwrap();
         std::fs::write(dir.join(file::MANIFEST), serde_json::to_vec(&self.manifest).unwrap()).unwrap();
@@ -269,7 +279,8 @@ fn a_tensor_of_another_type_is_named() {
     let error = Parts::new().open(damage).err().unwrap();
     let said = error.to_string();
     assert!(
-        said.contains(&format!("field `{name}`: is I32, not F32{AGAIN}")) && said.contains(file::WEIGHTS),
+        said.contains(&format!("field `{name}`: is I32, none of F32, BF16 and I8{AGAIN}"))
+            && said.contains(file::WEIGHTS),
         "{said}"
     );
     assert_eq!(error.kind(), ErrorKind::CorruptFile);

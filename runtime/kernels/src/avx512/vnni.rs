@@ -1,0 +1,185 @@
+//! int8 with VNNI: an instruction multiplies four inputs of sixteen outputs, activations without a sign and weights with
+//! one, and adds them up.
+
+use std::arch::x86_64::{
+    __m512i, _mm512_dpbusd_epi32, _mm512_loadu_si512, _mm512_maskz_mov_epi8, _mm512_set1_epi32, _mm512_setzero_si512,
+    _mm512_storeu_si512,
+};
+
+use super::{Instructions, prefetch};
+use crate::kernel::{Codes, Kernel, Operands, by_rows};
+use crate::{Affine, Element, NR, Row, codes};
+
+/// That the processor has AVX-512 F, BW and VNNI.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Vnni(());
+
+/// Inputs of an output that lie side by side.
+const INPUTS: usize = i8::INPUTS;
+
+/// Steps of a panel of activations.
+const STEPS: usize = NR / INPUTS;
+
+/// The weights of a step.
+type Step = Row<[i8; INPUTS]>;
+
+/// The sums of a row: those of the lower and of the upper half of the outputs.
+type Halves = [__m512i; 2];
+
+impl Instructions for Vnni {
+    fn detect() -> Option<Self> {
+        let has_all = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vnni");
+        has_all.then_some(Vnni(()))
+    }
+
+    fn kept(self, words: &[u32], steps: &mut Vec<u32>) {
+        // SAFETY: the processor has the instructions, says the type.
+        unsafe { super::kept(words, steps) }
+    }
+}
+
+impl Codes for Vnni {
+    fn quantize(self, from: &[&[Row]], inputs: usize, to: &mut [&mut [Row<u8>]], rows: &mut [Affine]) {
+        // SAFETY: the processor has the instructions, says the type.
+        unsafe { quantize(from, inputs, to, rows) }
+    }
+
+    fn dequantize(self, sums: &[Row<i32>], rows: &[Affine], outputs: &Row, bias: Option<&Row>, to: &mut [Row]) {
+        // SAFETY: the processor has the instructions, says the type.
+        unsafe { dequantize(sums, rows, Self::ACTIVATION_ZERO, outputs, bias, to) }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw")]
+fn quantize(from: &[&[Row]], inputs: usize, to: &mut [&mut [Row<u8>]], rows: &mut [Affine]) {
+    codes::quantize(from, inputs, to, rows);
+}
+
+#[target_feature(enable = "avx512f,avx512bw")]
+fn dequantize(sums: &[Row<i32>], rows: &[Affine], taken: u8, outputs: &Row, bias: Option<&Row>, to: &mut [Row]) {
+    codes::dequantize(sums, rows, taken, outputs, bias, to);
+}
+
+impl Kernel<i8> for Vnni {
+    const MAX_ROWS: usize = 14;
+
+    fn dense(self, operands: Operands<'_, i8>, sums: &mut [Row<i32>]) {
+        by_rows!(dense, sums, (operands), [1 2 3 4 5 6 7 8 9 10 11 12 13 14]);
+    }
+
+    fn listed(self, operands: Operands<'_, i8>, steps: &[u32], sums: &mut [Row<i32>]) {
+        by_rows!(listed, sums, (operands, steps), [1 2 3 4 5 6 7 8 9 10 11 12 13 14]);
+    }
+
+    fn masking(self, operands: Operands<'_, i8>, masks: &[u32], masked: &mut [Step], sums: &mut [Row<i32>]) {
+        by_rows!(masking, sums, (operands, masks, masked), [1 2 3 4 5 6 7 8 9 10 11 12 13 14]);
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn dense<const R: usize>(Operands { a, b, bias, ahead }: Operands<'_, i8>, sums: &mut [Row<i32>]) {
+    let (mut all, mut next) = (load::<R>(bias, sums), ahead.start);
+    for (panel, steps) in b.chunks(STEPS).enumerate() {
+        let rows = a.panel(panel, R);
+        for (k, step) in (0..STEPS).zip(steps) {
+            next = prefetch::<Step>(next, ahead.stride);
+            add(&mut all, rows, k, load_row(step));
+        }
+    }
+    store(sums, all);
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn listed<const R: usize>(Operands { a, b, bias, ahead }: Operands<'_, i8>, steps: &[u32], sums: &mut [Row<i32>]) {
+    let (mut all, mut next) = (load::<R>(bias, sums), ahead.start);
+    for k in steps.iter().map(|k| *k as usize) {
+        next = prefetch::<Step>(next, ahead.stride);
+        add(&mut all, a.panel(k / STEPS, R), k % STEPS, load_row(&b[k]));
+    }
+    store(sums, all);
+}
+
+/// Masks each step as it is read, and leaves it masked for the tiles that follow.
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+fn masking<const R: usize>(
+    Operands { a, b, bias, ahead }: Operands<'_, i8>,
+    masks: &[u32],
+    masked: &mut [Step],
+    sums: &mut [Row<i32>],
+) {
+    let (mut all, mut next) = (load::<R>(bias, sums), ahead.start);
+    let masks = masks.as_chunks::<INPUTS>().0;
+    let panels = b.chunks(STEPS).zip(masks.chunks(STEPS)).zip(masked.chunks_mut(STEPS));
+    for (panel, ((steps, masks), masked)) in panels.enumerate() {
+        let rows = a.panel(panel, R);
+        for (k, ((step, mask), out)) in (0..STEPS).zip(steps.iter().zip(masks).zip(masked)) {
+            next = prefetch::<Step>(next, ahead.stride);
+            let [low, high] = load_row(step);
+            let [a, b, c, d] = mask.map(u64::from);
+            let step = [_mm512_maskz_mov_epi8(a | b << 32, low), _mm512_maskz_mov_epi8(c | d << 32, high)];
+            let p = out.as_mut_ptr().cast::<__m512i>();
+            // SAFETY: a step has 128 bytes.
+            unsafe {
+                _mm512_storeu_si512(p, step[0]);
+                _mm512_storeu_si512(p.add(1), step[1]);
+            }
+            add(&mut all, rows, k, step);
+        }
+    }
+    store(sums, all);
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
+#[inline]
+fn add<const R: usize>(all: &mut [Halves; R], rows: &[Row<u8>], k: usize, [low, high]: Halves) {
+    for (sum, row) in all.iter_mut().zip(rows) {
+        let value = _mm512_set1_epi32(i32::from_le_bytes(row.as_chunks::<INPUTS>().0[k]));
+        *sum = [_mm512_dpbusd_epi32(sum[0], value, low), _mm512_dpbusd_epi32(sum[1], value, high)];
+    }
+}
+
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn load_row(step: &Step) -> Halves {
+    let p = step.as_ptr().cast::<__m512i>();
+    // SAFETY: a step has 128 bytes.
+    unsafe { [_mm512_loadu_si512(p), _mm512_loadu_si512(p.add(1))] }
+}
+
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn load_sums(row: &Row<i32>) -> Halves {
+    let p = row.as_ptr().cast::<__m512i>();
+    // SAFETY: a row has 32 values.
+    unsafe { [_mm512_loadu_si512(p), _mm512_loadu_si512(p.add(1))] }
+}
+
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn store_sums(row: &mut Row<i32>, [low, high]: Halves) {
+    let p = row.as_mut_ptr().cast::<__m512i>();
+    // SAFETY: a row has 32 values.
+    unsafe {
+        _mm512_storeu_si512(p, low);
+        _mm512_storeu_si512(p.add(1), high);
+    }
+}
+
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn load<const R: usize>(bias: Option<&Row<i32>>, sums: &[Row<i32>]) -> [Halves; R] {
+    if let Some(bias) = bias {
+        return [load_sums(bias); R];
+    }
+    let mut all = [[_mm512_setzero_si512(); 2]; R];
+    all.iter_mut().zip(sums).for_each(|(all, row)| *all = load_sums(row));
+    all
+}
+
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn store<const R: usize>(sums: &mut [Row<i32>], all: [Halves; R]) {
+    sums.iter_mut().zip(all).for_each(|(row, all)| store_sums(row, all));
+}
