@@ -8,10 +8,8 @@ use std::io::Read;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use overmask::fs::JsonBudget;
 use overmask::store::Part;
 use overmask::text::printable;
-use serde::Deserialize;
 use ureq::http::header::{self, HeaderName};
 use ureq::http::{Method, Request, Response, StatusCode, Uri};
 use ureq::{Agent, Body};
@@ -19,10 +17,9 @@ use ureq::{Agent, Body};
 use crate::artifact::{Descriptor, MANIFEST, MAX_MANIFEST, digest};
 use crate::login::{self, Challenge};
 use crate::target::{Origin, encoded};
-use crate::{OciError, Reference, tls};
+use crate::{OciError, Reference, answer, tls};
 
-/// Docker Hub, as it is named and where it answers.
-pub(crate) const DOCKER_HUB: &str = "docker.io";
+/// Where Docker Hub answers.
 const DOCKER_HUB_HOST: &str = "registry-1.docker.io";
 
 /// The most redirections of one request.
@@ -30,12 +27,6 @@ const MAX_REDIRECTS: usize = 5;
 
 /// The most bytes of an answer that is no blob: a token, an error.
 const MAX_ANSWER: u64 = 1 << 20;
-
-/// What reading one may take in memory.
-const MAX_JSON: u64 = 16 << 20;
-
-/// How much of what a registry says is told.
-const MAX_TOLD: usize = 300;
 
 /// The fewest bytes that must come while [`Options::idle`] passes.
 const LEAST: u64 = 1024;
@@ -103,7 +94,7 @@ impl Registry {
     /// When the certificates cannot be read.
     pub fn open(reference: &Reference, access: Access, options: &Options) -> Result<Self, OciError> {
         let is_plain = options.plain_http.unwrap_or(reference.host_name() == "localhost");
-        let host = if reference.host == DOCKER_HUB { DOCKER_HUB_HOST } else { &reference.host };
+        let host = if reference.is_in_docker_hub() { DOCKER_HUB_HOST } else { &reference.host };
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
@@ -351,13 +342,6 @@ impl Registry {
 
     /// Has whom the registry names give a token for this repository.
     fn token(&self, realm: &str, service: Option<&str>, login: Option<&str>) -> Result<String, OciError> {
-        #[derive(Deserialize)]
-        struct Token {
-            #[serde(default)]
-            token: String,
-            #[serde(default)]
-            access_token: String,
-        }
         let wrong = |reason: String| self.wrong(format!("the token that it asks for: {reason}"));
         let actions = if self.access == Access::Push { "pull,push" } else { "pull" };
         let scope = format!("repository:{}:{actions}", self.reference.repository);
@@ -380,13 +364,7 @@ impl Registry {
             _ => return Err(self.refused(response)),
         }
         let bytes = self.bytes(response, MAX_ANSWER, "a token")?;
-        JsonBudget::new(MAX_JSON).take(&bytes).map_err(|error| wrong(error.to_string()))?;
-        let given: Token = serde_json::from_slice(&bytes).map_err(|error| wrong(error.to_string()))?;
-        let token = if given.token.is_empty() { given.access_token } else { given.token };
-        match !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_graphic()) {
-            true => Ok(token),
-            false => Err(wrong("it is none".to_owned())),
-        }
+        answer::token(&bytes).map_err(wrong)
     }
 
     /// Reads an answer, which may have so many bytes, and must come soon.
@@ -411,25 +389,8 @@ impl Registry {
 
     /// An answer that is no yes.
     fn refused(&self, response: Answer) -> OciError {
-        #[derive(Deserialize)]
-        struct Errors {
-            errors: Vec<Told>,
-        }
-        #[derive(Deserialize)]
-        struct Told {
-            #[serde(default)]
-            code: String,
-            #[serde(default)]
-            message: String,
-        }
         let status = response.status();
-        let told = self.bytes(response, MAX_ANSWER, "an error").ok().filter(|bytes| {
-            // What it says is a courtesy: it is left out where it would cost too much.
-            JsonBudget::new(MAX_JSON).take(bytes).is_ok()
-        });
-        let told = told.and_then(|bytes| serde_json::from_slice::<Errors>(&bytes).ok());
-        let told = told.iter().flat_map(|told| &told.errors).map(|told| format!("{} {}", told.code, told.message));
-        let told: String = printable(&told.collect::<Vec<_>>().join("; ")).chars().take(MAX_TOLD).collect();
+        let told = self.bytes(response, MAX_ANSWER, "an error").map(|bytes| answer::told(&bytes)).unwrap_or_default();
         let todo = match status {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => "; the login that is kept must allow it",
             StatusCode::TOO_MANY_REQUESTS => "; try again later",
@@ -437,7 +398,7 @@ impl Registry {
             status if is_redirect(status) => "; name the host that it leads to",
             _ => "",
         };
-        let told = if told.trim().is_empty() { String::new() } else { format!(": {told}") };
+        let told = if told.is_empty() { told } else { format!(": {told}") };
         OciError::Refused { registry: self.reference.host.clone(), reason: format!("{status}{told}{todo}") }
     }
 

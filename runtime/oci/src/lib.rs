@@ -8,9 +8,12 @@
 //! Layers are named by SHA-256, as a store names what arrives: so what breaks off goes on where it stopped, and
 //! what the store has is not pulled. A title is nothing but a name to show.
 
+mod answer;
 pub mod artifact;
 mod client;
 mod error;
+#[doc(hidden)]
+pub mod fuzz;
 mod login;
 mod pull;
 mod push;

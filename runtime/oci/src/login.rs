@@ -65,24 +65,29 @@ struct Entry {
 /// # Errors
 /// When a file cannot be read, or holds a login in a way that cannot be used here.
 pub(crate) fn find(files: &[PathBuf], reference: &Reference) -> Result<Option<Login>, OciError> {
-    let names = names(reference);
     for path in files {
-        match read(path)?.login(path, &names, &reference.host)? {
-            None => {}
-            found => return Ok(found),
+        let refused = |reason: String| OciError::File { path: path.to_owned(), reason };
+        let bytes = match overmask::fs::read_at_most(path, MAX_FILE) {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) => return Err(refused(format!("it has more than {MAX_FILE} bytes"))),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(refused(error.to_string())),
+        };
+        if let Some(login) = find_in(path, &bytes, reference)? {
+            return Ok(Some(login));
         }
     }
     Ok(None)
 }
 
-fn read(path: &Path) -> Result<File, OciError> {
-    let refused = |reason: String| OciError::File { path: path.to_owned(), reason };
-    match overmask::fs::read_at_most(path, MAX_FILE) {
-        Ok(None) => Err(refused(format!("it has more than {MAX_FILE} bytes"))),
-        Ok(Some(bytes)) => serde_json::from_slice(&bytes).map_err(|error| refused(error.to_string())),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(File::default()),
-        Err(error) => Err(refused(error.to_string())),
-    }
+/// The login for a repository in the bytes of a file; its path is for messages.
+///
+/// # Errors
+/// As [`find`].
+pub(crate) fn find_in(path: &Path, bytes: &[u8], reference: &Reference) -> Result<Option<Login>, OciError> {
+    let file: File = serde_json::from_slice(bytes)
+        .map_err(|error| OciError::File { path: path.to_owned(), reason: error.to_string() })?;
+    file.login(path, &names(reference), &reference.host)
 }
 
 /// What an entry for a repository may be called: from the repository itself to its host.
@@ -91,7 +96,7 @@ fn names(reference: &Reference) -> Vec<String> {
     let cuts = place.char_indices().filter(|(_, c)| *c == '/').map(|(i, _)| i);
     let mut names: Vec<String> = cuts.chain([place.len()]).rev().map(|end| place[..end].to_owned()).collect();
     names.extend(["https://", "http://"].map(|scheme| format!("{scheme}{}", reference.host)));
-    if reference.host == crate::client::DOCKER_HUB {
+    if reference.is_in_docker_hub() {
         names.push(DOCKER_HUB.to_owned());
     }
     names

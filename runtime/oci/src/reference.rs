@@ -11,6 +11,9 @@ use crate::OciError;
 const MAX_NAME: usize = 255;
 const MAX_TAG: usize = 128;
 
+/// How Docker Hub is named; it answers, and keeps logins, under other names.
+const DOCKER_HUB: &str = "docker.io";
+
 /// The tag of a reference that has none.
 const LATEST: &str = "latest";
 
@@ -47,6 +50,11 @@ impl Reference {
     /// Host and repository.
     pub fn place(&self) -> String {
         format!("{}/{}", self.host, self.repository)
+    }
+
+    /// Whether it is in Docker Hub.
+    pub(crate) fn is_in_docker_hub(&self) -> bool {
+        self.host == DOCKER_HUB
     }
 
     /// The host without its port.

@@ -51,7 +51,10 @@ fn system() -> RootCerts {
 /// Why nothing came back, and what to do.
 pub(crate) fn reason(error: &ureq::Error) -> String {
     // How each library of the chain says it is not part of what it promises: the hints hang on words.
-    let said = error.to_string();
+    let said = match error {
+        ureq::Error::Io(source) => source.to_string(),
+        error => error.to_string(),
+    };
     let hint = if said.contains("certificate") {
         "; --ca-file names the certificate of a private CA"
     } else if said.contains("InvalidContentType") || said.contains("InvalidMessage") {
@@ -62,4 +65,18 @@ pub(crate) fn reason(error: &ureq::Error) -> String {
         ""
     };
     overmask::text::printable(&format!("{said}{hint}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn a_reason_is_what_the_system_says() {
+        let reason = |source: io::Error| reason(&ureq::Error::Io(source));
+        assert_eq!(reason(io::Error::other("Connection refused")), "Connection refused");
+        assert!(reason(io::Error::other("invalid peer certificate")).contains("--ca-file"));
+    }
 }

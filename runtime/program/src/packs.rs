@@ -79,18 +79,20 @@ impl TaskArgs {
     /// The base and the packs of a store's active tasks. Where none was named, those that are damaged are left out.
     fn of_store(&self, store: &Store, generation: &Generation, keyring: Option<&Keyring>) -> anyhow::Result<Active> {
         let known = || generation.tasks.iter().map(|task| task.name.as_str()).collect::<Vec<_>>().join(", ");
+        let dir = store.dir().display();
+        let no_tasks = || format!("the store {dir} has no tasks; `overmask flash` brings some");
         let named = |name: &String| {
-            let what = || format!("{}: no active task `{name}`; there are: {}", store.dir().display(), known());
-            generation.task(name).ok_or_else(|| CodedError::input(what()))
+            let unknown = || match generation.tasks.is_empty() {
+                true => no_tasks(),
+                false => format!("{dir}: no active task `{name}`; there are: {}", known()),
+            };
+            generation.task(name).ok_or_else(|| CodedError::input(unknown()))
         };
         let tasks = match self.tasks.is_empty() {
             true => generation.tasks.iter().collect(),
             false => self.tasks.iter().map(named).collect::<Result<Vec<_>, _>>()?,
         };
-        let [first, ..] = &tasks[..] else {
-            let message = format!("the store {} has no tasks yet; `overmask flash` brings some", store.dir().display());
-            return Err(CodedError::input(message).into());
-        };
+        let [first, ..] = &tasks[..] else { return Err(CodedError::input(no_tasks()).into()) };
         if let Some(other) = tasks.iter().find(|task| task.base_id != first.base_id) {
             let (a, b) = (&first.name, &other.name);
             let message = format!("the tasks `{a}` and `{b}` have different bases; choose those of one with --task");

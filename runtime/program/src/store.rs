@@ -389,7 +389,7 @@ fn verify(store: &Store, json: bool, out: &mut Output) -> anyhow::Result<()> {
     let report = VerifyReport { ok: harmful == 0, files: seen.files, findings: seen.findings.len() };
     match (json, report.ok) {
         (true, _) => out.json(&report)?,
-        (false, true) => out.line(&format!("ok: {} files", report.files))?,
+        (false, true) => out.line(&format!("ok: {} file{}", report.files, if report.files == 1 { "" } else { "s" }))?,
         (false, false) => {}
     }
     if harmful == 0 {

@@ -105,27 +105,32 @@ impl Patch {
         Ok(write::checked(tensors, PATCH_KEY, text)?)
     }
 
-    /// Whether some bytes are a patch, damaged or not, and no pack.
-    pub fn is_one(bytes: &[u8]) -> bool {
-        let budget = &mut budget();
-        let container = Container::parse(bytes, budget);
-        container.is_ok_and(|container| matches!(container.document(budget), Ok(Document::Patch(_))))
-    }
-
     /// Checks the bytes of a patch.
     ///
     /// # Errors
     /// When they are no usable patch.
     pub fn from_bytes(bytes: &[u8]) -> Result<Patch, PackError> {
-        Ok(Patch::read(bytes)?)
-    }
-
-    fn read(bytes: &[u8]) -> Result<Patch, Reason> {
         let budget = &mut budget();
         let container = Container::parse(bytes, budget)?;
         let Document::Patch(text) = container.document(budget)? else {
-            return Err(Reason::NotAPack { found: "no patch" });
+            return Err(Reason::NotAPack { found: "no patch" }.into());
         };
+        Ok(Patch::read(&container, text)?)
+    }
+
+    /// The patch that some bytes are; none where they are a pack, or anything else.
+    ///
+    /// # Errors
+    /// When they are a patch, and not a usable one.
+    pub fn find(bytes: &[u8]) -> Result<Option<Patch>, PackError> {
+        let budget = &mut budget();
+        let Ok(container) = Container::parse(bytes, budget) else { return Ok(None) };
+        let Ok(Document::Patch(text)) = container.document(budget) else { return Ok(None) };
+        Ok(Some(Patch::read(&container, text)?))
+    }
+
+    /// Reads a file that says that it is one.
+    fn read(container: &Container<'_>, text: &str) -> Result<Patch, Reason> {
         let document: PatchDocument = serde_json::from_str(text)?;
         version(document.schema, &document.requires)?;
         container.check_sum()?;

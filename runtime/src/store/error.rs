@@ -32,6 +32,12 @@ pub enum StoreError {
         /// The directory.
         path: PathBuf,
     },
+    /// What is named as a store is a file.
+    #[error("{} is no directory, and a store is one; name another", path.display())]
+    NoDirectory {
+        /// The file.
+        path: PathBuf,
+    },
     /// A store is to be made where something is.
     #[error("{} is not empty; name another directory or remove what is there", path.display())]
     NotEmpty {
@@ -228,6 +234,7 @@ impl StoreError {
         match self {
             Self::Io { .. }
             | Self::NoStore { .. }
+            | Self::NoDirectory { .. }
             | Self::NotEmpty { .. }
             | Self::Owner { .. }
             | Self::Locked { .. }

@@ -1,6 +1,6 @@
 //! A flash: bases and packs are taken in, checked on this very device, and made the active generation.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -33,6 +33,24 @@ pub struct Given {
     pub bytes: Vec<u8>,
     /// Its signature, as minisign writes it.
     pub signature: Option<String>,
+}
+
+impl Given {
+    /// The patch that it is, if it is one.
+    ///
+    /// # Errors
+    /// When it is one that cannot be used.
+    pub(super) fn patch(&self) -> Result<Option<Patch>, PackError> {
+        Patch::find(&self.bytes).map_err(|error| in_file(&self.name, error))
+    }
+}
+
+/// Tells of which file an error is.
+fn in_file(name: &str, error: PackError) -> PackError {
+    match error {
+        PackError::Bytes(reason) => PackError::Invalid { path: PathBuf::from(name), reason },
+        error => error,
+    }
 }
 
 /// Starts the engine that will serve a base, with its derived files in a directory.
@@ -310,29 +328,24 @@ impl Changing {
 
     /// The packs that were given, or that patches make of those that are here; a patch beside its pack is not needed.
     fn patched(&self, given: Vec<Given>, active: &Generation) -> Result<Vec<Given>, StoreError> {
-        let (patches, mut packs): (Vec<_>, Vec<_>) = given.into_iter().partition(|given| Patch::is_one(&given.bytes));
-        let mut made = Vec::new();
-        if !patches.is_empty() {
-            let whole: Vec<String> = packs.iter().map(|given| hex(&Sha256::digest(&given.bytes))).collect();
-            for patch in patches {
-                made.extend(self.made_by(patch, &whole, active)?);
+        let (mut patches, mut packs) = (Vec::new(), Vec::new());
+        for given in given {
+            match given.patch()? {
+                Some(patch) => patches.push((given.name, patch)),
+                None => packs.push(given),
             }
         }
-        packs.extend(made);
+        let digests = |packs: &[Given]| packs.iter().map(|given| hex(&Sha256::digest(&given.bytes))).collect();
+        let whole: BTreeSet<String> = if patches.is_empty() { BTreeSet::new() } else { digests(&packs) };
+        for (name, patch) in patches.into_iter().filter(|(_, patch)| !whole.contains(patch.to())) {
+            packs.push(self.made_by(name, &patch, active)?);
+        }
         Ok(packs)
     }
 
-    /// The pack that a patch makes, unless it is one of those with these digests.
-    fn made_by(&self, given: Given, whole: &[String], active: &Generation) -> Result<Option<Given>, StoreError> {
-        let Given { name, bytes, .. } = given;
-        let in_file = |error: PackError| match error {
-            PackError::Bytes(reason) => PackError::Invalid { path: PathBuf::from(&name), reason },
-            error => error,
-        };
-        let patch = Patch::from_bytes(&bytes).map_err(in_file)?;
-        if whole.iter().any(|sha256| sha256 == patch.to()) {
-            return Ok(None);
-        }
+    /// The pack that a patch makes.
+    fn made_by(&self, name: String, patch: &Patch, active: &Generation) -> Result<Given, StoreError> {
+        let in_file = |error| in_file(&name, error);
         let no_base = || StoreError::NoBase { pack: name.clone(), base_id: patch.base_id().to_owned() };
         let base = self.open_base(active.base(patch.base_id()).ok_or_else(no_base)?)?;
         let path = self.pack_path(patch.from());
@@ -344,7 +357,7 @@ impl Changing {
         };
         let bytes = patch.apply(&old, &base).map_err(in_file)?;
         let signature = patch.signature().map(str::to_owned);
-        Ok(Some(Given { name, bytes, signature }))
+        Ok(Given { name, bytes, signature })
     }
 
     /// Writes a pack under its digest, its bytes through to the disk, unless it is there.

@@ -87,6 +87,9 @@ impl Store {
     /// When something is in the directory, or it cannot be written.
     pub fn init(dir: &Path, policy: &Policy) -> Result<Store, StoreError> {
         let store = Store { dir: dir.to_owned() };
+        if fs::metadata(dir).is_ok_and(|found| !found.is_dir()) {
+            return Err(StoreError::NoDirectory { path: dir.to_owned() });
+        }
         // What an `init` has left that was ended half way is in nobody's way.
         if !names_in(dir)?.iter().all(|name| name.starts_with(BESIDE) || name == CURRENT) {
             return Err(StoreError::NotEmpty { path: dir.to_owned() });
@@ -112,6 +115,9 @@ impl Store {
             io::ErrorKind::NotFound => StoreError::NoStore { path: dir.to_owned() },
             _ => StoreError::io("read", dir)(error),
         })?;
+        if !whole.is_dir() {
+            return Err(StoreError::NoDirectory { path: dir.to_owned() });
+        }
         for name in [POLICY, CURRENT, GENERATIONS, PACKS, BASES, DERIVED, INCOMING, LOCK] {
             let path = dir.join(name);
             match fs::symlink_metadata(&path) {

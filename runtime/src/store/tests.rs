@@ -119,6 +119,12 @@ fn a_store_is_made_where_nothing_is() {
     assert_eq!(store.current().unwrap(), Generation::empty());
     assert!(store.is_current(&Generation::empty()).unwrap());
     assert!(kind_of(Store::init(&path, &policy)).1.contains("not empty"));
+    let file = dir.path().join("file");
+    fs::write(&file, "x").unwrap();
+    for refused in [Store::init(&file, &policy), Store::open(&file)] {
+        let (kind, said) = kind_of(refused);
+        assert!(kind == ErrorKind::DeviceOrStore && said.contains("file is no directory"), "{said}");
+    }
     // What is no store is none; one that was not made whole is made now.
     let half = dir.path().join("half");
     fs::create_dir(&half).unwrap();

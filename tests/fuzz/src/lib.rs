@@ -18,7 +18,7 @@ use overmask::base::{
 };
 use overmask::codec;
 use overmask::derived::DerivedFile;
-use overmask::fs::{file_digest, hex};
+use overmask::fs::{file_digest, hex, is_sha256};
 use overmask::mask::{Granularity, Mask};
 use overmask::pack::{Input, PackFile, Packs, Patch};
 use overmask::task::Tokenizer;
@@ -26,6 +26,7 @@ use overmask::trust::{Keyring, PublicKey};
 use overmask_exporter::fetch::{self, Manifest};
 use half::bf16;
 use overmask_kernels::{Activations, Isa, NR, PanelMask, Panels, Product, Row, Scratch, Tabled, Units};
+use overmask_oci::{Reference, fuzz as registry};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
@@ -33,7 +34,7 @@ use tempfile::TempDir;
 pub type Target = fn(&[u8]);
 
 /// Every target with its name: the one list of them. `cargo xtask fuzz` finds the names in `seeds/`.
-pub const TARGETS: [(&str, Target); 9] = [
+pub const TARGETS: [(&str, Target); 10] = [
     ("pack", pack),
     ("mask", mask),
     ("base", base),
@@ -43,6 +44,7 @@ pub const TARGETS: [(&str, Target); 9] = [
     ("archive", archive),
     ("kernels", kernels),
     ("derived", derived),
+    ("oci", oci),
 ];
 
 /// A pack or a pack set: what can be read can be written again and is the same.
@@ -255,6 +257,44 @@ pub fn derived(bytes: &[u8]) {
     assert_eq!(found.as_deref(), whole.then_some(&seeds::DERIVED[..]));
     // What it says of its own length is nobody's measure.
     assert!(file.find::<f32>(usize::MAX / 8).is_none());
+}
+
+/// What a registry says, and a file of logins; the first byte chooses what it is. Nothing of it breaks out of a header or
+/// a line, and nothing leads away from HTTPS.
+pub fn oci(bytes: &[u8]) {
+    static PLACES: OnceLock<[Reference; 2]> = OnceLock::new();
+    let places = || ["registry.example/tasks/trec:3", "docker.io/library/x"].map(|name| name.parse().unwrap());
+    let [kind, rest @ ..] = bytes else { return };
+    let text = String::from_utf8_lossy(rest);
+    match kind % 6 {
+        0 => {
+            let Some((again, digests)) = registry::manifest(rest) else { return };
+            assert!(digests.iter().all(|digest| is_sha256(digest)));
+            assert_eq!(registry::manifest(&again), Some((again.clone(), digests)));
+        }
+        1 => {
+            let token = registry::token(rest);
+            assert!(token.is_none_or(|it| !it.is_empty() && it.bytes().all(|byte| byte.is_ascii_graphic())));
+        }
+        2 => assert!(!registry::told(rest).contains(char::is_control)),
+        3 => {
+            for login in PLACES.get_or_init(places).iter().filter_map(|place| registry::login(rest, place)) {
+                assert!(login.starts_with("Basic ") && login[6..].bytes().all(|byte| byte.is_ascii_graphic()));
+            }
+        }
+        4 => {
+            let realm = registry::challenge(&text);
+            drop(realm.and_then(|realm| registry::target(false, "registry.example", &realm)));
+        }
+        _ => {
+            for is_plain in [false, true] {
+                let Some(url) = registry::target(is_plain, "localhost:5000", &text) else { continue };
+                let is_home = is_plain && url.host().is_some_and(|host| host.eq_ignore_ascii_case("localhost"));
+                assert!(url.scheme_str() == Some("https") || url.scheme_str() == Some("http") && is_home, "{url}");
+                assert!(!url.authority().unwrap().as_str().contains('@'), "{url}");
+            }
+        }
+    }
 }
 
 /// The directory of a small bundle, and the base that was opened from it before its manifest was

@@ -48,9 +48,37 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
             .map(|shape| shape.iter().copied().chain((0..=255).rev()).collect())
             .collect(),
         "derived" => vec![derived()],
+        "oci" => registry(),
         "signature" => vec![SIGNATURE.into(), PUBLIC_KEY.into()],
         other => panic!("there is no target {other}"),
     }
+}
+
+/// What a registry says, and a file of logins, each after the byte that says which it is.
+fn registry() -> Vec<Vec<u8>> {
+    let digest = "0123456789abcdef".repeat(4);
+    let descriptor = |media_type: &str, size: u32| {
+        format!(r#"{{"mediaType":"{media_type}","digest":"sha256:{digest}","size":{size}"#)
+    };
+    let manifest = r#"{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","#.to_owned()
+        + r#""artifactType":"application/vnd.overmask.pack.v1","config":"#
+        + &descriptor("application/vnd.oci.empty.v1+json", 2)
+        + "},\"layers\":["
+        + &descriptor("application/vnd.overmask.pack.v1+safetensors", 7)
+        + r#","annotations":{"org.opencontainers.image.title":"trec.pack"}}],"annotations":{"dev.overmask.tasks":"trec"}}"#;
+    let said = [
+        &manifest,
+        r#"{"token":"a.b-c","expires_in":300}"#,
+        r#"{"errors":[{"code":"DENIED","message":"not for you","detail":null}]}"#,
+        r#"{"auths":{"registry.example":{"auth":"YToxAAA="},"https://index.docker.io/v1/":{"identitytoken":"x"}},
+            "credHelpers":{"third.example":"ecr-login"},"credsStore":"desktop"}"#,
+        r#"Basic realm="x", Bearer realm="https://auth.example/token",service="registry.example",scope="a:b\"c""#,
+        "https://cdn.example/x?y=z",
+        // As 0 to 5.
+        "{\"schemaVersion\":2}",
+        r#"{"access_token":"a"}"#,
+    ];
+    (0..).zip(said).map(|(kind, said): (u8, &str)| [&[kind], said.as_bytes()].concat()).collect()
 }
 
 /// What the derived file holds that is a seed.

@@ -183,7 +183,7 @@ fn seen(store: &Path) -> String {
 }
 
 fn answered(got: &Ran) -> String {
-    if got.code == 3 && got.stderr.contains("has no tasks yet") {
+    if got.code == 3 && got.stderr.contains("has no tasks;") {
         return "nothing".to_owned();
     }
     assert_eq!((got.code, got.stderr.as_str()), (0, ""), "{got:?}");

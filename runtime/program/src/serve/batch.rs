@@ -7,7 +7,8 @@ use overmask::fence::Fence;
 use overmask::pack::Input;
 use overmask::task::{Reply, TaskError};
 
-use super::protocol::{Code, Failure, Said};
+use super::failure::{Code, Failure};
+use super::protocol::Said;
 use super::tasks::{Loaded, Table};
 
 /// What a request asks for.

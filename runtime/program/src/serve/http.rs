@@ -16,8 +16,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
 
 use super::connections::Connection;
+use super::failure::{Code, Failure};
 use super::link::Link;
-use super::protocol::{Code, Failure};
 use super::server::{Held, Reply, Server};
 
 /// Bytes that the head of a request may have.

@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::connections::Connection;
-use super::protocol::{Code, Failure};
+use super::failure::{Code, Failure};
 use super::server::{FREE, Held, Pending, Server};
 
 /// Bytes that are asked for at once.

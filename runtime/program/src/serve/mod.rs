@@ -15,6 +15,7 @@
 
 mod batch;
 mod connections;
+mod failure;
 mod http;
 mod lines;
 mod link;

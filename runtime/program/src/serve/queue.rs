@@ -8,8 +8,8 @@ use overmask::pack::Input;
 use tokio::sync::oneshot;
 
 use super::batch::{Ask, Done, answer};
+use super::failure::Failure;
 use super::metrics::Metrics;
-use super::protocol::Failure;
 use super::tasks::Active;
 
 /// The share of the time of a batch of several, as a divisor, that its clients have to ask again.
@@ -186,7 +186,7 @@ impl Waiting {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::serve::protocol::Code;
+    use crate::serve::failure::Code;
 
     fn job(name: &str, answers: usize) -> (Job, oneshot::Receiver<Result<Done, Failure>>) {
         let (reply, wait) = oneshot::channel();

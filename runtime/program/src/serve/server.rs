@@ -9,8 +9,9 @@ use tokio::time::timeout_at;
 
 use super::batch::Done;
 use super::connections::{Busy, Connection, Connections};
+use super::failure::{Code, Failure};
 use super::metrics::{Metrics, Now};
-use super::protocol::{self, Code, Failure, Request, Unreadable};
+use super::protocol::{self, Request, Unreadable};
 use super::queue::{Job, Queue};
 use super::tasks::Active;
 

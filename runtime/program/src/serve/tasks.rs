@@ -9,7 +9,7 @@ use overmask::task::{Runner, Task};
 use overmask::trust::Keyring;
 use overmask_cli::{EngineArgs, describe};
 
-use super::protocol::{Code, Failure};
+use super::failure::{Code, Failure};
 use crate::packs;
 
 /// The tasks of a generation.

@@ -21,9 +21,13 @@ fn a_patch_makes_the_new_pack_of_the_old_one() {
     let (base, old, new) = revisions(dir.path());
     let patch = Patch::new(&old, &new, Some("signed".to_owned()), &base).unwrap();
     let bytes = patch.to_bytes().unwrap();
-    assert!(Patch::is_one(&bytes) && !Patch::is_one(&new) && !Patch::is_one(b""));
     let again = Patch::from_bytes(&bytes).unwrap();
     assert_eq!(again, patch);
+    assert_eq!(Patch::find(&bytes).unwrap(), Some(patch));
+    assert!([&new[..], b"", &bytes[..100]].iter().all(|other| matches!(Patch::find(other), Ok(None))));
+    // A damaged patch is one still.
+    let damaged = [&bytes[..bytes.len() - 1], &[!bytes[bytes.len() - 1]]].concat();
+    assert!(matches!(Patch::find(&damaged), Err(PackError::Bytes(Reason::Damaged))));
     assert_eq!((again.from(), again.signature()), (old.digest(), Some("signed")));
     assert_eq!(again.to(), PackFile::from_bytes(&new).unwrap().digest());
     assert_eq!(again.apply(&old, &base).unwrap(), new);

@@ -211,10 +211,12 @@ pub fn send(
         sources.entry(file(&given.bytes).sha256).or_insert((Source::Bytes(&given.bytes), 0)).1 += MAX_ASKED;
     }
     // A patch of a pack that is offered, too, may come in its place, if it is smaller.
-    let is_patch = |given: &&Given| Patch::is_one(&given.bytes);
     let (mut patches, mut whole) = (Vec::new(), Vec::new());
     for given in &offer.packs {
-        if is_patch(&given) { patches.push((Patch::from_bytes(&given.bytes)?, given)) } else { whole.push(given) }
+        match given.patch()? {
+            Some(patch) => patches.push((patch, given)),
+            None => whole.push(given),
+        }
     }
     let digests: BTreeSet<String> = whole.iter().map(|given| file(&given.bytes).sha256).collect();
     let pack = |given: &Given| {

@@ -76,6 +76,48 @@ fn what_is_wrong_with_a_pack_or_base() {
 }
 
 #[test]
+fn what_is_no_pack_no_base_no_store_no_task_and_no_generation() {
+    let device = Device::new();
+    let store = device.full("store");
+    let ([a, _], none, cut) = (device.packs(3), device.path("none"), device.path("cut.pack"));
+    let bytes = fs::read(&a).unwrap();
+    refused(&store, &mut flash(&store, [&device.base_dir()]), 3, &["base: is a directory; name a file"]);
+    refused(&store, &mut flash(&store, [&device.base_dir().join("base.json")]), 4, &["no pack but JSON"]);
+    // Within the length of the header, the header, the tensors, and the checksum.
+    for length in [0, 5, 300, bytes.len() - 100, bytes.len() - 1] {
+        fs::write(&cut, &bytes[..length]).unwrap();
+        refused(&store, &mut flash(&store, [&cut]), 4, &["cut.pack: "]);
+    }
+    refused(&store, &mut flash(&store, ["-"]), 4, &["stdin: is no pack but an empty file"]);
+    refused(&store, &mut flash::<&str>(&store, []), 2, &["<PACK>"]);
+    for base in [&none, &a] {
+        refused(&store, flash(&store, [&a]).arg("--base").arg(base), 3, &["base.json"]);
+    }
+
+    for (path, said) in [(&none, "none is no store: it has no store.json"), (&a, "a-3.pack is no directory")] {
+        failed(&ran(&mut flash(path, [&a])), 8, &[said]);
+        failed(&ran(super::run(path).arg("--store").arg(path)), 8, &[said]);
+        failed(&ran(super::overmask("serve", path).arg("--stdio")), 8, &[said]);
+        for command in [&["list"][..], &["status"], &["verify"], &["gc"], &["policy"], &["rollback"], &["remove", "a"]]
+        {
+            failed(&ran(super::overmask("store", path).args(command)), 8, &[said]);
+        }
+    }
+    failed(&ran(super::overmask("store", &a).arg("init")), 8, &["a-3.pack is no directory"]);
+
+    refused(&store, super::run(&store).args(["--task", "c"]), 3, &["no active task `c`; there are: a, b"]);
+    refused(&store, super::overmask("store", &store).args(["remove", "c"]), 3, &["no task or base `c`; it has a, b"]);
+    for command in [&["rollback", "--to", "7"][..], &["pin", "7"]] {
+        refused(&store, super::overmask("store", &store).args(command), 3, &["no generation 7; it has 1, 2"]);
+    }
+    refused(&store, super::overmask("store", &store).args(["rollback", "--to", "x"]), 2, &["'x'", "--to"]);
+    let empty = device.empty("empty");
+    failed(&ran(super::run(&empty).args(["--task", "c"])), 3, &["has no tasks; `overmask flash` brings some"]);
+    failed(&ran(super::overmask("store", &empty).arg("rollback")), 3, &["no whole generation before", "it has none"]);
+    device.check(&store, &["a 2, b 2"], "after all");
+}
+
+#[test]
 fn a_store_that_somebody_else_changes() {
     let device = Device::new();
     let store = device.full("store");
