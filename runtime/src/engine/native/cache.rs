@@ -6,7 +6,6 @@
 //! and go. Its lock is held to look up and to put in, never while something is computed.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use overmask_kernels::Row;
@@ -56,12 +55,6 @@ struct Held {
     bytes: usize,
     hits: u64,
     misses: u64,
-}
-
-impl fmt::Debug for Cache {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Cache").field("capacity", &self.capacity).field("used", &self.used()).finish()
-    }
 }
 
 impl Cache {
