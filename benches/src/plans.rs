@@ -1,5 +1,7 @@
 //! Several tasks at once: what the native engine computes once for all of them.
 //!
+//! And what a cache of prefixes saves where a text comes again.
+//!
 //! Masks are made up, as time does not depend on which weights are zero: of each layer of the upper half, or of all
 //! layers, with 7 % of the weights zero, or half of the 32x1 blocks.
 
@@ -7,10 +9,10 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Error, Result, ensure};
 use overmask::base::Base;
 use overmask::engine::native::NativeEngine;
-use overmask::engine::{Changes, Engine, Plan, TaskId};
+use overmask::engine::{Changes, Engine, Plan, TaskId, TokenBatch};
 use overmask::mask::{Granularity, Mask};
 use overmask::pack::NamedMask;
 
@@ -75,6 +77,10 @@ pub(crate) fn run(base: &Path, texts: &Path) -> Result<Rows> {
                 rows.add(name("as many passes of ONNX Runtime"), "ms", many, Some(peer), "");
             }
         }
+        for length in [16, 64, 128] {
+            let (what, batch) = texts.batch(Some(length))?;
+            again(&base, &upper, threads, (&what, &batch.ragged), &mut rows)?;
+        }
         for (kind, reach) in [(&all, "<= 1.5"), (&upper, "")] {
             let (what, batch) = texts.batch(None)?;
             let engine = NativeEngine::new(Arc::clone(&base), &options(threads)?)?;
@@ -89,6 +95,51 @@ pub(crate) fn run(base: &Path, texts: &Path) -> Result<Rows> {
         }
     }
     Ok(rows)
+}
+
+/// Measures a text that came before, and one that did not, with a cache of prefixes beside none.
+fn again(
+    base: &Arc<Base>,
+    kind: &Kind,
+    threads: usize,
+    (what, text): (&str, &TokenBatch),
+    rows: &mut Rows,
+) -> Result<()> {
+    let engine =
+        |texts| NativeEngine::new(Arc::clone(base), &options(threads)?.cache_texts(texts)).map_err(Error::from);
+    let engines = [engine(2)?, engine(0)?];
+    for tasks in [1, TASKS] {
+        let plans = |engine: &NativeEngine| -> Result<_> {
+            let tasks = (0..tasks).map(|seed| kind.add(base, engine, seed as u64)).collect::<Result<Vec<_>>>()?;
+            Ok(move |text: &TokenBatch| Plan::new(text.clone(), &[&tasks]))
+        };
+        let [cached, plain] = [plans(&engines[0])?, plans(&engines[1])?];
+        // Texts that differ in one token from all before.
+        let news = std::cell::Cell::new(0);
+        let new = || {
+            news.set(news.get() + 1);
+            let (mut ids, mut other) = (text.ids().to_vec(), TokenBatch::new(text.pad()));
+            if let Some(id) = ids.last_mut() {
+                *id = news.get() % base.manifest().architecture.vocab_size as u32;
+            }
+            other.push(&ids, text.segments());
+            other
+        };
+        let before = engines[0].cache().unwrap_or_default();
+        let [came, came_none, new, new_none] = interleaved([
+            &mut || plan(&engines[0], &cached(text)),
+            &mut || plan(&engines[1], &plain(text)),
+            &mut || plan(&engines[0], &cached(&new())),
+            &mut || plan(&engines[1], &plain(&new())),
+        ])?;
+        let after = engines[0].cache().unwrap_or_default();
+        let hits = after.hits - before.hits;
+        ensure!(hits + 1 >= (WARM_UP + ROUNDS) as u64, "the text was found {hits} times");
+        let name = |which| format!("{threads} thr, {what}, {which}, {tasks} tasks, {}: cache against none", kind.name);
+        rows.add(name("a text that came before"), "ms", came, Some(came_none), "");
+        rows.add(name("a new text"), "ms", new, Some(new_none), "");
+    }
+    Ok(())
 }
 
 fn plan(engine: &NativeEngine, plan: &Plan) -> Result<()> {

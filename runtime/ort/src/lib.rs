@@ -73,9 +73,10 @@ impl OrtEngine {
     /// Starts ONNX Runtime on a base.
     ///
     /// # Errors
-    /// When the library cannot be loaded, the device is not there, or the base's graph cannot
-    /// be read.
+    /// When the library cannot be loaded, the device is not there, the base's graph cannot
+    /// be read, or an option is for `native` alone.
     pub fn new(base: Arc<Base>, device: Device, options: &EngineOptions) -> Result<Self, EngineError> {
+        options.check(EngineKind::Ort(device))?;
         check_precision(&base, EngineKind::Ort(device))?;
         let (session, inputs) = open(&base, device, options, &[])?;
         let sessions = BTreeMap::from([(Vec::new(), session)]);

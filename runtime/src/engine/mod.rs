@@ -44,6 +44,16 @@ pub enum EngineError {
         /// What is missing, and how to get it.
         reason: String,
     },
+    /// The engine has no such option.
+    #[error("the engine `{engine}` does not take `{option}`: {reason}")]
+    Option {
+        /// The engine.
+        engine: EngineKind,
+        /// The field of [`EngineOptions`].
+        option: &'static str,
+        /// Why not.
+        reason: String,
+    },
     /// The engine started but cannot do this.
     #[error("the engine `{engine}` failed: {reason}")]
     Failed {
@@ -94,6 +104,7 @@ impl EngineError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Unavailable { .. } => ErrorKind::EngineUnavailable,
+            Self::Option { .. } => ErrorKind::Usage,
             Self::Failed { .. } | Self::NoTask(_) => ErrorKind::Other,
             Self::Mask { .. } | Self::Delta { .. } => ErrorKind::BaseMismatch,
             Self::Batch(_) => ErrorKind::InputData,
@@ -123,6 +134,20 @@ impl EngineInfo {
     pub fn new(engine: EngineKind, precision: Precision, kernels: impl Into<String>) -> Self {
         EngineInfo { engine, precision, kernels: kernels.into() }
     }
+}
+
+/// What an engine remembers of texts that came before ([`EngineOptions::cache_texts`]), and of what use that was.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CacheUse {
+    /// How often a text started where its task touches the first layer. Asked for tasks that begin at different depths,
+    /// a text counts for each of these.
+    pub hits: u64,
+    /// How often it did not; tasks that touch the embeddings or the first layer count as neither.
+    pub misses: u64,
+    /// Texts that are held, each for every depth at which it is.
+    pub texts: usize,
+    /// Bytes of their activations.
+    pub bytes: usize,
 }
 
 /// A task of an engine; that of a task that was removed never becomes another's.
@@ -200,5 +225,10 @@ pub trait Engine: Any + Send + Sync {
     fn sharing(&self, tasks: &[TaskId]) -> Result<Option<Sharing>, EngineError> {
         let _ = tasks;
         Ok(None)
+    }
+
+    /// What it remembers of texts, where it does.
+    fn cache(&self) -> Option<CacheUse> {
+        None
     }
 }

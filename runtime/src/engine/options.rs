@@ -3,6 +3,7 @@
 #[cfg(feature = "native")]
 use overmask_kernels::Isa;
 
+use super::{EngineError, EngineKind};
 #[cfg(feature = "native")]
 use crate::derived::Directory;
 
@@ -22,6 +23,10 @@ use crate::derived::Directory;
 pub struct EngineOptions {
     /// Threads to compute with; without it the engine decides. `tract` computes with one.
     pub threads: Option<usize>,
+    /// How many texts `native` remembers below the first layer that a task touches, so that one that comes again starts
+    /// there; 0, the default, for none. Such a text takes 4 bytes times its tokens times the base's width (in whole 32s)
+    /// of memory, and is one for each depth at which tasks begin. Other engines refuse it.
+    pub cache_texts: usize,
     /// The directory in which `native` keeps what it makes of bases and packs, to be mapped by all processes;
     /// without it every process makes it anew, in its own memory.
     #[cfg(feature = "native")]
@@ -36,6 +41,24 @@ impl EngineOptions {
     #[must_use]
     pub fn threads(self, threads: impl Into<Option<usize>>) -> Self {
         EngineOptions { threads: threads.into(), ..self }
+    }
+
+    /// Remembers so many texts.
+    #[must_use]
+    pub fn cache_texts(self, cache_texts: usize) -> Self {
+        EngineOptions { cache_texts, ..self }
+    }
+
+    /// Checks that nothing is asked for that an engine other than `native` does not have.
+    ///
+    /// # Errors
+    /// [`EngineError::Option`].
+    pub fn check(&self, engine: EngineKind) -> Result<(), EngineError> {
+        if engine != EngineKind::Native && self.cache_texts > 0 {
+            let reason = "it keeps nothing of texts that came before, only `native` does".to_owned();
+            return Err(EngineError::Option { engine, option: "cache_texts", reason });
+        }
+        Ok(())
     }
 
     /// Keeps derived files in a directory.

@@ -58,8 +58,9 @@ impl TractEngine {
     /// Reads the base's graph and weights.
     ///
     /// # Errors
-    /// When tract cannot read the graph.
+    /// When tract cannot read the graph, or an option is for `native` alone.
     pub fn new(base: Arc<Base>, options: &EngineOptions) -> Result<Self, EngineError> {
+        options.check(EngineKind::Tract)?;
         if let Some(threads @ 2..) = options.threads {
             log::warn!("the engine `tract` computes with one thread; the {threads} that were asked for are not used");
         }

@@ -12,6 +12,7 @@ use std::sync::OnceLock;
 
 use flate2::Compression;
 use flate2::write::{DeflateEncoder, GzEncoder};
+use half::bf16;
 use overmask::base::family::{Family, bert};
 use overmask::base::{
     Architecture, Base, BaseManifest, FORMAT, MaskableTensor, Precision, base_id, file, write_weights,
@@ -24,7 +25,6 @@ use overmask::pack::{Input, PackFile, Packs, Patch};
 use overmask::task::Tokenizer;
 use overmask::trust::{Keyring, PublicKey};
 use overmask_exporter::fetch::{self, Manifest};
-use half::bf16;
 use overmask_kernels::{Activations, Isa, NR, PanelMask, Panels, Product, Row, Scratch, Tabled, Units};
 use overmask_oci::{Reference, fuzz as registry};
 use sha2::{Digest, Sha256};

@@ -2,6 +2,7 @@
 //! here it does to the end with `--ignored`.
 #![cfg(target_os = "linux")]
 
+mod cache;
 mod examples;
 mod hostile;
 mod kills;

@@ -1,8 +1,11 @@
 //! What Prometheus reads: counters of the server, in its text format 0.0.4.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use overmask::engine::CacheUse;
 
 use super::failure::Code;
 
@@ -31,6 +34,8 @@ pub(super) struct Now {
     pub(super) generation: u64,
     pub(super) tasks: usize,
     pub(super) unavailable: usize,
+    /// What is remembered of texts, by the ids of bases.
+    pub(super) caches: BTreeMap<String, CacheUse>,
     pub(super) waiting: usize,
     pub(super) connections: usize,
     pub(super) held_bytes: usize,
@@ -152,6 +157,7 @@ impl Metrics {
         for (name, help, value) in gauges {
             single(name, "gauge", help, value, &mut out);
         }
+        caches(&now.caches, &mut out);
         self.took.write("overmask_request_seconds", "Time from a request that was read to its reply.", &mut out);
         self.computed.write("overmask_batch_seconds", "Time to compute a batch.", &mut out);
         self.batches.write("overmask_batch_answers", "Answers of a batch.", &mut out);
@@ -173,6 +179,25 @@ impl Metrics {
             single("process_open_fds", "gauge", "Open file descriptors.", open as f64, out);
         }
     }
+}
+
+/// What each base's engine remembers of texts; nothing where none does.
+fn caches(caches: &BTreeMap<String, CacheUse>, out: &mut String) {
+    if caches.is_empty() {
+        return;
+    }
+    let mut write = |name: &str, kind: &str, help: &str, value: fn(&CacheUse) -> u64| {
+        head(name, kind, help, out);
+        for (base, cache) in caches {
+            let _ = writeln!(out, "{name}{{base=\"{base}\"}} {}", value(cache));
+        }
+    };
+    let help = "Texts that started behind the layers that their task leaves alone.";
+    write("overmask_cache_hits_total", "counter", help, |cache| cache.hits);
+    let help = "Texts that had not come before, so that these layers were computed.";
+    write("overmask_cache_misses_total", "counter", help, |cache| cache.misses);
+    write("overmask_cache_texts", "gauge", "Texts that are remembered.", |cache| cache.texts as u64);
+    write("overmask_cache_bytes", "gauge", "Bytes of what is remembered of them.", |cache| cache.bytes as u64);
 }
 
 /// Resident memory of this process, where the system tells it.
@@ -212,7 +237,9 @@ mod tests {
         }
         metrics.answered(2, Duration::from_secs(20));
         metrics.failed(Code::Overloaded);
-        let now = Now { generation: 7, tasks: 2, unavailable: 1, waiting: 0, connections: 3, held_bytes: 0 };
+        let cache = CacheUse { hits: 3, misses: 2, texts: 1, bytes: 1536 };
+        let caches = BTreeMap::from([("ab".to_owned(), cache)]);
+        let now = Now { generation: 7, tasks: 2, unavailable: 1, caches, waiting: 0, connections: 3, held_bytes: 0 };
         let text = metrics.text(&now);
         for line in [
             "overmask_batch_answers_bucket{le=\"1\"} 1",
@@ -225,6 +252,12 @@ mod tests {
             "overmask_request_seconds_count 1",
             "overmask_errors_total{code=\"overloaded\"} 1",
             "overmask_generation 7",
+            "# TYPE overmask_cache_hits_total counter",
+            "overmask_cache_hits_total{base=\"ab\"} 3",
+            "overmask_cache_misses_total{base=\"ab\"} 2",
+            "# TYPE overmask_cache_texts gauge",
+            "overmask_cache_texts{base=\"ab\"} 1",
+            "overmask_cache_bytes{base=\"ab\"} 1536",
         ] {
             assert!(text.lines().any(|found| found == line), "{line}: {text}");
         }

@@ -188,6 +188,7 @@ impl Server {
             generation: table.generation,
             tasks: table.tasks.len(),
             unavailable: table.unavailable(),
+            caches: table.caches(),
             waiting: self.queue.depth(),
             connections: self.connections.count(),
             held_bytes: self.max_memory.saturating_sub(self.memory.available_permits()),

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use overmask::engine::{EngineInfo, TaskId};
+use overmask::base::Base;
+use overmask::engine::{CacheUse, Engine, EngineError, EngineInfo, EngineOptions, TaskId};
 use overmask::store::{BaseEntry, Generation, Store, StoreError, TaskEntry};
 use overmask::task::{Runner, Task};
 use overmask::trust::Keyring;
-use overmask_cli::{EngineArgs, describe};
+use overmask_cli::{CodedError, EngineArgs, ExitCode, describe, engine_options_in};
 
 use super::failure::{Code, Failure};
 use crate::packs;
@@ -77,6 +78,16 @@ impl Table {
         })
     }
 
+    /// What the engines of bases remember of texts, where they do, by the bases' ids.
+    pub(super) fn caches(&self) -> BTreeMap<String, CacheUse> {
+        let loaded = self.tasks.values().filter_map(|listed| listed.loaded.as_ref().ok());
+        let cache = |loaded: &Arc<Loaded>| {
+            let RunningBase { entry, runner, .. } = &*loaded.base;
+            Some((entry.base_id.clone(), runner.engine().cache()?))
+        };
+        loaded.filter_map(cache).collect()
+    }
+
     /// How many tasks cannot answer.
     pub(super) fn unavailable(&self) -> usize {
         self.tasks.values().filter(|listed| listed.loaded.is_err()).count()
@@ -105,11 +116,23 @@ impl Active {
 pub(super) struct Opener {
     pub(super) store: Store,
     pub(super) engine: EngineArgs,
+    /// How many texts the engine of each base remembers.
+    pub(super) cache_texts: usize,
     /// The keys of which one must have signed each pack, if signatures are asked for.
     pub(super) keyring: Option<Keyring>,
 }
 
 impl Opener {
+    /// Checks that the engine which was asked for has what was asked of it.
+    ///
+    /// # Errors
+    /// When it has not. Where the engine is up to the base, the tasks of a base tell so.
+    pub(super) fn check(&self) -> Result<(), CodedError> {
+        let options = EngineOptions::default().cache_texts(self.cache_texts);
+        let Some(kind) = self.engine.engine else { return Ok(()) };
+        options.check(kind).map_err(|error| no_option(&error))
+    }
+
     /// Opens the active generation. What it has in common with `before` goes on as it is. A task that cannot be opened
     /// is listed with the reason, the others answer.
     ///
@@ -152,10 +175,20 @@ impl Opener {
             return Ok(Arc::clone(&loaded.base));
         }
         let base = Arc::new(self.store.open_base(entry)?);
-        let engine = self.engine.start_in(&base, &self.store.derived_dir())?;
+        let engine = self.start(&base)?;
         let runner = Runner::new(engine, base)?;
         let info = runner.describe();
         Ok(Arc::new(RunningBase { entry: entry.clone(), runner, info }))
+    }
+
+    /// Starts the engine on a base, with the options of this command.
+    fn start(&self, base: &Arc<Base>) -> anyhow::Result<Arc<dyn Engine>> {
+        let (kind, threads) = (self.engine.kind(base), self.engine.threads.map(usize::from));
+        let options = engine_options_in(kind, threads, &self.store.derived_dir())?.cache_texts(self.cache_texts);
+        overmask_cli::start(kind, base, &options).map_err(|error| match error {
+            EngineError::Option { .. } => no_option(&error).into(),
+            error => error.into(),
+        })
     }
 
     /// A task on its base; that which is loaded already if it is the same.
@@ -170,4 +203,9 @@ impl Opener {
         let task = base.runner.task(id)?;
         Ok(Arc::new(Loaded { base: Arc::clone(base), id, task, entry: entry.clone() }))
     }
+}
+
+/// An engine lacks what this command's own options ask of it.
+fn no_option(error: &EngineError) -> CodedError {
+    CodedError { message: format!("--cache-texts: {error}"), code: ExitCode::Usage }
 }

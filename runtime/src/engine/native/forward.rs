@@ -16,11 +16,12 @@ use rten_vecmath::Gelu;
 use super::Task;
 use super::attention::Spread;
 use super::budget::Stage;
+use super::cache::Prefixes;
 use super::model::{Linear, Model, Norm};
 use super::norm::LayerNorm;
 use super::packed::Weight;
 use super::pass::{Memory, Pass, by_rows};
-use super::schedule::{self, Asked, Group, Schedule, Step, Stream};
+use super::schedule::{self, Asked, Group, Schedule, Source, Step, Stream, Trunk};
 use crate::base::{Precision, Stored};
 use crate::engine::{EngineError, TokenBatch};
 
@@ -78,12 +79,14 @@ impl Pass<'_> {
         let mut work = WORKSPACE.take();
         let mut found = vec![Vec::new(); asked.len()];
         let Some(first) = asked.first() else { return Ok(found) };
+        let mut prefixes = Prefixes::find(self.cache, batch, asked);
+        let sources = prefixes.sources(asked);
 
         // What all tasks share, once.
         let shared = schedule::shared(asked);
-        let all: Vec<usize> = (0..lengths.len()).collect();
-        let trunk = Schedule::new(&[Asked { texts: &all, ..*first }], 0..shared, &lengths);
-        self.steps(&trunk.steps, 0, batch, &mut work)?;
+        let trunk = Trunk::new(asked, &sources, &lengths);
+        work.flow.streams.clear();
+        self.steps(&trunk.steps, 0, batch, &mut prefixes, &mut work)?;
 
         // The rest, for so many tasks at once that their rows do not take any amount of memory.
         let rows_of = |task: &usize| asked[*task].texts.iter().map(|text| lengths[*text]).sum::<usize>();
@@ -97,30 +100,47 @@ impl Pass<'_> {
             });
             let (tasks, others) = left.split_at(fitting.count().max(1));
             left = others;
-            let trunk = (!left.is_empty()).then(|| work.flow.clone());
+            let flow = (!left.is_empty()).then(|| work.flow.clone());
             let these: Vec<Asked<'_>> = tasks.iter().map(|task| asked[*task]).collect();
-            let mut rest = Schedule::new(&these, shared..first.classes.len(), &lengths);
+            let from = tasks.iter().map(|task| trunk.leads_to(&asked[*task], &sources[*task])).collect();
+            let mut rest = Schedule::new(&these, from, shared..first.classes.len(), &lengths);
             rest.steps.iter_mut().flat_map(|step| &mut step.groups).for_each(|group| group.task = tasks[group.task]);
-            self.steps(&rest.steps, shared, batch, &mut work)?;
-            let Flow { x, streams } = &work.flow;
+            self.steps(&rest.steps, shared, batch, &mut prefixes, &mut work)?;
             for (task, ends) in tasks.iter().zip(rest.ends) {
-                found[*task] = self.timed(Stage::Embedding, || self.hidden(x, streams, &ends));
+                let ends: Vec<(usize, Source)> = asked[*task].texts.iter().copied().zip(ends).collect();
+                found[*task] = self.timed(Stage::Embedding, || self.hidden(&work.flow, &ends, &lengths, &prefixes));
             }
-            work.flow = trunk.unwrap_or(std::mem::take(&mut work.flow));
+            work.flow = flow.unwrap_or(std::mem::take(&mut work.flow));
         }
         WORKSPACE.set(work);
+        prefixes.put();
         Ok(found)
     }
 
     /// Runs some steps, of which the first has this number: 0 are the embeddings, then come the layers.
-    fn steps(&self, steps: &[Step], first: usize, batch: &TokenBatch, work: &mut Workspace) -> Result<(), EngineError> {
-        for (step, number) in steps.iter().zip(first..) {
+    fn steps(
+        &self,
+        steps: &[Step],
+        first: usize,
+        batch: &TokenBatch,
+        prefixes: &mut Prefixes<'_>,
+        work: &mut Workspace,
+    ) -> Result<(), EngineError> {
+        // Before the first text comes in there is nothing to do.
+        for (step, number) in steps.iter().zip(first..).filter(|(step, _)| step.rows() > 0) {
             match number.checked_sub(1) {
                 None => self.embed(step, batch, &mut work.flow)?,
                 Some(layer) => {
-                    self.timed(Stage::Embedding, || branch(step, &mut work.flow, &mut work.sums));
+                    self.timed(Stage::Embedding, || {
+                        branch(step, prefixes, &mut work.flow, &mut work.sums, self.panels())
+                    });
                     self.layer(layer, step, work);
                 }
+            }
+            let rows = step.rows();
+            for Stream { text, rows: of_text, .. } in step.streams.iter().filter(|stream| stream.is_base) {
+                let panels = work.flow.x.chunks_exact(rows).map(|panel| &panel[of_text.clone()]);
+                prefixes.keep(*text, number + 1, panels);
             }
         }
         Ok(())
@@ -279,7 +299,7 @@ impl Pass<'_> {
             let (words, positions, segments) = (words?, positions?, segments?);
             let within = |stream: &&Stream| group.rows.start <= stream.rows.start && stream.rows.end <= group.rows.end;
             for stream in step.streams.iter().filter(within) {
-                let (ids, of_segments) = batch.row(stream.from);
+                let (ids, of_segments) = batch.row(stream.text);
                 // Numbers of tokens, positions and segments were checked against the tables.
                 tokens.extend(ids.iter().zip(of_segments).enumerate().map(|(position, (id, segment))| {
                     [(words, *id as usize), (segments, *segment as usize), (positions, position)]
@@ -308,31 +328,58 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// The vectors of some streams as the engine gives them.
-    fn hidden(&self, x: &[Row], streams: &[Range<usize>], these: &[usize]) -> Vec<f32> {
-        let (width, rows) = (self.width(), streams.last().map_or(0, |stream| stream.end));
-        let mut hidden = vec![0.0; these.iter().map(|stream| streams[*stream].len()).sum::<usize>() * width];
-        let these = these.iter().flat_map(|stream| streams[*stream].clone());
-        for (i, out) in these.zip(hidden.chunks_exact_mut(width)) {
-            for (part, panel) in out.chunks_mut(NR).zip(x.chunks_exact(rows)) {
-                part.copy_from_slice(&panel[i][..part.len()]);
+    /// The vectors of some texts as the engine gives them.
+    fn hidden(&self, flow: &Flow, these: &[(usize, Source)], lengths: &[usize], prefixes: &Prefixes<'_>) -> Vec<f32> {
+        let width = self.width();
+        let mut hidden = vec![0.0; these.iter().map(|(text, _)| lengths[*text]).sum::<usize>() * width];
+        let mut left = &mut hidden[..];
+        for (text, from) in these {
+            let (out, others) = left.split_at_mut(lengths[*text] * width);
+            left = others;
+            for panel in 0..self.panels() {
+                let rows = flow.panel(*text, *from, panel, lengths[*text], prefixes);
+                for (row, out) in rows.iter().zip(out.chunks_exact_mut(width)) {
+                    let part = &mut out[panel * NR..width.min((panel + 1) * NR)];
+                    part.copy_from_slice(&row[..part.len()]);
+                }
             }
         }
         hidden
     }
 }
 
-/// Copies the rows of streams to all that go on from them, unless each does so alone.
-fn branch(step: &Step, flow: &mut Flow, memory: &mut Vec<Row>) {
-    let Flow { x, streams } = flow;
-    let goes_on = |(place, stream): (usize, &Stream)| stream.from == place;
-    if step.streams.len() == streams.len() && step.streams.iter().enumerate().all(goes_on) {
+impl Flow {
+    /// A panel of a text, of a stream or as it comes in.
+    fn panel<'a>(
+        &'a self,
+        text: usize,
+        from: Source,
+        panel: usize,
+        tokens: usize,
+        prefixes: &'a Prefixes<'_>,
+    ) -> &'a [Row] {
+        match from {
+            Source::Enters(step) => prefixes.panel(text, step, panel, tokens),
+            Source::Stream(stream) => {
+                let rows = self.streams.last().map_or(0, |last| last.end);
+                &self.x[panel * rows..][self.streams[stream].clone()]
+            }
+        }
+    }
+}
+
+/// Copies the rows of streams to all that go on from them, and of texts that come in, unless each goes on alone.
+fn branch(step: &Step, prefixes: &Prefixes<'_>, flow: &mut Flow, memory: &mut Vec<Row>, panels: usize) {
+    let goes_on = |(place, stream): (usize, &Stream)| stream.from == Source::Stream(place);
+    if step.streams.len() == flow.streams.len() && step.streams.iter().enumerate().all(goes_on) {
         return;
     }
     memory.clear();
-    for panel in x.chunks_exact(streams.last().map_or(1, |stream| stream.end)) {
-        step.streams.iter().for_each(|stream| memory.extend_from_slice(&panel[streams[stream.from].clone()]));
+    for panel in 0..panels {
+        for Stream { text, from, rows, .. } in &step.streams {
+            memory.extend_from_slice(flow.panel(*text, *from, panel, rows.len(), prefixes));
+        }
     }
-    std::mem::swap(x, memory);
-    *streams = step.streams.iter().map(|stream| stream.rows.clone()).collect();
+    std::mem::swap(&mut flow.x, memory);
+    flow.streams = step.streams.iter().map(|stream| stream.rows.clone()).collect();
 }

@@ -30,6 +30,7 @@ macro_rules! by_precision {
 
 mod attention;
 mod budget;
+mod cache;
 mod forward;
 mod kept;
 mod masks;
@@ -52,6 +53,7 @@ pub use overmask_kernels::Isa;
 use overmask_kernels::PanelMask;
 
 pub use self::budget::{Budget, Stage};
+use self::cache::Cache;
 pub use self::kept::{Kept, KeptState};
 use self::masks::TaskMasks;
 use self::model::Model;
@@ -60,8 +62,8 @@ use self::pool::Pool;
 use self::schedule::Asked;
 use self::task::Task;
 use super::{
-    Changes, Engine, EngineError, EngineInfo, EngineKind, EngineOptions, Hidden, Plan, Sharing, TaskId, TaskIds,
-    TokenBatch,
+    CacheUse, Changes, Engine, EngineError, EngineInfo, EngineKind, EngineOptions, Hidden, Plan, Sharing, TaskId,
+    TaskIds, TokenBatch,
 };
 use crate::base::Base;
 use crate::derived::Directory;
@@ -79,6 +81,8 @@ pub struct NativeEngine {
     classes: AtomicU64,
     /// Where derived files are, if they are kept.
     directory: Option<Directory>,
+    /// Prefixes of texts that came before, if they are kept.
+    cache: Option<Cache>,
 }
 
 impl NativeEngine {
@@ -104,6 +108,7 @@ impl NativeEngine {
             ids: TaskIds::default(),
             classes: AtomicU64::new(0),
             directory,
+            cache: Cache::new(options.cache_texts),
         })
     }
 
@@ -204,7 +209,7 @@ impl NativeEngine {
         let tasks = plan.tasks().iter().map(|(task, _)| self.task(*task)).collect::<Result<Vec<_>, _>>()?;
         let asked = tasks.iter().zip(plan.tasks());
         let asked: Vec<Asked<'_>> = asked.map(|(task, (_, texts))| Asked { classes: &task.classes, texts }).collect();
-        let pass = Pass { base, tasks: &tasks, isa: *isa, threads: pool.threads(), budget };
+        let pass = Pass { base, tasks: &tasks, isa: *isa, threads: pool.threads(), cache: self.cache.as_ref(), budget };
         let found = pool.run(|| pass.run(texts, &asked))?;
         let of = |((_, of), data): (&(_, Vec<usize>), _)| Hidden::of_texts(texts, of, self.model.width, data);
         Ok(plan.tasks().iter().zip(found).map(of).collect())
@@ -252,6 +257,10 @@ impl Engine for NativeEngine {
         let found = tasks.iter().map(|task| self.task(*task)).collect::<Result<Vec<_>, _>>()?;
         let classes: Vec<&[u64]> = found.iter().map(|task| &task.classes[..]).collect();
         Ok(Some(Sharing::new(tasks, &classes)))
+    }
+
+    fn cache(&self) -> Option<CacheUse> {
+        self.cache.as_ref().map(Cache::used)
     }
 }
 

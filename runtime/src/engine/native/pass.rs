@@ -5,9 +5,10 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use half::bf16;
-use overmask_kernels::{Isa, Row, Scratch};
+use overmask_kernels::{Isa, NR, Row, Scratch};
 
 use super::budget::{Budget, Stage};
+use super::cache::Cache;
 use super::{Task, pool};
 use crate::base::Base;
 
@@ -21,6 +22,8 @@ pub(super) struct Pass<'a> {
     pub(super) tasks: &'a [Arc<Task>],
     pub(super) isa: Isa,
     pub(super) threads: usize,
+    /// Prefixes of texts that came before, if they are kept.
+    pub(super) cache: Option<&'a Cache>,
     /// Where the time goes, if somebody wants to know.
     pub(super) budget: Option<&'a Budget>,
 }
@@ -53,6 +56,11 @@ impl Pass<'_> {
     /// The width of the encoder, which is that of all tasks.
     pub(super) fn width(&self) -> usize {
         self.tasks[0].model.width
+    }
+
+    /// The panels of its activations.
+    pub(super) fn panels(&self) -> usize {
+        self.width().div_ceil(NR)
     }
 
     /// The heads of each layer, likewise.

@@ -116,14 +116,136 @@ proptest! {
     }
 }
 
+/// A text by its number, of 1, 4, 7 and so on tokens.
+fn text(number: usize) -> Vec<u32> {
+    (0..1 + number * 3).map(|place| ((number * 7 + place * place) % 10) as u32).collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+
+    #[test]
+    fn texts_that_come_again_get_the_same_answers(
+        width in prop::sample::select(&WIDTHS[..]),
+        // So many steps are the base's own, at least; the rest is anything.
+        recipes in prop::collection::vec((0..=LAYERS + 1, prop::array::uniform4(0u32..4)), 1..6),
+        plans in prop::collection::vec(
+            prop::collection::vec((0usize..6, prop::collection::vec(any::<prop::sample::Index>(), 0..4)), 1..5),
+            1..8,
+        ),
+        capacity in 1usize..12,
+        removed: prop::sample::Index,
+        threads in 1usize..3,
+        seed: u32,
+    ) {
+        let dir = tempfile::tempdir().unwrap();
+        let parts = Parts::of(LAYERS, width);
+        let base = Arc::new(parts.base(dir.path(), numbers(seed), |_| ()));
+        let recipe = |(own, recipe): &(usize, Recipe)| std::array::from_fn(|i| if i < *own { 0 } else { recipe[i] });
+        let recipes: Vec<Recipe> = recipes.iter().map(recipe).collect();
+        for isa in Isa::available() {
+            let options = EngineOptions::default().threads(Some(threads)).isa(Some(isa));
+            let plain = NativeEngine::new(Arc::clone(&base), &options).unwrap();
+            let cached = NativeEngine::new(Arc::clone(&base), &options.cache_texts(capacity)).unwrap();
+            let mut tasks: Vec<[TaskId; 2]> =
+                recipes.iter().map(|recipe| [&plain, &cached].map(|engine| add(engine, &parts, *recipe))).collect();
+            for (number, texts) in plans.iter().enumerate() {
+                // Tasks go and come, in another order: their classes are others then.
+                let again = removed.index(tasks.len());
+                if number % 3 == 2 {
+                    for (engine, task) in [&plain, &cached].into_iter().zip(tasks[again]) {
+                        engine.remove(task).unwrap();
+                    }
+                    tasks[again] = [&plain, &cached].map(|engine| add(engine, &parts, recipes[again]));
+                }
+                let mut batch = TokenBatch::new(0);
+                for (number, _) in texts {
+                    let ids = text(*number % 5);
+                    // The last one has the tokens of another, and other segments.
+                    batch.push(&ids, &vec![u32::from(*number == 5); ids.len()]);
+                }
+                let plan = |engine: usize| {
+                    let tasks = |(_, chosen): &(usize, Vec<prop::sample::Index>)| {
+                        chosen.iter().map(|index| index.get(&tasks)[engine]).collect::<Vec<_>>()
+                    };
+                    Plan::new(batch.clone(), &texts.iter().map(tasks).collect::<Vec<_>>())
+                };
+                let [wanted, found] = [plain.run(&plan(0)).unwrap(), cached.run(&plan(1)).unwrap()];
+                prop_assert_eq!(&found, &wanted, "{}, plan {}", isa, number);
+
+                let used = cached.cache().unwrap();
+                let of_longest = text(4).len() * width.next_multiple_of(32) * 4;
+                prop_assert!(used.texts <= capacity && used.bytes <= used.texts * of_longest, "{:?}", used);
+                prop_assert!(used.hits + used.misses >= used.texts as u64, "{:?}", used);
+                prop_assert_eq!(plain.cache(), None);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_text_that_came_before_starts_where_its_task_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let parts = Parts::of(LAYERS, 64);
+    let base = Arc::new(parts.base(dir.path(), numbers(1), |_| ()));
+    let engine = NativeEngine::new(base, &EngineOptions::default().cache_texts(3)).unwrap();
+    // The embeddings and two layers, the embeddings alone, nothing, and everything are the base's own.
+    let tasks = [[0, 0, 0, 1], [0, 1, 0, 0], [3, 0, 0, 0], [0, 0, 0, 0]];
+    let [upper, lower, own, head] = tasks.map(|recipe| add(&engine, &parts, recipe));
+    let run = |task: TaskId, number: usize| {
+        let (mut batch, ids) = (TokenBatch::new(0), text(number));
+        batch.push(&ids, &vec![0; ids.len()]);
+        engine.encode(task, &batch).unwrap();
+        let CacheUse { hits, misses, texts, bytes } = engine.cache().unwrap();
+        (hits, misses, texts, bytes / (64 * 4))
+    };
+    assert_eq!(run(lower, 1), (0, 0, 0, 0));
+    assert_eq!(run(own, 1), (0, 0, 0, 0));
+    assert_eq!(run(upper, 1), (0, 1, 1, 4));
+    assert_eq!(run(upper, 1), (1, 1, 1, 4));
+    // It is known to a part of its way, then all of it.
+    assert_eq!(run(head, 1), (1, 2, 2, 8));
+    assert_eq!(run(head, 1), (2, 2, 2, 8));
+    assert_eq!(run(upper, 1), (3, 2, 2, 8));
+    // The least recently used one goes: what `head` had of the first text.
+    assert_eq!(run(upper, 2), (3, 3, 3, 15));
+    assert_eq!(run(upper, 3), (3, 4, 3, 4 + 7 + 10));
+    assert_eq!(run(upper, 1), (4, 4, 3, 21));
+    assert_eq!(run(upper, 2), (5, 4, 3, 21));
+    assert_eq!(run(upper, 0), (5, 5, 3, 4 + 7 + 1));
+}
+
+#[test]
+fn threads_share_what_is_held() {
+    let dir = tempfile::tempdir().unwrap();
+    let parts = Parts::of(LAYERS, 64);
+    let base = Arc::new(parts.base(dir.path(), numbers(1), |_| ()));
+    let engine = NativeEngine::new(base, &EngineOptions::default().threads(2).cache_texts(2)).unwrap();
+    let tasks = [[0, 0, 0, 1], [0, 0, 2, 1]].map(|recipe| add(&engine, &parts, recipe));
+    let ask = |number: usize| {
+        let (mut batch, ids) = (TokenBatch::new(0), text(number));
+        batch.push(&ids, &vec![0; ids.len()]);
+        engine.run(&Plan::new(batch, &[tasks])).unwrap()
+    };
+    let wanted: Vec<Vec<Hidden>> = (0..5).map(ask).collect();
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let (ask, wanted) = (&ask, &wanted);
+            scope.spawn(move || (0..60).for_each(|i| assert_eq!(ask((i + thread) % 5), wanted[(i + thread) % 5])));
+        }
+    });
+    let used = engine.cache().unwrap();
+    assert_eq!((used.hits + used.misses, used.texts), (2 * (5 + 4 * 60), 2));
+}
+
 #[test]
 fn a_plan_of_more_rows_than_run_at_once_is_the_same() {
     let dir = tempfile::tempdir().unwrap();
     let parts = Parts::of(LAYERS, 64);
     let base = Arc::new(parts.base(dir.path(), numbers(1), |_| ()));
-    let engine = NativeEngine::new(base, &EngineOptions::default()).unwrap();
     let tasks = [[0, 0, 1, 1], [0, 0, 1, 3], [0, 0, 2, 0], [0, 0, 0, 0], [0, 1, 0, 0]];
-    for count in [3, 5] {
+    for (count, texts) in [(3, 0), (5, 0), (5, 40)] {
+        let engine = NativeEngine::new(Arc::clone(&base), &EngineOptions::default().cache_texts(texts)).unwrap();
         let tasks: Vec<TaskId> = tasks[..count].iter().map(|recipe| add(&engine, &parts, *recipe)).collect();
         let mut batch = TokenBatch::new(0);
         (0..60).for_each(|text| batch.push(&[text % 10; 16], &[0; 16]));
