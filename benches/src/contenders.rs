@@ -107,13 +107,22 @@ pub(crate) struct OnnxRuntime(Session);
 impl OnnxRuntime {
     /// A session; `profile` is where to write what each operator took, if anywhere.
     pub(crate) fn new(base: &Base, threads: usize, profile: Option<&Path>) -> Result<Self> {
+        Self::with(&base.model_path(), threads, profile)
+    }
+
+    /// A session of another model with the same inputs.
+    pub(crate) fn open(model: &Path, threads: usize) -> Result<Self> {
+        Self::with(model, threads, None)
+    }
+
+    fn with(model: &Path, threads: usize, profile: Option<&Path>) -> Result<Self> {
         let builder = Session::builder(overmask_ort::environment()?).map_err(plain)?;
         let builder = builder.with_optimization_level(GraphOptimizationLevel::All).map_err(plain)?;
         let mut builder = builder.with_intra_threads(threads).map_err(plain)?;
         if let Some(path) = profile {
             builder = builder.with_profiling(path).map_err(plain)?;
         }
-        Ok(OnnxRuntime(builder.commit_from_file(base.model_path()).map_err(plain)?))
+        Ok(OnnxRuntime(builder.commit_from_file(model).map_err(plain)?))
     }
 
     /// Ends profiling; returns the file.
@@ -292,6 +301,14 @@ impl Texts {
             Ok(value["text"].as_str().context("a line without `text`")?.to_owned())
         });
         Ok(Texts { texts: texts.collect::<Result<_>>()?, tokenizer: Tokenizer::open(base)? })
+    }
+
+    /// The token numbers of the first texts, each of at most so many.
+    pub(crate) fn ids(&self, texts: usize, tokens: usize) -> Result<Vec<Vec<u32>>> {
+        let texts = self.texts.iter().take(texts);
+        let batches =
+            texts.map(|text| Ok(self.tokenizer.batch([&self.tokenizer.encode(&text.as_str().into(), tokens)?])));
+        batches.map(|batch: Result<TokenBatch>| Ok(batch?.row(0).0.to_vec())).collect()
     }
 
     /// One text of so many tokens, the first ones together and cut; or the first texts as they are,

@@ -9,6 +9,7 @@ mod device;
 mod instructions;
 mod peers;
 mod plans;
+mod precisions;
 mod rows;
 #[cfg(unix)]
 mod serve;
@@ -22,13 +23,14 @@ usage: bench codec REPORT BASE PACK...
        bench budget REPORT BASE TEXTS
        bench peers REPORT BASE TEXTS PROGRAM WEIGHT-PACK BLOCK-PACK HALF-PACK
        bench plans REPORT BASE TEXTS
+       bench precisions REPORT BASE TEXTS PYTHON BF16-BASE INT8-BASE
        bench instructions REPORT BASE TEXTS WEIGHT-PACK HALF-PACK COMMAND...
        bench serve REPORT BASE TEXTS PROGRAM PACK PYTHON MODEL MODEL...
 
 TEXTS is a JSONL file of texts, PROGRAM the `overmask` that is shipped; a block pack and a half pack are
 of 32x1 blocks, with few zeros and with half of them. COMMAND runs a `bench` and says on stderr how many
-instructions it took, as `instructions: N`. PYTHON has what benches/serve-requirements.txt names, and each MODEL is a
-folder of `overmask-export export`.";
+instructions it took, as `instructions: N`. PYTHON has what benches/serve-requirements.txt or
+benches/precisions-requirements.txt names, and each MODEL is a folder of `overmask-export export`.";
 
 fn main() -> Result<()> {
     let args: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
@@ -37,6 +39,9 @@ fn main() -> Result<()> {
         (Some("codec"), [report, base, packs @ ..]) if !packs.is_empty() => codec::run(base, packs)?.finish(report),
         (Some("budget"), [report, base, texts]) => budget::run(base, texts)?.finish(report),
         (Some("plans"), [report, base, texts]) => plans::run(base, texts)?.finish(report),
+        (Some("precisions"), [report, base, texts, python, bf16, int8]) => {
+            precisions::run(base, texts, python, [bf16, int8])?.finish(report)
+        }
         (Some("peers"), [report, base, texts, program, packs @ ..]) => {
             let [weight, block, half] = packs else { bail!(USAGE) };
             let mut rows = peers::run(base, texts, [weight, block, half])?;

@@ -114,7 +114,7 @@ pub(crate) fn serve(work: &Work) -> Result<()> {
     let ready = setup::everything(work)?;
     let (dir, runs) = folders(work)?;
     let [trec, movie] = &TASKS;
-    let python = peer(work)?;
+    let python = python(work, "serve")?;
     let mut models = Vec::new();
     let block = Method::Mask("block:32x1");
     for task in [trec, movie] {
@@ -134,10 +134,29 @@ pub(crate) fn serve(work: &Work) -> Result<()> {
     models.iter().fold(run, Run::arg).show()
 }
 
-/// A Python with what the server is measured beside.
-fn peer(work: &Work) -> Result<PathBuf> {
-    let requirements = work.root.join("benches/serve-requirements.txt");
-    let (venv, wanted) = (work.target.join("serve-peer"), fs::read(&requirements)?);
+/// Bases in each precision, beside ONNX Runtime and OpenVINO, which are fetched.
+pub(crate) fn precisions(work: &Work) -> Result<()> {
+    let ready = setup::everything(work)?;
+    let (dir, _) = folders(work)?;
+    let texts = learn::data(work, &TASKS[1], "test");
+    let run = measure(&ready, work, "precisions", &dir.join("precisions.json"))?.arg(texts);
+    let mut run = run.arg(python(work, "precisions")?);
+    for dtype in ["bf16", "int8"] {
+        let variant = dir.join(format!("base-{dtype}"));
+        if variant.exists() {
+            fs::remove_dir_all(&variant).with_context(|| format!("cannot remove {}", variant.display()))?;
+        }
+        let quantize = ready.run("overmask-export").args("quantize --dtype").arg(dtype).arg("--base");
+        quantize.arg(work.assets().join("minilm-l6-base")).arg("-o").arg(&variant).show()?;
+        run = run.arg(variant);
+    }
+    run.show()
+}
+
+/// A Python with what a benchmark is measured beside.
+fn python(work: &Work, bench: &str) -> Result<PathBuf> {
+    let requirements = work.root.join(format!("benches/{bench}-requirements.txt"));
+    let (venv, wanted) = (work.target.join(format!("{bench}-peer")), fs::read(&requirements)?);
     let (python, ready) = (venv.join("bin/python"), venv.join("ready"));
     if fs::read(&ready).ok().as_ref() != Some(&wanted) {
         Run::new("python3").args("-m venv").arg(&venv).show()?;

@@ -39,6 +39,8 @@ Commands:
   bench --only peers     the native engine beside ONNX Runtime, tract, rten and candle, and what a
                          device pays for it: memory, start, size
   bench --only plans     several tasks on one text, beside one task and ONNX Runtime
+  bench --only precisions
+                         f32, bf16 and int8 bases beside ONNX Runtime and OpenVINO (fetches them)
   bench --only instructions
                          instructions of a pass on 64-bit ARM, ours and others', in emulation
   bench --only serve     the server beside the engine itself, and beside ONNX Runtime behind FastAPI
@@ -77,6 +79,7 @@ fn run(args: &[&str]) -> Result<ExitCode> {
         ["bench", "--only", "codec"] => bench::codec(&work)?,
         ["bench", "--only", "budget"] => bench::budget(&work)?,
         ["bench", "--only", "peers"] => bench::peers(&work)?,
+        ["bench", "--only", "precisions"] => bench::precisions(&work)?,
         ["bench", "--only", "plans"] => bench::plans(&work)?,
         ["bench", "--only", "serve"] => bench::serve(&work)?,
         ["bench", "--only", "instructions"] => instructions::run(&work)?,

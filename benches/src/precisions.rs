@@ -1,0 +1,239 @@
+//! A pass on an f32, a bf16 and an int8 base, beside ONNX Runtime and OpenVINO in the same precisions.
+//!
+//! Everybody is set up once and runs a pass in turn; the median counts. Threads of a peer may spin for a while after its
+//! pass, so everybody pauses before each.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use overmask::base::{Base, Precision, file};
+use overmask::mask::{Granularity, Mask};
+use overmask::pack::NamedMask;
+use serde_json::json;
+
+use crate::contenders::{Batch, Contender, OnnxRuntime, Ours, Texts, median};
+use crate::rows::Rows;
+
+const PYTHON_SIDE: &str = "precisions_peer.py";
+
+/// Texts that OpenVINO's quantisation looks at.
+const SAMPLES: usize = 300;
+
+/// Passes of everybody, and those before that do not count.
+const TURNS: usize = 31;
+const WARM_UP: usize = 3;
+
+/// What the threads of a peer take to fall asleep.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Measures one and two threads; `variants` are the base in bf16 and int8, `python` has what
+/// benches/precisions-requirements.txt names.
+pub(crate) fn run(base: &Path, texts: &Path, python: &Path, variants: [&Path; 2]) -> Result<Rows> {
+    let dir = tempfile::tempdir()?;
+    let [bf16, int8] = variants;
+    let open = |path: &Path| -> Result<Arc<Base>> { Ok(Arc::new(Base::open(path)?)) };
+    let bases = [open(base)?, open(bf16)?, open(int8)?];
+    let texts = Texts::read(&bases[0], texts)?;
+    let peers = prepare(python, base, &texts, dir.path())?;
+    let mut rows = Rows::default();
+    sizes(&bases, &mut rows)?;
+    for threads in [1, 2] {
+        for length in [Some(16), Some(64), Some(128), None] {
+            measure(&bases, &peers, threads, &texts.batch(length)?, &mut rows)?;
+        }
+    }
+    Ok(rows)
+}
+
+/// What is on the device of each base.
+fn sizes(bases: &[Arc<Base>], rows: &mut Rows) -> Result<()> {
+    let bytes = |base: &Base| std::fs::metadata(base.dir().join(file::WEIGHTS)).map(|file| file.len() as f64);
+    let of_f32 = bytes(&bases[0])?;
+    for base in &bases[1..] {
+        let reach = if base.precision() == Precision::Int8 { "<= 0.3" } else { "" };
+        let name = format!("weights on disk, {}, against f32", base.precision());
+        rows.add(name, "bytes", bytes(base)?, Some(of_f32), reach);
+    }
+    Ok(())
+}
+
+/// Peers that Python has made.
+struct Peers {
+    python: PathBuf,
+    base: PathBuf,
+    dir: PathBuf,
+}
+
+fn prepare(python: &Path, base: &Path, texts: &Texts, dir: &Path) -> Result<Peers> {
+    let dir = dir.join("peers");
+    std::fs::create_dir(&dir)?;
+    let samples = dir.join("samples.jsonl");
+    let lines = texts.ids(SAMPLES, 128)?.into_iter().map(|ids| json!(ids).to_string() + "\n");
+    std::fs::write(&samples, lines.collect::<String>())?;
+    let peers = Peers { python: python.to_owned(), base: base.to_owned(), dir };
+    let status = peers.command("quantize").arg(base).arg(&samples).arg(&peers.dir).status()?;
+    ensure!(status.success(), "{PYTHON_SIDE}: {status}");
+    Ok(peers)
+}
+
+impl Peers {
+    fn command(&self, what: &str) -> Command {
+        let mut command = Command::new(&self.python);
+        command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join(PYTHON_SIDE)).arg(what).stdout(Stdio::null());
+        command
+    }
+
+    fn openvino(&self, model: &Path, precision: &str, threads: usize, batch: &Batch) -> Result<OpenVino> {
+        let mut command = self.command("openvino");
+        let mut child = command
+            .arg(model)
+            .args([precision, &threads.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let replies = BufReader::new(child.stdout.take().context("no stdout")?);
+        let mut peer = OpenVino { child, replies };
+        let padded = &batch.padded;
+        let rows = |values: &[i64]| values.chunks(padded.sequence).map(<[i64]>::to_vec).collect::<Vec<_>>();
+        let [input_ids, attention_mask, token_type_ids] =
+            [&padded.input_ids, &padded.attention_mask, &padded.token_type_ids].map(|values| rows(values));
+        let said = peer.ask(&json!({
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "token_type_ids": token_type_ids,
+        }))?;
+        ensure!(said == "ready", "OpenVINO said {said}");
+        Ok(peer)
+    }
+}
+
+/// OpenVINO in a process of its own, which times itself.
+struct OpenVino {
+    child: Child,
+    replies: BufReader<std::process::ChildStdout>,
+}
+
+impl OpenVino {
+    fn ask(&mut self, request: &serde_json::Value) -> Result<String> {
+        writeln!(self.child.stdin.as_mut().context("no stdin")?, "{request}")?;
+        let mut reply = String::new();
+        self.replies.read_line(&mut reply)?;
+        ensure!(!reply.is_empty(), "OpenVINO has ended");
+        Ok(reply.trim().to_owned())
+    }
+}
+
+impl Drop for OpenVino {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs one pass and says how many milliseconds that took.
+type Pass<'a> = Box<dyn FnMut() -> Result<f64> + 'a>;
+
+fn timed<'a>(mut contender: impl Contender + 'a, batch: &'a Batch) -> Pass<'a> {
+    Box::new(move || {
+        let start = Instant::now();
+        contender.pass(batch)?;
+        Ok(start.elapsed().as_secs_f64() * 1e3)
+    })
+}
+
+/// Masks of all maskable tensors, with a share of zeros anywhere.
+fn masks(base: &Base, granularity: Granularity, zeros: f64) -> Result<Vec<NamedMask>> {
+    let mut state = 1u32;
+    let mut keeps = move || {
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        f64::from(state) / f64::from(u32::MAX) >= zeros
+    };
+    let mask = |tensor: &overmask::base::MaskableTensor| -> Result<NamedMask> {
+        let (rows, cols) = granularity.block();
+        let units =
+            std::iter::repeat_with(&mut keeps).take(tensor.outputs.div_ceil(rows) * tensor.inputs.div_ceil(cols));
+        let mask = Mask::from_units(granularity, tensor.outputs, tensor.inputs, units)?;
+        Ok(NamedMask { tensor: tensor.name.clone(), mask })
+    };
+    base.manifest().maskable.iter().map(mask).collect()
+}
+
+const OURS: [&str; 6] = [
+    "f32 weight 7 %",
+    "f32 block:32x4 50 %",
+    "bf16 weight 7 %",
+    "bf16 block:32x4 50 %",
+    "int8 weight 7 %",
+    "int8 block:32x4 50 %",
+];
+const PEERS: [&str; 5] = ["ONNX Runtime f32", "ONNX Runtime int8", "OpenVINO f32", "OpenVINO bf16", "OpenVINO int8"];
+
+fn measure(
+    bases: &[Arc<Base>],
+    peers: &Peers,
+    threads: usize,
+    (what, batch): &(String, Batch),
+    rows: &mut Rows,
+) -> Result<()> {
+    let of_weights = masks(&bases[0], Granularity::Weight, 0.07)?;
+    let of_blocks = masks(&bases[0], Granularity::Block { rows: 32, cols: 4 }, 0.5)?;
+    let mut all: Vec<Pass<'_>> = Vec::new();
+    for base in bases {
+        for masks in [&of_weights, &of_blocks] {
+            all.push(timed(Ours::new("native", base, threads, masks)?, batch));
+        }
+    }
+    all.push(timed(OnnxRuntime::new(&bases[0], threads, None)?, batch));
+    all.push(timed(OnnxRuntime::open(&peers.dir.join("ort-int8.onnx"), threads)?, batch));
+    let (whole, int8) = (peers.base.join(file::MODEL), peers.dir.join("openvino-int8.xml"));
+    for (model, precision) in [(&whole, "f32"), (&whole, "bf16"), (&int8, "f32")] {
+        let mut peer = peers.openvino(model, precision, threads, batch)?;
+        all.push(Box::new(move || Ok(peer.ask(&json!("pass"))?.parse()?)));
+    }
+    let mut times = vec![Vec::new(); all.len()];
+    for turn in 0..WARM_UP + TURNS {
+        for i in (0..all.len()).map(|i| (i + turn) % times.len()) {
+            sleep(PAUSE);
+            // The first one after a pause finds the processor slow: for nobody it counts.
+            all[i]()?;
+            let time = all[i]()?;
+            if turn >= WARM_UP {
+                times[i].push(time);
+            }
+        }
+    }
+    let medians: Vec<f64> = times.iter_mut().map(|times| median(times)).collect();
+    let (ours, theirs) = medians.split_at(OURS.len());
+    let tokens =
+        what.split(' ').next().and_then(|number| number.parse::<usize>().ok()).filter(|_| what.ends_with("tokens"));
+    for (name, ours) in OURS.iter().zip(ours) {
+        for (peer, theirs) in PEERS.iter().zip(theirs) {
+            let title = format!("{threads} thr, {what}: {name}, against {peer}");
+            rows.add(title, "ms", *ours, Some(*theirs), reach(name, peer, tokens));
+        }
+    }
+    Ok(())
+}
+
+/// What is wanted of a row, on a processor with AVX-512 VNNI.
+fn reach(ours: &str, peer: &str, tokens: Option<usize>) -> &'static str {
+    match (ours, peer, tokens) {
+        ("int8 weight 7 %", "ONNX Runtime int8", Some(_)) => "<= 0.75",
+        ("int8 weight 7 %", "ONNX Runtime int8", None) => "<= 0.45",
+        ("int8 weight 7 %", "OpenVINO int8", Some(16 | 64)) => "<= 0.9",
+        ("int8 weight 7 %", "OpenVINO int8", Some(128)) => "<= 1.0",
+        ("int8 block:32x4 50 %", "ONNX Runtime int8", Some(64 | 128)) => "<= 0.5",
+        ("int8 block:32x4 50 %", "OpenVINO int8", Some(64 | 128)) => "<= 0.7",
+        ("bf16 weight 7 %", "OpenVINO bf16", _) => "<= 0.9",
+        ("f32 weight 7 %", "OpenVINO f32", _) => "<= 0.95",
+        ("f32 weight 7 %", "ONNX Runtime f32", None) => "<= 0.5",
+        _ => "",
+    }
+}
