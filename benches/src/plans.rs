@@ -135,7 +135,7 @@ fn again(
         let after = engines[0].cache().unwrap_or_default();
         let hits = after.hits - before.hits;
         ensure!(hits + 1 >= (WARM_UP + ROUNDS) as u64, "the text was found {hits} times");
-        let name = |which| format!("{threads} thr, {what}, {which}, {tasks} tasks, {}: cache against none", kind.name);
+        let name = |which| format!("{threads} thr, {what}, {which}, tasks: {tasks}, {}: cache against none", kind.name);
         rows.add(name("a text that came before"), "ms", came, Some(came_none), "");
         rows.add(name("a new text"), "ms", new, Some(new_none), "");
     }
