@@ -248,7 +248,7 @@ impl Base {
                 return Err(BaseError::Digest { path, expected: self.manifest.base_id.clone(), found });
             }
         }
-        self.weights.check_finite()?;
+        self.weights.check_values()?;
         self.verified.get_or_init(|| ());
         Ok(())
     }

@@ -273,3 +273,21 @@ fn an_int8_tensor_without_its_scales_is_refused() {
     let error = change("\"F32\"", "\"I32\"");
     assert!(error.contains("is I32"), "{error}");
 }
+
+#[test]
+fn a_code_that_there_is_not_is_found_and_named() {
+    let dir = tempfile::tempdir().unwrap();
+    bundle(dir.path());
+    let to = dir.path().join("int8");
+    let mut manifest = variant(dir.path(), &to, Precision::Int8).manifest().clone();
+    let path = to.join(file::WEIGHTS);
+    let mut bytes = std::fs::read(&path).unwrap();
+    // Behind the three scales.
+    bytes[65536 + 12] = 0x80;
+    std::fs::write(&path, bytes).unwrap();
+    manifest.digests.insert(file::WEIGHTS.to_owned(), file_digest(&path).unwrap());
+    write_manifest(&to, &manifest);
+    let error = Base::open(&to).unwrap().verify().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::CorruptFile);
+    assert!(error.to_string().contains("field `w`: has a code of -128"), "{error}");
+}

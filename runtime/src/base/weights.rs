@@ -120,14 +120,17 @@ impl Weights {
         }
     }
 
-    /// Refuses weights with a value that is no finite number: nothing that they compute would be one.
-    pub(super) fn check_finite(&self) -> Result<(), BaseError> {
+    /// Refuses weights with a value that is no finite number, as nothing that they compute would be one, or with a code
+    /// that there is not.
+    pub(super) fn check_values(&self) -> Result<(), BaseError> {
         for (name, info) in self.metadata.tensors() {
             let found = match info.dtype {
                 Dtype::F32 => first_not_finite(&info.shape, self.numbers::<f32>(&name, info)?.iter().copied()),
                 Dtype::BF16 => {
                     first_not_finite(&info.shape, self.numbers::<bf16>(&name, info)?.iter().map(|value| value.to_f32()))
                 }
+                // The codes go from -127 to 127: kernels add up products of two of them in 16 bits.
+                Dtype::I8 => self.bytes(info).contains(&0x80).then(|| "has a code of -128".to_owned()),
                 _ => None,
             };
             found.map_or(Ok(()), |reason| Err(self.wrong(&name, reason)))?;
