@@ -9,8 +9,8 @@
 //! | --- | --- |
 //! | none | every step |
 //! | [`PanelMask::Steps`] | only the kept steps: a block that is zero costs nothing |
-//! | [`PanelMask::Weights`], few rows, AVX-512 | the mask goes into the multiply-adds |
-//! | [`PanelMask::Weights`] otherwise | the first tile masks the panel as it reads it and leaves it masked for the others |
+//! | [`PanelMask::Weights`] and [`PanelMask::Inputs`], few rows, AVX-512, no int8 | the mask goes into the multiply-adds |
+//! | both otherwise | the first tile masks the panel as it reads it and leaves it masked for the others |
 //!
 //! Elements are f32, bf16, which becomes f32 when it is loaded, and int8, whose activations are codes as well, with a scale
 //! and a zero of their own for each row ([`Isa::quantize`], [`Isa::dequantize`]).

@@ -141,6 +141,9 @@ pub enum PanelMask<'a> {
     /// A bit for each weight where it lies in the panels: [panels, steps, [`NR`] ·
     /// [`Element::INPUTS`] / 32], value v of a step is bit v mod 32 of its word v / 32.
     Weights(&'a [u32]),
+    /// A bit for each input, where blocks have all outputs of a panel but not whole steps: [panels, inputs / 32], input
+    /// k is bit k mod 32 of word k / 32; the bits after the last are 0.
+    Inputs(&'a [u32]),
     /// A bit for each step, where blocks have whole steps: [panels, steps / 32], step s is bit
     /// s mod 32 of word s / 32; the bits after the last are 0.
     Steps(&'a [u32]),
@@ -153,8 +156,8 @@ impl PanelMask<'_> {
     }
 
     /// Packs a mask; `packed` has [`Self::packed_len`] words, all 0. Blocks whose height is a
-    /// multiple of [`NR`] and whose width is one of [`Element::INPUTS`] stay blocks and become
-    /// [`PanelMask::Steps`], all others [`PanelMask::Weights`].
+    /// multiple of [`NR`] stay blocks: they become [`PanelMask::Steps`] if their width is one of
+    /// [`Element::INPUTS`], else [`PanelMask::Inputs`]. All others become [`PanelMask::Weights`].
     ///
     /// # Panics
     /// When the length is another.
@@ -162,11 +165,13 @@ impl PanelMask<'_> {
         let Units { outputs, inputs, block: (rows, cols), .. } = *mask;
         assert_eq!(packed.len(), Self::packed_len::<E>(mask.block, outputs, inputs));
         let (across, len) = (mask.across(), words::<E>(mask.block, inputs));
-        if has_steps::<E>(mask.block) {
+        if has_panels(mask.block) {
+            // Of steps the first input tells.
+            let inputs_of_bit = if has_steps::<E>(mask.block) { E::INPUTS } else { 1 };
             for (panel, words) in packed.chunks_exact_mut(len).enumerate() {
-                for step in 0..steps::<E>(inputs) {
-                    let unit = panel * NR / rows * across + step * E::INPUTS / cols;
-                    words[step / 32] |= u32::from(mask.keeps_unit(unit)) << (step % 32);
+                for bit in 0..inputs.div_ceil(inputs_of_bit) {
+                    let unit = panel * NR / rows * across + bit * inputs_of_bit / cols;
+                    words[bit / 32] |= u32::from(mask.keeps_unit(unit)) << (bit % 32);
                 }
             }
             return PanelMask::packed::<E>(mask.block, packed);
@@ -192,7 +197,11 @@ impl PanelMask<'_> {
 
     /// What [`Self::pack`] has packed before for the same element.
     pub fn packed<E: Element>(block: (usize, usize), packed: &[u32]) -> PanelMask<'_> {
-        if has_steps::<E>(block) { PanelMask::Steps(packed) } else { PanelMask::Weights(packed) }
+        match has_panels(block) {
+            true if has_steps::<E>(block) => PanelMask::Steps(packed),
+            true => PanelMask::Inputs(packed),
+            false => PanelMask::Weights(packed),
+        }
     }
 
     /// Whether it can be of a weight.
@@ -201,6 +210,7 @@ impl PanelMask<'_> {
         match self {
             Self::Dense => true,
             Self::Weights(words) => words.len() == panels * steps * E::INPUTS,
+            Self::Inputs(words) => words.len() == panels * weight.inputs.div_ceil(32),
             Self::Steps(words) => words.len() == panels * steps.div_ceil(32),
         }
     }
@@ -209,12 +219,21 @@ impl PanelMask<'_> {
 /// The words of a panel's mask.
 fn words<E: Element>(block: (usize, usize), inputs: usize) -> usize {
     let steps = steps::<E>(inputs);
-    if has_steps::<E>(block) { steps.div_ceil(32) } else { steps * E::INPUTS }
+    match has_panels(block) {
+        true if has_steps::<E>(block) => steps.div_ceil(32),
+        true => inputs.div_ceil(32),
+        false => steps * E::INPUTS,
+    }
+}
+
+/// Whether each unit has or lacks all outputs of a panel.
+fn has_panels(block: (usize, usize)) -> bool {
+    block.0.is_multiple_of(NR)
 }
 
 /// Whether each unit has or lacks whole steps of a panel.
 fn has_steps<E: Element>(block: (usize, usize)) -> bool {
-    block.0.is_multiple_of(NR) && block.1.is_multiple_of(E::INPUTS)
+    has_panels(block) && block.1.is_multiple_of(E::INPUTS)
 }
 
 #[cfg(test)]
@@ -268,6 +287,7 @@ mod tests {
                         PanelMask::Dense => true,
                         PanelMask::Weights(words) => words[output / NR * inputs + k] >> (output % NR) & 1 == 1,
                         PanelMask::Steps(_) => kept[output / NR].binary_search(&(k as u32)).is_ok(),
+                        PanelMask::Inputs(_) => unreachable!("an input is a step"),
                     };
                     prop_assert_eq!(found, mask.keeps(output, k));
                 }

@@ -1,5 +1,7 @@
 //! One panel of a product: the loop over the tiles, for every element and instruction set.
 
+use std::ops::Range;
+
 use super::activations::split;
 use super::kernel::{Ahead, Kernel, Operands, detected};
 use super::{Activations, Element, NR, PanelMask, Panels, Row};
@@ -15,6 +17,8 @@ pub struct Scratch<E: Element = f32> {
     masked: Vec<Row<E::Lane>>,
     /// Which of them are kept.
     kept: Vec<u32>,
+    /// Their mask, a bit for each weight.
+    bits: Vec<u32>,
 }
 
 /// Activations [rows, inputs] times one panel of a masked weight [outputs, inputs].
@@ -52,8 +56,8 @@ fn form<E: Element, K: Kernel<E>>(mask: PanelMask<'_>, rows: usize) -> &'static 
     match mask {
         PanelMask::Dense => "no mask",
         PanelMask::Steps(_) => "kept steps",
-        PanelMask::Weights(_) if rows < K::MERGE_BELOW => "masked multiply-adds",
-        PanelMask::Weights(_) => "masked panels",
+        PanelMask::Weights(_) | PanelMask::Inputs(_) if rows < K::MERGE_BELOW => "masked multiply-adds",
+        PanelMask::Weights(_) | PanelMask::Inputs(_) => "masked panels",
     }
 }
 
@@ -64,16 +68,27 @@ fn run<E: Element, K: Kernel<E>>(product: &Product<'_, E>, scratch: &mut Scratch
     assert_eq!(activations.inputs(), weight.inputs(), "activations and weight have not the same inputs");
     assert_eq!(sums.len(), rows, "activations and sums have not the same rows");
     assert!(mask.fits(weight), "the mask is of another weight");
-    let Scratch { masked, kept } = scratch;
+    let Scratch { masked, kept, bits } = scratch;
     masked.resize(DEPTH, [E::Lane::default(); NR]);
     let tiles = split(rows, K::MAX_ROWS);
     for start in (0..steps).step_by(DEPTH) {
         let range = start..steps.min(start + DEPTH);
         let b = &weight.panel(panel)[range.clone()];
         let masked = &mut masked[..b.len()];
-        if let PanelMask::Steps(words) = mask {
-            let words = &words[panel * steps.div_ceil(32)..][range.start / 32..range.end.div_ceil(32)];
-            kernel.kept(words, kept);
+        let mut masks: &[u32] = &[];
+        match mask {
+            PanelMask::Dense => {}
+            PanelMask::Steps(words) => {
+                let words = &words[panel * steps.div_ceil(32)..][range.start / 32..range.end.div_ceil(32)];
+                kernel.kept(words, kept);
+            }
+            PanelMask::Weights(words) => {
+                masks = &words[panel * steps * E::INPUTS..][range.start * E::INPUTS..range.end * E::INPUTS];
+            }
+            PanelMask::Inputs(words) => {
+                spread::<E>(&words[panel * weight.inputs().div_ceil(32)..], range.clone(), bits);
+                masks = bits;
+            }
         }
         // What comes next lies behind; each tile asks for its share, step by step.
         let used = if matches!(mask, PanelMask::Steps(_)) { kept.len() } else { b.len() };
@@ -86,20 +101,29 @@ fn run<E: Element, K: Kernel<E>>(product: &Product<'_, E>, scratch: &mut Scratch
                 PanelMask::Dense => kernel.dense(operands, sums),
                 PanelMask::Steps(_) if kept.len() == b.len() => kernel.dense(operands, sums),
                 PanelMask::Steps(_) => kernel.listed(operands, kept, sums),
-                PanelMask::Weights(masks) => {
-                    let masks = &masks[panel * steps * E::INPUTS..][range.start * E::INPUTS..range.end * E::INPUTS];
-                    match tile {
-                        _ if rows < K::MERGE_BELOW => kernel.masked(operands, masks, masked, sums),
-                        0 => kernel.masking(operands, masks, masked, sums),
-                        _ => kernel.dense(Operands { b: masked, ..operands }, sums),
-                    }
-                }
+                PanelMask::Weights(_) | PanelMask::Inputs(_) => match tile {
+                    _ if rows < K::MERGE_BELOW => kernel.masked(operands, masks, masked, sums),
+                    0 => kernel.masking(operands, masks, masked, sums),
+                    _ => kernel.dense(Operands { b: masked, ..operands }, sums),
+                },
             }
         }
     }
     // Without steps there is none that the bias could come with.
     if let (0, Some(bias)) = (steps, bias) {
         sums.fill(*bias);
+    }
+}
+
+/// The bits of some steps' inputs, for each of a panel's weights.
+fn spread<E: Element>(words: &[u32], steps: Range<usize>, bits: &mut Vec<u32>) {
+    // As often as a word has room for a step's.
+    let (lane, copies) = (u32::MAX >> (32 - E::INPUTS), u32::MAX / (u32::MAX >> (32 - E::INPUTS)));
+    bits.clear();
+    for step in steps {
+        let input = step * E::INPUTS;
+        let bits_of_lane = words[input / 32] >> (input % 32) & lane;
+        bits.extend(std::iter::repeat_n(bits_of_lane * copies, E::INPUTS));
     }
 }
 

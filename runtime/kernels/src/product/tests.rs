@@ -130,6 +130,7 @@ fn cases() -> impl Strategy<Value = Case> {
         Just(Some((32, 1))),
         Just(Some((32, 4))),
         Just(Some((64, 8))),
+        Just(Some((64, 3))),
         Just(Some((5, 3)))
     ];
     (0..SIZES[0], 1..SIZES[1], inputs, 0usize..5, block, any::<u32>())
@@ -165,8 +166,19 @@ fn check<E: Sample>(case: &Case) -> Result<(), TestCaseError> {
     let panels = Panels::new(&packed, outputs, inputs);
     let mut words = vec![0; PanelMask::packed_len::<E>(mask.block, outputs, inputs)];
     let panel_mask = if block.is_none() { PanelMask::Dense } else { PanelMask::pack::<E>(&mask, &mut words) };
-    let has_steps = block.is_some_and(|(rows, cols)| rows % NR == 0 && cols % E::INPUTS == 0);
-    prop_assert_eq!(matches!(panel_mask, PanelMask::Steps(_)), has_steps);
+    let expected = match block {
+        None => "no mask",
+        Some((rows, cols)) if rows % NR == 0 && cols % E::INPUTS == 0 => "steps",
+        Some((rows, _)) if rows % NR == 0 => "inputs",
+        Some(_) => "weights",
+    };
+    let found = match panel_mask {
+        PanelMask::Dense => "no mask",
+        PanelMask::Steps(_) => "steps",
+        PanelMask::Inputs(_) => "inputs",
+        PanelMask::Weights(_) => "weights",
+    };
+    prop_assert_eq!(found, expected);
 
     // With a bias, what is there before does not count.
     let seven = [E::sum(7); NR];
