@@ -24,8 +24,8 @@ pub struct EngineOptions {
     /// Threads to compute with; without it the engine decides. `tract` computes with one.
     pub threads: Option<usize>,
     /// How many texts `native` remembers below the first layer that a task touches, so that one that comes again starts
-    /// there; 0, the default, for none. Such a text takes 4 bytes times its tokens times the base's width (in whole 32s)
-    /// of memory, and is one for each depth at which tasks begin. Other engines refuse it.
+    /// there; 0, the default, for none. Such a text takes 4 bytes times its tokens times the base's width (in whole
+    /// 32s) of memory, and is one for each depth at which tasks begin. Other engines refuse it.
     pub cache_texts: usize,
     /// The directory in which `native` keeps what it makes of bases and packs, to be mapped by all processes;
     /// without it every process makes it anew, in its own memory.

@@ -1,9 +1,9 @@
 //! Prefixes of texts that come again: what the base itself gives of a text in its first steps, below the first one that
 //! a task touches.
 //!
-//! The cache holds *states*: the rows of one text after so many steps of the base. A task of which so many steps are the
-//! base's own goes on from there. Nothing that a task changed is ever in it, so that it does not matter which tasks come
-//! and go. Its lock is held to look up and to put in, never while something is computed.
+//! The cache holds *states*: the rows of one text after so many steps of the base. A task of which so many steps are
+//! the base's own goes on from there. Nothing that a task changed is ever in it, so that it does not matter which tasks
+//! come and go. Its lock is held to look up and to put in, never while something is computed.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -151,7 +151,7 @@ impl<'a> Prefixes<'a> {
         all
     }
 
-    /// Where each text of each task comes in: behind the deepest prefix that is known and no deeper than the task's own.
+    /// Where each text of each task comes in: behind the deepest known prefix that is no deeper than the task's own.
     pub(super) fn sources(&self, asked: &[Asked<'_>]) -> Vec<Vec<Source>> {
         let source = |text: usize, depth: usize| {
             let known = self.known.range((text, 0)..=(text, depth)).next_back();
