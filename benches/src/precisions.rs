@@ -197,9 +197,10 @@ fn measure(
         let mut peer = peers.openvino(model, precision, threads, batch)?;
         all.push(Box::new(move || Ok(peer.ask(&json!("pass"))?.parse()?)));
     }
-    let mut times = vec![Vec::new(); all.len()];
+    let count = all.len();
+    let mut times = vec![Vec::new(); count];
     for turn in 0..WARM_UP + TURNS {
-        for i in (0..all.len()).map(|i| (i + turn) % times.len()) {
+        for i in (0..count).map(|i| (i + turn) % count) {
             sleep(PAUSE);
             // The first one after a pause finds the processor slow: for nobody it counts.
             all[i]()?;
