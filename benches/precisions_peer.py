@@ -63,6 +63,10 @@ def openvino(model, precision, threads):
             graph = core.read_model(model)
             graph.reshape({port.any_name: list(shape) for port in graph.inputs})
             compiled[shape] = core.compile_model(graph, "CPU")
+            # A hint that is not followed would make a row of something else.
+            got = compiled[shape].get_property("INFERENCE_PRECISION_HINT").get_type_name()
+            if got != precision:
+                sys.exit(f"OpenVINO computes in {got} here, not in {precision}")
         feed = {name: feed[name] for name in (port.any_name for port in compiled[shape].inputs)}
         request = compiled[shape].create_infer_request()
         print("ready", flush=True)

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use overmask::base::{self, Base, BaseError, Precision, TensorBytes, file};
+use overmask::engine::native::NativeEngine;
 use overmask::error::ErrorKind;
 use overmask::fs::{Staged, StagedError, file_digest};
 use overmask_graph::{self as graph, OnnxError, variant};
@@ -20,6 +21,12 @@ pub enum QuantizeError {
     /// The variant cannot be written.
     #[error(transparent)]
     Staged(#[from] StagedError),
+    /// Nothing would run it.
+    #[error("{dir}: no engine multiplies int8 for a base of its kind; take bf16")]
+    NoEngine {
+        /// The base.
+        dir: std::path::PathBuf,
+    },
     /// The base is a variant already.
     #[error("{dir} is {precision} already; variants are made of the f32 base")]
     NotF32 {
@@ -37,7 +44,7 @@ impl QuantizeError {
             Self::Base(error) => error.kind(),
             Self::Graph(error) => error.kind(),
             Self::Staged(error) => error.kind(),
-            Self::NotF32 { .. } => ErrorKind::InputData,
+            Self::NotF32 { .. } | Self::NoEngine { .. } => ErrorKind::InputData,
         }
     }
 }
@@ -51,6 +58,9 @@ pub fn quantize(base: &Base, precision: Precision, out: &Path) -> Result<Base, Q
     if base.precision() != Precision::F32 {
         return Err(QuantizeError::NotF32 { dir: base.dir().to_owned(), precision: base.precision() });
     }
+    if precision == Precision::Int8 && !NativeEngine::knows(base) {
+        return Err(QuantizeError::NoEngine { dir: base.dir().to_owned() });
+    }
     let staged = Staged::new(out)?;
     base.verify_once()?;
     let names = base.names();
@@ -58,7 +68,7 @@ pub fn quantize(base: &Base, precision: Precision, out: &Path) -> Result<Base, Q
     let tensors: Vec<TensorBytes<'_>> = tensors.collect::<Result<_, _>>()?;
     let offsets = staged.file(file::WEIGHTS, |out| base::write_variant(out, &tensors, precision))?;
     let mut model = graph::read_base(base)?;
-    variant::store_as(&mut model, precision, &offsets, base::scales_name)?;
+    variant::store_as(&mut model, precision, &offsets)?;
     staged.write(file::MODEL, &graph::encode(&model))?;
     staged.write(file::TOKENIZER, &base.read(file::TOKENIZER, u64::MAX)?)?;
     let mut manifest = base.manifest().clone();
@@ -70,7 +80,7 @@ pub fn quantize(base: &Base, precision: Precision, out: &Path) -> Result<Base, Q
     let path = staged.dir().join(file::MANIFEST);
     let text = serde_json::to_vec_pretty(&manifest).map_err(|source| BaseError::Manifest { path, source })?;
     staged.write(file::MANIFEST, &text)?;
-    Base::open(staged.dir())?;
+    Base::open(staged.dir())?.verify()?;
     staged.publish()?;
     Ok(Base::open(out)?)
 }

@@ -65,7 +65,9 @@ pub(super) fn run(args: &EvaluateArgs, verbosity: Verbosity) -> Result<(), Error
         let read = [("--data", args.data.as_path()), ("--pack", args.pack.as_path())];
         places::check(&[("--predictions", path.as_path())], &read)?;
     }
-    let base = Arc::new(Base::open(&args.base)?);
+    // What a pack promises is said of the f32 base.
+    let is_promise = args.record.is_some();
+    let base = Arc::new(if is_promise { places::f32_base(&args.base)? } else { Base::open(&args.base)? });
     let pack = Pack::open(&args.pack, &base)?;
     let form = Form { kind: pack.document.kind, pair: pack.document.text.pair };
     let dataset = args.files.read(&args.data, form)?;

@@ -1,9 +1,9 @@
 //! Graphs of a base's variants: matrices are stored in another precision, and a node makes f32 of each, so that the rest
 //! of the graph is what it was and any program that reads ONNX runs it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-use overmask::base::{Base, Precision, file};
+use overmask::base::{Base, Precision, file, scales_name};
 
 use crate::proto::{ModelProto, NodeProto, TensorProto, data_type};
 use crate::{External, OnnxError, external_data};
@@ -12,7 +12,7 @@ use crate::{External, OnnxError, external_data};
 const MIN_OPSET: i64 = 13;
 
 /// Changes the matrices that a graph has as external data to those of a variant, whose parts lie in the weights' file
-/// at these offsets; `scales` names the scales of a tensor.
+/// at these offsets.
 ///
 /// # Errors
 /// When a tensor has no offset, or the graph's operators are too old.
@@ -20,7 +20,6 @@ pub fn store_as(
     model: &mut ModelProto,
     precision: Precision,
     offsets: &BTreeMap<String, u64>,
-    scales: impl Fn(&str) -> String,
 ) -> Result<(), OnnxError> {
     let opset = model.opset_import.iter().filter(|o| o.domain.is_empty() || o.domain == "ai.onnx");
     let version = opset.map(|o| o.version).max().unwrap_or(1);
@@ -53,7 +52,7 @@ pub fn store_as(
         let stored = format!("{name}.{suffix}");
         initializers.push(TensorProto::external(&stored, kind, &tensor.dims, place(&name, length / 4 * size)?));
         nodes.push(if precision == Precision::Int8 {
-            let (of_rows, rows) = (scales(&name), tensor.dims[0]);
+            let (of_rows, rows) = (scales_name(&name), tensor.dims[0]);
             let length = 4 * rows.max(0).unsigned_abs();
             initializers.push(TensorProto::external(&of_rows, data_type::FLOAT, &[rows], place(&of_rows, length)?));
             NodeProto::new("DequantizeLinear", &[&stored, &of_rows], &[&name], &[("axis", 0i64.into())])
@@ -74,12 +73,11 @@ pub fn store_as(
 /// When the base lacks one of them.
 pub(crate) fn widen(model: &mut ModelProto, base: &Base) -> Result<(), OnnxError> {
     let graph = model.graph.as_mut().ok_or(OnnxError::NoGraph)?;
-    let initializers: HashMap<String, TensorProto> =
-        std::mem::take(&mut graph.initializer).into_iter().map(|tensor| (tensor.name.clone(), tensor)).collect();
-    let mut left = initializers.clone();
-    let mut widened = Vec::new();
+    let types: HashMap<String, i32> =
+        graph.initializer.iter().map(|tensor| (tensor.name.clone(), tensor.data_type)).collect();
+    let (mut gone, mut widened) = (HashSet::new(), Vec::new());
     for node in std::mem::take(&mut graph.node) {
-        let is_stored = |name: &String| initializers.get(name).is_some_and(|t| t.data_type != data_type::FLOAT);
+        let is_stored = |name: &String| types.get(name).is_some_and(|found| *found != data_type::FLOAT);
         let makes_f32 = matches!(node.op_type.as_str(), "Cast" | "DequantizeLinear");
         let stored = node.input.first().filter(|name| makes_f32 && is_stored(name));
         let base_has = |node: &NodeProto| node.output.first().is_some_and(|name| base.shape(name).is_ok());
@@ -87,12 +85,12 @@ pub(crate) fn widen(model: &mut ModelProto, base: &Base) -> Result<(), OnnxError
             graph.node.push(node);
             continue;
         }
-        node.input.iter().for_each(|name| drop(left.remove(name)));
+        gone.extend(node.input.iter().cloned());
         let (shape, values) = base.values(&node.output[0])?;
         let dims: Vec<i64> = shape.iter().map(|size| *size as i64).collect();
         widened.push(TensorProto::floats(&node.output[0], &dims, &values));
     }
-    graph.initializer = left.into_values().chain(widened).collect();
-    graph.initializer.sort_by(|a, b| a.name.cmp(&b.name));
+    graph.initializer.retain(|tensor| !gone.contains(&tensor.name));
+    graph.initializer.extend(widened);
     Ok(())
 }

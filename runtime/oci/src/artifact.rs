@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use overmask::base::Precision;
 use overmask::fs::{JsonBudget, hex, is_sha256};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -140,9 +141,12 @@ impl Manifest {
     }
 }
 
-/// The tag that a base has in the repositories of its packs.
-pub fn base_tag(base_id: &str) -> String {
-    format!("base-{base_id}")
+/// The tag that a base has in the repositories of its packs; a variant has its precision behind.
+pub fn base_tag(base_id: &str, precision: Precision) -> String {
+    match precision {
+        Precision::F32 => format!("base-{base_id}"),
+        other => format!("base-{base_id}-{other}"),
+    }
 }
 
 /// The SHA-256 of bytes, in lower-case hex.

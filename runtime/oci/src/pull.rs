@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Instant;
 
-use overmask::base::{BaseManifest, file};
+use overmask::base::{BaseManifest, Precision, file};
 use overmask::pack::{MAX_BYTES, Packs, read_file};
 use overmask::store::{BaseEntry, Changing, Flashed, Given, StartEngine, Step, StoreError};
 use overmask::text::printable;
@@ -167,7 +167,7 @@ impl Pull<'_> {
         entries: &mut Vec<BaseEntry>,
         new: &mut Vec<NewBase>,
     ) -> Result<(), OciError> {
-        let reference = self.registry.reference().with_tag(&base_tag(base_id));
+        let reference = self.registry.reference().with_tag(&base_tag(base_id, Precision::F32));
         let Some(bytes) = self.registry.manifest(&reference.name())? else {
             let (pack, base_id) = (pack.to_owned(), base_id.to_owned());
             return Err(OciError::NoBase { pack, base_id, repository: reference.place() });

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use overmask::base::{Base, BaseError, file};
+use overmask::base::{Base, BaseError, Precision, file};
 use overmask::pack::{MAX_BYTES, PackFile, Packs, read_file};
 use overmask::trust::read_signature;
 
@@ -79,7 +79,7 @@ pub fn push(registry: &Registry, push: &Push) -> Result<Vec<Pushed>, OciError> {
 
     let mut pushed = Vec::new();
     for base in &bases {
-        let tag = base_tag(base.base_id());
+        let tag = base_tag(base.base_id(), base.precision());
         let layers = layers_of_base(base)?;
         let annotations = BTreeMap::from([
             (BASES.to_owned(), base.base_id().to_owned()),
@@ -167,7 +167,7 @@ fn check_titles(packs: &[ReadPack]) -> Result<(), OciError> {
 fn warn_of_missing_bases(registry: &Registry, packs: &[ReadPack]) -> Result<(), OciError> {
     let place = registry.reference().place();
     for base_id in base_ids(packs) {
-        if registry.manifest(&base_tag(&base_id))?.is_none() {
+        if registry.manifest(&base_tag(&base_id, Precision::F32))?.is_none() {
             log::warn!(
                 "{place} does not have the base {base_id}: who flashes must have it, or push it with --base DIR"
             );

@@ -45,6 +45,9 @@ pub mod file {
 /// What reading the JSON of one of a base's files may take in memory, but for the tokenizer.
 const MAX_JSON: u64 = 64 << 20;
 
+/// Inputs of a tensor of int8 codes, at most: sums of more products would not fit into 32 bits.
+const MAX_INT8_INPUTS: usize = 30_000;
+
 /// What can be wrong with a base bundle.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -177,6 +180,9 @@ impl Base {
             if shape != [tensor.outputs, tensor.inputs] {
                 return wrong(format!("[{}, {}], but the weights have {shape:?}", tensor.outputs, tensor.inputs));
             }
+            if manifest.variant == Precision::Int8 && tensor.inputs > MAX_INT8_INPUTS {
+                return wrong(format!("has {} inputs; int8 has room for {MAX_INT8_INPUTS}", tensor.inputs));
+            }
             if stored.precision() != manifest.variant {
                 return wrong(format!(
                     "`variant` is `{}`, but the weights are {}",
@@ -229,7 +235,8 @@ impl Base {
         }
     }
 
-    /// Checks every file's digest, the base's identity, and that every weight is a finite number.
+    /// Checks every file's digest, the base's identity, and that every weight is a finite number. The identity is
+    /// computed from the values of the f32 base; of another variant its manifest is believed.
     ///
     /// # Errors
     /// When a file was changed or damaged, with the digest expected and found; at the first weight that is no

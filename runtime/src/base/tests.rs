@@ -282,12 +282,37 @@ fn a_code_that_there_is_not_is_found_and_named() {
     let mut manifest = variant(dir.path(), &to, Precision::Int8).manifest().clone();
     let path = to.join(file::WEIGHTS);
     let mut bytes = std::fs::read(&path).unwrap();
-    // Behind the three scales.
-    bytes[65536 + 12] = 0x80;
+    // Behind the scales of all three tensors.
+    bytes[65536 + 4 * (3 + 10 + 16)] = 0x80;
     std::fs::write(&path, bytes).unwrap();
     manifest.digests.insert(file::WEIGHTS.to_owned(), file_digest(&path).unwrap());
     write_manifest(&to, &manifest);
     let error = Base::open(&to).unwrap().verify().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::CorruptFile);
     assert!(error.to_string().contains("field `w`: has a code of -128"), "{error}");
+}
+
+#[test]
+fn tensors_of_any_shape_are_aligned_and_have_names_of_their_own() {
+    let values: Vec<u8> = (0..9).flat_map(|i| (i as f32).to_le_bytes()).collect();
+    let tensors: [TensorBytes<'_>; 4] =
+        [("a", &[3, 3], &values), ("b", &[5], &values[..20]), ("c", &[1, 1], &values[..4]), ("d", &[1], &values[..4])];
+    let dir = tempfile::tempdir().unwrap();
+    for precision in [Precision::F32, Precision::Bf16, Precision::Int8] {
+        let path = dir.path().join(precision.name());
+        let mut bytes = Vec::new();
+        write_variant(&mut bytes, &tensors, precision).unwrap();
+        std::fs::write(&path, bytes).unwrap();
+        let weights = Weights::open(&path).unwrap();
+        for (name, shape, _) in tensors {
+            let (found, stored) = weights.stored(name).unwrap();
+            assert_eq!(found, shape);
+            let is_matrix = shape.len() == 2;
+            assert_eq!(stored.precision(), if is_matrix { precision } else { Precision::F32 });
+            assert!(stored.widened().iter().enumerate().all(|(i, value)| (value - i as f32).abs() < 0.05), "{name}");
+        }
+    }
+    let taken: [TensorBytes<'_>; 2] = [("a", &[3, 3], &values), ("a.scales", &[5], &values[..20])];
+    let error = write_variant(&mut Vec::new(), &taken, Precision::Int8).unwrap_err();
+    assert!(error.to_string().contains("two tensors `a.scales`"), "{error}");
 }

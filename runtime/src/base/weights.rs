@@ -53,7 +53,10 @@ impl Weights {
 
     /// The numbers of a tensor that has them.
     fn numbers<T: Number>(&self, name: &str, info: &TensorInfo) -> Result<&[T], BaseError> {
-        let unaligned = || self.wrong(name, format!("is not aligned to {} bytes", align_of::<T>()));
+        let unaligned = || {
+            let order = if cfg!(target_endian = "little") { "" } else { ", or this processor is big-endian" };
+            self.wrong(name, format!("is not aligned to {} bytes{order}", align_of::<T>()))
+        };
         map::numbers(self.bytes(info)).ok_or_else(unaligned)
     }
 
@@ -231,57 +234,58 @@ pub type TensorBytes<'a> = (&'a str, &'a [usize], &'a [u8]);
 /// # Errors
 /// What the writer reports.
 pub fn write_weights(out: &mut impl Write, tensors: &[TensorBytes<'_>]) -> io::Result<BTreeMap<String, u64>> {
-    let of = |(name, shape, bytes): &TensorBytes<'_>| Entry {
-        name: (*name).to_owned(),
-        dtype: "F32",
-        shape: shape.to_vec(),
-        bytes: bytes.len(),
-    };
-    let entries: Vec<Entry> = tensors.iter().map(of).collect();
-    write_header(out, &entries)?;
-    tensors.iter().try_for_each(|(_, _, bytes)| out.write_all(bytes))?;
-    Ok(offsets(&entries))
+    write_variant(out, tensors, Precision::F32)
 }
 
-/// Writes tensors in another precision, one after the other so that no more than one is held, and returns where the
-/// bytes of each start, and those of the scales: matrices as the variant chain has them, all others as they are.
+/// Writes tensors in a precision, one after the other so that no more than one is held, and returns where the bytes of
+/// each start, and those of the scales: all tensors that are no matrices as they are and before the others, matrices as
+/// the variant chain has them.
 ///
 /// # Errors
-/// What the writer reports.
+/// What the writer reports; when a tensor has the name of another one's scales.
 pub fn write_variant(
     out: &mut impl Write,
     tensors: &[TensorBytes<'_>],
     precision: Precision,
 ) -> io::Result<BTreeMap<String, u64>> {
-    let mut entries = Vec::new();
-    for (name, shape, bytes) in tensors {
-        let (name, shape, values) = ((*name).to_owned(), shape.to_vec(), bytes.len() / 4);
-        let entry = |dtype, bytes| Entry { name: name.clone(), dtype, shape: shape.clone(), bytes };
-        match (precision, &shape[..]) {
-            (Precision::Bf16, [_, _]) => entries.push(entry("BF16", 2 * values)),
-            (Precision::Int8, [rows, _]) => {
-                // First, so that they are aligned.
-                let (name, shape, bytes) = (scales_name(&name), vec![*rows], 4 * rows);
-                entries.push(Entry { name, dtype: "F32", shape, bytes });
-                entries.push(entry("I8", values));
-            }
-            _ => entries.push(entry("F32", bytes.len())),
-        }
+    // The widest numbers first, so that all are aligned whatever the shapes.
+    let (matrices, others): (Vec<&TensorBytes<'_>>, Vec<_>) =
+        tensors.iter().partition(|(_, shape, _)| shape.len() == 2 && precision != Precision::F32);
+    let mut entries: Vec<Entry> = others.iter().map(|tensor| Entry::of(tensor, "F32", 4)).collect();
+    if precision == Precision::Int8 {
+        entries.extend(matrices.iter().map(|(name, shape, _)| Entry {
+            name: scales_name(name),
+            dtype: "F32",
+            shape: vec![shape[0]],
+            bytes: 4 * shape[0],
+        }));
+    }
+    let (dtype, size) = if precision == Precision::Int8 { ("I8", 1) } else { ("BF16", 2) };
+    entries.extend(matrices.iter().map(|tensor| Entry::of(tensor, dtype, size)));
+    let mut names: Vec<&str> = entries.iter().map(|entry| entry.name.as_str()).collect();
+    names.sort_unstable();
+    if let Some([name, _]) = names.array_windows().find(|[a, b]| a == b) {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("there would be two tensors `{name}`")));
     }
     write_header(out, &entries)?;
-    for (_, shape, bytes) in tensors {
-        let values = || bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes));
-        match (precision, shape) {
-            (Precision::Bf16, [_, _]) => {
-                let rounded: Vec<bf16> = values().map(bf16::from_f32).collect();
-                out.write_all(map::bytes(&rounded))?;
+    others.iter().try_for_each(|(_, _, bytes)| out.write_all(bytes))?;
+    let values = |bytes: &[u8]| -> Vec<f32> {
+        bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
+    };
+    let quantize = |(_, shape, bytes): &TensorBytes<'_>| Int8Tensor::quantize(&values(bytes), shape[1]);
+    if precision == Precision::Int8 {
+        for tensor in &matrices {
+            let scales = quantize(tensor);
+            scales.scales().iter().try_for_each(|scale| out.write_all(&scale.to_le_bytes()))?;
+        }
+    }
+    for tensor in &matrices {
+        match precision {
+            Precision::Int8 => out.write_all(map::bytes(quantize(tensor).codes()))?,
+            _ => {
+                let rounded = values(tensor.2).into_iter().map(|value| bf16::from_f32(value).to_le_bytes());
+                out.write_all(rounded.collect::<Vec<_>>().as_flattened())?;
             }
-            (Precision::Int8, [_, inputs]) => {
-                let tensor = Int8Tensor::quantize(&values().collect::<Vec<f32>>(), *inputs);
-                out.write_all(map::bytes(tensor.scales()))?;
-                out.write_all(map::bytes(tensor.codes()))?;
-            }
-            _ => out.write_all(bytes)?,
         }
     }
     Ok(offsets(&entries))
@@ -293,6 +297,13 @@ struct Entry {
     dtype: &'static str,
     shape: Vec<usize>,
     bytes: usize,
+}
+
+impl Entry {
+    /// A tensor whose values take so many bytes each.
+    fn of((name, shape, bytes): &TensorBytes<'_>, dtype: &'static str, size: usize) -> Self {
+        Entry { name: (*name).to_owned(), dtype, shape: shape.to_vec(), bytes: bytes.len() / 4 * size }
+    }
 }
 
 /// The header of these tensors, whose data lie one after the other. Each starts on a multiple of its values' size if the

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
-use crate::base::BaseError;
+use crate::base::{BaseError, Precision};
 #[cfg(feature = "native")]
 use crate::derived::DerivedError;
 use crate::engine::EngineError;
@@ -16,6 +16,17 @@ use crate::trust::TrustError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
+    /// The store has a variant of a base with other weights than the one that is to come.
+    #[error(
+        "the store has the {variant} variant of the base {base_id} with other weights, made by another program or in \
+         another way; flash that one, or take it out first: remove its tasks and run `overmask store gc`"
+    )]
+    OtherVariant {
+        /// The base.
+        base_id: String,
+        /// Its precision.
+        variant: Precision,
+    },
     /// A file or directory of the store cannot be read or written.
     #[error("cannot {what} {}: {source}", path.display())]
     Io {
@@ -232,7 +243,8 @@ impl StoreError {
     /// Of which kind it is.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Io { .. }
+            Self::OtherVariant { .. }
+            | Self::Io { .. }
             | Self::NoStore { .. }
             | Self::NoDirectory { .. }
             | Self::NotEmpty { .. }

@@ -170,6 +170,12 @@ impl Changing {
         });
         match whole {
             Ok(entry) => {
+                let weights = self.open_unchecked(&entry)?.manifest().digests.get(file::WEIGHTS).cloned();
+                if weights.as_ref() != parsed.digests.get(file::WEIGHTS) {
+                    // Only of the f32 base the identity says what the weights are.
+                    let (base_id, variant) = (parsed.base_id, parsed.variant);
+                    return Err(StoreError::OtherVariant { base_id, variant });
+                }
                 if entry.manifest_sha256 != hex(&Sha256::digest(manifest)) {
                     let base_id = &parsed.base_id;
                     log::warn!("the store has the base {base_id} with another manifest or graph, and keeps that one");

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 
 use overmask::base::{Base, Precision};
+use overmask::fs::file_digest;
 use overmask::mask::Granularity;
 use overmask::pack::{Delta, FloatType, PackFile};
 use overmask::task::{Prediction, Runner, golden_tolerance};
@@ -132,6 +133,24 @@ fn a_variant_takes_the_place_of_its_base_in_a_store() {
     assert_eq!(precision(), ["int8", "int8"]);
     done(ran(overmask("store", &store).arg("verify")));
     done(ran(overmask("store", &store).arg("rollback")));
+    assert_eq!(precision(), ["f32"]);
+
+    // Codes that were made in another way are of another base, whatever their manifest says.
+    let other_codes = device.path("int8-other");
+    std::fs::create_dir(&other_codes).unwrap();
+    for name in ["base.json", "model.onnx", "model.safetensors", "tokenizer.json"] {
+        std::fs::copy(int8.join(name), other_codes.join(name)).unwrap();
+    }
+    let weights = other_codes.join("model.safetensors");
+    let before = file_digest(&weights).unwrap();
+    let mut bytes = std::fs::read(&weights).unwrap();
+    let last = bytes.last_mut().unwrap();
+    *last = if *last == 1 { 2 } else { 1 };
+    std::fs::write(&weights, bytes).unwrap();
+    let manifest = std::fs::read_to_string(other_codes.join("base.json")).unwrap();
+    let manifest = manifest.replace(&before, &file_digest(&weights).unwrap());
+    std::fs::write(other_codes.join("base.json"), manifest).unwrap();
+    failed(&ran(flash(&store, base(&other_codes)).arg(&other)), 8, &["int8 variant", "with other weights"]);
     assert_eq!(precision(), ["f32"]);
 
     let verify = ran(program("overmask").arg("verify").arg("--base").arg(&int8).arg(&pack));

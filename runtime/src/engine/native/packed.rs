@@ -7,7 +7,7 @@ use half::bf16;
 use overmask_kernels::{Element, Panels};
 use sha2::{Digest, Sha256};
 
-use crate::base::{Base, BaseError, Stored};
+use crate::base::{Base, BaseError, Precision, Stored, file};
 use crate::derived::{self, Derived, DerivedFile, Directory};
 use crate::engine::EngineError;
 use crate::fs::Number;
@@ -40,6 +40,11 @@ pub(super) enum Weight<'a> {
 
 /// An element that weights are stored as.
 pub(super) trait Stores: Element + Number {
+    /// Refuses weights that there are not.
+    fn check(_: &[Self]) -> Result<(), &'static str> {
+        Ok(())
+    }
+
     /// The weights of a tensor, row by row, if it is stored so.
     fn weights(stored: Stored<'_>) -> Option<&[Self]>;
 
@@ -73,6 +78,11 @@ impl Stores for bf16 {
 }
 
 impl Stores for i8 {
+    fn check(codes: &[i8]) -> Result<(), &'static str> {
+        // Kernels add up products of two codes in 16 bits.
+        if codes.contains(&i8::MIN) { Err("has a code of -128") } else { Ok(()) }
+    }
+
     fn weights(stored: Stored<'_>) -> Option<&[i8]> {
         match stored {
             Stored::Int8 { codes, .. } => Some(codes),
@@ -184,6 +194,10 @@ pub(super) fn key(base: &Base) -> [u8; 32] {
     let mut digest = Sha256::new();
     digest.update(base.base_id());
     digest.update(base.manifest().variant.name());
+    // The identity says what the weights are of the f32 base alone.
+    if base.precision() != Precision::F32 {
+        digest.update(base.manifest().digests.get(file::WEIGHTS).map_or("", String::as_str));
+    }
     for tensor in &base.manifest().maskable {
         digest.update(format!("\n{} {} {}", tensor.name, tensor.outputs, tensor.inputs));
     }
@@ -194,8 +208,15 @@ pub(super) fn key(base: &Base) -> [u8; 32] {
 pub(super) fn pack<E: Stores>(base: &Base, starts: &[usize]) -> Result<Vec<E>, BaseError> {
     let mut packed = vec![E::default(); starts.last().copied().unwrap_or(0)];
     for (tensor, range) in base.manifest().maskable.iter().zip(starts.windows(2)) {
-        // All of them are of the base's precision, which was seen when it was opened.
-        let Some(weights) = E::weights(base.stored(&tensor.name)?.1) else { continue };
+        let (_, stored) = base.stored(&tensor.name)?;
+        let wrong = |reason: String| BaseError::Field {
+            path: base.dir().join(file::WEIGHTS),
+            field: tensor.name.clone(),
+            reason,
+        };
+        let weights = E::weights(stored)
+            .ok_or_else(|| wrong(format!("is {}, the base is {}", stored.precision(), base.precision())))?;
+        E::check(weights).map_err(|reason| wrong(reason.to_owned()))?;
         Panels::pack(weights, tensor.outputs, tensor.inputs, &mut packed[range[0]..range[1]]);
     }
     Ok(packed)

@@ -59,7 +59,8 @@ fn clients(texts: usize) {
             scope.spawn(move || {
                 let (mut lines, mut http) = (server.lines(), server.http());
                 for i in 0.. {
-                    if asked.fetch_add(1, Ordering::Relaxed) >= texts {
+                    // However fast the server is: until it has answered for a few generations.
+                    if asked.fetch_add(1, Ordering::Relaxed) >= texts && seen.lock().unwrap().len() > 2 {
                         break;
                     }
                     let (task, text) = (TASKS[(i * 7 + client) % TASKS.len()], (i + client) % TEXTS.len());
@@ -79,7 +80,7 @@ fn clients(texts: usize) {
             if sizes.is_empty() && done_so_far >= texts / 4 {
                 sizes.push(server.size());
             }
-            if done_so_far >= texts {
+            if done_so_far >= texts && seen.lock().unwrap().len() > 2 {
                 break;
             }
             let revision = round % REVISIONS + 1;
