@@ -191,8 +191,11 @@ impl<'a> Stored<'a> {
         }
     }
 
-    /// Adds a row of a table to as many values; the row is there.
-    pub(crate) fn add_row(&self, row: usize, to: &mut [f32]) {
+    /// Adds a row of a table to as many values as a row has.
+    ///
+    /// # Panics
+    /// When there is no such row.
+    pub fn add_row(&self, row: usize, to: &mut [f32]) {
         let range = row * to.len()..(row + 1) * to.len();
         match self {
             Self::F32(values) => to.iter_mut().zip(&values[range]).for_each(|(to, value)| *to += value),
