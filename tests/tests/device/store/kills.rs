@@ -62,15 +62,20 @@ fn at_random(count: usize) {
     let store = device.path("store");
     let mut numbers = Numbers::new(count as u64);
     for change in changes(&device).into_iter().take(2) {
-        let mut times = [(); 7].map(|()| {
+        let time = || {
             copy(&change.template, &store);
             let begin = Instant::now();
             assert_eq!(ran(&mut (change.command)(&store)).code, 0);
             begin.elapsed()
-        });
-        times.sort();
-        let (whole, mut killed, mut late) = (times[3], 0, 0);
+        };
+        let (mut whole, mut killed, mut late) = (Duration::ZERO, 0, 0);
         while killed < count {
+            // It changes with what else the machine does.
+            if (killed + late) % 20 == 0 {
+                let mut times = [time(), time(), time()];
+                times.sort();
+                whole = times[1];
+            }
             copy(&change.template, &store);
             let mut child = (change.command)(&store);
             let mut child = child.stdout(std::process::Stdio::null()).spawn().unwrap();
@@ -81,7 +86,7 @@ fn at_random(count: usize) {
             change.check(&device, &store, &format!("kill {killed} of {count}"));
             assert!(late < 100 + 10 * count, "no kill comes in time");
         }
-        println!("{}: {killed} kills within {whole:?}; {late} more came too late", change.name);
+        println!("{}: {killed} kills, at last within {whole:?}; {late} more came too late", change.name);
     }
 }
 
