@@ -103,7 +103,7 @@ fn listed<const R: usize, E: Floats>(Operands { a, b, bias, ahead }: Operands<'_
 /// Asks for the one or two cache lines of a step, and gives the address `stride` bytes further.
 #[target_feature(enable = "avx2,fma")]
 #[inline]
-fn prefetch<Step>(p: *const i8, stride: usize) -> *const i8 {
+pub(super) fn prefetch<Step>(p: *const i8, stride: usize) -> *const i8 {
     // Asking for an address that is not there does nothing.
     _mm_prefetch::<_MM_HINT_T0>(p);
     if size_of::<Step>() > 64 {

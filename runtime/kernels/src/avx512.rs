@@ -6,16 +6,16 @@
 mod vnni;
 
 use std::arch::x86_64::{
-    __m256i, __m512, _MM_HINT_T0, _mm_prefetch, _mm256_and_si256, _mm256_cmpeq_epi16, _mm256_loadu_si256,
-    _mm256_set1_epi16, _mm256_setr_epi16, _mm256_storeu_si256, _mm512_add_epi32, _mm512_castsi512_ps,
-    _mm512_cvtepu16_epi32, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_mask3_fmadd_ps, _mm512_maskz_compress_epi32,
-    _mm512_maskz_loadu_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setr_epi32, _mm512_setzero_ps, _mm512_slli_epi32,
-    _mm512_storeu_epi32, _mm512_storeu_ps,
+    __m256i, __m512, _mm256_and_si256, _mm256_cmpeq_epi16, _mm256_loadu_si256, _mm256_set1_epi16, _mm256_setr_epi16,
+    _mm256_storeu_si256, _mm512_add_epi32, _mm512_castsi512_ps, _mm512_cvtepu16_epi32, _mm512_fmadd_ps,
+    _mm512_loadu_ps, _mm512_mask3_fmadd_ps, _mm512_maskz_compress_epi32, _mm512_maskz_loadu_ps, _mm512_set1_epi32,
+    _mm512_set1_ps, _mm512_setr_epi32, _mm512_setzero_ps, _mm512_slli_epi32, _mm512_storeu_epi32, _mm512_storeu_ps,
 };
 
 use half::bf16;
 
 pub(super) use self::vnni::Vnni;
+use super::avx2::prefetch;
 use super::kernel::{self, Instructions, Kernel, Operands, by_rows};
 use super::{Element, NR, Row};
 
@@ -223,18 +223,6 @@ fn add<const R: usize>(all: &mut Sums<R>, rows: &[Row], k: usize, [low, high]: [
         let value = _mm512_set1_ps(row[k]);
         *sum = [_mm512_fmadd_ps(value, low, sum[0]), _mm512_fmadd_ps(value, high, sum[1])];
     }
-}
-
-/// Asks for the one or two cache lines of a step, and gives the address `stride` bytes further.
-#[target_feature(enable = "avx512f")]
-#[inline]
-fn prefetch<Step>(p: *const i8, stride: usize) -> *const i8 {
-    // Asking for an address that is not there does nothing.
-    _mm_prefetch::<_MM_HINT_T0>(p);
-    if size_of::<Step>() > 64 {
-        _mm_prefetch::<_MM_HINT_T0>(p.wrapping_add(64));
-    }
-    p.wrapping_add(stride)
 }
 
 #[target_feature(enable = "avx512f")]

@@ -4,15 +4,15 @@
 use std::sync::Arc;
 
 use overmask::base::{Base, Precision, TensorBytes, write_weights};
-use overmask::engine::{Changes, Device, Engine, EngineError, EngineKind, EngineOptions, Plan, TaskId, TokenBatch};
+use overmask::engine::{Changes, Device, Engine, EngineError, EngineKind, EngineOptions, TaskId, TokenBatch};
 use overmask::fs::file_digest;
 use overmask::mask::Granularity;
 use overmask::pack::{Delta, FloatType, Golden, Input, Pack, Pooling, TaskKind};
-use overmask::task::{Answer, Prediction, Runner, TaskError, Tokenizer};
+use overmask::task::{Prediction, Runner, TaskError, Tokenizer};
 use overmask_tests::{Recipe, base, base_dir, classify, difference, engine, engine_with, questions, stored};
 
 /// Engines that every test machine has.
-const ENGINES: [&str; 3] = ["ort:cpu", "tract", "native"];
+pub(crate) const ENGINES: [&str; 3] = ["ort:cpu", "tract", "native"];
 
 /// How far logits of two engines may be apart, at precision f32.
 const TOLERANCE: f32 = 1e-4;
@@ -23,12 +23,12 @@ fn runner(name: &str) -> Runner {
     Runner::new(engine(name, &base()), base()).unwrap()
 }
 
-fn logits(predictions: &[Prediction]) -> Vec<f32> {
+pub(crate) fn logits(predictions: &[Prediction]) -> Vec<f32> {
     predictions.iter().flat_map(|p| p.logits.iter().copied()).collect()
 }
 
 /// Texts of very different lengths, an empty one and one that is cut among them.
-fn mixed_texts() -> Vec<String> {
+pub(crate) fn mixed_texts() -> Vec<String> {
     let mut texts = questions(6);
     texts.extend(["".to_owned(), "a".to_owned(), "Füße, naïve café — 東京 🦙".to_owned(), "word ".repeat(200)]);
     texts.push(questions(12).join(" "));
@@ -91,7 +91,7 @@ fn engines_give_the_same_labels_to_a_thousand_texts() {
 }
 
 /// Norms, biases, tables and weights of the base, changed.
-fn deltas(base: &Base) -> Vec<Delta> {
+pub(crate) fn deltas(base: &Base) -> Vec<Delta> {
     let changed = |name: &str, change: fn(f32) -> f32| {
         let (shape, values) = base.tensor_f32(name).unwrap();
         let values = values.iter().map(|v| change(*v)).collect();
@@ -251,14 +251,14 @@ fn threads_that_share_an_engine_run_different_tasks_at_once() {
 }
 
 /// The tokens of some texts in one batch.
-fn batch(texts: &[&str]) -> TokenBatch {
+pub(crate) fn batch(texts: &[&str]) -> TokenBatch {
     let tokenizer = Tokenizer::open(&base()).unwrap();
     let tokens: Vec<_> = texts.iter().map(|text| tokenizer.encode(&Input::from(*text), 64).unwrap()).collect();
     tokenizer.batch(&tokens)
 }
 
 /// The vectors of a text's tokens.
-fn row(engine: &dyn Engine, task: TaskId, batch: &TokenBatch, row: usize) -> Vec<f32> {
+pub(crate) fn row(engine: &dyn Engine, task: TaskId, batch: &TokenBatch, row: usize) -> Vec<f32> {
     engine.encode(task, batch).unwrap().rows().nth(row).unwrap().to_vec()
 }
 
@@ -411,32 +411,6 @@ fn what_does_not_fit_the_base_is_an_error() {
     }
 }
 
-/// Any texts for any tasks give what each task gives for each text alone.
-#[test]
-fn a_plan_is_what_its_tasks_are_one_by_one() {
-    let base = base();
-    let packs = [61, 62, 63].map(|seed| Recipe { seed, sparsity: 0.3, ..Default::default() }.pack(&base));
-    let texts = ["Who wrote Hamlet?", "Where is Lima, the capital of Peru?", "one", ""];
-    let all = batch(&texts);
-    for name in ENGINES {
-        let engine = engine(name, &base);
-        let [a, b, c] = [&packs[0], &packs[1], &packs[2]].map(|pack| engine.add(Changes::from(pack)).unwrap());
-        let plan = Plan::new(all.clone(), &[vec![a, b], vec![b, c, a], vec![], vec![c]]);
-        let found = engine.run(&plan).unwrap();
-        assert_eq!(found.len(), 3);
-        for ((task, of_task), hidden) in plan.tasks().iter().zip(&found) {
-            assert_eq!(hidden.len(), of_task.len());
-            for (text, vectors) in of_task.iter().zip(hidden.rows()) {
-                let alone = row(engine.as_ref(), *task, &batch(&[texts[*text]]), 0);
-                let apart = difference(&alone, vectors);
-                assert!(apart <= 1e-4, "{name}, task {task}, text {text}: {apart}");
-            }
-        }
-        engine.remove(b).unwrap();
-        assert!(matches!(engine.run(&plan), Err(EngineError::NoTask(task)) if task == b), "{name}");
-    }
-}
-
 /// One reader asks on while tasks are added and removed around it.
 #[test]
 fn tasks_come_and_go_while_other_threads_ask() {
@@ -480,48 +454,5 @@ fn results_say_what_made_them() {
     for name in ENGINES {
         let info = engine(name, &base()).describe();
         assert_eq!((info.engine.to_string().as_str(), info.precision), (name, Precision::F32));
-    }
-}
-
-/// Tasks that leave the lower layers as they are, one that replaces tensors, and one twice: logits on many texts at once
-/// are those of each task alone.
-#[test]
-fn tasks_that_share_layers_answer_as_they_do_alone() {
-    let base = base();
-    let layers = base.manifest().architecture.layers;
-    let packs = [
-        Recipe { seed: 71, from_layer: 3, ..Default::default() }.pack(&base),
-        Recipe { seed: 72, from_layer: 3, granularity: Granularity::Weight, ..Default::default() }.pack(&base),
-        Recipe { seed: 73, from_layer: 5, sparsity: 0.5, ..Default::default() }.pack(&base),
-        Recipe { seed: 74, ..Default::default() }.pack(&base),
-        Recipe { seed: 71, from_layer: 3, ..Default::default() }.pack(&base),
-        Recipe { seed: 75, from_layer: layers, ..Default::default() }.pack(&base).with_deltas(deltas(&base)).unwrap(),
-    ];
-    let texts = mixed_texts();
-    for threads in [1, 2] {
-        let runner = Runner::new(engine_with("native", &base, threads), Arc::clone(&base)).unwrap();
-        let tasks: Vec<TaskId> = packs.iter().map(|pack| runner.add_pack(pack.clone()).unwrap()).collect();
-        let [a, b, c, d, again, replaced] = tasks[..] else { panic!("six tasks") };
-        let sharing = runner.engine().sharing(&[a, b, c, d, again]).unwrap().unwrap();
-        let parts = [(0, vec![vec![a, b, c, again], vec![d]]), (3, vec![vec![a, again], vec![b], vec![c], vec![d]])];
-        for (layer, groups) in parts {
-            assert_eq!(sharing.layers()[layer], groups, "layer {layer}");
-        }
-        assert_eq!(sharing.computed_layers(), 3 * 2 + 3 * 4);
-        let requests: Vec<(&str, &[TaskId])> = texts.iter().map(|text| (text.as_str(), &tasks[..])).collect();
-        let together = runner.run(&requests).unwrap();
-        for (i, task) in [a, b, c, d, again, replaced].into_iter().enumerate() {
-            let alone = classify(&runner, task, &texts);
-            for (answers, alone) in together.iter().zip(&alone) {
-                let Answer::Label(found) = &answers[i] else { panic!("{:?}", answers[i]) };
-                assert_eq!(found.label, alone.label);
-                assert!(
-                    difference(&found.logits, &alone.logits) <= 1e-5,
-                    "task {i}: {:?} {:?}",
-                    found.logits,
-                    alone.logits
-                );
-            }
-        }
     }
 }

@@ -12,6 +12,7 @@ mod examples;
 mod fuzzing;
 mod kinds;
 mod packs;
+mod plans;
 mod program;
 mod pytorch;
 mod serve;

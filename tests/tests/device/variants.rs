@@ -7,13 +7,14 @@ use overmask::base::{Base, Precision};
 use overmask::fs::file_digest;
 use overmask::mask::Granularity;
 use overmask::pack::{Delta, FloatType, PackFile};
-use overmask::task::{Prediction, Runner, golden_tolerance};
+use overmask::task::{Runner, golden_tolerance};
 use overmask_exporter::quantize::quantize;
 use overmask_tests::{
     Recipe, base, base_dir, classify, difference, engine, engine_with, failed, json_lines, program, questions, ran,
 };
 use tempfile::TempDir;
 
+use crate::conformance::logits;
 use crate::store::{Device, done, flash, overmask};
 
 /// The real base in both other precisions, made once.
@@ -29,10 +30,6 @@ fn variant(precision: Precision) -> Arc<Base> {
         (dir, made)
     });
     Arc::clone(if precision == Precision::Bf16 { bf16 } else { int8 })
-}
-
-fn logits(predictions: &[Prediction]) -> Vec<f32> {
-    predictions.iter().flat_map(|p| p.logits.iter().copied()).collect()
 }
 
 fn recipes() -> [Recipe; 4] {

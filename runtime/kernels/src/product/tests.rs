@@ -24,61 +24,40 @@ trait Sample: Tabled {
     const TOLERANCE: f64;
 }
 
-impl Sample for f32 {
-    fn weight(value: f32) -> f32 {
-        value
-    }
+/// Elements that are numbers themselves, multiplied with f32.
+macro_rules! floats {
+    ($($element:ident: $from:expr),*) => {$(
+        impl Sample for $element {
+            fn weight(value: f32) -> $element {
+                $from(value)
+            }
 
-    fn activation(value: f32) -> f32 {
-        value
-    }
+            fn activation(value: f32) -> f32 {
+                value
+            }
 
-    fn of_weight(self) -> f64 {
-        self.into()
-    }
+            fn of_weight(self) -> f64 {
+                self.into()
+            }
 
-    fn of_activation(activation: f32, _: Isa) -> f64 {
-        activation.into()
-    }
+            fn of_activation(activation: f32, _: Isa) -> f64 {
+                activation.into()
+            }
 
-    fn sum(value: i16) -> f32 {
-        value.into()
-    }
+            fn sum(value: i16) -> f32 {
+                value.into()
+            }
 
-    fn of_sum(sum: f32) -> f64 {
-        sum.into()
-    }
+            fn of_sum(sum: f32) -> f64 {
+                sum.into()
+            }
 
-    const TOLERANCE: f64 = 1e-4;
+            const TOLERANCE: f64 = 1e-4;
+        }
+    )*};
 }
 
-impl Sample for bf16 {
-    fn weight(value: f32) -> bf16 {
-        bf16::from_f32(value)
-    }
-
-    fn activation(value: f32) -> f32 {
-        value
-    }
-
-    fn of_weight(self) -> f64 {
-        self.into()
-    }
-
-    fn of_activation(activation: f32, _: Isa) -> f64 {
-        activation.into()
-    }
-
-    fn sum(value: i16) -> f32 {
-        value.into()
-    }
-
-    fn of_sum(sum: f32) -> f64 {
-        sum.into()
-    }
-
-    const TOLERANCE: f64 = 1e-4;
-}
+floats!(f32: std::convert::identity, bf16: bf16::from_f32);
 
 impl Sample for i8 {
     /// Both ends are common: what is too large for a register shows there.
