@@ -69,6 +69,15 @@ impl<'a, T> Tile<'a, T> {
         Tile { values: &self.values[row..], stride: self.stride }
     }
 
+    /// The first row, and the rows from one panel to the next: so many rows of all steps up to the last one are there.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    pub(super) fn steps(self, last: usize, rows: usize) -> (*const Row<T>, usize) {
+        // Panels lie one after the other.
+        assert!(last / NR * self.stride + rows <= self.values.len());
+        (self.values.as_ptr(), self.stride)
+    }
+
     /// The panel with this number, for so many rows.
     #[inline(always)]
     pub(super) fn panel(self, panel: usize, rows: usize) -> &'a [Row<T>] {

@@ -1,6 +1,7 @@
 //! What an instruction set does: the innermost loops over a tile of rows and the steps of a panel.
 
 use super::activations::Tile;
+use super::product::DEPTH;
 use super::{Affine, Element, NR, Row, codes};
 
 /// Calls a kernel that takes the number of rows as a constant.
@@ -90,6 +91,14 @@ pub(super) trait Kernel<E: Element>: Instructions {
 
     /// Products of fewer rows than this mask each tile's multiply-adds; others mask a panel once.
     const MERGE_BELOW: usize = 0;
+
+    /// Steps of a panel that are gone through at once where they are listed; it divides [`DEPTH`](super::product::DEPTH).
+    const LISTED_DEPTH: usize = DEPTH;
+
+    /// Whether so many kept steps of all are listed in a product of so many rows; the others are taken for masked ones.
+    fn lists(_kept: usize, _steps: usize, _rows: usize) -> bool {
+        true
+    }
 
     /// Adds every step.
     fn dense(self, operands: Operands<'_, E>, sums: &mut [Row<E::Sum>]);

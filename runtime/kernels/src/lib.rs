@@ -8,7 +8,7 @@
 //! | mask | what is done |
 //! | --- | --- |
 //! | none | every step |
-//! | [`PanelMask::Steps`] | only the kept steps: a block that is zero costs nothing |
+//! | [`PanelMask::Steps`] | only the kept steps: a block that is zero costs nothing; where nearly all are kept, as below |
 //! | [`PanelMask::Weights`] and [`PanelMask::Inputs`], few rows, AVX-512, no int8 | the mask goes into the multiply-adds |
 //! | both otherwise | the first tile masks the panel as it reads it and leaves it masked for the others |
 //!

@@ -55,15 +55,16 @@ impl<E: Element> Kernels<E> {
 fn form<E: Element, K: Kernel<E>>(mask: PanelMask<'_>, rows: usize) -> &'static str {
     match mask {
         PanelMask::Dense => "no mask",
-        PanelMask::Steps(_) => "kept steps",
-        PanelMask::Weights(_) | PanelMask::Inputs(_) if rows < K::MERGE_BELOW => "masked multiply-adds",
-        PanelMask::Weights(_) | PanelMask::Inputs(_) => "masked panels",
+        // Of all panels together: each goes its own way.
+        PanelMask::Steps(words) if K::lists(count(words), 32 * words.len(), rows) => "kept steps",
+        _ if rows < K::MERGE_BELOW => "masked multiply-adds",
+        _ => "masked panels",
     }
 }
 
 fn run<E: Element, K: Kernel<E>>(product: &Product<'_, E>, scratch: &mut Scratch<E>, sums: &mut [Row<E::Sum>]) {
     let kernel: K = detected();
-    let Product { activations, weight, mask, panel, bias } = *product;
+    let Product { activations, weight, mut mask, panel, bias } = *product;
     let (rows, steps) = (activations.rows(), weight.steps());
     assert_eq!(activations.inputs(), weight.inputs(), "activations and weight have not the same inputs");
     assert_eq!(sums.len(), rows, "activations and sums have not the same rows");
@@ -71,8 +72,14 @@ fn run<E: Element, K: Kernel<E>>(product: &Product<'_, E>, scratch: &mut Scratch
     let Scratch { masked, kept, bits } = scratch;
     masked.resize(DEPTH, [E::Lane::default(); NR]);
     let tiles = split(rows, K::MAX_ROWS);
-    for start in (0..steps).step_by(DEPTH) {
-        let range = start..steps.min(start + DEPTH);
+    let mut listed = false;
+    if let PanelMask::Steps(words) = mask {
+        let kept = count(&words[panel * steps.div_ceil(32)..][..steps.div_ceil(32)]);
+        (mask, listed) = if kept == steps { (PanelMask::Dense, false) } else { (mask, K::lists(kept, steps, rows)) };
+    }
+    let depth = if listed { K::LISTED_DEPTH } else { DEPTH };
+    for start in (0..steps).step_by(depth) {
+        let range = start..steps.min(start + depth);
         let b = &weight.panel(panel)[range.clone()];
         let masked = &mut masked[..b.len()];
         let mut masks: &[u32] = &[];
@@ -80,7 +87,12 @@ fn run<E: Element, K: Kernel<E>>(product: &Product<'_, E>, scratch: &mut Scratch
             PanelMask::Dense => {}
             PanelMask::Steps(words) => {
                 let words = &words[panel * steps.div_ceil(32)..][range.start / 32..range.end.div_ceil(32)];
-                kernel.kept(words, kept);
+                if listed {
+                    kernel.kept(words, kept);
+                } else {
+                    all_or_nothing::<E>(words, b.len(), bits);
+                    masks = bits;
+                }
             }
             PanelMask::Weights(words) => {
                 masks = &words[panel * steps * E::INPUTS..][range.start * E::INPUTS..range.end * E::INPUTS];
@@ -91,7 +103,7 @@ fn run<E: Element, K: Kernel<E>>(product: &Product<'_, E>, scratch: &mut Scratch
             }
         }
         // What comes next lies behind; each tile asks for its share, step by step.
-        let used = if matches!(mask, PanelMask::Steps(_)) { kept.len() } else { b.len() };
+        let used = if listed { kept.len() } else { b.len() };
         let (next, stride) = (b.as_ptr_range().end.cast::<i8>(), size_of_val(b).div_ceil((tiles.len() * used).max(1)));
         for (tile, (first, height)) in split(rows, K::MAX_ROWS).enumerate() {
             let (a, sums) = (activations.tile(first, start * E::INPUTS), &mut sums[first..first + height]);
@@ -99,9 +111,8 @@ fn run<E: Element, K: Kernel<E>>(product: &Product<'_, E>, scratch: &mut Scratch
             let operands = Operands { a, b, bias: bias.filter(|_| start == 0), ahead };
             match mask {
                 PanelMask::Dense => kernel.dense(operands, sums),
-                PanelMask::Steps(_) if kept.len() == b.len() => kernel.dense(operands, sums),
-                PanelMask::Steps(_) => kernel.listed(operands, kept, sums),
-                PanelMask::Weights(_) | PanelMask::Inputs(_) => match tile {
+                PanelMask::Steps(_) if listed => kernel.listed(operands, kept, sums),
+                PanelMask::Steps(_) | PanelMask::Weights(_) | PanelMask::Inputs(_) => match tile {
                     _ if rows < K::MERGE_BELOW => kernel.masked(operands, masks, masked, sums),
                     0 => kernel.masking(operands, masks, masked, sums),
                     _ => kernel.dense(Operands { b: masked, ..operands }, sums),
@@ -124,6 +135,21 @@ fn spread<E: Element>(words: &[u32], steps: Range<usize>, bits: &mut Vec<u32>) {
         let input = step * E::INPUTS;
         let bits_of_lane = words[input / 32] >> (input % 32) & lane;
         bits.extend(std::iter::repeat_n(bits_of_lane * copies, E::INPUTS));
+    }
+}
+
+/// How many bits are set.
+fn count(words: &[u32]) -> usize {
+    words.iter().map(|word| word.count_ones() as usize).sum()
+}
+
+/// The bits of some steps, for each of a panel's weights.
+fn all_or_nothing<E: Element>(words: &[u32], steps: usize, bits: &mut Vec<u32>) {
+    bits.resize(steps * E::INPUTS, 0);
+    for (word, bits) in words.iter().zip(bits.chunks_mut(32 * E::INPUTS)) {
+        for (step, bits) in bits.chunks_exact_mut(E::INPUTS).enumerate() {
+            bits.fill(0u32.wrapping_sub(word >> step & 1));
+        }
     }
 }
 

@@ -3,11 +3,11 @@
 use std::ops::Range;
 
 use overmask_kernels::{Activations, NR, PanelMask, Panels, Product, Row};
-use rten_simd::{Isa, SimdOp};
-use rten_vecmath::Softmax;
+use rten_simd::SimdOp;
 
 use super::budget::Stage;
 use super::pass::{HeadMemory, Memory, Pass, by_rows};
+use super::softmax::Softmax;
 
 /// Where sums start that have no bias.
 const ZEROS: Option<&Row> = Some(&[0.0; NR]);
@@ -66,7 +66,7 @@ impl Pass<'_> {
     /// One head of a text; query, key and value are the head's panels, with the rows of all texts.
     fn head(&self, qkv: [&[Row]; 3], text: &Range<usize>, rows: usize, memory: &mut Memory, mut out: Vec<&mut [Row]>) {
         let [query, key, value] = qkv;
-        let Memory { f32: scratch, row, head: HeadMemory { keys, scores }, .. } = memory;
+        let Memory { f32: scratch, row: factors, head: HeadMemory { keys, scores }, .. } = memory;
         let (d, length) = (self.width() / self.heads(), text.len());
         let of_text = |panel: usize, values| &<[Row]>::as_ref(values)[panel * rows + text.start..][..length];
         self.timed(Stage::Attention, || {
@@ -86,7 +86,9 @@ impl Pass<'_> {
                 product.run(self.isa, scratch, scores);
             }
         });
-        self.timed(Stage::Softmax, || Weights { scale: 1.0 / (d as f32).sqrt(), scores, length, row }.dispatch());
+        factors.resize(length, 0.0);
+        let scale = 1.0 / (d as f32).sqrt();
+        self.timed(Stage::Softmax, || Softmax { scale, scores, tokens: length, factors }.dispatch());
         self.timed(Stage::Attention, || {
             let activations = Activations::new(scores, length, length);
             for (panel, out) in out.iter_mut().enumerate() {
@@ -94,6 +96,9 @@ impl Pass<'_> {
                 let weight = Panels::new(of_text(panel, value).as_flattened(), NR, length);
                 let product = Product { activations, weight, mask: PanelMask::Dense, panel: 0, bias: ZEROS };
                 product.run(self.isa, scratch, out);
+                for (row, factor) in out.iter_mut().zip(&*factors) {
+                    row.iter_mut().for_each(|value| *value *= factor);
+                }
             }
         });
     }
@@ -121,35 +126,6 @@ fn move_columns(from: &[Row], to: &mut [Row], rows: usize, columns: impl Iterato
     for (a, b) in columns {
         for row in 0..rows {
             to[b / NR * rows + row][b % NR] = from[a / NR * rows + row][a % NR];
-        }
-    }
-}
-
-/// Makes attention weights of scores, each row a softmax over the text's tokens.
-struct Weights<'a> {
-    scale: f32,
-    scores: &'a mut [Row],
-    /// Tokens of the text.
-    length: usize,
-    /// Memory for a row.
-    row: &'a mut Vec<f32>,
-}
-
-impl SimdOp for Weights<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn eval<I: Isa>(self, isa: I) {
-        let Weights { scale, scores, length, row } = self;
-        row.resize(length.div_ceil(NR) * NR, 0.0);
-        for i in 0..length {
-            for (part, panel) in row.as_chunks_mut::<NR>().0.iter_mut().zip(scores.chunks_exact(length)) {
-                part.iter_mut().zip(&panel[i]).for_each(|(part, score)| *part = score * scale);
-            }
-            Softmax::new_mut(&mut row[..length]).eval(isa);
-            for (part, panel) in row.as_chunks().0.iter().zip(scores.chunks_exact_mut(length)) {
-                panel[i] = *part;
-            }
         }
     }
 }

@@ -40,6 +40,7 @@ mod packed;
 mod pass;
 mod pool;
 mod schedule;
+mod softmax;
 mod task;
 #[cfg(test)]
 mod tests;
