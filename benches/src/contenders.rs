@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use candle_core::{DType, Device, Tensor};
@@ -131,8 +132,9 @@ impl OnnxRuntime {
     }
 }
 
-impl Contender for OnnxRuntime {
-    fn pass(&mut self, batch: &Batch) -> Result<()> {
+impl OnnxRuntime {
+    /// What the only output holds after a pass.
+    pub(crate) fn output(&mut self, batch: &Batch) -> Result<Vec<f32>> {
         let batch = &batch.padded;
         let shape = [batch.batch, batch.sequence];
         let tensor = |values: &Vec<i64>| ort::value::Tensor::from_array((shape, values.clone())).map_err(plain);
@@ -143,7 +145,14 @@ impl Contender for OnnxRuntime {
         ];
         let outputs = self.0.run(inputs).map_err(plain)?;
         ensure!(outputs.len() == 1, "not one output");
-        Ok(())
+        let (_, values) = outputs[0].try_extract_tensor::<f32>().map_err(plain)?;
+        Ok(values.to_vec())
+    }
+}
+
+impl Contender for OnnxRuntime {
+    fn pass(&mut self, batch: &Batch) -> Result<()> {
+        self.output(batch).map(drop)
     }
 }
 
@@ -326,6 +335,11 @@ impl Texts {
         Ok((format!("{tokens} tokens"), self.tokenizer.batch([&ids]).into()))
     }
 }
+
+/// What the threads of a peer take to fall asleep: they may spin for a while after its pass, on a processor of whoever
+/// comes next. So everybody pauses before a pass; and as the first one after a pause finds the processor slow, it does not
+/// count, for nobody.
+pub(crate) const PAUSE: Duration = Duration::from_millis(20);
 
 /// The middle of some times.
 pub(crate) fn median(times: &mut [f64]) -> f64 {

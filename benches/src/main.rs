@@ -1,6 +1,7 @@
 //! Measurements beside others, in one run each. `cargo xtask bench` makes what they need and calls
 //! them; each prints a table and writes the same rows as JSON.
 
+mod agreement;
 mod budget;
 mod codec;
 mod coders;
@@ -14,7 +15,7 @@ mod rows;
 #[cfg(unix)]
 mod serve;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 
@@ -23,14 +24,14 @@ usage: bench codec REPORT BASE PACK...
        bench budget REPORT BASE TEXTS
        bench peers REPORT BASE TEXTS PROGRAM WEIGHT-PACK BLOCK-PACK HALF-PACK
        bench plans REPORT BASE TEXTS
-       bench precisions REPORT BASE TEXTS PYTHON BF16-BASE INT8-BASE
+       bench precisions REPORT BASE TEXTS PYTHON PYTHON BF16-BASE INT8-BASE HALF-PACK MODEL [PACK MODEL TEXTS]...
        bench instructions REPORT BASE TEXTS WEIGHT-PACK HALF-PACK COMMAND...
        bench serve REPORT BASE TEXTS PROGRAM PACK PYTHON MODEL MODEL...
 
 TEXTS is a JSONL file of texts, PROGRAM the `overmask` that is shipped; a block pack and a half pack are
 of 32x1 blocks, with few zeros and with half of them. COMMAND runs a `bench` and says on stderr how many
-instructions it took, as `instructions: N`. PYTHON has what benches/serve-requirements.txt or
-benches/precisions-requirements.txt names, and each MODEL is a folder of `overmask-export export`.";
+instructions it took, as `instructions: N`. PYTHON has what benches/NAME-requirements.txt names (of `precisions`,
+and then of `deepsparse`), and each MODEL is a folder of `overmask-export export`.";
 
 fn main() -> Result<()> {
     let args: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
@@ -39,8 +40,12 @@ fn main() -> Result<()> {
         (Some("codec"), [report, base, packs @ ..]) if !packs.is_empty() => codec::run(base, packs)?.finish(report),
         (Some("budget"), [report, base, texts]) => budget::run(base, texts)?.finish(report),
         (Some("plans"), [report, base, texts]) => plans::run(base, texts)?.finish(report),
-        (Some("precisions"), [report, base, texts, python, bf16, int8]) => {
-            precisions::run(base, texts, python, [bf16, int8])?.finish(report)
+        (Some("precisions"), [report, base, texts, python, deepsparse, bf16, int8, half, model, tasks @ ..]) => {
+            let (tasks, []) = tasks.as_chunks() else { bail!(USAGE) };
+            let tasks = tasks.iter().map(|task| task.each_ref().map(PathBuf::as_path)).collect();
+            let (variants, half): ([&Path; 2], [&Path; 2]) = ([bf16, int8], [half, model]);
+            precisions::run(&precisions::Setup { base, variants, texts, python, deepsparse, half, tasks })?
+                .finish(report)
         }
         (Some("peers"), [report, base, texts, program, packs @ ..]) => {
             let [weight, block, half] = packs else { bail!(USAGE) };

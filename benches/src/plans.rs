@@ -16,11 +16,11 @@ use overmask::engine::{Changes, Engine, Plan, TaskId, TokenBatch};
 use overmask::mask::{Granularity, Mask};
 use overmask::pack::NamedMask;
 
-use crate::contenders::{Peer, Texts, median, options};
+use crate::contenders::{PAUSE, Peer, Texts, median, options};
 use crate::rows::Rows;
 
 /// Rounds that count, and those before that do not.
-const ROUNDS: usize = 61;
+const ROUNDS: usize = 31;
 const WARM_UP: usize = 3;
 
 /// Tasks on one text.
@@ -167,11 +167,14 @@ impl Kind {
     }
 }
 
-/// The medians, in milliseconds, of what takes turns.
+/// The medians, in milliseconds, of what takes turns. The first run after a pause does not count: see
+/// [`PAUSE`](crate::contenders::PAUSE).
 fn interleaved<const N: usize>(mut runs: [&mut dyn FnMut() -> Result<()>; N]) -> Result<[f64; N]> {
     let mut times = [const { Vec::new() }; N];
     for round in 0..WARM_UP + ROUNDS {
         for (run, times) in runs.iter_mut().zip(&mut times) {
+            std::thread::sleep(PAUSE);
+            run()?;
             let start = Instant::now();
             run()?;
             if round >= WARM_UP {
