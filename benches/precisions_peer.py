@@ -105,13 +105,17 @@ def same(base, model, feed):
 
 def quantize(base, texts, out):
     import nncf
+    from onnx import TensorProto
     import openvino
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     out.mkdir(parents=True, exist_ok=True)
     dynamic(base / "model.onnx", out / "ort-int8.onnx")
     fused(base, out / "ort-fused.onnx")
-    quantize_dynamic(out / "ort-fused.onnx", out / "ort-fused-int8.onnx", per_channel=True, weight_type=QuantType.QInt8)
+    # Types are not inferred through operators of ONNX Runtime's own.
+    options = {"DefaultTensorType": TensorProto.FLOAT}
+    kinds = {"per_channel": True, "weight_type": QuantType.QInt8, "extra_options": options}
+    quantize_dynamic(out / "ort-fused.onnx", out / "ort-fused-int8.onnx", **kinds)
 
     # Token numbers come one text a line.
     rows = [json.loads(line) for line in texts.read_text().splitlines()[:SAMPLES]]

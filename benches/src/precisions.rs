@@ -124,9 +124,14 @@ impl Peers<'_> {
         Served::start(command.arg(model).args([precision, &threads.to_string()]), batch)
     }
 
+    /// On a copy of a folder's model: it writes shapes into the file that it is given.
     fn deepsparse(&self, model: &Path, threads: usize, batch: &Batch) -> Result<Served> {
+        let copy = tempfile::tempdir_in(&self.dir)?;
+        for name in [file::MODEL, file::WEIGHTS] {
+            std::fs::copy(model.join(name), copy.path().join(name))?;
+        }
         let mut command = script(self.setup.deepsparse, "deepsparse");
-        Served::start(command.arg(model.join(file::MODEL)).arg(threads.to_string()), batch)
+        Served::start(command.arg(copy.path().join(file::MODEL)).arg(threads.to_string()), batch)
     }
 }
 

@@ -118,14 +118,7 @@ pub(crate) fn serve(work: &Work) -> Result<()> {
     let mut models = Vec::new();
     let block = Method::Mask("block:32x1");
     for task in [trec, movie] {
-        let pack = pack(&ready, work, &runs, task, block)?;
-        let model = dir.join(format!("serve-{}", task.name));
-        if model.exists() {
-            fs::remove_dir_all(&model).with_context(|| format!("cannot remove {}", model.display()))?;
-        }
-        let export = ready.run("overmask-export").args("export --base").arg(work.assets().join("minilm-l6-base"));
-        export.arg("--pack").arg(pack).arg("-o").arg(&model).show()?;
-        models.push(model);
+        models.push(exported(&ready, work, &pack(&ready, work, &runs, task, block)?)?);
     }
     let program = shipped(work)?;
     let texts = learn::data(work, movie, "test");
@@ -134,13 +127,13 @@ pub(crate) fn serve(work: &Work) -> Result<()> {
     models.iter().fold(run, Run::arg).show()
 }
 
-/// Bases in each precision, beside ONNX Runtime and OpenVINO, which are fetched.
+/// Bases in each precision, beside ONNX Runtime, OpenVINO and DeepSparse, which are fetched.
 pub(crate) fn precisions(work: &Work) -> Result<()> {
     let ready = setup::everything(work)?;
-    let (dir, _) = folders(work)?;
+    let (dir, runs) = folders(work)?;
     let texts = learn::data(work, &TASKS[1], "test");
     let run = measure(&ready, work, "precisions", &dir.join("precisions.json"))?.arg(texts);
-    let mut run = run.arg(python(work, "precisions")?);
+    let mut run = run.arg(python(work, "precisions")?).arg(python(work, "deepsparse")?);
     for dtype in ["bf16", "int8"] {
         let variant = dir.join(format!("base-{dtype}"));
         if variant.exists() {
@@ -150,7 +143,26 @@ pub(crate) fn precisions(work: &Work) -> Result<()> {
         quantize.arg(work.assets().join("minilm-l6-base")).arg("-o").arg(&variant).show()?;
         run = run.arg(variant);
     }
+    let half = pack(&ready, work, &runs, &TASKS[0], Method::Half("block:32x1"))?;
+    let model = exported(&ready, work, &half)?;
+    run = run.arg(half).arg(model);
+    for task in &TASKS {
+        let pack = pack(&ready, work, &runs, task, Method::Mask("block:32x1"))?;
+        let model = exported(&ready, work, &pack)?;
+        run = run.arg(pack).arg(model).arg(learn::data(work, task, "test"));
+    }
     run.show()
+}
+
+/// A pack as a plain ONNX model, beside it.
+fn exported(ready: &Ready<'_>, work: &Work, pack: &Path) -> Result<PathBuf> {
+    let model = pack.with_extension("model");
+    if model.exists() {
+        fs::remove_dir_all(&model).with_context(|| format!("cannot remove {}", model.display()))?;
+    }
+    let export = ready.run("overmask-export").args("export --base").arg(work.assets().join("minilm-l6-base"));
+    export.arg("--pack").arg(pack).arg("-o").arg(&model).show()?;
+    Ok(model)
 }
 
 /// A Python with what a benchmark is measured beside.
