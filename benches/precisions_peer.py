@@ -1,6 +1,7 @@
 """Peers that are set up in Python: ONNX Runtime's int8 and fused graphs, OpenVINO in its precisions, DeepSparse.
 
 precisions_peer.py quantize BASE TEXTS OUT    # writes OUT/ort-*.onnx and OUT/openvino-int8.xml
+precisions_peer.py onnxruntime BASE OUT       # the former alone
 precisions_peer.py dynamic MODEL OUT          # a model in ONNX Runtime's dynamic int8
 precisions_peer.py openvino MODEL PRECISION THREADS
 precisions_peer.py deepsparse MODEL THREADS
@@ -94,36 +95,40 @@ def fused(base, out):
 
 def same(base, model, feed):
     """Ends with an error where a model gives other vectors than the base."""
-    import onnxruntime
+    from onnxruntime import InferenceSession
 
     feed = {name: np.array(values, dtype=np.int64) for name, values in feed.items()}
-    run = lambda path: onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, feed)[0]
+    run = lambda path: InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, feed)[0]
     difference = np.abs(run(base / "model.onnx") - run(model)).max()
     if not difference < 1e-3:
         sys.exit(f"{model}: differs from the base by {difference}")
 
 
-def quantize(base, texts, out):
-    import nncf
+def onnxruntime(base, out):
     from onnx import TensorProto
-    import openvino
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     out.mkdir(parents=True, exist_ok=True)
     dynamic(base / "model.onnx", out / "ort-int8.onnx")
     fused(base, out / "ort-fused.onnx")
+    same(base, out / "ort-fused.onnx", {"input_ids": [[1, 2, 3]], "attention_mask": [[1, 1, 1]], "token_type_ids": [[0, 0, 0]]})
     # Types are not inferred through operators of ONNX Runtime's own.
     options = {"DefaultTensorType": TensorProto.FLOAT}
     kinds = {"per_channel": True, "weight_type": QuantType.QInt8, "extra_options": options}
     quantize_dynamic(out / "ort-fused.onnx", out / "ort-fused-int8.onnx", **kinds)
 
+
+def quantize(base, texts, out):
+    import nncf
+    import openvino
+
+    onnxruntime(base, out)
     # Token numbers come one text a line.
     rows = [json.loads(line) for line in texts.read_text().splitlines()[:SAMPLES]]
     fill = lambda row: {"input_ids": row, "attention_mask": [1] * len(row), "token_type_ids": [0] * len(row)}
     model = openvino.Core().read_model(base / "model.onnx")
     names = [port.any_name for port in model.inputs]
     model.reshape({name: [-1, -1] for name in names})
-    same(base, out / "ort-fused.onnx", {name: [value] for name, value in fill(rows[0]).items()})
     samples = [{name: np.array([fill(row)[name]], dtype=np.int64) for name in names} for row in rows]
     quantized = nncf.quantize(model, nncf.Dataset(samples), model_type=nncf.ModelType.TRANSFORMER, subset_size=SAMPLES)
     openvino.save_model(quantized, out / "openvino-int8.xml", compress_to_fp16=False)
@@ -183,6 +188,8 @@ def deepsparse(model, threads):
 match sys.argv[1:]:
     case ["quantize", base, texts, out]:
         quantize(Path(base), Path(texts), Path(out))
+    case ["onnxruntime", base, out]:
+        onnxruntime(Path(base), Path(out))
     case ["dynamic", model, out]:
         dynamic(Path(model), Path(out))
     case ["openvino", model, precision, threads]:

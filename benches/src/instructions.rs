@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail, ensure};
 use overmask::base::Base;
 use overmask::pack::Pack;
 
-use crate::contenders::{Contender, Ours, Peer, Texts};
+use crate::contenders::{Contender, OnnxRuntime, Ours, Peer, Texts};
 use crate::rows::Rows;
 
 /// How the counted program is called.
@@ -29,23 +29,42 @@ const PEERS: [Peer; 3] = [Peer::OnnxRuntime, Peer::Rten, Peer::Tract];
 const DENSE: &str = "dense";
 const MASKED: [&str; 2] = ["weight", "block:32x1 50 %"];
 
+/// ONNX Runtime on a model of its own, such as one in int8.
+const MODEL: &str = "ONNX Runtime on a model";
+
 /// The variable that has the native engine take its portable kernels.
 const PORTABLE: [(&str, &str); 1] = [("OVERMASK_ISA", "portable")];
 
+/// What is counted beside the base.
+pub(crate) struct Setup<'a> {
+    pub(crate) base: &'a Path,
+    pub(crate) texts: &'a Path,
+    /// A pack of weights, and one of 32x1 blocks of which half are zero.
+    pub(crate) packs: [&'a Path; 2],
+    /// The base in int8.
+    pub(crate) int8: &'a Path,
+    /// The base in int8 as ONNX Runtime has it: plain, and of its own operators.
+    pub(crate) models: [&'a Path; 2],
+    /// What counts.
+    pub(crate) command: &'a [PathBuf],
+}
+
 /// Counts each of ours and each peer at each length.
-pub(crate) fn run(base: &Path, texts: &Path, weight: &Path, half: &Path, command: &[PathBuf]) -> Result<Rows> {
+pub(crate) fn run(setup: &Setup<'_>) -> Result<Rows> {
+    let Setup { base: f32, texts, packs: [weight, half], int8, models, command } = *setup;
     let mut rows = Rows::default();
     for tokens in ["16", "64", "128"] {
-        let of = |who: &str, pack: Option<&Path>, environment: &[(&str, &str)]| -> Result<f64> {
+        let of_base = |base: &Path, who: &str, more: Option<&Path>, environment: &[(&str, &str)]| -> Result<f64> {
             let count = |passes: &str| {
                 let args = [CHILD, who, passes, tokens].map(OsString::from);
-                let paths = [base, texts].into_iter().chain(pack).map(OsString::from);
+                let paths = [base, texts].into_iter().chain(more).map(OsString::from);
                 counted(command, args.into_iter().chain(paths), environment)
             };
             let pass = (count("3")? - count("2")?) / 1e6;
             eprintln!("{tokens} tokens: {who}: {pass:.1} million instructions");
             Ok(pass)
         };
+        let of = |who: &str, pack: Option<&Path>, environment: &[(&str, &str)]| of_base(f32, who, pack, environment);
         let peers = PEERS.iter().map(|peer| of(peer.name(), None, &[])).collect::<Result<Vec<_>>>()?;
         let ours = [of(DENSE, None, &[])?, of(MASKED[0], Some(weight), &[])?, of(MASKED[1], Some(half), &[])?];
         for (name, ours) in [DENSE, MASKED[0], MASKED[1]].into_iter().zip(ours) {
@@ -63,6 +82,19 @@ pub(crate) fn run(base: &Path, texts: &Path, weight: &Path, half: &Path, command
         let portable = of(MASKED[0], Some(weight), &PORTABLE)?;
         let name = format!("{tokens} tokens: weight, portable kernels, against the fastest");
         rows.add(name, "million", portable, Some(ours[1]), ">= 3");
+        let [plain, fused] = models.map(|model| of_base(f32, MODEL, Some(model), &[]));
+        // Whichever takes less.
+        let theirs = plain?.min(fused?);
+        for (name, pack, reach) in [(MASKED[0], weight, "<= 1.0"), (MASKED[1], half, "")] {
+            let ours = of_base(int8, name, Some(pack), &[])?;
+            rows.add(
+                format!("{tokens} tokens: int8, {name}, against ONNX Runtime int8"),
+                "million",
+                ours,
+                Some(theirs),
+                reach,
+            );
+        }
     }
     Ok(rows)
 }
@@ -81,12 +113,16 @@ fn counted(command: &[PathBuf], args: impl Iterator<Item = OsString>, environmen
 
 /// Runs so many passes of one of them, with one thread.
 pub(crate) fn child(args: &[PathBuf]) -> Result<()> {
-    let [who, passes, tokens, base, texts, pack @ ..] = args else { bail!("too few arguments") };
+    let [who, passes, tokens, base, texts, more @ ..] = args else { bail!("too few arguments") };
     let text = |arg: &PathBuf| arg.as_os_str().to_str().map(str::to_owned).context("an argument is not UTF-8");
     let (who, passes, tokens) = (text(who)?, text(passes)?.parse::<u32>()?, text(tokens)?.parse::<usize>()?);
     let base = Arc::new(Base::open(base)?);
     let (_, batch) = Texts::read(&base, texts)?.batch(Some(tokens))?;
-    let pack = pack.first().map(|pack| Pack::open(pack, &base)).transpose()?;
+    if who == MODEL {
+        let mut session = OnnxRuntime::open(more.first().context("no model")?, 1)?;
+        return (0..passes).try_for_each(|_| session.pass(&batch));
+    }
+    let pack = more.first().map(|pack| Pack::open(pack, &base)).transpose()?;
     let masks = pack.as_ref().map_or(&[][..], |pack| &pack.masks);
     let mut contender: Box<dyn Contender> = match Peer::ALL.into_iter().find(|peer| peer.name() == who) {
         Some(peer) => peer.start(&base, 1, masks)?,

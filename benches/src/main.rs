@@ -25,12 +25,12 @@ usage: bench codec REPORT BASE PACK...
        bench peers REPORT BASE TEXTS PROGRAM WEIGHT-PACK BLOCK-PACK HALF-PACK
        bench plans REPORT BASE TEXTS
        bench precisions REPORT BASE TEXTS PYTHON PYTHON BF16-BASE INT8-BASE HALF-PACK MODEL [PACK MODEL TEXTS]...
-       bench instructions REPORT BASE TEXTS WEIGHT-PACK HALF-PACK COMMAND...
+       bench instructions REPORT BASE TEXTS WEIGHT-PACK HALF-PACK INT8-BASE ONNX ONNX COMMAND...
        bench serve REPORT BASE TEXTS PROGRAM PACK PYTHON MODEL MODEL...
 
 TEXTS is a JSONL file of texts, PROGRAM the `overmask` that is shipped; a block pack and a half pack are
 of 32x1 blocks, with few zeros and with half of them. COMMAND runs a `bench` and says on stderr how many
-instructions it took, as `instructions: N`. PYTHON has what benches/NAME-requirements.txt names (of `precisions`,
+instructions it took, as `instructions: N`; each ONNX is the base in int8 as benches/precisions_peer.py writes it. PYTHON has what benches/NAME-requirements.txt names (of `precisions`,
 and then of `deepsparse`), and each MODEL is a folder of `overmask-export export`.";
 
 fn main() -> Result<()> {
@@ -58,8 +58,11 @@ fn main() -> Result<()> {
             let [weight, block, half] = packs else { bail!(USAGE) };
             peers::child(base, texts, [weight, block, half])?.write(out)
         }
-        (Some("instructions"), [report, base, texts, weight, half, command @ ..]) if !command.is_empty() => {
-            instructions::run(base, texts, weight, half, command)?.finish(report)
+        (Some("instructions"), [report, base, texts, weight, half, int8, plain, fused, command @ ..])
+            if !command.is_empty() =>
+        {
+            let (packs, models): ([&Path; 2], [&Path; 2]) = ([weight, half], [plain, fused]);
+            instructions::run(&instructions::Setup { base, texts, packs, int8, models, command })?.finish(report)
         }
         #[cfg(unix)]
         (Some("serve"), [report, base, texts, program, pack, peer @ ..]) if peer.len() > 2 => {

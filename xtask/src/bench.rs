@@ -135,13 +135,7 @@ pub(crate) fn precisions(work: &Work) -> Result<()> {
     let run = measure(&ready, work, "precisions", &dir.join("precisions.json"))?.arg(texts);
     let mut run = run.arg(python(work, "precisions")?).arg(python(work, "deepsparse")?);
     for dtype in ["bf16", "int8"] {
-        let variant = dir.join(format!("base-{dtype}"));
-        if variant.exists() {
-            fs::remove_dir_all(&variant).with_context(|| format!("cannot remove {}", variant.display()))?;
-        }
-        let quantize = ready.run("overmask-export").args("quantize --dtype").arg(dtype).arg("--base");
-        quantize.arg(work.assets().join("minilm-l6-base")).arg("-o").arg(&variant).show()?;
-        run = run.arg(variant);
+        run = run.arg(variant(&ready, work, &dir, dtype)?);
     }
     let half = pack(&ready, work, &runs, &TASKS[0], Method::Half("block:32x1"))?;
     let model = exported(&ready, work, &half)?;
@@ -152,6 +146,17 @@ pub(crate) fn precisions(work: &Work) -> Result<()> {
         run = run.arg(pack).arg(model).arg(learn::data(work, task, "test"));
     }
     run.show()
+}
+
+/// The base in another precision.
+fn variant(ready: &Ready<'_>, work: &Work, dir: &Path, dtype: &str) -> Result<PathBuf> {
+    let variant = dir.join(format!("base-{dtype}"));
+    if variant.exists() {
+        fs::remove_dir_all(&variant).with_context(|| format!("cannot remove {}", variant.display()))?;
+    }
+    let quantize = ready.run("overmask-export").args("quantize --dtype").arg(dtype).arg("--base");
+    quantize.arg(work.assets().join("minilm-l6-base")).arg("-o").arg(&variant).show()?;
+    Ok(variant)
 }
 
 /// A pack as a plain ONNX model, beside it.
@@ -186,8 +191,13 @@ pub(crate) fn counting(ready: &Ready<'_>, work: &Work) -> Result<Run> {
     let weight = pack(ready, work, &runs, trec, Method::Mask("weight"))?;
     let half = pack(ready, work, &runs, trec, Method::Half("block:32x1"))?;
     let texts = learn::data(work, movie, "test");
+    let (base, models) = (work.assets().join("minilm-l6-base"), dir.join("onnxruntime-int8"));
+    let script = Run::new(python(work, "precisions")?).arg(work.root.join("benches/precisions_peer.py"));
+    script.args("onnxruntime").arg(base).arg(&models).show()?;
+    let int8 = variant(ready, work, &dir, "int8")?;
     let run = measure(ready, work, "instructions", &dir.join("instructions.json"))?;
-    Ok(run.arg(texts).arg(weight).arg(half))
+    let run = run.arg(texts).arg(weight).arg(half).arg(int8);
+    Ok(run.arg(models.join("ort-int8.onnx")).arg(models.join("ort-fused-int8.onnx")))
 }
 
 /// The program of `benches/` with what all of its measurements take.
