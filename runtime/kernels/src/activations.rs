@@ -65,7 +65,7 @@ impl<'a, T> Tile<'a, T> {
     /// The tile without its first rows.
     #[cfg(target_arch = "aarch64")]
     #[inline(always)]
-    pub(super) fn from_row(self, row: usize) -> Self {
+    pub(super) fn rows_from(self, row: usize) -> Self {
         Tile { values: &self.values[row..], stride: self.stride }
     }
 

@@ -4,6 +4,7 @@
 #![allow(unsafe_code)]
 
 mod int8;
+mod vnni;
 
 use std::arch::x86_64::{
     __m128i, __m256, __m256i, _MM_HINT_T0, _mm_loadu_si128, _mm_prefetch, _mm256_and_ps, _mm256_and_si256,
@@ -14,6 +15,7 @@ use std::arch::x86_64::{
 
 use half::bf16;
 
+pub(super) use self::vnni::AvxVnni;
 use super::kernel::{Instructions, Kernel, Operands, by_rows};
 use super::{Element, NR, Row};
 

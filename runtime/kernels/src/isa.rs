@@ -6,12 +6,12 @@ use std::str::FromStr;
 use half::bf16;
 
 #[cfg(target_arch = "x86_64")]
-use super::avx2::Avx2;
+use super::avx2::{Avx2, AvxVnni};
 #[cfg(target_arch = "x86_64")]
 use super::avx512::{Avx512, Vnni};
 use super::kernel::{Codes, Kernel, detected};
 #[cfg(target_arch = "aarch64")]
-use super::neon::{DotProduct, Neon};
+use super::neon::{DotProduct, MatrixMultiply, Neon};
 use super::portable::Portable;
 use super::product::{Kernels, Product, Scratch};
 use super::{Affine, Element, NR, PanelMask, Row};
@@ -22,6 +22,8 @@ static TABLE: &[InstructionSet] = &[
     #[cfg(target_arch = "x86_64")]
     InstructionSet::new::<Avx2, Avx2>("avx2"),
     #[cfg(target_arch = "x86_64")]
+    InstructionSet::new::<Avx2, AvxVnni>("avxvnni"),
+    #[cfg(target_arch = "x86_64")]
     InstructionSet::new::<Avx512, Avx2>("avx512"),
     #[cfg(target_arch = "x86_64")]
     InstructionSet::new::<Avx512, Vnni>("avx512vnni"),
@@ -29,6 +31,8 @@ static TABLE: &[InstructionSet] = &[
     InstructionSet::new::<Neon, Neon>("neon"),
     #[cfg(target_arch = "aarch64")]
     InstructionSet::new::<Neon, DotProduct>("neondot"),
+    #[cfg(target_arch = "aarch64")]
+    InstructionSet::new::<Neon, MatrixMultiply>("neoni8mm"),
 ];
 
 /// A line of the table.

@@ -16,7 +16,7 @@ use std::slice::Iter;
 
 use half::bf16;
 
-pub(super) use self::int8::DotProduct;
+pub(super) use self::int8::{DotProduct, MatrixMultiply};
 use super::kernel::{self, Instructions, Kernel, Operands, by_rows};
 use super::{Element, NR, Row};
 
@@ -154,7 +154,7 @@ fn listed<const R: usize, E: Floats>(
     steps: &[u32],
     sums: &mut [Row],
 ) {
-    let a = a.from_row(first);
+    let a = a.rows_from(first);
     let mut all: Sums<R, { NR / LANES }> = load(bias, sums, 0);
     let mut steps = steps.iter();
     while let Some(step) = steps.as_slice().first() {

@@ -169,7 +169,7 @@ fn store<const R: usize>(bias: Option<&Row<i32>>, sums: &mut [Row<i32>], first: 
 
 /// The steps with zeros where the masks have no bit: a word of a mask has a bit for each byte of a register.
 #[target_feature(enable = "avx2,fma")]
-fn mask(b: &[Row<[i8; 4]>], masks: &[u32], masked: &mut [Row<[i8; 4]>]) {
+pub(super) fn mask(b: &[Row<[i8; 4]>], masks: &[u32], masked: &mut [Row<[i8; 4]>]) {
     // Byte i of a word goes to bytes 8 i to 8 i + 7, of which each looks at a bit of its own.
     let spread = _mm256_setr_epi8(
         0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3,

@@ -4,6 +4,8 @@
 //! As with f32, twenty-four registers hold sums. With `sdot` they are six rows of half a panel's outputs, or where steps
 //! are listed three rows of all outputs; without, each output has two sums, and there are six rows of a quarter.
 
+mod i8mm;
+
 use std::arch::aarch64::{
     int8x16_t, int16x8_t, int32x4_t, uint8x16_t, vaddq_s32, vandq_u8, vdupq_n_s32, vdupq_n_u8, vdupq_n_u32, veorq_u8,
     vget_low_s8, vld1q_s8, vld1q_s32, vld1q_u8, vmlal_high_s8, vmlal_s8, vmull_high_s8, vmull_s8, vpadalq_s16,
@@ -11,6 +13,7 @@ use std::arch::aarch64::{
 };
 use std::arch::{asm, is_aarch64_feature_detected};
 
+pub(crate) use self::i8mm::MatrixMultiply;
 use super::{LANES, LAST, Neon};
 use crate::kernel::{Codes, Instructions, Kernel, Operands, by_rows};
 use crate::{Element, NR, Row};
@@ -124,7 +127,7 @@ fn listed<const R: usize>(
     steps: &[u32],
     sums: &mut [Row<i32>],
 ) {
-    let a = a.from_row(first);
+    let a = a.rows_from(first);
     let mut all: Sums<R, { NR / LANES }> = load(bias, sums, 0);
     for k in steps.iter().map(|k| *k as usize) {
         add_one(&mut all, a.panel(k / STEPS, R), k % STEPS, &b[k], 0);
