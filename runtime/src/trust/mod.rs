@@ -137,9 +137,13 @@ impl TrustError {
     /// Of which kind it is.
     pub fn kind(&self) -> ErrorKind {
         match self {
-            // A key file that someone named and that is not there is not the device's fault.
-            Self::ReadKey { source, .. } if source.kind() == io::ErrorKind::NotFound => ErrorKind::InputData,
-            Self::ReadKey { .. } | Self::ReadKeyring { .. } => ErrorKind::DeviceOrStore,
+            Self::ReadKey { source, .. } | Self::ReadKeyring { source, .. } => match source.kind() {
+                // What someone named and what is not there, or something else, is not the device's fault.
+                io::ErrorKind::NotFound | io::ErrorKind::IsADirectory | io::ErrorKind::NotADirectory => {
+                    ErrorKind::InputData
+                }
+                _ => ErrorKind::DeviceOrStore,
+            },
             _ => ErrorKind::Signature,
         }
     }

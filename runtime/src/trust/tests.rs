@@ -180,8 +180,8 @@ fn a_keyring_is_a_directory_of_keys() {
     std::fs::create_dir(&broken).unwrap();
     let error = Keyring::open(dir.path()).unwrap_err();
     assert!(error.to_string().contains(&broken.display().to_string()), "{error}");
-    assert_eq!(error.kind(), ErrorKind::DeviceOrStore);
-    assert_eq!(Keyring::open(&dir.path().join("README")).unwrap_err().kind(), ErrorKind::DeviceOrStore);
+    assert_eq!(error.kind(), ErrorKind::InputData);
+    assert_eq!(Keyring::open(&dir.path().join("README")).unwrap_err().kind(), ErrorKind::InputData);
     assert_eq!(PublicKey::read(&dir.path().join("no.pub")).unwrap_err().kind(), ErrorKind::InputData);
 }
 
