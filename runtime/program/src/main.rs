@@ -149,10 +149,22 @@ fn main() -> std::process::ExitCode {
         Ok(cli) => cli,
         Err(status) => return status,
     };
-    let started = cli.verbosity.start(Messages::Warnings);
+    let started = cli.verbosity.start(cli.command.messages());
     #[cfg(feature = "ort")]
     overmask_cli::find_onnxruntime();
     overmask_cli::exit(started.map_err(Into::into).and_then(|()| execute(cli.command)), code)
+}
+
+impl Command {
+    /// What it says when it was told nothing about that.
+    fn messages(&self) -> Messages {
+        match self {
+            // Who starts it, or reads its journal, wants to see where it listens and what it serves.
+            #[cfg(all(feature = "serve", unix))]
+            Command::Serve(_) => Messages::Information,
+            _ => Messages::Warnings,
+        }
+    }
 }
 
 /// The exit code of an error.
