@@ -63,7 +63,7 @@ def fused(base, out):
     ids = [node("Cast", [name], name + "/int32", to=TensorProto.INT32) for name in FIELDS]
     tables = [constant(name, of(f"embeddings.{name}_embeddings.weight")) for name in ("word", "position", "token_type")]
     embedding = [ids[0], ids[2], *tables, *norm("embeddings.LayerNorm", "embeddings")]
-    nodes.append(helper.make_node("EmbedLayerNormalization", embedding, ["x", ""], domain="com.microsoft", epsilon=epsilon))
+    nodes.append(helper.make_node("EmbedLayerNormalization", embedding, ["x", "mask"], domain="com.microsoft", epsilon=epsilon))
     x = "x"
     for i in range(manifest["layers"]):
         layer, here = f"encoder.layer.{i}.", f"{i}/"

@@ -21,31 +21,30 @@ const LIMIT: f32 = 255.0;
 /// sum are the integer.
 const ROUNDING: f32 = 12_582_912.0;
 
-/// The bits of an exponent: all of them are set where a number is not finite.
-const EXPONENT: u32 = 0x7f80_0000;
-
-/// Makes codes of some rows: `from` and `to` have the rows of each panel, `rows` says what they stand for. What lies
-/// behind the last input is any code.
+/// Makes codes of some rows: `from` and `to` have the rows of each panel, `rows` says what they stand for. Each is written
+/// less `taken`, in the low bits. What lies behind the last input is any code.
 #[inline(always)]
-pub(super) fn quantize(from: &[&[Row]], inputs: usize, to: &mut [&mut [Row<u8>]], rows: &mut [Affine]) {
+pub(super) fn quantize(from: &[&[Row]], inputs: usize, taken: u8, to: &mut [&mut [Row<u8>]], rows: &mut [Affine]) {
     for (r, row) in rows.iter_mut().enumerate() {
-        let (mut least, mut most, mut finite) = ([0f32; NR], [0f32; NR], [true; NR]);
+        let mut range = Range::default();
         for (panel, from) in from.iter().enumerate() {
-            let used = NR.min(inputs - panel * NR);
-            let of_lanes = least.iter_mut().zip(&mut most).zip(&mut finite);
-            for (((least, most), finite), value) in of_lanes.zip(&from[r][..used]) {
-                *least = if *value < *least { *value } else { *least };
-                *most = if *value > *most { *value } else { *most };
-                *finite &= value.to_bits() & EXPONENT != EXPONENT;
+            match inputs - panel * NR {
+                0..NR => {
+                    // Zero is in every range.
+                    let mut values = [0.0; NR];
+                    let used = inputs - panel * NR;
+                    values[..used].copy_from_slice(&from[r][..used]);
+                    range.widen(&values);
+                }
+                _ => range.widen(&from[r]),
             }
         }
-        let (least, most) = (least.into_iter().fold(0.0, f32::min), most.into_iter().fold(0.0, f32::max));
+        let (least, most) = range.ends();
         let scale = (most - least) / LIMIT;
         let inverse = 1.0 / scale;
-        if !(scale.is_finite() && inverse.is_finite() && finite.iter().all(|finite| *finite)) {
+        if !(scale.is_finite() && inverse.is_finite()) {
             // Of zeros and the smallest numbers there is no inverse.
-            let is_finite = finite.iter().all(|finite| *finite) && scale.is_finite();
-            *row = Affine { scale: if is_finite { 0.0 } else { f32::NAN }, zero: 0 };
+            *row = Affine { scale: if scale.is_finite() { 0.0 } else { f32::NAN }, zero: 0 };
             to.iter_mut().for_each(|panel| panel[r] = [0; NR]);
             continue;
         }
@@ -53,8 +52,45 @@ pub(super) fn quantize(from: &[&[Row]], inputs: usize, to: &mut [&mut [Row<u8>]]
         *row = Affine { scale, zero: zero as u8 };
         for (from, to) in from.iter().zip(to.iter_mut()) {
             let codes = to[r].iter_mut().zip(&from[r]);
-            codes.for_each(|(code, value)| *code = round(value * inverse).wrapping_add(zero).clamp(0, 255) as u8);
+            codes.for_each(|(code, value)| {
+                let nearest = round(value * inverse).wrapping_add(zero).clamp(0, 255);
+                *code = (nearest as u8).wrapping_sub(taken);
+            });
         }
+    }
+}
+
+/// Values of a row that are looked at side by side.
+const LANES: usize = 16;
+
+/// Where the values of a row lie, zero among them.
+#[derive(Default)]
+struct Range {
+    least: [f32; LANES],
+    most: [f32; LANES],
+    /// The values times zero: a number that is not finite leaves NaN.
+    zeros: [f32; LANES],
+}
+
+impl Range {
+    #[inline(always)]
+    fn widen(&mut self, values: &Row) {
+        for values in values.as_chunks::<LANES>().0 {
+            let of_lanes = self.least.iter_mut().zip(&mut self.most).zip(&mut self.zeros);
+            for (((least, most), zeros), value) in of_lanes.zip(values) {
+                *least = if *value < *least { *value } else { *least };
+                *most = if *value > *most { *value } else { *most };
+                *zeros += value * 0.0;
+            }
+        }
+    }
+
+    /// The least and the largest value; NaN if one is not finite.
+    #[inline(always)]
+    fn ends(&self) -> (f32, f32) {
+        let zero: f32 = self.zeros.iter().sum();
+        let ends = (self.least.iter().copied().fold(0.0, f32::min), self.most.iter().copied().fold(0.0, f32::max));
+        (ends.0 + zero, ends.1 + zero)
     }
 }
 
@@ -112,8 +148,8 @@ mod tests {
     }
 
     /// The codes of the inputs alone.
-    fn of_inputs(codes: &[Vec<Row<u8>>], row: usize, inputs: usize) -> Vec<u8> {
-        (0..inputs).map(|k| codes[k / NR][row][k % NR]).collect()
+    fn of_inputs(isa: Isa, codes: &[Vec<Row<u8>>], row: usize, inputs: usize) -> Vec<u8> {
+        (0..inputs).map(|k| codes[k / NR][row][k % NR].wrapping_add(isa.activation_zero())).collect()
     }
 
     proptest! {
@@ -125,13 +161,14 @@ mod tests {
             shift in prop_oneof![Just(0f32), -20f32..20.0],
         ) {
             let rows: Vec<Vec<f32>> = rows.iter().map(|row| row.iter().map(|value| value + shift).collect()).collect();
-            let all: Vec<_> = Isa::available().into_iter().map(|isa| quantize(isa, &rows, inputs)).collect();
+            let all: Vec<_> = Isa::available().into_iter().map(|isa| (isa, quantize(isa, &rows, inputs))).collect();
             for (r, row) in rows.iter().enumerate() {
-                let codes = of_inputs(&all[0].0, r, inputs);
-                let Affine { scale, zero } = all[0].1[r];
-                for (other, affine) in &all {
-                    prop_assert_eq!((&of_inputs(other, r, inputs), affine[r]), (&codes, all[0].1[r]));
+                let (isa, (first, affine)) = &all[0];
+                let (codes, expected) = (of_inputs(*isa, first, r, inputs), affine[r]);
+                for (isa, (other, affine)) in &all {
+                    prop_assert_eq!((&of_inputs(*isa, other, r, inputs), affine[r]), (&codes, expected));
                 }
+                let Affine { scale, zero } = expected;
                 for (code, value) in codes.iter().zip(row) {
                     // The zero is rounded, too, so at the ends it is up to one step.
                     let found = (f32::from(*code) - f32::from(zero)) * scale;

@@ -94,8 +94,8 @@ impl Element for bf16 {
     }
 }
 
-/// Weights are codes from -127 to 127, activations codes from 0 to 255 less a number that the instruction set chooses
-/// ([`Isa::activation_zero`](super::Isa::activation_zero)). Products add up exactly, on every instruction set, as long as
+/// Weights are codes from -127 to 127, activations codes from 0 to 255, or numbers with a sign: codes less what the
+/// instruction set takes ([`Isa::activation_zero`](super::Isa::activation_zero)), in the low bits. Products add up exactly, on every instruction set, as long as
 /// there are no more than 30,000 inputs.
 impl Element for i8 {
     const INPUTS: usize = 4;

@@ -134,14 +134,15 @@ impl Isa {
         Self::available().pop().unwrap_or(Isa(&TABLE[0]))
     }
 
-    /// What products of int8 take from the code of an activation before they multiply it: a number that makes the
-    /// instructions' work easy, and makes none for [`Self::dequantize`], which is told the [`Affine`]'s own zero.
+    /// What [`Self::quantize`] takes from the code of an activation: nothing, or 128 where instructions multiply numbers
+    /// with a sign. [`Self::dequantize`] knows.
     pub fn activation_zero(self) -> u8 {
         self.0.activation_zero
     }
 
     /// Makes int8 codes of some rows of activations, each from its least value to its largest: `from` and `to` have the
-    /// rows of each panel of the activations, `rows` is filled with what the codes of each stand for.
+    /// rows of each panel of the activations, `rows` is filled with what the codes of each stand for, to which
+    /// [`Self::activation_zero`] was added.
     ///
     /// # Panics
     /// When there are not as many panels or rows.
@@ -151,8 +152,7 @@ impl Isa {
     }
 
     /// Makes numbers of the sums of a panel's products of codes, and adds them to the bias, or to what is there. The
-    /// last of the sums are those of a row of codes that are all [`Self::activation_zero`] + 1, and so stand for 1:
-    /// they tell what the zeros of the others add up to.
+    /// last of the sums are those of a row of activations that are all 1: they tell what the zeros of the others add up to.
     ///
     /// # Panics
     /// When there is not one row of sums more than of the others.

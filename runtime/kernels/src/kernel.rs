@@ -44,12 +44,12 @@ pub(super) fn detected<I: Instructions>() -> I {
 
 /// What is done around products of int8 codes: the plain loops, compiled for the instructions.
 pub(super) trait Codes: Instructions {
-    /// What is taken from an activation's code before it is multiplied.
+    /// What is taken from an activation's code: 128 makes numbers with a sign, which is what NEON multiplies.
     const ACTIVATION_ZERO: u8 = 0;
 
     /// As [`codes::quantize`].
     fn quantize(self, from: &[&[Row]], inputs: usize, to: &mut [&mut [Row<u8>]], rows: &mut [Affine]) {
-        codes::quantize(from, inputs, to, rows);
+        codes::quantize(from, inputs, Self::ACTIVATION_ZERO, to, rows);
     }
 
     /// As [`codes::dequantize`].

@@ -7,8 +7,9 @@
 mod int8;
 
 use std::arch::aarch64::{
-    float32x4_t, uint32x4_t, vandq_u32, vdupq_n_f32, vdupq_n_u32, vfmaq_f32, vfmaq_laneq_f32, vld1_u16, vld1q_f32,
-    vld1q_u32, vreinterpretq_f32_u32, vreinterpretq_u32_f32, vshll_n_u16, vst1q_f32,
+    float32x4_t, uint8x16_t, uint16x8_t, uint32x4_t, vandq_u16, vandq_u32, vdupq_n_f32, vdupq_n_u16, vdupq_n_u32,
+    vfmaq_f32, vfmaq_laneq_f32, vld1_u16, vld1q_f32, vld1q_u16, vld1q_u32, vreinterpretq_f32_u32,
+    vreinterpretq_u32_f32, vshll_n_u16, vst1q_f32, vst1q_u16,
 };
 use std::arch::{asm, is_aarch64_feature_detected};
 use std::ops::Index;
@@ -17,7 +18,7 @@ use std::slice::Iter;
 use half::bf16;
 
 pub(super) use self::int8::{DotProduct, MatrixMultiply};
-use super::kernel::{self, Instructions, Kernel, Operands, by_rows};
+use super::kernel::{Instructions, Kernel, Operands, by_rows};
 use super::{Element, NR, Row};
 
 /// That the processor has NEON, as all of 64 bits that run an operating system.
@@ -83,7 +84,8 @@ impl Floats for bf16 {
     }
 
     fn mask(b: &[Row<bf16>], masks: &[u32], masked: &mut [Row<bf16>]) {
-        kernel::mask::<bf16>(b, masks, masked);
+        // SAFETY: every processor of 64 bits that runs an operating system has NEON.
+        unsafe { mask_bf16(b, masks, masked) }
     }
 }
 
@@ -190,19 +192,52 @@ fn mask(b: &[Row], masks: &[u32], masked: &mut [Row]) {
     }
 }
 
-/// All ones in the lanes that have a bit in common. The intrinsic for this one instruction, `vtstq_u32`, becomes two, and
-/// with what follows three instructions for two.
+/// The same, eight at a time.
 #[target_feature(enable = "neon")]
-#[inline]
-fn have(a: uint32x4_t, b: uint32x4_t) -> uint32x4_t {
-    let common;
-    // SAFETY: it reads two registers and writes one.
-    unsafe {
-        asm!("cmtst {0:v}.4s, {1:v}.4s, {2:v}.4s", out(vreg) common, in(vreg) a, in(vreg) b,
-             options(pure, nomem, nostack, preserves_flags));
+fn mask_bf16(b: &[Row<bf16>], masks: &[u32], masked: &mut [Row<bf16>]) {
+    let bits = [0, 8].map(|first| {
+        let of_lanes: [u16; 8] = std::array::from_fn(|lane| 1 << (first + lane));
+        // SAFETY: there are eight values.
+        unsafe { vld1q_u16(of_lanes.as_ptr()) }
+    });
+    for ((step, mask), out) in b.iter().zip(masks).zip(masked) {
+        let halves = step.as_chunks::<16>().0.iter().zip(out.as_chunks_mut::<16>().0);
+        for ((weights, out), half) in halves.zip([*mask as u16, (mask >> 16) as u16]) {
+            let half = vdupq_n_u16(half);
+            for (i, bits) in bits.into_iter().enumerate() {
+                let (from, to) = (&weights[8 * i..][..8], &mut out[8 * i..][..8]);
+                // SAFETY: both have eight values.
+                unsafe {
+                    let weights = vld1q_u16(from.as_ptr().cast());
+                    vst1q_u16(to.as_mut_ptr().cast(), vandq_u16(weights, have_of_eight(half, bits)));
+                }
+            }
+        }
     }
-    common
 }
+
+/// All ones in the lanes that have a bit in common. The intrinsics for this one instruction, `vtstq_u32` and its like,
+/// become two, and with what follows three instructions for two.
+macro_rules! have {
+    ($name:ident, $lanes:ident, $arrangement:literal) => {
+        #[target_feature(enable = "neon")]
+        #[inline]
+        fn $name(a: $lanes, b: $lanes) -> $lanes {
+            let out: $lanes;
+            // SAFETY: it reads two registers and writes a third.
+            unsafe {
+                asm!(
+                    concat!("cmtst {0:v}.", $arrangement, ", {1:v}.", $arrangement, ", {2:v}.", $arrangement),
+                    out(vreg) out, in(vreg) a, in(vreg) b, options(pure, nomem, nostack, preserves_flags)
+                );
+            }
+            out
+        }
+    };
+}
+have!(have, uint32x4_t, "4s");
+have!(have_of_eight, uint16x8_t, "8h");
+have!(have_of_sixteen, uint8x16_t, "16b");
 
 /// Adds a step, which multiplies one lane of each row's values.
 #[target_feature(enable = "neon")]

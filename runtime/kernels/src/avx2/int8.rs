@@ -39,7 +39,7 @@ impl Codes for Avx2 {
 
 #[target_feature(enable = "avx2,fma")]
 fn quantize(from: &[&[Row]], inputs: usize, to: &mut [&mut [Row<u8>]], rows: &mut [Affine]) {
-    codes::quantize(from, inputs, to, rows);
+    codes::quantize(from, inputs, 0, to, rows);
 }
 
 #[target_feature(enable = "avx2,fma")]

@@ -54,7 +54,7 @@ impl Codes for Vnni {
 
 #[target_feature(enable = "avx512f,avx512bw")]
 fn quantize(from: &[&[Row]], inputs: usize, to: &mut [&mut [Row<u8>]], rows: &mut [Affine]) {
-    codes::quantize(from, inputs, to, rows);
+    codes::quantize(from, inputs, 0, to, rows);
 }
 
 #[target_feature(enable = "avx512f,avx512bw")]

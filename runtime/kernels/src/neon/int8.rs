@@ -7,14 +7,14 @@
 mod i8mm;
 
 use std::arch::aarch64::{
-    int8x16_t, int16x8_t, int32x4_t, uint8x16_t, vaddq_s32, vandq_u8, vdupq_n_s32, vdupq_n_u8, vdupq_n_u32, veorq_u8,
-    vget_low_s8, vld1q_s8, vld1q_s32, vld1q_u8, vmlal_high_s8, vmlal_s8, vmull_high_s8, vmull_s8, vpadalq_s16,
-    vpaddq_s32, vqtbl1q_u8, vreinterpretq_s8_u8, vreinterpretq_u8_u32, vst1q_s32, vst1q_u8, vtstq_u8,
+    int8x16_t, int16x8_t, int32x4_t, vaddq_s32, vaddq_u8, vandq_u8, vdupq_n_s32, vdupq_n_u8, vdupq_n_u32, vget_low_s8,
+    vld1q_s8, vld1q_s32, vld1q_u8, vmlal_high_s8, vmlal_s8, vmull_high_s8, vmull_s8, vpadalq_s16, vpaddq_s32,
+    vqtbl1q_u8, vreinterpretq_s8_u8, vreinterpretq_s8_u32, vreinterpretq_u8_u32, vst1q_s32, vst1q_u8,
 };
 use std::arch::{asm, is_aarch64_feature_detected};
 
 pub(crate) use self::i8mm::MatrixMultiply;
-use super::{LANES, LAST, Neon};
+use super::{LANES, LAST, Neon, have_of_sixteen};
 use crate::kernel::{Codes, Instructions, Kernel, Operands, by_rows};
 use crate::{Element, NR, Row};
 
@@ -40,7 +40,7 @@ impl Instructions for DotProduct {
     }
 }
 
-// The compiler takes NEON by itself for what is around the products. They multiply numbers with a sign.
+// The compiler takes NEON by itself for what is around the products.
 impl Codes for DotProduct {
     const ACTIVATION_ZERO: u8 = ZERO;
 }
@@ -260,7 +260,7 @@ fn store_pairs<const R: usize>(bias: Option<&Row<i32>>, sums: &mut [Row<i32>], f
 #[inline]
 fn four(row: &Row<u8>, k: usize) -> int8x16_t {
     let values = u32::from_le_bytes(row.as_chunks::<INPUTS>().0[k]);
-    signed(vreinterpretq_u8_u32(vdupq_n_u32(values)))
+    vreinterpretq_s8_u32(vdupq_n_u32(values))
 }
 
 /// The codes of a row's activations of four steps.
@@ -269,15 +269,7 @@ fn four(row: &Row<u8>, k: usize) -> int8x16_t {
 fn sixteen(row: &Row<u8>, k: usize) -> int8x16_t {
     let values = &row[k * INPUTS..][..LANES * INPUTS];
     // SAFETY: there are sixteen.
-    signed(unsafe { vld1q_u8(values.as_ptr()) })
-}
-
-/// Codes less [`ZERO`].
-#[target_feature(enable = "neon")]
-#[inline]
-fn signed(values: uint8x16_t) -> int8x16_t {
-    // It is the bit that makes a number negative.
-    vreinterpretq_s8_u8(veorq_u8(values, vdupq_n_u8(ZERO)))
+    vreinterpretq_s8_u8(unsafe { vld1q_u8(values.as_ptr()) })
 }
 
 /// The weights of four outputs.
@@ -289,21 +281,28 @@ fn weights(step: &Step, output: usize) -> int8x16_t {
     unsafe { vld1q_s8(weights.as_ptr().cast()) }
 }
 
-/// The steps with zeros where the masks have no bit: sixteen bits of a mask have one for each byte of a register.
+/// The steps with zeros where the masks have no bit: a word of a mask has a bit for each byte of two registers.
 #[target_feature(enable = "neon")]
 fn mask(b: &[Step], masks: &[u32], masked: &mut [Step]) {
+    // Bytes 0 and 1 of a word go to the first register, 2 and 3 to the second, each eight times; each looks at a bit of
+    // its own.
+    let spread: [u8; 16] = std::array::from_fn(|i| (i / 8) as u8);
+    let bits: [u8; 16] = std::array::from_fn(|i| 1 << (i % 8));
     // SAFETY: there are sixteen of each.
-    let (spread, bits) = unsafe {
-        let spread: [u8; 16] = std::array::from_fn(|i| (i / 8) as u8);
-        let bits: [u8; 16] = std::array::from_fn(|i| 1 << (i % 8));
-        (vld1q_u8(spread.as_ptr()), vld1q_u8(bits.as_ptr()))
-    };
-    let halves = masks.iter().flat_map(|word| [word & 0xffff, word >> 16]);
-    let fours = b.as_flattened().chunks_exact(LANES).zip(masked.as_flattened_mut().chunks_exact_mut(LANES));
-    for ((weights, out), half) in fours.zip(halves) {
-        let keep = vtstq_u8(vqtbl1q_u8(vreinterpretq_u8_u32(vdupq_n_u32(half)), spread), bits);
-        // SAFETY: four outputs have 16 weights.
-        unsafe { vst1q_u8(out.as_mut_ptr().cast(), vandq_u8(vld1q_u8(weights.as_ptr().cast()), keep)) };
+    let (low, bits) = unsafe { (vld1q_u8(spread.as_ptr()), vld1q_u8(bits.as_ptr())) };
+    let high = vaddq_u8(low, vdupq_n_u8(2));
+    let eights = b.as_flattened().as_chunks::<8>().0.iter().zip(masked.as_flattened_mut().as_chunks_mut::<8>().0);
+    for ((weights, out), word) in eights.zip(masks) {
+        let word = vreinterpretq_u8_u32(vdupq_n_u32(*word));
+        let (from, to) =
+            (weights.as_flattened().as_ptr().cast::<u8>(), out.as_flattened_mut().as_mut_ptr().cast::<u8>());
+        // SAFETY: eight outputs have 32 weights.
+        unsafe {
+            for (i, spread) in [low, high].into_iter().enumerate() {
+                let keep = have_of_sixteen(vqtbl1q_u8(word, spread), bits);
+                vst1q_u8(to.add(16 * i), vandq_u8(vld1q_u8(from.add(16 * i)), keep));
+            }
+        }
     }
 }
 

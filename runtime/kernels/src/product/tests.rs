@@ -74,7 +74,8 @@ impl Sample for i8 {
     }
 
     fn of_activation(activation: u8, isa: Isa) -> f64 {
-        f64::from(activation) - f64::from(isa.activation_zero())
+        // With a sign or without one.
+        if isa.activation_zero() == 0 { activation.into() } else { activation.cast_signed().into() }
     }
 
     fn sum(value: i16) -> i32 {

@@ -262,7 +262,7 @@ impl Pass<'_> {
                 let from: Vec<&[Row]> = x.chunks_exact(step.rows()).map(|panel| &panel[part.clone()]).collect();
                 affine.iter_mut().for_each(|rows| self.isa.quantize(&from, inputs, &mut to, rows));
             }
-            None => to.iter_mut().for_each(|row| row.fill([self.isa.activation_zero() + 1; NR])),
+            None => to.iter_mut().for_each(|row| row.fill([1; NR])),
         });
     }
 

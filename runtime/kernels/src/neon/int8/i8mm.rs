@@ -3,11 +3,11 @@
 
 use std::arch::aarch64::{
     int8x16_t, int32x4_t, uint8x8_t, vcombine_s32, vcombine_u8, vdupq_n_s8, vdupq_n_s32, vget_high_s32, vget_low_s32,
-    vld1_u8, vreinterpretq_s8_s32, vreinterpretq_s32_s8, vzip1q_s32, vzip2q_s32,
+    vld1_u8, vreinterpretq_s8_s32, vreinterpretq_s8_u8, vreinterpretq_s32_s8, vzip1q_s32, vzip2q_s32,
 };
 use std::arch::{asm, is_aarch64_feature_detected};
 
-use super::{DotProduct, INPUTS, STEPS, Step, ZERO, load_lanes, mask, signed, store_lanes, weights};
+use super::{DotProduct, INPUTS, STEPS, Step, ZERO, load_lanes, mask, store_lanes, weights};
 use crate::kernel::{Codes, Instructions, Kernel, Operands, by_rows};
 use crate::neon::LANES;
 use crate::{NR, Row};
@@ -80,7 +80,7 @@ fn add<const R: usize>(all: &mut Sums, rows: &[Row<u8>], k: usize, one: &Step, o
     for (value, pair) in values.iter_mut().zip(rows.chunks(2)) {
         // Where there is no second row, nobody looks at its sums.
         let (first, second) = (&pair[0], pair.last().unwrap_or(&pair[0]));
-        *value = signed(vcombine_u8(eight(first, k), eight(second, k)));
+        *value = vreinterpretq_s8_u8(vcombine_u8(eight(first, k), eight(second, k)));
     }
     for i in 0..TWOS / 2 {
         let output = half + LANES * i;
