@@ -128,7 +128,7 @@ impl Shape<'_> {
     fn products<E: Tabled<Sum: PartialEq>>(
         &self,
         weight: impl Fn(usize) -> E,
-        activation: impl Fn(usize, Isa) -> E::Activation,
+        activation: impl Fn(usize) -> E::Activation,
         sum: impl Fn(usize) -> E::Sum,
     ) {
         let Shape { rows, outputs, inputs, unit, byte } = *self;
@@ -144,10 +144,10 @@ impl Shape<'_> {
         let mut words = vec![0; PanelMask::packed_len::<E>(block, outputs, inputs)];
         let mask = if unit & 64 == 0 { PanelMask::pack::<E>(&mask, &mut words) } else { PanelMask::Dense };
         let bias: Option<Row<E::Sum>> = (unit & 128 == 0).then(|| std::array::from_fn(&sum));
+        // Exactly as many values as there must be: what lies behind them is nobody's.
+        let values = (0..inputs.div_ceil(NR) * rows).map(|i| std::array::from_fn(|j| activation(i * NR + j)));
+        let values: Vec<Row<E::Activation>> = values.collect();
         let products = Isa::available().into_iter().map(|isa| {
-            // Exactly as many values as there must be: what lies behind them is nobody's.
-            let values = (0..inputs.div_ceil(NR) * rows).map(|i| std::array::from_fn(|j| activation(i * NR + j, isa)));
-            let values: Vec<Row<E::Activation>> = values.collect();
             let activations = Activations::new(&values, rows, inputs);
             let (mut sums, mut scratch) = (vec![[sum(1); NR]; weight.len() * rows], Scratch::default());
             for (panel, sums) in sums.chunks_exact_mut(rows.max(1)).enumerate() {
