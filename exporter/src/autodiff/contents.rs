@@ -89,8 +89,8 @@ impl Contents {
                 vec![Dim::known(*value.first()?); count]
             }
             "Mul" => pairs(held(0)?, held(1)?, Dim::times)?,
-            "Add" => pairs(held(0)?, held(1)?, |a, b| known(a, b, i64::checked_add))?,
-            "Sub" => pairs(held(0)?, held(1)?, |a, b| known(a, b, i64::checked_sub))?,
+            "Add" => pairs(held(0)?, held(1)?, Dim::sum)?,
+            "Sub" => pairs(held(0)?, held(1)?, Dim::minus)?,
             "Div" => pairs(held(0)?, held(1)?, Dim::divided_by)?,
             "Equal" => pairs(held(0)?, held(1)?, equal)?,
             "Where" => {
@@ -132,10 +132,6 @@ fn pairs(a: &[Dim], b: &[Dim], f: impl Fn(&Dim, &Dim) -> Option<Dim>) -> Option<
     let length = a.len().max(b.len());
     let at = |x: &[Dim], i: usize| x.get(if x.len() == 1 { 0 } else { i }).cloned();
     (0..length).map(|i| f(&at(a, i)?, &at(b, i)?)).collect()
-}
-
-fn known(a: &Dim, b: &Dim, f: fn(i64, i64) -> Option<i64>) -> Option<Dim> {
-    f(a.value()?, b.value()?).map(Dim::known)
 }
 
 /// No size is negative, whatever its name; other different ones may be equal all the same.

@@ -1,11 +1,26 @@
-//! The rule of `Gather`: rows of a table, or one place along an axis.
+//! The rules of `Gather` (rows of a table, or one place along an axis) and `GatherElements`.
 
 use overmask_graph::proto::NodeProto;
 
 use super::{AutodiffError, Backward, Rule, movement, unsupported};
 
 pub(super) fn rule(op: &str) -> Option<Rule> {
-    (op == "Gather").then_some(gather)
+    match op {
+        "Gather" => Some(gather),
+        "GatherElements" => Some(gather_elements),
+        _ => None,
+    }
+}
+
+/// Each value gets the sum of the gradients of its copies along the axis.
+fn gather_elements(back: &mut Backward<'_>, node: &NodeProto, dy: &str) -> Result<(), AutodiffError> {
+    let (data, indices) = (&node.input[0], &node.input[1]);
+    let shape = back.op("Shape", &[data]);
+    let zeros = back.op("ConstantOfShape", &[&shape]);
+    let attributes = [("axis", node.int("axis", 0).into()), ("reduction", "add".into())];
+    let gradient = back.b.op("ScatterElements", &[&zeros, indices, dy], &attributes);
+    back.give(data, gradient);
+    Ok(())
 }
 
 /// `y = table[indices]`: each row of the table gets the sum of the gradients of its copies.

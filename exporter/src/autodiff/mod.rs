@@ -10,6 +10,7 @@
 //! gradient to each input that wants one.
 
 mod contents;
+mod conv;
 mod dim;
 mod elementwise;
 mod gather;
@@ -69,6 +70,7 @@ fn rule(op: &str) -> Option<Rule> {
         .or_else(|| movement::rule(op))
         .or_else(|| reduce::rule(op))
         .or_else(|| gather::rule(op))
+        .or_else(|| conv::rule(op))
 }
 
 /// Appends to the graph the gradients of the scalar `loss` with respect to each value of
@@ -163,11 +165,12 @@ fn check_form(node: &NodeProto) -> Result<(), AutodiffError> {
     let needed = match node.op_type.as_str() {
         "Where" | "OneHot" => 3,
         "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Greater" | "GreaterOrEqual" | "Less" | "LessOrEqual" | "Equal"
-        | "And" | "Or" | "Gemm" | "MatMul" | "Reshape" | "Expand" | "Gather" | "LayerNormalization" | "CumSum" => 2,
+        | "And" | "Or" | "Gemm" | "MatMul" | "Reshape" | "Expand" | "Gather" | "GatherElements" | "GatherND"
+        | "Pad" | "Conv" | "LayerNormalization" | "CumSum" => 2,
         "Neg" | "Sqrt" | "Exp" | "Log" | "Erf" | "Tanh" | "Relu" | "Sigmoid" | "Identity" | "Cast" | "Softmax"
         | "LogSoftmax" | "Transpose" | "Unsqueeze" | "Squeeze" | "Slice" | "Shape" | "ReduceSum" | "ReduceMean"
         | "Abs" | "Reciprocal" | "Clip" | "Not" | "IsNaN" | "Sin" | "Cos" | "Max" | "Min" | "Split"
-        | "ConstantOfShape" => 1,
+        | "ConstantOfShape" | "Flatten" => 1,
         _ => 0,
     };
     let found = node.input.len();

@@ -6,7 +6,8 @@ use super::{AutodiffError, Backward, Rule, shape, unsupported};
 
 pub(super) fn rule(op: &str) -> Option<Rule> {
     Some(match op {
-        "Reshape" | "Unsqueeze" | "Squeeze" => reshape,
+        "Reshape" | "Unsqueeze" | "Squeeze" | "Flatten" => reshape,
+        "Pad" => pad,
         "Transpose" => transpose,
         "Expand" => expand,
         "Cast" => cast,
@@ -50,6 +51,24 @@ fn cast(back: &mut Backward<'_>, node: &NodeProto, dy: &str) -> Result<(), Autod
     // What it was cast from may be of any width.
     let gradient = back.op("CastLike", &[dy, &node.input[0]]);
     back.give(&node.input[0], gradient);
+    Ok(())
+}
+
+/// The part of the gradient that is not of the padding.
+fn pad(back: &mut Backward<'_>, node: &NodeProto, dy: &str) -> Result<(), AutodiffError> {
+    let x = &node.input[0];
+    let rank = back.shape(node, x)?.len();
+    if node.attribute("mode").is_some_and(|mode| mode.s != b"constant") {
+        return Err(unsupported(node, "copies values into the padding"));
+    }
+    let pads =
+        back.shapes.numbers(&node.input[1]).filter(|pads| pads.len() == 2 * rank && pads.iter().all(|p| *p >= 0));
+    let pads = pads.ok_or_else(|| unsupported(node, "what it puts around is not constant, or less than nothing"))?;
+    let start = back.b.shape(&pads[..rank]);
+    let length = back.op("Shape", &[x]);
+    let end = back.op("Add", &[&start, &length]);
+    let gradient = back.op("Slice", &[dy, &start, &end]);
+    back.give(x, gradient);
     Ok(())
 }
 

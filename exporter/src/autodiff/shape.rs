@@ -154,6 +154,11 @@ impl Shapes {
                 }
                 _ => None,
             },
+            "GatherElements" => shape(1),
+            "GatherND" => shape(0).zip(shape(1)).and_then(|(data, indices)| gather_nd(node, &data, &indices)),
+            "Flatten" => shape(0).and_then(|x| flatten(node, &x)),
+            "Pad" => shape(0).zip(numbers(1)).and_then(|(x, pads)| padded(&x, &pads)),
+            "Conv" => shape(0).zip(shape(1)).and_then(|(x, weight)| super::conv::shape(node, &x, &weight)),
             "Slice" => shape(0).and_then(|x| self.slice(node, x)),
             "Concat" => self.concat(node)?,
             "Shape" => {
@@ -214,9 +219,8 @@ impl Shapes {
         let axis = axis(node, node.int("axis", 0), first.len())?;
         let mut all = first.to_vec();
         for shape in rest {
-            let sum = shape.get(axis).and_then(|d| all[axis].value()?.checked_add(d.value()?));
-            let Some(sum) = sum else { return Ok(None) };
-            all[axis] = Dim::known(sum);
+            let Some(sum) = shape.get(axis).and_then(|d| all[axis].sum(d)) else { return Ok(None) };
+            all[axis] = sum;
         }
         Ok(Some(all))
     }
@@ -231,11 +235,12 @@ fn sliced(dim: &Dim, start: i64, end: &Dim) -> Option<Dim> {
         }
         // Ends that mean the end, as exporters write them.
         (None, Some(end)) if end >= i64::from(i32::MAX) => match start {
-            0 => Some(dim.clone()),
-            _ => (start < 0).then(|| start.checked_neg().map(Dim::known))?,
+            0.. => dim.plus(start.checked_neg()?),
+            _ => start.checked_neg().map(Dim::known),
         },
+        (None, Some(end)) if start >= 0 && end < 0 => dim.plus(end.checked_sub(start)?),
         (None, Some(end)) => ((start < 0) == (end < 0) && end > start).then(|| Dim::known(end - start)),
-        (_, None) => (start == 0).then(|| end.clone()),
+        (_, None) => (start >= 0).then(|| end.plus(start.checked_neg()?)).flatten(),
     }
 }
 
@@ -307,6 +312,28 @@ fn broadcast(a: &[Dim], b: &[Dim], node: &NodeProto) -> Result<Vec<Dim>, Autodif
             (x, y) => Err(unsupported(node, format!("cannot broadcast {x} with {y}"))),
         })
         .collect()
+}
+
+/// Each list of indices, the last axis of `indices`, picks what lies behind the axes that it is as long as.
+fn gather_nd(node: &NodeProto, data: &[Dim], indices: &[Dim]) -> Option<Vec<Dim>> {
+    let (picks, outer) = indices.split_last()?;
+    let shared = usize::try_from(node.int("batch_dims", 0)).ok()?;
+    let rest = data.get(shared.checked_add(usize::try_from(picks.value()?).ok()?)?..)?;
+    Some([outer, rest].concat())
+}
+
+/// Two axes: what lies before one, and it with what follows.
+fn flatten(node: &NodeProto, x: &[Dim]) -> Option<Vec<Dim>> {
+    let axis = node.int("axis", 1);
+    let axis = usize::try_from(if axis < 0 { axis + x.len() as i64 } else { axis }).ok()?;
+    let product = |dims: &[Dim]| dims.iter().try_fold(Dim::one(), |p, d| p.times(d));
+    Some(vec![product(x.get(..axis)?)?, product(&x[axis..])?])
+}
+
+/// Each axis with what is put before and behind it.
+fn padded(x: &[Dim], pads: &[i64]) -> Option<Vec<Dim>> {
+    let (before, behind) = pads.split_at_checked(x.len()).filter(|(_, behind)| behind.len() == x.len())?;
+    x.iter().zip(before.iter().zip(behind)).map(|(dim, (a, b))| dim.plus(a.checked_add(*b)?)).collect()
 }
 
 fn reshape(x: &[Dim], to: &[Dim]) -> Option<Vec<Dim>> {

@@ -259,6 +259,44 @@ proptest! {
     }
 
     #[test]
+    fn places((a, b, c) in (1usize..4, 1usize..4, 3usize..6), seed: u32) {
+        let seed = u64::from(seed);
+        check(&[&[a, b, c]], seed, any, |g, x| {
+            let flat = g.op("Flatten", &[&x[0]], &[("axis", (-1i64).into())]);
+            g.op("Mul", &[&flat, &flat], &[])
+        });
+        check(&[&[a, c]], seed, any, |g, x| {
+            let pads = g.shape(&[0, 2, 1, 0]);
+            let wide = g.op("Pad", &[&x[0], &pads], &[]);
+            g.op("Mul", &[&wide, &wide], &[])
+        });
+        // One place is taken twice, another never.
+        check(&[&[a, c]], seed, any, |g, x| {
+            let places: Vec<i64> = (0..a as i64).flat_map(|row| [row % 2, 2, 2]).collect();
+            let places = g.ints(&[a as i64, 3], &places);
+            let taken = g.op("GatherElements", &[&x[0], &places], &[("axis", 1i64.into())]);
+            g.op("Mul", &[&taken, &taken], &[])
+        });
+    }
+
+    #[test]
+    fn convolutions((batch, groups, length) in (1usize..3, 1usize..3, 4usize..7), seed: u32) {
+        for dilation in [1i64, 2] {
+            check(&[&[batch, 2 * groups, length], &[3 * groups]], seed.into(), any, |g, x| {
+                let weight = g.floats(&values(3 * groups * 2 * 2, 7));
+                let shape = g.shape(&[3 * groups as i64, 2, 2]);
+                let weight = g.op("Reshape", &[&weight, &shape], &[]);
+                let attributes = [
+                    ("group", (groups as i64).into()),
+                    ("pads", vec![1, 0].into()),
+                    ("dilations", vec![dilation].into()),
+                ];
+                g.op("Conv", &[&x[0], &weight, &x[1]], &attributes)
+            });
+        }
+    }
+
+    #[test]
     fn rows_of_a_table((rows, width) in (4usize..7, 1usize..5), seed: u32) {
         check(&[&[rows, width]], seed.into(), any, |g, x| {
             // One row is looked up twice, another never.
@@ -328,6 +366,40 @@ fn a_wanted_inner_value_is_a_leaf() {
     assert_eq!(run(&mut session(b), &inputs, &gradients), [[1.0, 1.0], [1.0, 1.0]]);
 }
 
+/// How the shapes of padding masks' look-ups and of padded lengths are followed, with sizes that have names only.
+#[test]
+fn shapes_with_names_are_followed() {
+    let mut b = GraphBuilder::new("g");
+    b.input("mask", data_type::INT64, &["batch", "sequence"]);
+    b.input("places", data_type::INT64, &["batch", "1", "sequence", "2"]);
+    b.input("x", data_type::FLOAT, &["batch", "8", "sequence"]);
+    let flat = b.op("Flatten", &["mask"], &[("axis", 2i64.into())]);
+    let looked_up = b.op("GatherND", &["mask", "places"], &[]);
+    let of_batch = b.op("GatherND", &["x", "mask"], &[("batch_dims", 1i64.into())]);
+    let pads = b.shape(&[0, 0, 2, 0, 0, 1]);
+    let wide = b.op("Pad", &["x", &pads], &[]);
+    let kernel = b.ints(&[8, 1, 4], &[0; 32]);
+    let same = b.op("Conv", &[&wide, &kernel], &[("group", 8i64.into())]);
+    let (one, end, axis) = (b.shape(&[1]), b.shape(&[i64::MAX]), b.shape(&[2]));
+    let cut = b.op("Slice", &["x", &one, &end, &axis], &[]);
+    let zero = b.shape(&[0]);
+    let column = b.op("Slice", &["x", &zero, &one, &axis], &[]);
+    let whole = b.op("Concat", &[&cut, &column], &[("axis", 2i64.into())]);
+    let rows = b.shape(&[0, -1]);
+    let open = b.op("Reshape", &[&wide, &rows], &[]);
+    let shapes = Shapes::infer(b.graph()).unwrap();
+    let said = |value: &str| shapes.get(value).map(|shape| shape.iter().map(Dim::to_string).collect::<Vec<_>>());
+    assert_eq!(said(&flat).unwrap(), ["batch·sequence", "1"]);
+    assert_eq!(said(&looked_up).unwrap(), ["batch", "1", "sequence"]);
+    // `sequence` indices of three axes: not so, and no shape is made up for it.
+    assert_eq!(said(&of_batch), None);
+    assert_eq!(said(&wide).unwrap(), ["batch", "8", "sequence+3"]);
+    assert_eq!(shapes.get(&same), shapes.get("x"));
+    assert_eq!(said(&open).unwrap(), ["batch", "8·(sequence+3)"]);
+    assert_eq!(said(&cut).unwrap(), ["batch", "8", "sequence-1"]);
+    assert_eq!(shapes.get(&whole), shapes.get("x"));
+}
+
 /// A graph with every operator that shapes or gradients are followed through.
 fn every_operator() -> (GraphBuilder, String) {
     let mut b = GraphBuilder::new("g");
@@ -365,6 +437,20 @@ fn every_operator() -> (GraphBuilder, String) {
     y = b.op("Unsqueeze", &[&y, &one], &[]);
     y = b.op("Transpose", &[&y], &[("perm", vec![1, 0, 2].into())]);
     y = b.op("Squeeze", &[&y, &zero], &[]);
+    y = b.op("Flatten", &[&y], &[("axis", 1i64.into())]);
+    let pads = b.shape(&[0, 1, 0, 0]);
+    y = b.op("Pad", &[&y, &pads], &[]);
+    y = b.op("Unsqueeze", &[&y, &one], &[]);
+    let (kernel, kernel_shape) = (b.floats(&[1.0, 2.0]), b.shape(&[1, 1, 2]));
+    let kernel = b.op("Reshape", &[&kernel, &kernel_shape], &[]);
+    y = b.op("Conv", &[&y, &kernel], &[("dilations", vec![1].into()), ("pads", vec![0, 0].into())]);
+    y = b.op("Squeeze", &[&y, &one], &[]);
+    let places = b.ints(&[1, 2], &[0, 3]);
+    y = b.op("GatherElements", &[&y, &places], &[("axis", 1i64.into())]);
+    let pick = b.ints(&[3, 1], &[0, 0, 0]);
+    let picked = b.op("GatherND", &["table", &pick], &[("batch_dims", 0i64.into())]);
+    let picked = b.op("ReduceSum", &[&picked], &[("keepdims", 0i64.into())]);
+    y = b.op("Mul", &[&y, &picked], &[]);
     y = b.op("Cast", &[&y], &[("to", 1i64.into())]);
     y = b.op("ReduceSum", &[&y, &one], &[("keepdims", 1i64.into())]);
     let loss = b.op("ReduceMean", &[&y], &[("axes", vec![0, 1].into()), ("keepdims", 0i64.into())]);
