@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use overmask::base::{self, Architecture, Base, BaseManifest, MaskableTensor, Pooling, Precision, TensorBytes, file};
 use overmask::fs::{Staged, file_digest};
-use overmask::task::{TaskError, Tokenizer};
+use overmask::task::{TaskError, Tokenizer as Opened};
 use overmask_graph::proto::ModelProto;
 
 use super::{ImportError, Origin};
@@ -18,10 +18,26 @@ pub(super) struct Parts<'a> {
     pub(super) tensors: Vec<TensorBytes<'a>>,
     /// The file that they come from, for messages.
     pub(super) weights: PathBuf,
-    /// The file with the tokenizer.
-    pub(super) tokenizer: PathBuf,
+    pub(super) tokenizer: Tokenizer,
     pub(super) pooling: Option<Pooling>,
+    /// The most tokens of a text that the encoder was trained with, if that is said.
+    pub(super) max_tokens: Option<usize>,
     pub(super) origin: Origin,
+}
+
+/// A tokenizer as the tokenizers library writes it.
+pub(super) struct Tokenizer {
+    /// The file that it comes from, for messages.
+    pub(super) path: PathBuf,
+    pub(super) json: Vec<u8>,
+}
+
+impl Tokenizer {
+    /// That of a file.
+    pub(super) fn read(path: PathBuf) -> Result<Tokenizer, ImportError> {
+        let json = read(&path)?;
+        Ok(Tokenizer { path, json })
+    }
 }
 
 /// Checks that a bundle may go to `out`.
@@ -29,15 +45,17 @@ pub(super) fn check_place(out: &Path) -> Result<(), ImportError> {
     Ok(Staged::check(out)?)
 }
 
-/// Writes the bundle; `graph` makes the model, given where in the weights' file each tensor starts.
+/// Writes the bundle; `graph` makes the model, given where in the weights' file each tensor starts, and `check` tries
+/// the base before anyone sees it.
 ///
 /// # Errors
-/// When a weight is no finite number, a file cannot be written, the bundle does not open, or its tokenizer makes
-/// what the encoder does not know.
+/// When a weight is no finite number, a file cannot be written, the bundle does not open, its tokenizer makes
+/// what the encoder does not know, or `check` finds something.
 pub(super) fn write(
     out: &Path,
     parts: Parts<'_>,
     graph: impl FnOnce(&BTreeMap<String, u64>) -> Result<ModelProto, ImportError>,
+    check: impl FnOnce(&Base) -> Result<(), ImportError>,
 ) -> Result<Base, ImportError> {
     let not_finite = |(name, shape, bytes): &TensorBytes<'_>| {
         let (path, name) = (parts.weights.clone(), (*name).to_owned());
@@ -48,7 +66,7 @@ pub(super) fn write(
     let staged = Staged::new(out)?;
     let offsets = staged.file(file::WEIGHTS, |out| base::write_weights(out, &parts.tensors))?;
     staged.write(file::MODEL, &overmask_graph::encode(&graph(&offsets)?))?;
-    staged.write(file::TOKENIZER, &read(&parts.tokenizer)?)?;
+    staged.write(file::TOKENIZER, &parts.tokenizer.json)?;
 
     let at = |name: &str| staged.dir().join(name);
     let mut digests = BTreeMap::new();
@@ -67,6 +85,7 @@ pub(super) fn write(
         tokenizer_sha256: digests[file::TOKENIZER].clone(),
         digests,
         pooling: parts.pooling,
+        max_tokens: parts.max_tokens,
         licence: parts.origin.licence.unwrap_or_else(|| "unknown".to_owned()),
         source: parts.origin.source.unwrap_or_else(|| "unknown".to_owned()),
     };
@@ -78,12 +97,13 @@ pub(super) fn write(
 
     // What was written must open, and run whatever text it is given, before anyone sees it.
     let base = Base::open(staged.dir())?;
-    let checked = Tokenizer::open(&base).and_then(|tokenizer| tokenizer.check(&base));
+    let checked = Opened::open(&base).and_then(|tokenizer| tokenizer.check(&base));
     checked.map_err(|error| match error {
         // Its path is one that nobody has seen.
-        TaskError::Tokenizer { source, .. } => ImportError::Tokenizer { path: parts.tokenizer, source },
-        other => ImportError::Tokenizer { path: parts.tokenizer, source: other.into() },
+        TaskError::Tokenizer { source, .. } => ImportError::Tokenizer { path: parts.tokenizer.path, source },
+        other => ImportError::Tokenizer { path: parts.tokenizer.path, source: other.into() },
     })?;
+    check(&base)?;
 
     staged.publish()?;
     Ok(Base::open(out)?)

@@ -3,7 +3,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::ImportError;
+use overmask::fs::JsonBudget;
+use serde::de::DeserializeOwned;
+
+use super::bundle::read;
+use super::{ImportError, MAX_JSON};
 
 /// What the encoder is.
 pub(super) const CONFIG: &str = "config.json";
@@ -20,15 +24,12 @@ const SAVE: &str = "save it anew with Python's transformers: AutoModel.from_pret
 const WRITE: &str = "let Python's transformers write it: AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)";
 
 /// For a file that is missing the end of the name of one that may be there, and what to do then.
-const INSTEAD: [(&str, &str, &str); 12] = [
-    (WEIGHTS, "model.safetensors.index.json", SAVE),
-    (WEIGHTS, "pytorch_model.bin", SAVE),
-    (WEIGHTS, "pytorch_model.bin.index.json", SAVE),
+const INSTEAD: [(&str, &str, &str); 9] = [
     (WEIGHTS, "tf_model.h5", SAVE),
     (WEIGHTS, "flax_model.msgpack", SAVE),
     (WEIGHTS, ".onnx", "import the model with `import onnx`"),
     (WEIGHTS, ".safetensors", "rename it if it holds the encoder"),
-    (TOKENIZER, "vocab.txt", WRITE),
+    (TOKENIZER, "added_tokens.json", WRITE),
     (TOKENIZER, "vocab.json", WRITE),
     (TOKENIZER, ".model", WRITE),
     (CONFIG, ".onnx", "import the model with `import onnx`"),
@@ -67,4 +68,11 @@ pub(super) fn need(dir: &Path, file: &'static str) -> Result<PathBuf, ImportErro
             missing(None, "a checkpoint has config.json, model.safetensors and tokenizer.json; is this one complete?")
         }
     }
+}
+
+/// What a JSON file holds, if reading it takes no more memory than that of any checkpoint.
+pub(super) fn json<T: DeserializeOwned>(path: &Path) -> Result<T, ImportError> {
+    let text = read(path)?;
+    JsonBudget::new(MAX_JSON).take(&text).map_err(|source| ImportError::Json { path: path.to_owned(), source })?;
+    serde_json::from_slice(&text).map_err(|source| ImportError::Config { path: path.to_owned(), source })
 }

@@ -1,30 +1,29 @@
 //! Imports a checkpoint directory in the layout of Hugging Face's transformers:
-//! `config.json`, `model.safetensors`, `tokenizer.json`.
+//! `config.json`, weights and a tokenizer, in the files that transformers and sentence-transformers write.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use overmask::base::family::Family;
-use overmask::base::family::bert::{self as family, Names, Sizes};
+use overmask::base::family::bert::{self as family, Names, Sizes, Table};
 use overmask::base::{Architecture, Base, Pooling};
-use overmask::fs::JsonBudget;
-use safetensors::SafeTensors;
-use safetensors::tensor::{Dtype, TensorView};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::bundle::{self, Parts, read};
+use super::alike::Alike;
+use super::bundle::{self, Parts};
+use super::checkpoint::Checkpoint;
 use super::files::{self, need};
-use super::{ImportError, bert};
+use super::{ImportError, bert, vocab};
 
 pub use super::Origin;
 
-/// What reading the JSON of one of a checkpoint's files may take in memory, but for the tokenizer.
-const MAX_JSON: u64 = 64 << 20;
-
 /// Where sentence-transformers says how token vectors become one of the text.
 const POOLING: &str = "1_Pooling/config.json";
+
+/// Where it says how long texts may be.
+const SENTENCES: &str = "sentence_bert_config.json";
 
 /// Modules of sentence-transformers that compute something behind the pooling.
 const BEHIND_POOLING: [&str; 2] = ["2_Dense", "3_Dense"];
@@ -35,12 +34,16 @@ struct Kind {
     model_type: String,
 }
 
-/// What of it decides the graph; the names are the file's.
+/// What of it decides the graph; the names are the file's, BERT's or DistilBERT's.
 #[derive(Deserialize)]
 struct Config {
+    #[serde(alias = "dim")]
     hidden_size: usize,
+    #[serde(alias = "n_layers")]
     num_hidden_layers: usize,
+    #[serde(alias = "n_heads")]
     num_attention_heads: usize,
+    #[serde(alias = "hidden_dim")]
     intermediate_size: usize,
     vocab_size: usize,
     max_position_embeddings: usize,
@@ -48,8 +51,10 @@ struct Config {
     type_vocab_size: usize,
     #[serde(default = "default_eps")]
     layer_norm_eps: f64,
-    #[serde(default = "default_act")]
+    #[serde(default = "default_act", alias = "activation")]
     hidden_act: String,
+    embedding_size: Option<usize>,
+    pad_token_id: Option<usize>,
     position_embedding_type: Option<String>,
     #[serde(rename = "_name_or_path")]
     name: Option<String>,
@@ -88,7 +93,9 @@ pub struct Imported {
 pub fn import(dir: &Path, out: &Path, origin: &Origin) -> Result<Imported, ImportError> {
     bundle::check_place(out)?;
     let config_path = need(dir, files::CONFIG)?;
-    let config = read_config(&config_path)?;
+    let (alike, config) = read_config(&config_path)?;
+    // Rows of the table of positions before the first token's.
+    let before = if alike.shifts_positions { config.pad_token_id.unwrap_or(1).saturating_add(1) } else { 0 };
     let sizes = Sizes {
         heads: config.num_attention_heads,
         intermediate_size: config.intermediate_size,
@@ -99,31 +106,43 @@ pub fn import(dir: &Path, out: &Path, origin: &Origin) -> Result<Imported, Impor
         hidden_size: config.hidden_size,
         layers: config.num_hidden_layers,
         vocab_size: config.vocab_size,
-        max_positions: config.max_position_embeddings,
+        max_positions: config.max_position_embeddings.saturating_sub(before),
     };
-    let checkpoint = need(dir, files::WEIGHTS)?;
-    let tokenizer = need(dir, files::TOKENIZER)?;
+    let checkpoint = Checkpoint::open(dir)?;
+    let mut tokenizer = vocab::tokenizer(dir)?;
     let pooling = read_pooling(&dir.join(POOLING))?;
-    let bytes = read(&checkpoint)?;
-    let costly = |source| ImportError::Json { path: checkpoint.clone(), source };
-    JsonBudget::new(MAX_JSON).take_header(&bytes).map_err(costly)?;
-    let tensors =
-        SafeTensors::deserialize(&bytes).map_err(|source| ImportError::Weights { path: checkpoint.clone(), source })?;
-    let names = Names::of_checkpoint(tensors.names());
-    // The list of tensors is as long as the config says: no longer than that of the checkpoint.
-    if family::count(config.num_hidden_layers) > tensors.len() {
+    let sentences = read_sentences(&dir.join(SENTENCES))?;
+    if sentences.do_lower_case {
+        lowercase(&mut tokenizer)?;
+    }
+    // The list of tensors is as long as the config says: no longer than that of the checkpoint and what it may lack.
+    if family::count(config.num_hidden_layers) > checkpoint.len() + 1 {
         return Err(ImportError::Unsupported {
             path: config_path,
             field: "num_hidden_layers",
             found: format!("`{}`", config.num_hidden_layers),
-            supported: "as many as model.safetensors has tensors for",
+            supported: "as many as the weights have tensors for",
         });
     }
-    let needed = names.tensors(&architecture, &sizes, config.type_vocab_size);
+    // A BERT's tensors keep their names.
+    let names = if alike.is_bert() { Names::of_checkpoint(checkpoint.names()) } else { Names { prefix: "" } };
+    let prefix = if alike.is_bert() { "" } else { alike.prefix(checkpoint.names()) };
+    let own = |name: &str| format!("{prefix}{}", alike.own_name(name));
+    let segments = if alike.has_segments { config.type_vocab_size } else { 1 };
+    let needed = names.tensors(&architecture, &sizes, segments);
     let mut values = Vec::with_capacity(needed.len());
     for (name, shape) in &needed {
-        values.push(read_tensor(&tensors, name, shape, &checkpoint)?);
+        values.push(match name {
+            name if *name == names.table(Table::Positions) && before > 0 => {
+                let whole = checkpoint.floats(&own(name), &[config.max_position_embeddings, shape[1]])?;
+                Cow::Owned(whole[(4 * before * shape[1]).min(whole.len())..].to_vec())
+            }
+            // One segment, which adds nothing.
+            name if *name == names.table(Table::Segments) && !alike.has_segments => Cow::Owned(vec![0; 4 * shape[1]]),
+            name => checkpoint.floats(&own(name), shape)?,
+        });
     }
+    let read: BTreeSet<String> = needed.iter().map(|(name, _)| own(name)).collect();
 
     let list: Vec<_> =
         needed.iter().zip(&values).map(|((name, shape), v)| (name.as_str(), shape.as_slice(), &v[..])).collect();
@@ -132,24 +151,49 @@ pub fn import(dir: &Path, out: &Path, origin: &Origin) -> Result<Imported, Impor
         maskable: names.maskable(&architecture, &sizes),
         architecture: architecture.clone(),
         tensors: list,
-        weights: checkpoint.clone(),
+        weights: checkpoint.path().to_owned(),
         tokenizer,
         pooling: pooling.as_ref().and_then(|pooling| pooling.as_ref().ok().copied()),
+        max_tokens: sentences.max_seq_length.filter(|most| *most < architecture.max_positions),
         origin,
     };
-    let base = bundle::write(out, parts, |offsets| Ok(bert::graph(&architecture, &sizes, names, &needed, offsets)))?;
+    let graph = |offsets: &_| Ok(bert::graph(&architecture, &sizes, names, &needed, offsets));
+    let base = bundle::write(out, parts, graph, |_| Ok(()))?;
     let other_pooling = pooling.and_then(Result::err);
-    Ok(Imported { base, left_out: left_out(dir, &tensors, &needed), other_pooling })
+    Ok(Imported { base, left_out: left_out(dir, &checkpoint, &read), other_pooling })
 }
 
 /// What of a checkpoint is no part of the encoder. Numbers of positions, which older ones have, say nothing.
-fn left_out(dir: &Path, tensors: &SafeTensors<'_>, needed: &[bert::Needed]) -> Vec<String> {
-    let needed: BTreeSet<&str> = needed.iter().map(|(name, _)| name.as_str()).collect();
-    let other = |name: &&str| !needed.contains(name) && !name.ends_with("position_ids");
-    let mut all: Vec<String> = tensors.names().into_iter().filter(other).map(str::to_owned).collect();
-    all.sort();
+fn left_out(dir: &Path, checkpoint: &Checkpoint, read: &BTreeSet<String>) -> Vec<String> {
+    let read: BTreeSet<&str> = read.iter().filter_map(|name| checkpoint.name_of(name)).collect();
+    let other = |name: &&str| !read.contains(name) && !name.ends_with("position_ids");
+    let mut all: Vec<String> = checkpoint.names().filter(other).map(str::to_owned).collect();
     all.extend(BEHIND_POOLING.iter().filter(|module| dir.join(module).is_dir()).map(|module| (*module).to_owned()));
     all
+}
+
+/// What sentence-transformers does to a text before its tokenizer; the names are the file's.
+#[derive(Default, Deserialize)]
+struct Sentences {
+    max_seq_length: Option<usize>,
+    #[serde(default)]
+    do_lower_case: bool,
+}
+
+fn read_sentences(path: &Path) -> Result<Sentences, ImportError> {
+    if path.is_file() { files::json(path) } else { Ok(Sentences::default()) }
+}
+
+/// Lets a tokenizer make lower-case letters of all others before anything else.
+fn lowercase(tokenizer: &mut bundle::Tokenizer) -> Result<(), ImportError> {
+    let wrong =
+        |source: serde_json::Error| ImportError::Tokenizer { path: tokenizer.path.clone(), source: source.into() };
+    let mut fields: BTreeMap<String, Value> = serde_json::from_slice(&tokenizer.json).map_err(wrong)?;
+    let own = fields.remove("normalizer").filter(|own| !own.is_null());
+    let all: Vec<Value> = [Some(json!({ "type": "Lowercase" })), own].into_iter().flatten().collect();
+    fields.insert("normalizer".to_owned(), json!({ "type": "Sequence", "normalizers": all }));
+    tokenizer.json = serde_json::to_vec(&fields).map_err(wrong)?;
+    Ok(())
 }
 
 /// The pooling that a checkpoint of sentence-transformers says, if it says one; its words where no task can have it.
@@ -157,8 +201,7 @@ fn read_pooling(path: &Path) -> Result<Option<Result<Pooling, String>>, ImportEr
     if !path.is_file() {
         return Ok(None);
     }
-    let fields: BTreeMap<String, Value> =
-        serde_json::from_slice(&read(path)?).map_err(|source| ImportError::Config { path: path.to_owned(), source })?;
+    let fields: BTreeMap<String, Value> = files::json(path)?;
     // A flag for each way, or the name of one.
     let flag = |(name, value): (&String, &Value)| match value {
         Value::Bool(true) => name.strip_prefix("pooling_mode_").map(str::to_owned),
@@ -174,20 +217,18 @@ fn read_pooling(path: &Path) -> Result<Option<Result<Pooling, String>>, ImportEr
     })
 }
 
-fn read_config(path: &Path) -> Result<Config, ImportError> {
-    let text = read(path)?;
-    JsonBudget::new(MAX_JSON).take(&text).map_err(|source| ImportError::Json { path: path.to_owned(), source })?;
-    let wrong = |source| ImportError::Config { path: path.to_owned(), source };
-    let Kind { model_type } = serde_json::from_slice(&text).map_err(wrong)?;
+fn read_config(path: &Path) -> Result<(Alike, Config), ImportError> {
+    let Kind { model_type } = files::json(path)?;
     let unsupported = |field, found: &str, supported| {
         Err(ImportError::Unsupported { path: path.to_owned(), field, found: format!("`{found}`"), supported })
     };
-    if model_type != "bert" {
-        let supported = "bert (BERT, MiniLM and others of its structure); export the encoder to ONNX, with \
-                         `optimum-cli export onnx --task feature-extraction` for example, and use `import onnx`";
+    let Some(alike) = Alike::of(&model_type) else {
+        let supported = "bert (BERT, MiniLM and others of its structure), roberta, xlm-roberta, camembert, distilbert, \
+                         electra; export others to ONNX, with `optimum-cli export onnx --task feature-extraction` for \
+                         example, and use `import onnx`";
         return unsupported("model_type", &model_type, supported);
-    }
-    let config: Config = serde_json::from_slice(&text).map_err(wrong)?;
+    };
+    let config: Config = files::json(path)?;
     if config.hidden_act != "gelu" {
         return unsupported("hidden_act", &config.hidden_act, "gelu");
     }
@@ -199,32 +240,11 @@ fn read_config(path: &Path) -> Result<Config, ImportError> {
         let found = config.num_attention_heads.to_string();
         return unsupported("num_attention_heads", &found, "a divisor of hidden_size");
     }
-    Ok(config)
-}
-
-/// The tensor's values as little-endian f32 bytes.
-fn read_tensor<'a>(
-    tensors: &SafeTensors<'a>,
-    name: &str,
-    shape: &[usize],
-    path: &Path,
-) -> Result<Cow<'a, [u8]>, ImportError> {
-    let wrong = |reason| ImportError::Tensor { path: path.to_owned(), name: name.to_owned(), reason };
-    let tensor: TensorView<'a> = tensors.tensor(name).map_err(|_| wrong("is missing".to_owned()))?;
-    if tensor.shape() != shape {
-        return Err(wrong(format!("has shape {:?}, not {shape:?}", tensor.shape())));
+    if let Some(width) = config.embedding_size.filter(|width| *width != config.hidden_size) {
+        let supported = "the same as hidden_size; export the encoder to ONNX, and use `import onnx`";
+        return unsupported("embedding_size", &width.to_string(), supported);
     }
-    let data = tensor.data();
-    let halves = |convert: fn(u16) -> f32| {
-        let pairs = data.as_chunks::<2>().0.iter();
-        Cow::Owned(pairs.flat_map(|b| convert(u16::from_le_bytes(*b)).to_le_bytes()).collect())
-    };
-    match tensor.dtype() {
-        Dtype::F32 => Ok(Cow::Borrowed(data)),
-        Dtype::BF16 => Ok(halves(|b| half::bf16::from_bits(b).to_f32())),
-        Dtype::F16 => Ok(halves(|b| half::f16::from_bits(b).to_f32())),
-        other => Err(wrong(format!("is {other:?}; supported: F32, BF16, F16"))),
-    }
+    Ok((alike, config))
 }
 
 #[cfg(test)]
@@ -233,6 +253,8 @@ mod tests {
     use std::path::PathBuf;
 
     use overmask::error::ErrorKind;
+    use safetensors::SafeTensors;
+    use safetensors::tensor::Dtype;
 
     use super::*;
 
@@ -291,7 +313,7 @@ mod tests {
             (layers, "\"num_hidden_layers\": 18446744073709551615", "`num_hidden_layers` is `18446744073709551615`"),
             ("\"vocab_size\": 100", "\"vocab_size\": 101", "tensor `embeddings.word_embeddings.weight`"),
             // Its other fields have other names.
-            ("\"bert\",\n", "\"roberta\", \"x\": 1,\n", "`model_type` is `roberta`; supported: bert"),
+            ("\"bert\",\n", "\"mpnet\", \"x\": 1,\n", "`model_type` is `mpnet`; supported: bert"),
             ("\"gelu\"", "\"relu\"", "`hidden_act` is `relu`"),
             ("\"num_attention_heads\": 4", "\"num_attention_heads\": 5", "`num_attention_heads` is `5`"),
         ];
@@ -302,18 +324,17 @@ mod tests {
         }
         // Of another family, none of whose other fields are there.
         let checkpoint = changed("{", "{");
-        fs::write(checkpoint.path().join(files::CONFIG), "{\"model_type\": \"distilbert\", \"dim\": 32}").unwrap();
+        fs::write(checkpoint.path().join(files::CONFIG), "{\"model_type\": \"mpnet\", \"dim\": 32}").unwrap();
         let error = refused(checkpoint.path()).to_string();
-        assert!(error.contains("`model_type` is `distilbert`") && error.contains("`import onnx`"), "{error}");
+        assert!(error.contains("`model_type` is `mpnet`") && error.contains("`import onnx`"), "{error}");
     }
 
     #[test]
     fn a_file_that_is_missing_comes_with_what_to_do() {
         for (removed, there, said) in [
-            ("model.safetensors", "pytorch_model.bin", "but pytorch_model.bin; save it anew"),
-            ("model.safetensors", "model.safetensors.index.json", "but model.safetensors.index.json; save it anew"),
+            ("model.safetensors", "tf_model.h5", "but tf_model.h5; save it anew"),
             ("model.safetensors", "model.onnx", "but model.onnx; import the model with `import onnx`"),
-            ("tokenizer.json", "vocab.txt", "but vocab.txt; let Python's transformers write it"),
+            ("tokenizer.json", "vocab.json", "but vocab.json; let Python's transformers write it"),
             ("tokenizer.json", "merges.txt", "is no tokenizer.json; a checkpoint has config.json"),
             ("config.json", "encoder.onnx", "but encoder.onnx; import the model"),
         ] {

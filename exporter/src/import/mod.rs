@@ -1,16 +1,23 @@
 //! A pre-trained model becomes a base bundle.
 
+mod alike;
 mod bert;
 mod bundle;
+mod checkpoint;
 mod files;
+pub mod fuzz;
 pub mod hf;
 pub mod onnx;
+mod vocab;
 
 use std::error::Error;
 use std::path::PathBuf;
 
 use overmask::error::ErrorKind;
 use overmask::fs::{OverBudget, StagedError};
+
+/// What reading the JSON of one of a checkpoint's files may take in memory, but for the tokenizer.
+const MAX_JSON: u64 = 64 << 20;
 
 /// What the manifest says of the weights' origin.
 #[derive(Debug, Clone, Default)]
@@ -96,6 +103,17 @@ pub enum ImportError {
         path: PathBuf,
         /// Why.
         source: safetensors::SafeTensorError,
+    },
+    /// The weights are no file that `torch.save` wrote, or hold more than tensors.
+    #[error(
+        "{path}: {reason}; it is read without running its pickle: where you trust it, save the checkpoint anew with \
+         Python's transformers, AutoModel.from_pretrained(DIR).save_pretrained(OUT)"
+    )]
+    Torch {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, and where.
+        reason: String,
     },
     /// A tensor is missing or of another shape or type.
     #[error("{path}: tensor `{name}`: {reason}; is this checkpoint the one that config.json describes?")]

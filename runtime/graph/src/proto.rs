@@ -25,6 +25,12 @@ pub mod data_type {
     pub const BFLOAT16: i32 = 16;
     /// 8-bit integers with a sign.
     pub const INT8: i32 = 3;
+    /// 8-bit integers without one.
+    pub const UINT8: i32 = 2;
+    /// 16-bit integers with a sign.
+    pub const INT16: i32 = 5;
+    /// 16-bit integers without one.
+    pub const UINT16: i32 = 4;
 }
 
 /// [`TensorProto::data_location`]: the bytes are in a file beside the model.

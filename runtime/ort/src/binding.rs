@@ -269,6 +269,7 @@ mod tests {
             digests: digests.into(),
             tokenizer_sha256: "1".repeat(64),
             pooling: None,
+            max_tokens: None,
             licence: "none".into(),
             source: "test".into(),
         };

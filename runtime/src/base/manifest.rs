@@ -35,6 +35,10 @@ pub struct BaseManifest {
     /// The pooling that the encoder was trained with, where its checkpoint says so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pooling: Option<Pooling>,
+    /// The most tokens of a text that the encoder was trained with, where its checkpoint says so and that is fewer
+    /// than it has positions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_tokens: Option<usize>,
     /// Licence of the weights, as far as it is known.
     pub licence: String,
     /// Where the weights came from.

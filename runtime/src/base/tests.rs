@@ -32,6 +32,7 @@ pub(crate) fn bundle(dir: &Path) -> BaseManifest {
         digests,
         tokenizer_sha256,
         pooling: None,
+        max_tokens: None,
         licence: "none".into(),
         source: "test".into(),
     };

@@ -112,6 +112,9 @@ pub(super) fn run(args: &TrainArgs, verbosity: Verbosity) -> Result<(), Error> {
     // What is learnt on a damaged base fits no other.
     base.verify()?;
     let options = TrainOptions { pooling: args.pooling(base.manifest().pooling), ..options };
+    if let Some(most) = base.manifest().max_tokens.filter(|most| options.max_tokens > *most) {
+        log::warn!("--max-tokens {}: the base was trained with texts of at most {most} tokens", options.max_tokens);
+    }
     let state = options.checkpoint.as_ref().map(|checkpoint| checkpoint.file.as_path());
     let stop = stop_when_asked(stopping(state))?;
     let bar = output::bar(verbosity, 0, "{wide_bar} {pos}/{len} steps, {msg}, {eta} left")?;

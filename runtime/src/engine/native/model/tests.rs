@@ -70,6 +70,7 @@ impl Parts {
             digests: names.map(|name| (name.to_owned(), "1".repeat(64))).into(),
             tokenizer_sha256: "1".repeat(64),
             pooling: None,
+            max_tokens: None,
             licence: "none".into(),
             source: "test".into(),
         };
