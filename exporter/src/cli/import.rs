@@ -9,6 +9,7 @@ use overmask_cli::ExitCode;
 use serde_json::json;
 
 use super::output;
+use crate::import::onnx::Widened;
 use crate::import::{Origin, hf, onnx};
 
 /// How many names a message lists.
@@ -30,8 +31,10 @@ enum Format {
     Onnx(OnnxArgs),
 }
 
-/// Import a BERT-family checkpoint directory: config.json, model.safetensors, tokenizer.json.
+/// Import a BERT-family checkpoint directory: config.json, weights (safetensors or pytorch_model.bin, in one file or
+/// several), tokenizer.json (or vocab.txt and tokenizer_config.json).
 ///
+/// A pytorch_model.bin is read without running the pickle in it; what holds more than tensors is refused.
 /// A classifier or another head in it is left out. Where 1_Pooling/config.json says how a text's vector is made,
 /// tasks learn likewise.
 #[derive(Debug, Args)]
@@ -49,8 +52,9 @@ struct HfArgs {
 /// Import a text encoder that was exported to ONNX (PyTorch, Optimum): one model file, with or without
 /// external data.
 ///
-/// Batch and sequence must be dynamic, weights float32, and the inputs input_ids, attention_mask and,
-/// where the encoder has them, token_type_ids.
+/// Batch and sequence must be dynamic, and the inputs input_ids, attention_mask and, where the encoder has them,
+/// token_type_ids. Weights in half precision and quantised ones become float32. A text is tried alone and beside a
+/// longer one: an encoder whose vectors hang on the padding is refused.
 #[derive(Debug, Args)]
 #[command(
     before_help = "Example:\n  overmask-export import onnx model.onnx --tokenizer tokenizer.json -o base/",
@@ -112,6 +116,10 @@ pub(super) fn run(args: &ImportArgs) -> Result<(), Error> {
                 origin: args.bundle.origin(),
             };
             let imported = onnx::import(&args.model, &args.bundle.output, &options)?;
+            say_widened(imported.widened);
+            if let Some(reason) = imported.unprobed {
+                log::warn!("whether padding changes what a text gives was not tried: {reason}");
+            }
             report(&imported.base, &args.bundle, imported.untrainable.map(|e| e.to_string()), &[])
         }
     }
@@ -120,6 +128,20 @@ pub(super) fn run(args: &ImportArgs) -> Result<(), Error> {
 impl BundleArgs {
     fn origin(&self) -> Origin {
         Origin { licence: self.licence.clone(), source: self.source.clone() }
+    }
+}
+
+/// What is another model than the file's, if only a little.
+fn say_widened(widened: Widened) {
+    let Widened { halves, codes, activations } = widened;
+    if halves > 0 {
+        log::info!("{halves} constants in half precision became f32: the base computes in f32 what the model rounds");
+    }
+    if codes > 0 {
+        log::info!("{codes} quantised weights became f32, of their codes and scales");
+    }
+    if activations > 0 {
+        log::info!("at {activations} places activations are no longer rounded to codes: answers differ by that");
     }
 }
 
@@ -139,6 +161,9 @@ fn report(base: &Base, args: &BundleArgs, untrainable: Option<String>, left_out:
         log::info!(
             "tasks learn by `{pooling}` pooling, as the checkpoint does, unless `train --pooling` says otherwise"
         );
+    }
+    if let Some(most) = m.max_tokens {
+        log::info!("the encoder was trained with texts of at most {most} tokens: `train` says so where it gets more");
     }
     if !left_out.is_empty() {
         let more = if left_out.len() > LISTED { ", ..." } else { "" };
@@ -163,6 +188,7 @@ fn report(base: &Base, args: &BundleArgs, untrainable: Option<String>, left_out:
             "maskable_weights": weights,
             "untrainable": untrainable,
             "pooling": m.pooling,
+            "max_tokens": m.max_tokens,
             "left_out": left_out,
         }))?;
     }

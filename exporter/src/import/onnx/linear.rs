@@ -37,7 +37,7 @@ pub(super) struct Found {
 pub(super) fn find(graph: &GraphProto) -> Result<Vec<Found>, Problem> {
     let reads = Reads::of(graph);
     let depths = depths(graph, &reads);
-    let mut found: Vec<(Found, Option<usize>)> = Vec::new();
+    let mut found: Vec<Found> = Vec::new();
     let mut seen = HashSet::new();
     for (i, node) in graph.node.iter().enumerate() {
         let Some((weight, stored)) = reads.linear(node) else { continue };
@@ -47,7 +47,7 @@ pub(super) fn find(graph: &GraphProto) -> Result<Vec<Found>, Problem> {
             && let Some(layer) = depths[i]
             && seen.insert(weight)
         {
-            found.push((Found { name: weight.to_owned(), stored, layer }, names::layer(weight)));
+            found.push(Found { name: weight.to_owned(), stored, layer });
         }
     }
     if found.is_empty() || graph.node.iter().all(|n| n.op_type != "Softmax") {
@@ -55,12 +55,11 @@ pub(super) fn find(graph: &GraphProto) -> Result<Vec<Found>, Problem> {
         return Err(Problem::new("graph", reason));
     }
     // Names say it best, if all of them do; numbers that are left out are closed up.
-    let named: Option<Vec<usize>> = found.iter().map(|(_, named)| *named).collect();
-    let layers = named.unwrap_or_else(|| found.iter().map(|(f, _)| f.layer).collect());
+    let named = names::layers(&found.iter().map(|f| f.name.as_str()).collect::<Vec<_>>());
+    let layers = named.unwrap_or_else(|| found.iter().map(|f| f.layer).collect());
     let mut numbers = layers.clone();
     numbers.sort_unstable();
     numbers.dedup();
-    let mut found: Vec<Found> = found.into_iter().map(|(f, _)| f).collect();
     for (one, layer) in found.iter_mut().zip(layers) {
         one.layer = numbers.partition_point(|n| *n < layer);
     }

@@ -7,17 +7,20 @@
 //! [`OPSET`](overmask_graph::OPSET), and each linear weight has its module's name and is read
 //! as [outputs, inputs].
 
+mod attention;
 mod interface;
 mod linear;
 mod names;
 mod normal;
 mod opset;
+mod padding;
+mod precision;
 mod sizes;
 mod source;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use overmask::base::family::Family;
@@ -25,6 +28,7 @@ use overmask::base::{Architecture, Base, GraphHints, MaskableTensor, file};
 use overmask_graph::proto::{GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, data_type};
 use overmask_graph::{External, GraphBuilder, MAX_MODEL_BYTES, encode};
 
+pub use self::precision::Widened;
 use super::bundle::{self, Parts};
 use super::{ImportError, Origin};
 use crate::autodiff::{self, AutodiffError};
@@ -51,6 +55,10 @@ pub struct Imported {
     /// Why training would refuse masks of all layers of this base. It may take those of layers above the place
     /// that is named, and the base runs all the same.
     pub untrainable: Option<AutodiffError>,
+    /// What of the model was no f32, and is now.
+    pub widened: Widened,
+    /// Why it was not tried whether padding changes a text's vectors, which would be an error: without ONNX Runtime.
+    pub unprobed: Option<String>,
 }
 
 /// Imports the model at `path` as a base bundle at `out`.
@@ -60,18 +68,20 @@ pub struct Imported {
 /// `out` is taken.
 pub fn import(path: &Path, out: &Path, options: &Options) -> Result<Imported, ImportError> {
     bundle::check_place(out)?;
-    let Encoder { graph, weights, architecture, maskable } = Encoder::read(path, options)?;
+    let tokenizer = bundle::Tokenizer::read(options.tokenizer.clone())?;
+    let Encoder { graph, weights, architecture, maskable, widened } = Encoder::read(path, options)?;
     let untrainable = trainable(&graph, &weights, &maskable).err();
     let parts = Parts {
         architecture,
         maskable,
         tensors: weights.iter().map(|w| (w.name.as_str(), w.shape.as_slice(), &w.bytes[..])).collect(),
         weights: path.to_owned(),
-        tokenizer: options.tokenizer.clone(),
+        tokenizer,
         pooling: None,
+        max_tokens: None,
         origin: options.origin.clone(),
     };
-    let base = bundle::write(out, parts, |offsets| {
+    let graph = |offsets: &BTreeMap<String, u64>| {
         let mut b = GraphBuilder::extend(graph);
         for weight in &weights {
             let at = External {
@@ -90,8 +100,13 @@ pub fn import(path: &Path, out: &Path, options: &Options) -> Result<Imported, Im
             }
             _ => Ok(model),
         }
+    };
+    let mut unprobed = None;
+    let base = bundle::write(out, parts, graph, |base| {
+        unprobed = padding::probe(base, path)?;
+        Ok(())
     })?;
-    Ok(Imported { base, untrainable })
+    Ok(Imported { base, untrainable, widened, unprobed })
 }
 
 /// The model of a graph. It is part of a base's identity, which does not hang on our version.
@@ -112,6 +127,7 @@ struct Encoder {
     weights: Vec<Weight>,
     architecture: Architecture,
     maskable: Vec<MaskableTensor>,
+    widened: Widened,
 }
 
 /// A tensor on its way into the bundle's file of weights.
@@ -140,6 +156,7 @@ impl Encoder {
         normal::constants(&mut graph);
         interface::choose_output(&mut graph, options.output.as_deref())?;
         normal::prune(&mut graph);
+        let widened = precision::widen(&mut graph)?;
         normal::check_operators(&graph)?;
         // Before what stands for a constant is replaced by it: its name may tell more.
         names::restore(&mut graph);
@@ -160,10 +177,10 @@ impl Encoder {
             hidden_size,
             layers: maskable.iter().map(|t| t.layer + 1).max().unwrap_or(0),
             vocab_size: sizes::vocabulary(&graph)?,
-            max_positions: sizes::positions(&graph, options.max_positions)?,
+            max_positions: sizes::positions(&graph, hidden_size, options.max_positions)?,
         };
         let weights = take_weights(&mut graph);
-        Ok(Encoder { graph, weights, architecture, maskable })
+        Ok(Encoder { graph, weights, architecture, maskable, widened })
     }
 }
 

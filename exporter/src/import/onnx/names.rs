@@ -100,18 +100,27 @@ fn from_bias(values: &Values<'_>, node: &NodeProto) -> Option<String> {
     own.or_else(|| values.biased.get(node.output.first()?.as_str()).copied()).map(str::to_owned)
 }
 
-/// The number of the layer that a module path names: its first part that is one or ends in one,
-/// as in `encoder.layer.0.output` and `layer_11/ffn`.
-pub(super) fn layer(name: &str) -> Option<usize> {
+/// The layers that the names of weights tell, if all of them do: of the numbers in their module paths the first that
+/// is not the same in all, as the 2 of `0.auto_model.encoder.layer.2.output`.
+pub(super) fn layers(names: &[&str]) -> Option<Vec<usize>> {
+    let numbers: Vec<Vec<usize>> = names.iter().map(|name| numbers(name)).collect();
+    let first = numbers.first()?;
+    let varies = (0..first.len()).find(|i| numbers.iter().any(|n| n.get(*i) != first.get(*i)))?;
+    numbers.iter().map(|n| n.get(varies).copied()).collect()
+}
+
+/// The numbers in a module path: its parts that are one or end in one, as in `encoder.layer.0.output` and
+/// `layer_11/ffn`.
+fn numbers(name: &str) -> Vec<usize> {
     if is_made_up(name) && !name.contains('/') {
-        return None;
+        return Vec::new();
     }
     let number = |part: &str| {
         let digits = part.trim_start_matches(|c: char| !c.is_ascii_digit());
         let stem = &part[..part.len() - digits.len()];
         (stem.is_empty() || stem.ends_with('_')).then(|| digits.parse().ok()).flatten()
     };
-    name.split(['.', '/']).find_map(number)
+    name.split(['.', '/']).filter_map(number).collect()
 }
 
 #[cfg(test)]
@@ -120,12 +129,22 @@ mod tests {
 
     #[test]
     fn layers_are_read_from_paths() {
-        let paths =
-            ["encoder.layer.0.attention.self.query.weight", "h.11.mlp", "layer_3/ffn", "bert.pooler.dense.weight"];
-        assert_eq!(paths.map(layer), [Some(0), Some(11), Some(3), None]);
+        let told = |names: &[&str]| layers(names);
+        assert_eq!(
+            told(&["encoder.layer.0.attention.self.query.weight", "h.11.mlp", "layer_3/ffn"]),
+            Some(vec![0, 11, 3])
+        );
+        // A wrapper's own number is the same in all; experts come after layers.
+        assert_eq!(told(&["0.auto_model.layer.1.q", "0.auto_model.layer.0.q"]), Some(vec![1, 0]));
+        assert_eq!(told(&["layers.0.experts.3.w", "layers.1.attn.w"]), Some(vec![0, 1]));
+        // One that has no layer, numbers that say nothing, none.
+        assert_eq!(told(&["bert.pooler.dense.weight", "bert.layer.1.q", "bert.layer.2.q"]), None);
+        assert_eq!(told(&["groups.0.layers.0.query", "groups.0.layers.0.key"]), None);
+        assert_eq!(told(&["layer.0.q", "layer.1.q", "layers.weight"]), None);
+        assert_eq!(told(&[]), None);
         // Not a layer's number, and one beyond all numbers.
         let none = ["linear1.weight", "layer.99999999999999999999.x", "onnx::MatMul_188", "val_48"];
-        assert_eq!(none.map(layer), [None; 4]);
+        assert!(none.iter().all(|name| numbers(name).is_empty()));
     }
 
     #[test]

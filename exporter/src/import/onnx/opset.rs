@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use overmask_graph::proto::{AttributeProto, GraphProto, NodeProto, TensorProto, data_type};
 use overmask_graph::{GraphBuilder, OPSET};
 
-use super::Problem;
+use super::{Problem, attention};
 use crate::autodiff::shape::Shapes;
 
 /// The versions that are read.
@@ -20,8 +20,7 @@ const VERSIONS: std::ops::RangeInclusive<i64> = 11..=23;
 const MOST_AXES: usize = 64;
 
 /// Operators that came after [`OPSET`], or after it got inputs that it has no place for.
-const NEWER: [&str; 12] = [
-    "Attention",
+const NEWER: [&str; 11] = [
     "BitwiseAnd",
     "BitwiseNot",
     "BitwiseOr",
@@ -41,16 +40,20 @@ pub(super) fn convert(mut graph: GraphProto, version: i64) -> Result<GraphProto,
         let reason = format!("is {version}; export with one from {} to {}", VERSIONS.start(), VERSIONS.end());
         return Err(Problem::new("field `opset_import`", reason));
     }
-    let nodes = std::mem::take(&mut graph.node);
     let is_list = |t: &&TensorProto| t.data_type == data_type::INT64 && t.raw_data.len() <= 8 * MOST_AXES;
     let ints = graph.initializer.iter().filter(is_list).map(|t| {
         let values = t.raw_data.as_chunks::<8>().0.iter().map(|b| i64::from_le_bytes(*b));
         (t.name.clone(), values.collect())
     });
     let ints = ints.collect();
+    let truths = attention::truths(&graph);
+    let nodes = std::mem::take(&mut graph.node);
     let mut b = GraphBuilder::extend(graph);
     for node in nodes {
-        convert_node(&mut b, &ints, node, version)?;
+        match node.op_type.as_str() {
+            "Attention" => attention::take_apart(&mut b, &truths, &node)?,
+            _ => convert_node(&mut b, &ints, node, version)?,
+        }
     }
     let graph = super::graph_of(b);
     if version < 13 {

@@ -9,21 +9,30 @@ use super::{Problem, normal};
 /// A table with no more rows than this holds segments, not positions.
 const MOST_SEGMENTS: i64 = 4;
 
+/// Operators whose output has its first input's values.
+const SAME_VALUES: [&str; 6] = ["Cast", "Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze"];
+
 /// Rows of the table in which `input_ids` are looked up.
 pub(super) fn vocabulary(graph: &GraphProto) -> Result<usize, Problem> {
-    let of_tokens = |l: &Lookup<'_>| l.indices.inputs.iter().eq(&["input_ids"]) && !l.indices.computed;
-    let rows = lookups(graph).into_iter().filter(of_tokens).map(|l| l.rows).min();
+    let rows = lookups(graph).iter().filter(|l| l.of_tokens()).map(|l| l.rows).min();
     let rows = rows.and_then(|rows| usize::try_from(rows).ok());
     rows.ok_or_else(|| Problem::new("graph", "`input_ids` are looked up in no table of token embeddings"))
 }
 
 /// The most tokens of a text: what was asked for, else what the position embeddings hold.
-pub(super) fn positions(graph: &GraphProto, wanted: Option<usize>) -> Result<usize, Problem> {
+///
+/// Those are added to the tokens' embeddings or to the hidden states, and so as wide. Tables of relative positions (Shaw et al. 2018, Raffel
+/// et al. 2020) are as wide as there are heads, or always looked up whole: whatever the distance, they have a row.
+pub(super) fn positions(graph: &GraphProto, hidden_size: usize, wanted: Option<usize>) -> Result<usize, Problem> {
+    let lookups = lookups(graph);
+    let mut widths: BTreeSet<i64> = lookups.iter().filter(|l| l.of_tokens()).map(|l| l.width).collect();
+    widths.insert(hidden_size as i64);
     let of_positions = |l: &Lookup<'_>| {
-        let Indices { inputs, computed, .. } = &l.indices;
-        (inputs.is_empty() || *computed) && l.rows > MOST_SEGMENTS && !inputs.iter().eq(&["token_type_ids"])
+        let Indices { inputs, computed, of_length, .. } = &l.indices;
+        let by_place = if inputs.is_empty() { *of_length } else { *computed };
+        by_place && l.rows > MOST_SEGMENTS && widths.contains(&l.width) && !inputs.iter().eq(&["token_type_ids"])
     };
-    let found = lookups(graph).iter().filter(|l| of_positions(l)).map(Lookup::limit).min();
+    let found = lookups.iter().filter(|l| of_positions(l)).map(Lookup::limit).min();
     let found = found.and_then(|limit| usize::try_from(limit).ok()).filter(|limit| *limit > 0);
     match (wanted, found) {
         (Some(wanted), Some(found)) if wanted > found => {
@@ -48,6 +57,7 @@ pub(super) fn epsilon(graph: &GraphProto) -> Option<f64> {
 /// A look-up in a table of embeddings.
 struct Lookup<'a> {
     rows: i64,
+    width: i64,
     /// Whether rows are looked up one by one; else the table is cut: `Slice`.
     gathers: bool,
     indices: Indices<'a>,
@@ -60,6 +70,8 @@ struct Indices<'a> {
     inputs: BTreeSet<&'a str>,
     /// Whether it is more than an input's own values.
     computed: bool,
+    /// Whether it hangs on how long the texts are.
+    of_length: bool,
     /// The largest constant integer that is added.
     added: Option<i64>,
     /// Whether it counts: a running sum.
@@ -79,12 +91,14 @@ fn lookups(graph: &GraphProto) -> Vec<Lookup<'_>> {
         let table = constant(node.input.first()).filter(|t| t.data_type == data_type::FLOAT && t.dims.len() == 2);
         if let (Some(table), "Gather" | "Slice") = (table, node.op_type.as_str()) {
             let indices = Indices::of(&node.input[1..], &known);
-            found.push(Lookup { rows: table.dims[0], gathers: node.op_type == "Gather", indices });
+            let (rows, width) = (table.dims[0], table.dims[1]);
+            found.push(Lookup { rows, width, gathers: node.op_type == "Gather", indices });
         }
         // Behind a shape no values count.
         let read = if node.op_type == "Shape" { &[] } else { &node.input[..] };
         let mut made = Indices::of(read, &known);
-        made.computed |= node.op_type != "Cast";
+        made.computed |= !SAME_VALUES.contains(&node.op_type.as_str());
+        made.of_length |= node.op_type == "Shape";
         match node.op_type.as_str() {
             "Add" => {
                 let ints = node.input.iter().filter_map(|input| constant(Some(input)).and_then(one_int));
@@ -106,6 +120,7 @@ impl<'a> Indices<'a> {
         for one in values.iter().filter_map(|value| known.get(value.as_str())) {
             all.inputs.extend(&one.inputs);
             all.computed |= one.computed;
+            all.of_length |= one.of_length;
             all.added = all.added.max(one.added);
             all.counts |= one.counts;
             all.cut(one.shortest);
@@ -120,6 +135,11 @@ impl<'a> Indices<'a> {
 }
 
 impl Lookup<'_> {
+    /// Whether tokens themselves are looked up.
+    fn of_tokens(&self) -> bool {
+        self.gathers && self.indices.inputs.iter().eq(&["input_ids"]) && !self.indices.computed
+    }
+
     /// How many positions there are rows for.
     ///
     /// Positions count from 0; those of RoBERTa (Liu et al. 2019) count the tokens so far and are

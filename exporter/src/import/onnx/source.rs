@@ -1,5 +1,6 @@
 //! Reads an ONNX file and the files beside it that hold its tensors (ONNX specification, *External
-//! data*). No path leaves the model's folder, and nothing is allocated that a file does not hold.
+//! data*). No path leaves the model's folder, or that of the file which a link to the model leads to, as in a hub's
+//! cache; and nothing is allocated that a file does not hold.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -37,13 +38,21 @@ pub(super) fn read(path: &Path) -> Result<(GraphProto, i64), ImportError> {
     if !graph.sparse_initializer.is_empty() {
         return wrong("field `sparse_initializer`", "sparse tensors are not supported; export dense ones");
     }
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut tensors = Tensors { path, folder, files: HashMap::new() };
+    let mut tensors = Tensors { path, folders: folders(path)?, files: HashMap::new() };
     let constants = graph.node.iter_mut().flat_map(|n| &mut n.attribute).filter_map(|a| a.t.as_mut());
     for tensor in graph.initializer.iter_mut().chain(constants) {
         tensors.load(tensor)?;
     }
     Ok((graph, version))
+}
+
+/// The real folder of a model, and that of the file behind it where it is a link.
+fn folders(path: &Path) -> Result<Vec<PathBuf>, ImportError> {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let real = |p: &Path| p.canonicalize().map_err(|source| ImportError::Read { path: p.to_owned(), source });
+    let mut all = vec![real(folder)?];
+    all.extend(real(path)?.parent().map(Path::to_owned).filter(|other| *other != all[0]));
+    Ok(all)
 }
 
 /// Whether a domain is ONNX's own.
@@ -54,7 +63,8 @@ pub(super) fn is_own(domain: &str) -> bool {
 /// Reads tensors of one model.
 struct Tensors<'a> {
     path: &'a Path,
-    folder: &'a Path,
+    /// Where external data may lie: the model's folder, and that of the real file behind a link.
+    folders: Vec<PathBuf>,
     /// By their real paths: `s`, `./s` and a link to it are one file.
     files: HashMap<PathBuf, Data>,
 }
@@ -97,6 +107,12 @@ impl Tensors<'_> {
                 }
                 data_type::BOOL => {
                     tensor.raw_data = tensor.int32_data.drain(..).map(|v| u8::from(v != 0)).collect();
+                }
+                data_type::INT8 | data_type::UINT8 => {
+                    tensor.raw_data = tensor.int32_data.drain(..).map(|v| v as u8).collect();
+                }
+                data_type::INT16 | data_type::UINT16 | data_type::FLOAT16 | data_type::BFLOAT16 => {
+                    tensor.raw_data = tensor.int32_data.drain(..).flat_map(|v| (v as u16).to_le_bytes()).collect();
                 }
                 // No part of this program looks into the others; engines read them as they are.
                 _ => return Ok(()),
@@ -142,15 +158,17 @@ impl Tensors<'_> {
         Ok(bytes)
     }
 
-    /// The file of a name in the model's folder or below it, opened once; not one that a link or `..` leads out of it.
+    /// The file of a name in one of the model's folders or below it, opened once; not one that a link or `..` leads out
+    /// of them.
     fn open(&mut self, location: &str) -> Result<&mut Data, Denied> {
         let plain = Path::new(location).components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir));
         if !plain || location.is_empty() {
             return Err(Denied::Outside);
         }
-        let real = |p: &Path| p.canonicalize().map_err(|e| Denied::Io(p.to_owned(), e));
-        let path = real(&self.folder.join(location))?;
-        if !path.starts_with(real(self.folder)?) {
+        let mut found = self.folders.iter().map(|folder| folder.join(location)).filter(|path| path.exists());
+        let path = found.next().unwrap_or_else(|| self.folders[0].join(location));
+        let path = path.canonicalize().map_err(|e| Denied::Io(path.clone(), e))?;
+        if !self.folders.iter().any(|folder| path.starts_with(folder)) {
             return Err(Denied::Outside);
         }
         Ok(match self.files.entry(path) {

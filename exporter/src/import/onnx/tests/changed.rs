@@ -32,7 +32,7 @@ fn an_operator_without_a_gradient_is_named_and_the_base_runs() {
         let erf = graph(m).node.iter_mut().rfind(|n| n.op_type == "Erf").unwrap();
         erf.op_type = "Ceil".into();
     });
-    let (_base, Imported { base, untrainable }) = imported(&path);
+    let (_base, Imported { base, untrainable, .. }) = imported(&path);
     let reason = untrainable.unwrap().to_string();
     assert!(reason.contains("`Ceil`") && reason.contains("/encoder/layer.1/"), "{reason}");
     hidden(&Arc::new(base), "ort", &[], &batch());
@@ -262,5 +262,5 @@ fn sizes_are_found_in_one_pass() {
     let table =
         TensorProto { name: "table".into(), dims: vec![100, 4], data_type: data_type::FLOAT, ..Default::default() };
     graph.initializer.push(table);
-    assert_eq!((sizes::vocabulary(&graph).unwrap(), sizes::positions(&graph, None).unwrap()), (100, 99));
+    assert_eq!((sizes::vocabulary(&graph).unwrap(), sizes::positions(&graph, 4, None).unwrap()), (100, 99));
 }
