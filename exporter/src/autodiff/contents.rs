@@ -91,7 +91,7 @@ impl Contents {
             "Mul" => pairs(held(0)?, held(1)?, Dim::times)?,
             "Add" => pairs(held(0)?, held(1)?, Dim::sum)?,
             "Sub" => pairs(held(0)?, held(1)?, Dim::minus)?,
-            "Div" => pairs(held(0)?, held(1)?, Dim::divided_by)?,
+            "Div" => pairs(held(0)?, held(1)?, divided)?,
             "Equal" => pairs(held(0)?, held(1)?, equal)?,
             "Where" => {
                 let (condition, yes, no) = (self.numbers(node.input.first()?)?, held(1)?, held(2)?);
@@ -132,6 +132,14 @@ fn pairs(a: &[Dim], b: &[Dim], f: impl Fn(&Dim, &Dim) -> Option<Dim>) -> Option<
     let length = a.len().max(b.len());
     let at = |x: &[Dim], i: usize| x.get(if x.len() == 1 { 0 } else { i }).cloned();
     (0..length).map(|i| f(&at(a, i)?, &at(b, i)?)).collect()
+}
+
+/// Whole numbers are divided as ONNX does, sizes with names where nothing is left.
+fn divided(a: &Dim, b: &Dim) -> Option<Dim> {
+    match (a.value(), b.value()) {
+        (Some(a), Some(b)) => a.checked_div(b).map(Dim::known),
+        _ => a.divided_by(b),
+    }
 }
 
 /// No size is negative, whatever its name; other different ones may be equal all the same.

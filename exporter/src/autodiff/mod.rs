@@ -166,7 +166,7 @@ fn check_form(node: &NodeProto) -> Result<(), AutodiffError> {
         "Where" | "OneHot" => 3,
         "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Greater" | "GreaterOrEqual" | "Less" | "LessOrEqual" | "Equal"
         | "And" | "Or" | "Gemm" | "MatMul" | "Reshape" | "Expand" | "Gather" | "GatherElements" | "GatherND"
-        | "Pad" | "Conv" | "LayerNormalization" | "CumSum" => 2,
+        | "Tile" | "Pad" | "Conv" | "LayerNormalization" | "CumSum" => 2,
         "Neg" | "Sqrt" | "Exp" | "Log" | "Erf" | "Tanh" | "Relu" | "Sigmoid" | "Identity" | "Cast" | "Softmax"
         | "LogSoftmax" | "Transpose" | "Unsqueeze" | "Squeeze" | "Slice" | "Shape" | "ReduceSum" | "ReduceMean"
         | "Abs" | "Reciprocal" | "Clip" | "Not" | "IsNaN" | "Sin" | "Cos" | "Max" | "Min" | "Split"
@@ -246,8 +246,37 @@ impl Backward<'_> {
     }
 
     fn shape(&self, node: &NodeProto, value: &str) -> Result<Vec<Dim>, AutodiffError> {
-        let shape = self.shapes.get(value).map(<[Dim]>::to_vec);
-        shape.ok_or_else(|| unsupported(node, format!("the shape of `{value}` is not known")))
+        if let Some(shape) = self.shapes.get(value) {
+            return Ok(shape.to_vec());
+        }
+        let reason = match self.unknown(value) {
+            Some(source) if source.name != node.name => {
+                format!(
+                    "the shape of `{value}` is not known: none is told of node `{}` ({})",
+                    source.name, source.op_type
+                )
+            }
+            _ => format!("the shape of `{value}` is not known"),
+        };
+        Err(unsupported(node, reason))
+    }
+
+    /// The node from which on shapes are not known, of those that a value hangs on.
+    fn unknown(&self, value: &str) -> Option<&NodeProto> {
+        let mut value = value;
+        let mut found = None;
+        // Nodes come after what they read: each is passed once.
+        for node in self.b.graph().node.iter().rev().filter(|n| n.op_type != "Shape") {
+            if node.output.first().is_some_and(|output| output == value) {
+                found = Some(node);
+                let known = |input: &String| input.is_empty() || self.shapes.get(input).is_some();
+                match node.input.iter().find(|input| !known(input)) {
+                    Some(input) => value = input,
+                    None => break,
+                }
+            }
+        }
+        found
     }
 
     fn op(&mut self, op: &str, inputs: &[&str]) -> String {

@@ -8,6 +8,7 @@ pub(super) fn rule(op: &str) -> Option<Rule> {
     Some(match op {
         "Reshape" | "Unsqueeze" | "Squeeze" | "Flatten" => reshape,
         "Pad" => pad,
+        "Tile" => tile,
         "Transpose" => transpose,
         "Expand" => expand,
         "Cast" => cast,
@@ -51,6 +52,23 @@ fn cast(back: &mut Backward<'_>, node: &NodeProto, dy: &str) -> Result<(), Autod
     // What it was cast from may be of any width.
     let gradient = back.op("CastLike", &[dy, &node.input[0]]);
     back.give(&node.input[0], gradient);
+    Ok(())
+}
+
+/// The sum of the copies' gradients: an axis of n, laid r times one after the other, is one of r and one of n.
+fn tile(back: &mut Backward<'_>, node: &NodeProto, dy: &str) -> Result<(), AutodiffError> {
+    let (x, repeats) = (&node.input[0], &node.input[1]);
+    let rank = back.shape(node, x)?.len() as i64;
+    let column = back.b.shape(&[-1, 1]);
+    let lengths = back.op("Shape", &[x]);
+    let columns = [repeats, &lengths].map(|list| back.op("Reshape", &[list, &column]));
+    let pairs = back.b.op("Concat", &[&columns[0], &columns[1]], &[("axis", 1i64.into())]);
+    let flat = back.b.shape(&[-1]);
+    let pairs = back.op("Reshape", &[&pairs, &flat]);
+    let open = back.op("Reshape", &[dy, &pairs]);
+    let axes = back.b.shape(&(0..rank).map(|axis| 2 * axis).collect::<Vec<_>>());
+    let gradient = back.b.op("ReduceSum", &[&open, &axes], &[("keepdims", 0i64.into())]);
+    back.give(x, gradient);
     Ok(())
 }
 

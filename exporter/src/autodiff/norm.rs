@@ -14,14 +14,28 @@ pub(super) fn rule(op: &str) -> Option<Rule> {
 }
 
 /// y = softmax(x): dx = y · (dy - Σ dy·y).
+///
+/// Of a row that is -∞ throughout y is no number: as of padding with nothing around that it may attend to. Where the
+/// graph puts zeros there, so does the gradient.
 fn softmax(back: &mut Backward<'_>, node: &NodeProto, dy: &str) -> Result<(), AutodiffError> {
-    let y = &node.output[0];
+    let y = &numbers_only(back, &node.output[0]);
     let product = back.op("Mul", &[dy, y]);
     let sum = sum_along(back, &product, node.int("axis", -1));
     let centred = back.op("Sub", &[dy, &sum]);
     let gradient = back.op("Mul", &[y, &centred]);
     back.give(&node.input[0], gradient);
     Ok(())
+}
+
+/// The value where those that are no numbers were replaced, if the graph does that; else the value.
+fn numbers_only(back: &Backward<'_>, value: &str) -> String {
+    let nodes = &back.b.graph().node;
+    let reads = |node: &NodeProto, index: usize, of: &str| node.input.get(index).is_some_and(|input| input == of);
+    let tested = nodes.iter().find(|n| n.op_type == "IsNaN" && reads(n, 0, value)).and_then(|n| n.output.first());
+    let chosen = tested
+        .and_then(|tested| nodes.iter().find(|n| n.op_type == "Where" && reads(n, 0, tested) && reads(n, 2, value)))
+        .and_then(|n| n.output.first());
+    chosen.map_or_else(|| value.to_owned(), String::clone)
 }
 
 /// y = log softmax(x): dx = dy - exp(y) · Σ dy.

@@ -108,7 +108,7 @@ impl Shapes {
             "Where" => pair(pair(shape(0), shape(1), node)?, shape(2), node)?,
             "Neg" | "Sqrt" | "Exp" | "Log" | "Erf" | "Tanh" | "Relu" | "Sigmoid" | "Identity" | "Cast" | "Softmax"
             | "LogSoftmax" | "LayerNormalization" | "Abs" | "Reciprocal" | "Clip" | "Not" | "IsNaN" | "CumSum"
-            | "Sin" | "Cos" => shape(0),
+            | "Sin" | "Cos" | "Sign" | "Ceil" | "Floor" | "Round" => shape(0),
             "Gemm" => match (shape(0).as_deref(), shape(1).as_deref()) {
                 (Some([a0, a1]), Some([b0, b1])) => {
                     let rows = if node.int("transA", 0) == 0 { a0 } else { a1 };
@@ -155,6 +155,9 @@ impl Shapes {
                 _ => None,
             },
             "GatherElements" => shape(1),
+            "Tile" => shape(0).zip(self.contents.held(&node.input[1])).and_then(|(x, repeats)| {
+                (x.len() == repeats.len()).then(|| x.iter().zip(repeats).map(|(d, r)| d.times(r)).collect())?
+            }),
             "GatherND" => shape(0).zip(shape(1)).and_then(|(data, indices)| gather_nd(node, &data, &indices)),
             "Flatten" => shape(0).and_then(|x| flatten(node, &x)),
             "Pad" => shape(0).zip(numbers(1)).and_then(|(x, pads)| padded(&x, &pads)),

@@ -270,6 +270,11 @@ proptest! {
             let wide = g.op("Pad", &[&x[0], &pads], &[]);
             g.op("Mul", &[&wide, &wide], &[])
         });
+        check(&[&[a, c]], seed, any, |g, x| {
+            let repeats = g.shape(&[3, 2]);
+            let laid = g.op("Tile", &[&x[0], &repeats], &[]);
+            g.op("Mul", &[&laid, &laid], &[])
+        });
         // One place is taken twice, another never.
         check(&[&[a, c]], seed, any, |g, x| {
             let places: Vec<i64> = (0..a as i64).flat_map(|row| [row % 2, 2, 2]).collect();
@@ -366,6 +371,28 @@ fn a_wanted_inner_value_is_a_leaf() {
     assert_eq!(run(&mut session(b), &inputs, &gradients), [[1.0, 1.0], [1.0, 1.0]]);
 }
 
+/// A row of -∞ has no softmax; where the graph puts zeros in its place, no gradient comes from it.
+#[test]
+fn rows_without_a_softmax_have_no_gradient() {
+    let mut b = GraphBuilder::new("g");
+    b.input("x0", data_type::FLOAT, &["2", "2"]);
+    let least = b.float(f32::NEG_INFINITY);
+    let (keep, shape) = (b.ints(&[2, 1], &[1, 0]), b.shape(&[2, 2]));
+    let keep = b.op("Cast", &[&keep], &[("to", i64::from(data_type::BOOL).into())]);
+    let keep = b.op("Expand", &[&keep, &shape], &[]);
+    let scores = b.op("Where", &[&keep, "x0", &least], &[]);
+    let y = b.op("Softmax", &[&scores], &[("axis", (-1i64).into())]);
+    let (none, zero) = (b.op("IsNaN", &[&y], &[]), b.float(0.0));
+    let y = b.op("Where", &[&none, &zero, &y], &[]);
+    let weights = b.floats(&[1.0, 2.0]);
+    let y = b.op("Mul", &[&y, &weights], &[]);
+    let loss = b.op("ReduceSum", &[&y], &[("keepdims", 0i64.into())]);
+    let gradients = differentiate(&mut b, &loss, &["x0".to_owned()]).unwrap();
+    b.output(&gradients[0], data_type::FLOAT, &["2", "2"]);
+    let found = run(&mut session(b), &[(vec![2, 2], vec![0.0; 4])], &gradients);
+    assert_eq!(found, [[-0.25, 0.25, 0.0, 0.0]]);
+}
+
 /// How the shapes of padding masks' look-ups and of padded lengths are followed, with sizes that have names only.
 #[test]
 fn shapes_with_names_are_followed() {
@@ -445,6 +472,8 @@ fn every_operator() -> (GraphBuilder, String) {
     let kernel = b.op("Reshape", &[&kernel, &kernel_shape], &[]);
     y = b.op("Conv", &[&y, &kernel], &[("dilations", vec![1].into()), ("pads", vec![0, 0].into())]);
     y = b.op("Squeeze", &[&y, &one], &[]);
+    let twice = b.shape(&[1, 2]);
+    y = b.op("Tile", &[&y, &twice], &[]);
     let places = b.ints(&[1, 2], &[0, 3]);
     y = b.op("GatherElements", &[&y, &places], &[("axis", 1i64.into())]);
     let pick = b.ints(&[3, 1], &[0, 0, 0]);

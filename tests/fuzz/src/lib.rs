@@ -25,6 +25,7 @@ use overmask::pack::{Input, PackFile, Packs, Patch};
 use overmask::task::Tokenizer;
 use overmask::trust::{Keyring, PublicKey};
 use overmask_exporter::fetch::{self, Manifest};
+use overmask_exporter::import::fuzz as checkpoint;
 use overmask_kernels::{Activations, Isa, NR, PanelMask, Panels, Product, Row, Scratch, Tabled, Units};
 use overmask_oci::{Reference, fuzz as registry};
 use sha2::{Digest, Sha256};
@@ -34,7 +35,7 @@ use tempfile::TempDir;
 pub type Target = fn(&[u8]);
 
 /// Every target with its name: the one list of them. `cargo xtask fuzz` finds the names in `seeds/`.
-pub const TARGETS: [(&str, Target); 10] = [
+pub const TARGETS: [(&str, Target); 11] = [
     ("pack", pack),
     ("mask", mask),
     ("base", base),
@@ -45,6 +46,7 @@ pub const TARGETS: [(&str, Target); 10] = [
     ("kernels", kernels),
     ("derived", derived),
     ("oci", oci),
+    ("torch", torch),
 ];
 
 /// A pack or a pack set: what can be read can be written again and is the same.
@@ -259,6 +261,11 @@ pub fn derived(bytes: &[u8]) {
     assert!(file.find::<f32>(usize::MAX / 8).is_none());
 }
 
+/// A checkpoint of PyTorch, and the pickle in one.
+pub fn torch(bytes: &[u8]) {
+    let _ = (checkpoint::torch(bytes), checkpoint::pickle(bytes));
+}
+
 /// What a registry says, and a file of logins; the first byte chooses what it is. Nothing of it breaks out of a header or
 /// a line, and nothing leads away from HTTPS.
 pub fn oci(bytes: &[u8]) {
@@ -337,6 +344,7 @@ pub fn write_bundle(dir: &Path) -> BaseManifest {
         digests: files.iter().map(|(name, _)| ((*name).to_owned(), digest(name))).collect(),
         tokenizer_sha256,
         pooling: None,
+        max_tokens: None,
         licence: "none".into(),
         source: "fuzzing".into(),
     };

@@ -49,6 +49,13 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
             .collect(),
         "derived" => vec![derived()],
         "oci" => registry(),
+        "torch" => {
+            let file = include_bytes!("../../fixtures/torch/saved.bin").to_vec();
+            // Torch packs nothing: the pickle lies in the file as it is.
+            let start = file.windows(2).position(|two| two == b"\x80\x02").unwrap();
+            let end = file.windows(3).position(|three| three == b"sb.").unwrap() + 3;
+            vec![file[start..end].to_vec(), file]
+        }
         "signature" => vec![SIGNATURE.into(), PUBLIC_KEY.into()],
         other => panic!("there is no target {other}"),
     }

@@ -95,9 +95,14 @@ fn lookups(graph: &GraphProto) -> Vec<Lookup<'_>> {
             found.push(Lookup { rows, width, gathers: node.op_type == "Gather", indices });
         }
         // Behind a shape no values count.
-        let read = if node.op_type == "Shape" { &[] } else { &node.input[..] };
+        let same = SAME_VALUES.contains(&node.op_type.as_str());
+        let read = match node.op_type.as_str() {
+            "Shape" => &[],
+            _ if same => node.input.get(..1).unwrap_or_default(),
+            _ => &node.input[..],
+        };
         let mut made = Indices::of(read, &known);
-        made.computed |= !SAME_VALUES.contains(&node.op_type.as_str());
+        made.computed |= !same;
         made.of_length |= node.op_type == "Shape";
         match node.op_type.as_str() {
             "Add" => {

@@ -264,3 +264,79 @@ fn sizes_are_found_in_one_pass() {
     graph.initializer.push(table);
     assert_eq!((sizes::vocabulary(&graph).unwrap(), sizes::positions(&graph, 4, None).unwrap()), (100, 99));
 }
+
+/// A hub's cache has links in one folder and the files behind them in another.
+#[cfg(unix)]
+#[test]
+fn external_data_are_found_behind_the_links_of_a_hubs_cache() {
+    let dir = tempfile::tempdir().unwrap();
+    let (blobs, snapshot) = (dir.path().join("blobs"), dir.path().join("snapshots/main"));
+    fs::create_dir_all(&blobs).unwrap();
+    fs::create_dir_all(&snapshot).unwrap();
+    for (blob, name) in [("1f", "prenorm-dynamo.onnx"), ("2e", "prenorm-dynamo.onnx.data")] {
+        fs::copy(export(name), blobs.join(blob)).unwrap();
+        std::os::unix::fs::symlink(Path::new("../../blobs").join(blob), snapshot.join(name)).unwrap();
+    }
+    let (_base, through_links) = imported(&snapshot.join("prenorm-dynamo.onnx"));
+    let (_other, direct) = imported(&export("prenorm-dynamo.onnx"));
+    assert_eq!(through_links.base.base_id(), direct.base.base_id());
+    // The data beside the real file alone.
+    fs::rename(blobs.join("2e"), blobs.join("prenorm-dynamo.onnx.data")).unwrap();
+    fs::remove_file(snapshot.join("prenorm-dynamo.onnx.data")).unwrap();
+    let (_base, beside) = imported(&snapshot.join("prenorm-dynamo.onnx"));
+    assert_eq!(beside.base.base_id(), direct.base.base_id());
+    // A link that leads out of both folders.
+    fs::remove_file(blobs.join("prenorm-dynamo.onnx.data")).unwrap();
+    fs::copy(export("prenorm-dynamo.onnx.data"), dir.path().join("data")).unwrap();
+    std::os::unix::fs::symlink("../../data", snapshot.join("prenorm-dynamo.onnx.data")).unwrap();
+    let error = refused(&snapshot.join("prenorm-dynamo.onnx"), &options()).to_string();
+    assert!(error.contains("outside the model's folder"), "{error}");
+}
+
+/// Codes of rows, of columns, with zeros; through a `Cast` and a product; of a type that nobody knows.
+#[test]
+fn quantised_constants_become_what_they_stand_for() {
+    let folded = |node: &str, axis: Option<i64>, scale: &[f32], zero: Option<&[u8]>| {
+        let mut b = GraphBuilder::new("g");
+        b.input("x", data_type::FLOAT, &["n", "2"]);
+        let scales = b.floats(scale);
+        let mut inputs = vec!["w_quantized".to_owned()];
+        let weight = match node {
+            "Cast" => {
+                let whole = b.op("Cast", &["w_quantized"], &[("to", 1i64.into())]);
+                b.op("Mul", &[&whole, &scales], &[])
+            }
+            _ => {
+                inputs.push(scales);
+                inputs.extend(zero.map(|_| "zero".to_owned()));
+                let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
+                let axis: Vec<_> = axis.map(|axis| ("axis", axis.into())).into_iter().collect();
+                b.op(node, &inputs, &axis)
+            }
+        };
+        b.node("MatMul", &["x", &weight], &["y"], &[]);
+        b.output("y", data_type::FLOAT, &["n", "3"]);
+        let mut graph = graph_of(b);
+        let codes = |name: &str, dims: &[i64], values: &[u8]| TensorProto {
+            name: name.into(),
+            dims: dims.to_vec(),
+            data_type: data_type::UINT8,
+            raw_data: values.to_vec(),
+            ..Default::default()
+        };
+        graph.initializer.push(codes("w_quantized", &[2, 3], &[0, 1, 2, 3, 4, 5]));
+        graph.initializer.extend(zero.map(|zero| codes("zero", &[zero.len() as i64], zero)));
+        let widened = precision::widen(&mut graph).map_err(|problem| problem.reason)?;
+        assert_eq!((widened.codes, graph.node.len(), graph.initializer.len()), (1, 1, 1));
+        assert_eq!(graph.node[0].input, ["x", "w"]);
+        let values = graph.initializer[0].raw_data.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b));
+        Ok::<_, String>(values.collect::<Vec<f32>>())
+    };
+    let linear = "DequantizeLinear";
+    assert_eq!(folded(linear, None, &[0.5], None).unwrap(), [0.0, 0.5, 1.0, 1.5, 2.0, 2.5]);
+    assert_eq!(folded(linear, None, &[1.0, 2.0, 3.0], Some(&[1, 1, 2])).unwrap(), [-1.0, 0.0, 0.0, 2.0, 6.0, 9.0]);
+    assert_eq!(folded(linear, Some(0), &[1.0, 2.0], Some(&[1, 0])).unwrap(), [-1.0, 0.0, 1.0, 6.0, 8.0, 10.0]);
+    assert_eq!(folded("Cast", None, &[1.0, 2.0, 3.0], None).unwrap(), [0.0, 2.0, 6.0, 3.0, 8.0, 15.0]);
+    let error = folded(linear, None, &[1.0, 2.0], None).unwrap_err();
+    assert!(error.contains("other numbers of scales"), "{error}");
+}

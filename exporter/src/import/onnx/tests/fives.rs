@@ -21,8 +21,9 @@ fn states(path: &Path, batch: &TokenBatch) -> Vec<f32> {
 
 fn options_for(path: &Path) -> Options {
     // T5 and DeBERTa's newer version have no table of positions.
-    let limit =
-        ["t5", "deberta-v2"].iter().any(|family| path.file_name().unwrap().to_str().unwrap().starts_with(family));
+    let limit = ["t5", "deberta-v2", "modernbert"]
+        .iter()
+        .any(|family| path.file_name().unwrap().to_str().unwrap().starts_with(family));
     Options { max_positions: limit.then_some(32), ..options() }
 }
 
@@ -56,4 +57,77 @@ fn survey() {
             Err(error) => println!("| {name} | {error} | | |"),
         }
     }
+}
+
+/// Layers, linear weights, and how far from PyTorch, which computed with f32 weights, a base may be.
+const FIXTURES: [(&str, usize, usize, f32); 17] = [
+    ("albert-dynamo18-f32", 1, 6, 1e-5),
+    ("bert-dynamo18-f32", 2, 12, 1e-5),
+    ("bert-dynamo23-f32", 2, 12, 1e-5),
+    ("bert-torchscript17-dynamic", 2, 12, 0.15),
+    ("bert-torchscript17-f16", 2, 12, 0.01),
+    ("bert-torchscript17-f32", 2, 12, 1e-5),
+    ("bert-torchscript17-static", 2, 12, 0.15),
+    ("clip-torchscript17-f32", 2, 12, 1e-5),
+    ("deberta-v2-dynamo18-f32", 2, 12, 1e-5),
+    ("distilbert-dynamo18-f32", 2, 12, 1e-5),
+    ("electra-torchscript17-f32", 2, 12, 1e-5),
+    ("modernbert-dynamo18-f32", 2, 8, 1e-5),
+    ("modernbert-torchscript17-f32", 2, 8, 1e-5),
+    ("mpnet-dynamo18-f32", 2, 12, 1e-5),
+    ("roberta-dynamo18-f32", 2, 12, 1e-5),
+    ("roberta-torchscript17-f32", 2, 12, 1e-5),
+    ("t5-torchscript17-f32", 2, 12, 1e-5),
+];
+
+fn fixture(name: &str) -> PathBuf {
+    fixtures().join("onnx5").join(name).with_extension("onnx")
+}
+
+#[test]
+fn exports_of_transformers_5_compute_what_pytorch_does_and_train() {
+    for (name, layers, weights, tolerance) in FIXTURES {
+        let (imported, apart) = tried(&fixture(name)).unwrap();
+        println!("{name}: {apart:.1e}");
+        assert!(apart <= tolerance, "{name}: {apart}");
+        assert!(imported.untrainable.is_none() && imported.unprobed.is_none(), "{name}: {:?}", imported.untrainable);
+        let m = imported.base.manifest();
+        let found = (m.architecture.layers, m.maskable.len(), m.architecture.vocab_size, m.architecture.max_positions);
+        assert_eq!(found, (layers, weights, 100, 32), "{name}");
+        // Whatever the weights were, they have their modules' names.
+        assert!(m.maskable.iter().all(|t| t.name.ends_with(".weight") && !t.name.contains("::")), "{name}");
+        assert!(layers < 2 || m.maskable.iter().all(|t| t.name.contains(&format!(".{}.", t.layer))), "{name}");
+        let Widened { halves, codes, activations } = imported.widened;
+        let precise = (halves == 0, codes == 0, activations == 0);
+        let expected = (!name.ends_with("f16"), name.ends_with("f32") || name.ends_with("f16"));
+        assert_eq!(precise, (expected.0, expected.1, expected.1), "{name}: {:?}", imported.widened);
+    }
+}
+
+#[test]
+fn gradients_go_through_exports_of_transformers_5() {
+    for (name, ..) in FIXTURES {
+        check_gradients(&fixture(name), &options_for(&fixture(name)));
+    }
+}
+
+/// ConvBERT convolves over neighbours and MobileBERT puts their embeddings side by side, padding or not.
+#[test]
+fn encoders_that_let_padding_in_are_refused() {
+    for name in ["convbert-torchscript17-f32", "mobilebert-torchscript17-f32"] {
+        let error = tried(&fixture(name)).unwrap_err().to_string();
+        assert!(error.contains("padding leaks: a text's vectors change by up to"), "{name}: {error}");
+    }
+}
+
+/// Relative positions have a row for every distance: only the user knows how long texts may be.
+#[test]
+fn tables_of_relative_positions_limit_no_text() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = fixture("t5-torchscript17-f32");
+    let error = import(&path, &dir.path().join("base"), &options()).unwrap_err().to_string();
+    assert!(error.contains("no table of position embeddings") && error.contains("--max-positions"), "{error}");
+    let more = Options { max_positions: Some(512), ..options() };
+    let imported = import(&path, &dir.path().join("base"), &more).unwrap();
+    assert_eq!(imported.base.manifest().architecture.max_positions, 512);
 }
