@@ -97,7 +97,7 @@ mod tests {
             serde_json::from_slice(&fs::read(fixtures.join("onnx5/tokens.json")).unwrap()).unwrap();
         let mut batch = TokenBatch::new(1);
         ids.iter().for_each(|ids| batch.push(ids, &vec![0; ids.len()]));
-        for family in ["distilbert", "electra", "roberta"] {
+        for family in ["bert", "distilbert", "electra", "roberta"] {
             let dir = tempfile::tempdir().unwrap();
             let (checkpoint, out) = (dir.path().join("checkpoint"), dir.path().join("base"));
             fs::create_dir(&checkpoint).unwrap();
