@@ -1,5 +1,6 @@
-//! `Attention` of operator set 23, taken apart: softmax(scale · q·kᵀ + mask) · v (Vaswani et al. 2017), with query, key
-//! and value of [batch, heads, sequence, width], as PyTorch's exporter writes its scaled dot product.
+//! What operator set 23 has for attention, taken apart, as PyTorch's exporter writes it, with query, key and value of
+//! [batch, heads, sequence, width]: `Attention`, softmax(scale · q·kᵀ + mask) · v (Vaswani et al. 2017), and
+//! `RotaryEmbedding` (Su et al. 2021).
 
 use std::collections::HashSet;
 
@@ -85,5 +86,34 @@ pub(super) fn take_apart(b: &mut GraphBuilder, truths: &HashSet<String>, node: &
     };
     let weights = b.op("Softmax", &[&scores], &[("axis", (-1i64).into())]);
     b.node("MatMul", &[&weights, v], &[output], &[]);
+    Ok(())
+}
+
+/// Turns pairs of values by an angle for each position: of halves a, b of x, a·cos - b·sin and a·sin + b·cos.
+pub(super) fn rotate(b: &mut GraphBuilder, node: &NodeProto) -> Result<(), Problem> {
+    let (&[ref x, ref cos, ref sin], [output]) = (node.input.as_slice(), node.output.as_slice()) else {
+        return Err(Problem::node(node, "reads numbers of positions; export with operator set 18"));
+    };
+    // A number of heads says nothing where they have an axis of their own.
+    let turned = |n: &&NodeProto| n.output.contains(x) && n.attribute("perm").is_some_and(|perm| perm.ints.len() == 4);
+    let four_axes = node.int("num_heads", 0) == 0 || b.graph().node.iter().rfind(turned).is_some();
+    if !four_axes || ["interleaved", "rotary_embedding_dim"].iter().any(|name| node.int(name, 0) != 0) {
+        return Err(Problem::node(
+            node,
+            "turns neighbours, a part, or values of three axes; export with operator set 18",
+        ));
+    }
+    let heads = b.shape(&[1]);
+    let [cos, sin] = [cos, sin].map(|table| b.op("Unsqueeze", &[table, &heads], &[]));
+    let halves = [b.fresh("Split"), b.fresh("Split")];
+    b.node("Split", &[x], &[&halves[0], &halves[1]], &[("axis", (-1i64).into())]);
+    let mut product = |half: &str, table: &str| b.op("Mul", &[half, table], &[]);
+    let parts = [
+        [product(&halves[0], &cos), product(&halves[1], &sin)],
+        [product(&halves[0], &sin), product(&halves[1], &cos)],
+    ];
+    let first = b.op("Sub", &[&parts[0][0], &parts[0][1]], &[]);
+    let second = b.op("Add", &[&parts[1][0], &parts[1][1]], &[]);
+    b.node("Concat", &[&first, &second], &[output], &[("axis", (-1i64).into())]);
     Ok(())
 }

@@ -20,7 +20,7 @@ const VERSIONS: std::ops::RangeInclusive<i64> = 11..=23;
 const MOST_AXES: usize = 64;
 
 /// Operators that came after [`OPSET`], or after it got inputs that it has no place for.
-const NEWER: [&str; 11] = [
+const NEWER: [&str; 10] = [
     "BitwiseAnd",
     "BitwiseNot",
     "BitwiseOr",
@@ -29,7 +29,6 @@ const NEWER: [&str; 11] = [
     "GroupNormalization",
     "Mish",
     "RMSNormalization",
-    "RotaryEmbedding",
     "Swish",
     "TensorScatter",
 ];
@@ -52,6 +51,7 @@ pub(super) fn convert(mut graph: GraphProto, version: i64) -> Result<GraphProto,
     for node in nodes {
         match node.op_type.as_str() {
             "Attention" => attention::take_apart(&mut b, &truths, &node)?,
+            "RotaryEmbedding" => attention::rotate(&mut b, &node)?,
             _ => convert_node(&mut b, &ints, node, version)?,
         }
     }

@@ -100,6 +100,9 @@ fn set(tensor: &mut TensorProto, values: &[f32]) {
     tensor.raw_data = values.iter().flat_map(|v| v.to_le_bytes()).collect();
 }
 
+/// Operators that only move values.
+const MOVES: [&str; 7] = ["Expand", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"];
+
 /// A pass over the nodes in their order, which folds what stands for weights.
 struct Folding<'a> {
     graph: &'a mut GraphProto,
@@ -110,20 +113,30 @@ struct Folding<'a> {
     made: HashMap<String, String>,
     /// What stands for a value from here on.
     same: HashMap<String, String>,
-    /// The nodes so far, by what they make.
-    makers: HashMap<String, NodeProto>,
+    /// The nodes so far, and where in them each value is made.
+    kept: Vec<NodeProto>,
+    makers: HashMap<String, usize>,
+    /// The weights that were made of products' codes: one that is read several times stays one.
+    products: HashMap<[String; 2], String>,
 }
 
 impl<'a> Folding<'a> {
     fn of(graph: &'a mut GraphProto, widened: &'a mut Widened) -> Self {
         let constants = graph.initializer.iter().map(|t| (t.name.clone(), t.clone())).collect();
-        let (made, same, makers) = (HashMap::new(), HashMap::new(), HashMap::new());
-        Folding { graph, widened, constants, made, same, makers }
+        Folding {
+            graph,
+            widened,
+            constants,
+            made: HashMap::new(),
+            same: HashMap::new(),
+            kept: Vec::new(),
+            makers: HashMap::new(),
+            products: HashMap::new(),
+        }
     }
 
     fn run(mut self) -> Result<(), Problem> {
         let outputs: HashSet<String> = self.graph.output.iter().map(|o| o.name.clone()).collect();
-        let mut kept: Vec<NodeProto> = Vec::with_capacity(self.graph.node.len());
         for mut node in std::mem::take(&mut self.graph.node) {
             for input in &mut node.input {
                 if let Some(other) = self.same.get(input) {
@@ -148,10 +161,10 @@ impl<'a> Folding<'a> {
                     continue;
                 }
             }
-            self.makers.extend(node.output.iter().map(|output| (output.clone(), node.clone())));
-            kept.push(node);
+            self.makers.extend(node.output.iter().map(|output| (output.clone(), self.kept.len())));
+            self.kept.push(node);
         }
-        self.graph.node = kept;
+        self.graph.node = std::mem::take(&mut self.kept);
         normal::prune(self.graph);
         // What a weight was made of is gone, and its name free.
         let left: Vec<String> = self.graph.initializer.iter().map(|t| t.name.clone()).collect();
@@ -199,23 +212,38 @@ impl<'a> Folding<'a> {
             self.widened.codes += 1;
             return Ok(outcome);
         }
-        let maker = self.makers.get(source).cloned();
-        match maker {
-            Some(maker) if maker.op_type == "QuantizeLinear" => {
-                self.widened.activations += 1;
-                Ok(Outcome::Same(maker.input.first().cloned().unwrap_or_default()))
-            }
-            // A scale for all codes: the table may be dequantised as a whole.
-            Some(mut maker) if maker.op_type == "Gather" && self.scalars(node) => {
-                let Some(table) = self.constant(&maker, 0) else { return Ok(Outcome::Kept) };
-                let values = self.dequantized(node, table)?;
-                maker.input[0] = self.add(stem(&table.name), table.dims.clone(), &values);
-                self.widened.codes += 1;
-                maker.output.clone_from(&node.output);
-                Ok(Outcome::Node(maker))
-            }
-            _ => Ok(Outcome::Kept),
+        let Some(maker) = self.maker(source) else { return Ok(Outcome::Kept) };
+        if maker.op_type == "QuantizeLinear" {
+            let x = maker.input.first().cloned().unwrap_or_default();
+            self.widened.activations += 1;
+            return Ok(Outcome::Same(x));
         }
+        // A scale for all codes: the table may be dequantised as a whole, and its rows be moved as floats.
+        let Some((gather, table)) = self.looked_up(source).filter(|_| self.scalars(node)) else {
+            return Ok(Outcome::Kept);
+        };
+        if table.data_type != data_type::FLOAT {
+            let (values, name, dims) = (self.dequantized(node, table)?, stem(&table.name), table.dims.clone());
+            let table = self.add(name, dims, &values);
+            self.kept[gather].input[0] = table;
+            self.widened.codes += 1;
+        }
+        Ok(Outcome::Same(source.clone()))
+    }
+
+    /// The node that makes a value.
+    fn maker(&self, value: &str) -> Option<&NodeProto> {
+        self.kept.get(*self.makers.get(value)?)
+    }
+
+    /// Where rows of a constant table are looked up of which a value is made by moving them, and the table.
+    fn looked_up(&self, value: &str) -> Option<(usize, &TensorProto)> {
+        let mut at = *self.makers.get(value)?;
+        while MOVES.contains(&self.kept[at].op_type.as_str()) {
+            at = *self.makers.get(self.kept[at].input.first()?)?;
+        }
+        let gather = Some(&self.kept[at]).filter(|n| n.op_type == "Gather")?;
+        Some((at, self.constant(gather, 0)?))
     }
 
     /// Adds a constant, under this name if it is free, and returns its name.
@@ -267,7 +295,6 @@ impl<'a> Folding<'a> {
         if node.op_type == "Mul"
             && let Some(product) = self.product(node)
         {
-            self.widened.codes += 1;
             self.widened.activations += 1;
             return Outcome::Node(product);
         }
@@ -288,7 +315,7 @@ impl<'a> Folding<'a> {
     /// (codes of x · codes of w) · (scale of x · scale of w), as ONNX Runtime's dynamic quantisation has it, as the
     /// product of x and w.
     fn product(&mut self, node: &NodeProto) -> Option<NodeProto> {
-        let maker = |value: &String| self.makers.get(value);
+        let maker = |value: &String| self.maker(value);
         let [a, b] = node.input.as_slice() else { return None };
         let cast =
             |value| maker(value).filter(|n| n.op_type == "Cast" && n.int("to", 0) == i64::from(data_type::FLOAT));
@@ -300,7 +327,7 @@ impl<'a> Folding<'a> {
         let scales = maker(scale).filter(|n| n.op_type == "Mul")?;
         let own = quantize.output.get(1)?;
         let scale = scales.input.iter().find(|input| *input != own).filter(|_| scales.input.contains(own))?;
-        let (codes, scale) = (self.constant(integers, 1)?, self.constants.get(scale)?);
+        let (codes, scale_name, scale) = (self.constant(integers, 1)?, scale.clone(), self.constants.get(scale)?);
         let zero = match integers.input.get(3).filter(|zero| !zero.is_empty()) {
             Some(zero) => values(self.constants.get(zero)?)?,
             None => vec![0.0],
@@ -316,7 +343,15 @@ impl<'a> Folding<'a> {
         // The name of the product tells the module that it is of.
         let product = integers.name.strip_suffix("_quant").unwrap_or(&integers.name).to_owned();
         let metadata_props = integers.metadata_props.clone();
-        let weight = self.add(stem(&codes.name), codes.dims.clone(), &weights);
+        let (read, name, dims) = ([codes.name.clone(), scale_name], stem(&codes.name), codes.dims.clone());
+        let weight = match self.products.get(&read) {
+            Some(weight) => weight.clone(),
+            None => {
+                let weight = self.add(name, dims, &weights);
+                self.widened.codes += 1;
+                self.products.entry(read).or_insert(weight).clone()
+            }
+        };
         let whole = NodeProto::new("MatMul", &[&x, &weight], &[node.output.first()?], &[]);
         Some(NodeProto { name: product, metadata_props, ..whole })
     }

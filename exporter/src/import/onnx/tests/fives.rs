@@ -60,7 +60,7 @@ fn survey() {
 }
 
 /// Layers, linear weights, and how far from PyTorch, which computed with f32 weights, a base may be.
-const FIXTURES: [(&str, usize, usize, f32); 17] = [
+const FIXTURES: [(&str, usize, usize, f32); 18] = [
     ("albert-dynamo18-f32", 1, 6, 1e-5),
     ("bert-dynamo18-f32", 2, 12, 1e-5),
     ("bert-dynamo23-f32", 2, 12, 1e-5),
@@ -73,6 +73,7 @@ const FIXTURES: [(&str, usize, usize, f32); 17] = [
     ("distilbert-dynamo18-f32", 2, 12, 1e-5),
     ("electra-torchscript17-f32", 2, 12, 1e-5),
     ("modernbert-dynamo18-f32", 2, 8, 1e-5),
+    ("modernbert-dynamo23-f32", 2, 8, 1e-5),
     ("modernbert-torchscript17-f32", 2, 8, 1e-5),
     ("mpnet-dynamo18-f32", 2, 12, 1e-5),
     ("roberta-dynamo18-f32", 2, 12, 1e-5),
