@@ -91,7 +91,7 @@ pub(super) fn take_apart(b: &mut GraphBuilder, truths: &HashSet<String>, node: &
 
 /// Turns pairs of values by an angle for each position: of halves a, b of x, a·cos - b·sin and a·sin + b·cos.
 pub(super) fn rotate(b: &mut GraphBuilder, node: &NodeProto) -> Result<(), Problem> {
-    let (&[ref x, ref cos, ref sin], [output]) = (node.input.as_slice(), node.output.as_slice()) else {
+    let ([x, cos, sin], [output]) = (node.input.as_slice(), node.output.as_slice()) else {
         return Err(Problem::node(node, "reads numbers of positions; export with operator set 18"));
     };
     // A number of heads says nothing where they have an axis of their own.
