@@ -31,7 +31,7 @@ enum Format {
     Onnx(OnnxArgs),
 }
 
-/// Import a BERT-family checkpoint directory: config.json, weights (safetensors or pytorch_model.bin, in one file or
+/// Import the checkpoint directory of a BERT, RoBERTa, XLM-R, DistilBERT or ELECTRA: config.json, weights (safetensors or pytorch_model.bin, in one file or
 /// several), tokenizer.json (or vocab.txt and tokenizer_config.json).
 ///
 /// A pytorch_model.bin is read without running the pickle in it; what holds more than tensors is refused.

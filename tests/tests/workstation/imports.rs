@@ -1,5 +1,4 @@
-//! Encoders from ONNX files, from the export to a text's label: no fixture here is a BERT with token
-//! types.
+//! Encoders from ONNX files, from the export to a text's label.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -22,11 +21,18 @@ fn an_exported_encoder_learns_a_task_and_runs_it() {
     fs::write(at("texts.jsonl"), rows.collect::<String>()).unwrap();
     let pairs = (0..40).map(|i| format!("{{\"text\":\"film {i}\",\"text_pair\":\"b\",\"label\":\"{}\"}}\n", i % 2));
     fs::write(at("pairs.jsonl"), pairs.collect::<String>()).unwrap();
-    for export in ["distilbert-torchscript.onnx", "roberta-dynamo.onnx", "prenorm-dynamo.onnx"] {
+    for (folder, export) in [
+        ("onnx", "distilbert-torchscript.onnx"),
+        ("onnx", "roberta-dynamo.onnx"),
+        ("onnx", "prenorm-dynamo.onnx"),
+        // Of transformers 5; quantised.
+        ("onnx5", "mpnet-dynamo18-f32.onnx"),
+        ("onnx5", "bert-torchscript17-dynamic.onnx"),
+    ] {
         let (base, pack) = (at(&format!("{export}-base")), at(&format!("{export}.pack")));
         let mut import = program("overmask-export");
         import.args(["import", "onnx", "--json", "--tokenizer"]).arg(fixture("tiny-bert/tokenizer.json"));
-        let got = ran(import.arg(fixture("onnx").join(export)).arg("-o").arg(&base));
+        let got = ran(import.arg(fixture(folder).join(export)).arg("-o").arg(&base));
         assert_eq!(got.code, 0, "{got:?}");
         let said = &json_lines(&got)[0];
         assert_eq!((&said["layers"], &said["untrainable"]), (&2.into(), &Value::Null), "{export}");
