@@ -31,10 +31,12 @@ enum Format {
     Onnx(OnnxArgs),
 }
 
-/// Import the checkpoint directory of a BERT, RoBERTa, XLM-R, DistilBERT or ELECTRA: config.json, weights (safetensors or pytorch_model.bin, in one file or
-/// several), tokenizer.json (or vocab.txt and tokenizer_config.json).
+/// Import a checkpoint directory of BERT, RoBERTa, XLM-R, DistilBERT or ELECTRA.
 ///
-/// A pytorch_model.bin is read without running the pickle in it; what holds more than tensors is refused.
+/// It holds config.json, the weights (safetensors or pytorch_model.bin, in one file or several), and tokenizer.json (or
+/// vocab.txt and tokenizer_config.json). A pytorch_model.bin is read without running the pickle in it; what holds more
+/// than tensors is refused.
+///
 /// A classifier or another head in it is left out. Where 1_Pooling/config.json says how a text's vector is made,
 /// tasks learn likewise.
 #[derive(Debug, Args)]
