@@ -23,13 +23,9 @@ const STEPS: usize = 6_000;
 const LEAST_EPOCHS: usize = 4;
 /// ... and the most.
 const MOST_EPOCHS: usize = 100;
-/// How often it is judged. A mask has about as many states to choose from: the best of a hundred would flatter the
-/// head on a small dev split.
-const JUDGED: u32 = 10;
-
 /// A head that has learnt.
 pub(super) struct Start {
-    /// Its best state.
+    /// Its last state.
     pub(super) best: Best,
     /// How it was at the end, as epoch 0.
     pub(super) epoch: Epoch,
@@ -88,6 +84,7 @@ pub(super) fn alone(
         ..usual
     };
     let mut learner = Learner::new(base, texts, labels, None, None, &options, stop)?;
-    learner.judged = options.epochs.div_ceil(JUDGED);
+    // At its end alone: the best of many states would flatter it on a small dev split.
+    learner.judged = options.epochs;
     learner.learn(&BTreeMap::new(), None, stop, &mut |_| ())
 }

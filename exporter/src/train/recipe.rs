@@ -19,7 +19,7 @@ pub enum Effort {
     /// What serves most data.
     #[default]
     Normal,
-    /// Several rates and lengths; the best on the dev split is kept. Six times the time.
+    /// Several rates and lengths; the best on the dev split is kept. Seven times the time.
     Best,
     /// Whatever the data are: 3 epochs at 0.004 in batches of 32, a tenth of the examples at random for choosing.
     Fixed,
@@ -101,7 +101,9 @@ impl Recipe {
         let epochs = given.epochs.unwrap_or(own);
         let rate = |epochs: u32| {
             let steps = (epoch_steps as f64) * f64::from(epochs);
-            (REACH / steps).clamp(LEAST_RATE, MOST_RATE)
+            let rate = (REACH / steps).clamp(LEAST_RATE, MOST_RATE);
+            // More digits would say nothing.
+            (rate * 1e4).round() / 1e4
         };
         let learning_rate = given.learning_rate.unwrap_or_else(|| rate(epochs));
         let mut tries = Vec::new();

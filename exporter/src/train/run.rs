@@ -148,8 +148,9 @@ pub fn run(
         let mark = Mark { attempt: chosen.0.attempt, ..start.mark() };
         let alone = measure(&Best { mark, kept: start.best.kept.clone() })?;
         head = Some(HeadAlone { dev: alone.dev.clone(), eval: alone.eval.clone() });
-        // As they are stored, too: rounding may turn a tie.
-        if start.counts && (mark.beats(&chosen.0) || alone.dev.main() > chosen.1.dev.main()) {
+        // As they are stored, too: rounding may turn a tie. Of equals the mask is taken: on texts that chose nothing
+        // it is the better one more often.
+        if start.counts && (mark.score > chosen.0.score || alone.dev.main() > chosen.1.dev.main()) {
             chosen = (mark, alone);
         }
         learnt.attempts.iter_mut().for_each(|attempt| attempt.curve.insert(0, start.epoch));

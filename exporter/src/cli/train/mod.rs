@@ -63,6 +63,11 @@ pub(super) fn run(args: &TrainArgs, verbosity: Verbosity) -> Result<(), Error> {
     base.verify()?;
     let options = TrainOptions { pooling: args.pooling(base.manifest().pooling), ..options };
     let options = args.fitted(options, train.len());
+    if options.method == Method::Mask {
+        let TrainOptions { epochs, batch_size, learning_rate, dev_fraction, .. } = &options;
+        let dev = if dev.is_some() { String::new() } else { format!(", {:.0} % to choose by", 100.0 * dev_fraction) };
+        log::info!("{epochs} epochs in batches of {batch_size}, rate of the scores {learning_rate}{dev}");
+    }
     let state = options.checkpoint.as_ref().map(|checkpoint| checkpoint.file.as_path());
     let stop = stop_when_asked(stopping(state))?;
     let bar = output::bar(verbosity, 0, "{wide_bar} {pos}/{len} steps, {msg}, {eta} left")?;
