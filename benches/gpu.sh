@@ -138,7 +138,7 @@ train() { # device granularity name, then further options
     local device=$1 granularity=$2 name=$3
     shift 3
     overmask_export train --base "$base" --data "$data" --task classify --method mask \
-        --granularity "$granularity" --epochs 3 --initial-sparsity 0.05 --seed 1 --device "$device" \
+        --granularity "$granularity" --effort fixed --epochs 3 --initial-sparsity 0.05 --seed 1 --device "$device" \
         -o "$work/$name.pack" "$@" >&2
 }
 

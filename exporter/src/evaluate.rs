@@ -8,10 +8,10 @@ use overmask::base::Base;
 use overmask::engine::{Engine, EngineError, TaskId};
 use overmask::error::ErrorKind;
 use overmask::pack::{Input, Pack, PackDocument};
-use overmask::task::{self, Runner, TaskError};
+use overmask::task::{self, Answer, Runner, TaskError};
 use serde::Serialize;
 
-use crate::data::{self, DataError, Dataset, Example, LabelSet};
+use crate::data::{self, DataError, Dataset, Example, Gold, LabelSet};
 use crate::score::{self, Card, Said};
 
 /// Examples between two reports of progress.
@@ -65,12 +65,49 @@ pub struct Report {
     /// Of given words, those that a device finds otherwise in a plain text; none if it finds them all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub as_text: Option<AsText>,
+    /// The mistakes that the pack is surest of, the surest first.
+    pub mistakes: Vec<Mistake>,
     /// The labels of the task.
     #[serde(skip)]
     pub labels: Vec<String>,
     /// The answer to every example, in the examples' order.
     #[serde(skip)]
     pub said: Vec<Said>,
+}
+
+/// A mistake: often of the label, not of the pack.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Mistake {
+    /// The line of the data file on which the example starts.
+    pub line: usize,
+    /// The example, with its fields.
+    #[serde(flatten)]
+    pub example: Example,
+    /// What the pack says.
+    pub predicted: serde_json::Value,
+    /// How sure it is: the probability of the label or tag that is wrong; of a number how far it is off.
+    pub score: f64,
+}
+
+/// How many of them are listed.
+const MISTAKES: usize = 10;
+
+/// How sure an answer is of what is wrong in it; nothing if it is right.
+fn surest(gold: &Gold, answer: &Answer) -> Option<f64> {
+    match (gold, answer) {
+        (Gold::Class(gold), Answer::Label(said)) => (said.index != *gold).then(|| f64::from(said.score)),
+        (Gold::Set(gold), Answer::Labels { scores, chosen, .. }) => {
+            let labels = gold.iter().zip(scores).enumerate();
+            let wrong = labels.filter(|(label, (gold, _))| chosen.contains(label) != **gold);
+            wrong.map(|(_, (gold, p))| f64::from(if *gold { 1.0 - p } else { *p })).reduce(f64::max)
+        }
+        (Gold::Value(gold), Answer::Value(said)) => Some((f64::from(*said) - gold).abs()),
+        (Gold::Tags(gold), Answer::Tags { tags, .. }) => {
+            let words = gold.iter().zip(tags).filter_map(|(gold, tag)| Some((gold, tag.as_ref()?)));
+            words.filter(|(gold, tag)| tag.index != **gold).map(|(_, tag)| f64::from(tag.score)).reduce(f64::max)
+        }
+        _ => None,
+    }
 }
 
 /// Words of a data set that are not one word each for a device which is given a sentence as plain text: what was
@@ -173,26 +210,48 @@ pub fn measure_task(
     let labels = LabelSet::new(of.labels().to_vec());
     let gold = labels.gold(dataset)?;
     let info = runner.describe();
-    let said = answers(runner, task, dataset, progress)?;
+    let Answers { said, mut wrong } = answers(runner, task, dataset, &gold, progress)?;
+    // Of equal ones the first.
+    wrong.sort_by(|(_, a), (_, b)| b.total_cmp(a));
+    let mistake = |(i, score): &(usize, f64)| Mistake {
+        line: dataset.examples[*i].line,
+        example: dataset.examples[*i].clone(),
+        predicted: said[*i].to_json(labels.names()),
+        score: *score,
+    };
+    let mistakes = wrong.iter().take(MISTAKES).map(mistake).collect();
     let card = score::card(of.kind(), labels.names(), &gold, &said);
     let (engine, precision) = (info.engine.to_string(), info.precision.to_string());
     let as_text = AsText::of(dataset);
-    Ok(Report { card, engine, precision, as_text, labels: labels.names().to_vec(), said })
+    Ok(Report { card, engine, precision, as_text, mistakes, labels: labels.names().to_vec(), said })
 }
 
-/// What a task says of each example.
+/// What a task says of examples.
+struct Answers {
+    /// Of each.
+    said: Vec<Said>,
+    /// The numbers of those that are wrong, and how sure each answer is.
+    wrong: Vec<(usize, f64)>,
+}
+
+/// What a task says of each example, and which answers are wrong, with how sure each is.
 fn answers(
     runner: &Runner,
     task: TaskId,
     dataset: &Dataset,
+    gold: &[Gold],
     progress: &mut dyn FnMut(usize),
-) -> Result<Vec<Said>, TaskError> {
-    let mut said = Vec::with_capacity(dataset.len());
+) -> Result<Answers, TaskError> {
+    let (mut said, mut wrong) = (Vec::with_capacity(dataset.len()), Vec::new());
     for chunk in dataset.inputs().chunks(CHUNK) {
-        said.extend(runner.predict(task, chunk)?.iter().map(Said::new));
+        for answer in runner.predict(task, chunk)? {
+            let index = said.len();
+            wrong.extend(gold.get(index).and_then(|gold| surest(gold, &answer)).map(|score| (index, score)));
+            said.push(Said::new(&answer));
+        }
         progress(said.len());
     }
-    Ok(said)
+    Ok(Answers { said, wrong })
 }
 
 /// Writes the predictions, one JSON object a line: the example, and `predicted`.
@@ -219,8 +278,29 @@ pub fn write_predictions(path: &Path, dataset: &Dataset, report: &Report) -> Res
 
 #[cfg(test)]
 mod tests {
+    use overmask::task::Prediction;
+
     use super::*;
     use crate::data::Target;
+
+    #[test]
+    fn an_answer_is_as_wrong_as_it_is_sure_of_what_is_wrong() {
+        let tag = |index, score| Prediction { label: String::new(), index, score, logits: vec![], scores: vec![] };
+        let set = Answer::Labels { labels: vec![], chosen: vec![0, 2], scores: vec![0.6, 0.3, 0.75] };
+        let tags =
+            || Answer::Tags { words: vec![], tags: vec![Some(tag(1, 0.5)), None, Some(tag(0, 0.75))], spans: vec![] };
+        for (gold, answer, expected) in [
+            (Gold::Class(1), Answer::Label(tag(1, 0.5)), None),
+            (Gold::Class(0), Answer::Label(tag(1, 0.5)), Some(0.5)),
+            (Gold::Set(vec![true, true, false]), set.clone(), Some(0.75)),
+            (Gold::Set(vec![true, false, true]), set, None),
+            (Gold::Value(2.0), Answer::Value(-1.0), Some(3.0)),
+            (Gold::Tags(vec![0, 0, 1]), tags(), Some(0.75)),
+            (Gold::Tags(vec![1, 0, 0]), tags(), None),
+        ] {
+            assert_eq!(surest(&gold, &answer), expected, "{gold:?}");
+        }
+    }
 
     #[test]
     fn words_that_a_text_would_not_give_are_counted() {

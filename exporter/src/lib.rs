@@ -12,6 +12,7 @@
 //! | [`metrics`] | how good predictions are |
 //! | [`score`] | all metrics of a task's kind, and where its mistakes are |
 //! | [`evaluate`](mod@evaluate) | a pack measured through the code that devices run |
+//! | [`baseline`] | what a task comes to without a mask |
 //! | [`export`](mod@export) | base and pack become one plain ONNX model |
 //! | [`analyze`] | packs compared: with each other, with their base, part by part |
 //! | [`sweep`] | tasks x methods x seeds, trained by many processes |
@@ -22,6 +23,7 @@
 
 pub mod analyze;
 pub mod autodiff;
+pub mod baseline;
 pub mod cli;
 pub mod data;
 pub mod evaluate;

@@ -11,6 +11,7 @@ use overmask::base::Base;
 use overmask::pack::{Pack, TaskKind};
 use overmask::text::printable;
 use overmask_cli::{CodedError, EngineArgs, ExitCode, Verbosity};
+use serde::Serialize;
 
 use super::data::DataArgs;
 use super::{output, places};
@@ -69,6 +70,7 @@ pub(super) fn run(args: &EvaluateArgs, verbosity: Verbosity) -> Result<(), Error
     let is_promise = args.record.is_some();
     let base = Arc::new(if is_promise { places::f32_base(&args.base)? } else { Base::open(&args.base)? });
     let pack = Pack::open(&args.pack, &base)?;
+    let name = pack.document.name.clone();
     let form = Form { kind: pack.document.kind, pair: pack.document.text.pair };
     let dataset = args.files.read(&args.data, form)?;
     if let Some(path) = &args.record {
@@ -104,9 +106,20 @@ pub(super) fn run(args: &EvaluateArgs, verbosity: Verbosity) -> Result<(), Error
         );
     }
     if args.json {
-        return output::json(&report);
+        let (pack, data) = (args.pack.display().to_string(), args.data.display().to_string());
+        return output::json(&Row { pack, name, data, report: &report });
     }
     print(&report)
+}
+
+/// What is printed as JSON.
+#[derive(Serialize)]
+struct Row<'a> {
+    pack: String,
+    name: String,
+    data: String,
+    #[serde(flatten)]
+    report: &'a Report,
 }
 
 /// The pack of a head alone, which must be of the task that is measured.

@@ -2,6 +2,7 @@
 //! lacks.
 
 mod analyze;
+mod baseline;
 mod bench_step;
 mod convert;
 mod data;
@@ -80,6 +81,7 @@ enum Command {
     Convert(convert::ConvertArgs),
     Train(Box<train::TrainArgs>),
     Evaluate(evaluate::EvaluateArgs),
+    Baseline(baseline::BaselineArgs),
     Sweep(sweep::SweepArgs),
     Report(report::ReportArgs),
     Export(export::ExportArgs),
@@ -122,6 +124,7 @@ pub fn main() -> process::ExitCode {
         Command::Convert(args) => convert::run(args),
         Command::Train(args) => train::run(args, cli.verbosity),
         Command::Evaluate(args) => evaluate::run(args, cli.verbosity),
+        Command::Baseline(args) => baseline::run(args),
         Command::Sweep(args) => sweep::run(args, cli.verbosity),
         Command::Report(args) => report::run(args),
         Command::Export(args) => export::run(args),

@@ -11,16 +11,17 @@ use overmask_cli::{CodedError, ExitCode};
 use super::places;
 use crate::report::{self, Report};
 
-/// Make one page of figures and tables out of results of sweeps and of analyses.
+/// Make one page of figures and tables out of results of sweeps, of single runs, of evaluations and of analyses.
 ///
 /// The page is a single file without scripts; any browser shows it without a network.
 #[derive(Debug, Args)]
 #[command(
-    before_help = "Example:\n  overmask-export report sweep/results.jsonl closeness.jsonl -o report.html",
+    before_help = "Examples:\n  overmask-export report sweep/results.jsonl closeness.jsonl -o report.html\n  \
+                   overmask-export report trec.train.json trec.evaluate.json -o report.html",
     after_help = ExitCode::HELP
 )]
 pub(super) struct ReportArgs {
-    /// JSON lines of `overmask-export sweep` and of `overmask-export analyze --json`.
+    /// JSON lines of `overmask-export sweep`, and of `train`, `evaluate`, `baseline` and `analyze` with --json.
     #[arg(value_name = "FILE", required = true)]
     files: Vec<PathBuf>,
     /// The page to write.
@@ -42,7 +43,9 @@ pub(super) fn run(args: &ReportArgs) -> Result<(), Error> {
         write(path, &json)?;
     }
     write(&args.output, html.as_bytes())?;
-    log::info!("{}: {} runs, {} analyses", args.output.display(), report.runs.len(), report.analyses.len());
+    let others = report.evaluations.len() + report.baselines.len();
+    let (runs, analyses) = (report.runs.len(), report.analyses.len());
+    log::info!("{}: {runs} runs, {others} evaluations and baselines, {analyses} analyses", args.output.display());
     Ok(())
 }
 

@@ -191,6 +191,11 @@ impl Target {
         }
     }
 
+    /// Its number, if it is one.
+    pub fn value(&self) -> Option<f64> {
+        if let Self::Value(value) = self { Some(*value) } else { None }
+    }
+
     /// The kind of task that it is a target of.
     pub fn kind(&self) -> TaskKind {
         match self {

@@ -15,6 +15,7 @@ mod read;
 mod record;
 pub mod rng;
 mod split;
+mod summary;
 mod table;
 
 use std::io::{self, Write};
@@ -32,7 +33,8 @@ pub use error::DataError;
 pub use labels::{Gold, LabelSet, VALUE, doubts};
 pub use options::{Delimiter, ReadOptions};
 pub use read::{read, read_with};
-pub use split::{duplicates, key, normalise, repetitions, split, split_indices};
+pub use split::{duplicates, key, normalise, repetitions, split, split_indices, split_stratified};
+pub use summary::{Lengths, Summary};
 
 /// What the examples of a data set are: it decides which fields a file must have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

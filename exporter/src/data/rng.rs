@@ -32,6 +32,12 @@ pub(crate) mod stream {
     pub(crate) const NOISE: u64 = 9;
     /// A random initialisation that fine-tuned weights are compared with; the counter is the tensor's place.
     pub(crate) const INITIALISATION: u64 = 10;
+    /// Which of very many examples a head alone learns from.
+    pub(crate) const HEAD_TEXTS: u64 = 11;
+    /// Splitting a data set label by label.
+    pub(crate) const STRATA: u64 = 12;
+    /// The order of examples of linear baselines; the counter is the pass.
+    pub(crate) const LINEAR: u64 = 13;
 }
 
 /// Each counter owns 2^32 words of its stream, so that counters do not overlap.

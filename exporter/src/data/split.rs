@@ -1,11 +1,11 @@
 //! Splits, and texts that are on both sides of one.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use overmask::pack::Input;
 
-use super::Dataset;
 use super::rng::{self, stream};
+use super::{Dataset, Example};
 
 /// How many labels a warning lists.
 const LISTED: usize = 5;
@@ -45,11 +45,72 @@ pub fn split(dataset: &Dataset, fraction: f64, seed: u64) -> (Dataset, Dataset) 
         rest.extend(kept.iter().map(|(i, _)| *i));
         rest.sort_unstable();
     }
-    let pick = |indices: Vec<usize>| Dataset {
-        path: dataset.path.clone(),
-        examples: indices.into_iter().map(|i| dataset.examples[i].clone()).collect(),
+    (pick(dataset, rest), pick(dataset, held))
+}
+
+/// Splits a data set as [`split`] does, but holds the same part of each label out, as far as whole examples allow.
+///
+/// Of an example with several labels, or tags, the rarest counts; numbers are cut into ten ranges of equally many. Of
+/// each label one example stays, so that one that is there once is never held out.
+pub fn split_stratified(dataset: &Dataset, fraction: f64, seed: u64) -> (Dataset, Dataset) {
+    let wanted = ((dataset.len() as f64 * fraction).round() as usize).min(dataset.len());
+    let order = rng::permutation(seed, stream::STRATA, 0, dataset.len());
+    let mut strata: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+    let names = strata_of(dataset);
+    order.into_iter().for_each(|i| strata.entry(names[i].clone()).or_default().push(i));
+    // Whole examples first, then one more where most is missing.
+    let most = |stratum: &Vec<usize>| stratum.len().saturating_sub(1);
+    let exact = |stratum: &Vec<usize>| stratum.len() as f64 * fraction.clamp(0.0, 1.0);
+    let mut shares: Vec<(usize, f64, &Vec<usize>)> = strata
+        .values()
+        .map(|stratum| {
+            let whole = (exact(stratum) as usize).min(most(stratum));
+            (whole, exact(stratum) - whole as f64, stratum)
+        })
+        .collect();
+    let taken: usize = shares.iter().map(|(whole, _, _)| whole).sum();
+    shares.sort_by(|a, b| b.1.total_cmp(&a.1));
+    let room = shares.iter_mut().filter(|(whole, _, stratum)| *whole < most(stratum));
+    room.take(wanted.saturating_sub(taken)).for_each(|(whole, _, _)| *whole += 1);
+    let mut held: Vec<usize> = shares.iter().flat_map(|(whole, _, stratum)| stratum[..*whole].to_vec()).collect();
+    held.sort_unstable();
+    let is_held: HashSet<usize> = held.iter().copied().collect();
+    let mut rest: Vec<usize> = (0..dataset.len()).filter(|i| !is_held.contains(i)).collect();
+    // A label that is the rarest of none of its examples may still be in what is held out alone.
+    let kept: HashSet<usize> = only_examples(dataset, &rest, &held).into_iter().map(|(i, _)| i).collect();
+    held.retain(|i| !kept.contains(i));
+    rest.extend(kept);
+    rest.sort_unstable();
+    (pick(dataset, rest), pick(dataset, held))
+}
+
+/// Ranges of the numbers of a regression.
+const RANGES: usize = 10;
+
+/// What each example counts as when a data set is split: its label, its rarest one, or the range of its number.
+fn strata_of(dataset: &Dataset) -> Vec<String> {
+    let mut counts: HashMap<&str, usize> = HashMap::new();
+    let labels = dataset.examples.iter().flat_map(|example| example.target.labels());
+    labels.for_each(|label| *counts.entry(label).or_default() += 1);
+    let mut numbers: Vec<f64> = dataset.examples.iter().filter_map(|e| e.target.value()).collect();
+    numbers.sort_by(f64::total_cmp);
+    let of = |example: &Example| match example.target.value() {
+        Some(value) => {
+            let rank = numbers.partition_point(|other| *other < value);
+            (rank * RANGES / numbers.len().max(1)).to_string()
+        }
+        None => {
+            let rarest = example.target.labels().into_iter().min_by_key(|label| (counts[label], *label));
+            rarest.unwrap_or_default().to_owned()
+        }
     };
-    (pick(rest), pick(held))
+    dataset.examples.iter().map(of).collect()
+}
+
+/// The examples with these numbers.
+fn pick(dataset: &Dataset, indices: Vec<usize>) -> Dataset {
+    let examples = indices.into_iter().map(|i| dataset.examples[i].clone()).collect();
+    Dataset { path: dataset.path.clone(), examples }
 }
 
 /// Which examples are the first held out of a label that no other has, and that label.
@@ -152,6 +213,51 @@ mod tests {
         // A number is no label.
         data.examples.iter_mut().for_each(|e| e.target = Target::Value(e.line as f64));
         assert_eq!(split(&data, 0.34, 1).1.len(), 2);
+    }
+
+    #[test]
+    fn a_stratified_split_takes_the_same_part_of_each_label() {
+        let labels: Vec<String> =
+            (0..100).map(|i| ["a", "b", "b", "c"][i % 4].to_owned() + ["", "!"][i / 99]).collect();
+        let data = dataset(&labels.iter().map(|label| ("x", label.as_str())).collect::<Vec<_>>());
+        for seed in 0..20 {
+            let (rest, held) = split_stratified(&data, 0.2, seed);
+            let count = |label: &str| held.examples.iter().filter(|e| e.target.labels() == [label]).count();
+            assert_eq!((rest.len(), held.len(), count("a"), count("b"), count("c!")), (80, 20, 5, 10, 0));
+            assert!(rest.examples.is_sorted_by_key(|e| e.line) && held.examples.is_sorted_by_key(|e| e.line));
+            assert_eq!((rest, held), split_stratified(&data, 0.2, seed));
+        }
+        assert_ne!(split_stratified(&data, 0.2, 1), split_stratified(&data, 0.2, 2));
+        // One example of each label is learnt from, whatever is asked for.
+        let (rest, held) = split_stratified(&data, 1.0, 1);
+        assert_eq!((rest.len(), held.len()), (4, 96));
+        assert_eq!(split_stratified(&data, f64::NAN, 1).1.len(), 0);
+    }
+
+    #[test]
+    fn sets_tags_and_numbers_have_strata_too() {
+        let mut data = dataset(&[("x", "x"); 40]);
+        let names = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>();
+        for (i, example) in data.examples.iter_mut().enumerate() {
+            let rare: &[&str] = if i % 10 == 0 { &["any", "rare"] } else { &["any"] };
+            example.target = Target::Labels(names(rare));
+        }
+        let has =
+            |data: &Dataset, label: &str| data.examples.iter().filter(|e| e.target.labels().contains(&label)).count();
+        for seed in 0..20 {
+            let (rest, held) = split_stratified(&data, 0.25, seed);
+            assert_eq!((held.len(), has(&held, "rare"), has(&rest, "rare")), (10, 1, 3));
+        }
+        // A label that is never the rarest of an example stays, too.
+        data.examples.iter_mut().for_each(|e| e.target = Target::Tags(names(&["O"])));
+        data.examples[3].target = Target::Tags(names(&["O", "B-x", "I-x"]));
+        for seed in 0..20 {
+            assert_eq!(has(&split_stratified(&data, 0.5, seed).1, "B-x"), 0);
+        }
+        data.examples.iter_mut().enumerate().for_each(|(i, e)| e.target = Target::Value(i as f64));
+        let (_, held) = split_stratified(&data, 0.25, 1);
+        let low = held.examples.iter().filter(|e| e.target.value().is_some_and(|v| v < 20.0)).count();
+        assert_eq!((held.len(), low), (10, 5));
     }
 
     #[test]

@@ -7,13 +7,18 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::ReportError;
+use super::measured::{Evaluation, Mistake, Rival, Simple};
 
 /// Everything that was read.
 #[derive(Debug, Default)]
 pub struct Input {
     /// Runs, each once, in the order of the files.
     pub runs: Vec<Run>,
-    /// Analyses, in the order of the files.
+    /// Packs that were measured, in the order of the files.
+    pub evaluations: Vec<Evaluation>,
+    /// Baselines, likewise.
+    pub baselines: Vec<Rival>,
+    /// Analyses, likewise.
     pub analyses: Vec<Analysis>,
     /// What was passed over, in words.
     pub warnings: Vec<String>,
@@ -75,6 +80,22 @@ pub struct Train {
     pub classes: Option<Vec<Class>>,
     /// Confidence intervals of metrics, low and high.
     pub intervals: Option<BTreeMap<String, [Option<f64>; 2]>>,
+    /// The head alone, from which masks start.
+    pub head: Option<Simple>,
+    /// What simpler models come to.
+    pub baselines: Option<Vec<Rival>>,
+    /// The surest mistakes.
+    pub mistakes: Option<Vec<Mistake>>,
+}
+
+/// What `overmask-export train --json` says of a run beside [`Train`].
+#[derive(Deserialize)]
+struct Named {
+    pack: String,
+    name: String,
+    method: String,
+    granularity: Option<String>,
+    seed: Option<u64>,
 }
 
 /// A point of a learning curve.
@@ -284,6 +305,8 @@ pub fn read(paths: &[PathBuf]) -> Result<Input, ReportError> {
             let at = |reason: String| ReportError::Line { path: path.clone(), line: i + 1, reason };
             match parse(line) {
                 Ok(Parsed::Run(run)) => add(&mut input.runs, &mut places, *run),
+                Ok(Parsed::Evaluation(evaluation)) => input.evaluations.push(*evaluation),
+                Ok(Parsed::Baseline(baseline)) => input.baselines.push(baseline),
                 Ok(Parsed::Analysis(analysis)) => input.analyses.push(analysis),
                 Ok(Parsed::Unknown(what)) => input.warnings.push(format!("{}: passed over", at(what))),
                 // A sweep that is at work, or was cut off.
@@ -296,7 +319,8 @@ pub fn read(paths: &[PathBuf]) -> Result<Input, ReportError> {
         }
     }
     input.warnings.extend(mixed(&input.runs));
-    if input.runs.is_empty() && input.analyses.is_empty() {
+    let others = [input.analyses.len(), input.evaluations.len(), input.baselines.len()];
+    if input.runs.is_empty() && others.iter().sum::<usize>() == 0 {
         let files: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
         return Err(ReportError::Empty { files: files.join(", ") });
     }
@@ -316,6 +340,8 @@ fn add(runs: &mut Vec<Run>, places: &mut BTreeMap<String, usize>, run: Run) {
 
 enum Parsed {
     Run(Box<Run>),
+    Evaluation(Box<Evaluation>),
+    Baseline(Rival),
     Analysis(Analysis),
     Unknown(String),
 }
@@ -326,13 +352,24 @@ fn parse(line: &[u8]) -> Result<Parsed, String> {
     if object.contains_key("run") {
         // Of the text rather than the value, so that the error has a column.
         let run: Run = serde_json::from_slice(line).map_err(|e| format!("is no result of a sweep: {e}"))?;
-        if let Some(confusion) = run.train.as_ref().and_then(|train| train.confusion.as_ref()) {
-            check_square("confusion: counts", &confusion.counts, confusion.labels.len())?;
-        }
+        check_confusion(run.train.as_ref().and_then(|train| train.confusion.as_ref()))?;
         return Ok(Parsed::Run(Box::new(run)));
     }
+    if object.contains_key("pack") && object.contains_key("method") {
+        return trained(line).map(|run| Parsed::Run(Box::new(run)));
+    }
+    if object.contains_key("pack") && object.contains_key("engine") && object.contains_key("n") {
+        let evaluation: Evaluation =
+            serde_json::from_slice(line).map_err(|e| format!("is no result of an evaluation: {e}"))?;
+        check_confusion(evaluation.confusion.as_ref())?;
+        return Ok(Parsed::Evaluation(Box::new(evaluation)));
+    }
+    if object.contains_key("baseline") {
+        return serde_json::from_slice(line).map(Parsed::Baseline).map_err(|e| format!("is no baseline: {e}"));
+    }
     let Some(kind) = object.get("analysis") else {
-        return Ok(Parsed::Unknown("has neither `run` nor `analysis`".to_owned()));
+        let known = "no result of a sweep, of training, of an evaluation or of baselines, and no analysis";
+        return Ok(Parsed::Unknown(format!("is {known}")));
     };
     const KINDS: [&str; 4] = ["closeness", "overlap", "sensitivity", "solutions"];
     if !kind.as_str().is_some_and(|kind| KINDS.contains(&kind)) {
@@ -347,6 +384,33 @@ fn parse(line: &[u8]) -> Result<Parsed, String> {
         }
     }
     Ok(Parsed::Analysis(analysis))
+}
+
+/// A run by itself: what the training command printed.
+fn trained(line: &[u8]) -> Result<Run, String> {
+    let wrong = |e: serde_json::Error| format!("is no result of training: {e}");
+    let Named { pack, name, method, granularity, seed } = serde_json::from_slice(line).map_err(wrong)?;
+    let train: Train = serde_json::from_slice(line).map_err(wrong)?;
+    check_confusion(train.confusion.as_ref())?;
+    let method = match granularity.filter(|_| method == "mask") {
+        Some(granularity) => format!("{method} {granularity}"),
+        None => method,
+    };
+    Ok(Run {
+        run: pack,
+        task: name,
+        method,
+        seed,
+        status: Status::Done,
+        error: None,
+        train: Some(train),
+        seconds: None,
+    })
+}
+
+fn check_confusion(confusion: Option<&Confusion>) -> Result<(), String> {
+    let check = |of: &Confusion| check_square("confusion: counts", &of.counts, of.labels.len());
+    confusion.map_or(Ok(()), check)
 }
 
 /// Fails unless a matrix has `n` rows of `n` numbers.

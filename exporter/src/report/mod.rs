@@ -7,8 +7,10 @@
 
 mod analyses;
 mod chart;
+mod evaluations;
 mod html;
 mod input;
+mod measured;
 mod page;
 mod palette;
 mod runs;
@@ -29,6 +31,7 @@ pub use input::{
     Analysis, Class, Closeness, Confusion, CurvePoint, Group, Input, Overlap, Sensitivity, SharedZeros, Solution,
     SparsityGroup, TensorDistance, read,
 };
+pub use measured::{Evaluation, Mistake, Rival, Simple};
 pub use summary::{Best, Failure, Report, RunRow, Stat, SummaryRow};
 
 /// What can go wrong when a report is made.
@@ -55,8 +58,8 @@ pub enum ReportError {
     },
     /// There is nothing to report.
     #[error(
-        "no runs and no analyses in {files}; `overmask-export sweep` writes the first, \
-         `overmask-export analyze --json` the second"
+        "no runs and no analyses in {files}; `overmask-export sweep` writes the first, `train`, `evaluate`, `baseline` \
+         and `analyze` print lines with --json"
     )]
     Empty {
         /// The files.
@@ -91,12 +94,15 @@ pub fn html(report: &Report) -> Result<String, ReportError> {
     if !report.runs.is_empty() || !report.failures.is_empty() {
         runs::sections(&mut page, report)?;
     }
+    evaluations::sections(&mut page, report)?;
     analyses::sections(&mut page, &report.analyses)?;
     let about = [
         count(report.runs.len(), "run", "runs"),
         count(report.tasks().len(), "task", "tasks"),
         count(report.methods().len(), "method", "methods"),
         count(report.failures.len(), "failed run", "failed runs"),
+        count(report.evaluations.len(), "evaluation", "evaluations"),
+        count(report.baselines.len(), "baseline", "baselines"),
         count(report.analyses.len(), "analysis", "analyses"),
     ];
     let about: Vec<String> = about.into_iter().filter(|part| !part.starts_with("0 ")).collect();

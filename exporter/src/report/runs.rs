@@ -1,5 +1,7 @@
 //! Sections about runs: what each method reaches, at which size and sparsity, and how it went.
 
+use serde_json::Value;
+
 use super::ReportError;
 use super::chart::{Axis, HALF, Series, THIRD, plot};
 use super::html::{Column, Table, escape, or_dash};
@@ -8,6 +10,7 @@ use super::palette::Ramp;
 use super::scale::{Scale, Unit, words};
 use super::summary::{Best, Report, RunRow, Stat};
 use super::tiles::{HeatMap, MAX_CELLS};
+use super::{Class, Confusion, Mistake};
 
 use Column::{Numbers, Words};
 
@@ -72,6 +75,28 @@ fn summary(page: &mut Page, report: &Report) {
         ]);
     }
     page.raw(&table.html("Task and method, over seeds"));
+    simpler(page, report);
+}
+
+/// What simpler models come to, beside each run.
+fn simpler(page: &mut Page, report: &Report) {
+    let mut table =
+        Table::new(&[("task", Words), ("run", Words), ("what", Words), ("held out", Numbers), ("dev", Numbers)]);
+    let mut any = false;
+    for run in &report.runs {
+        let unit = Unit::of_metric(&run.metric);
+        let head = run.head.map(|head| ("head alone", head.eval, head.dev));
+        let rivals = run.baselines.iter().map(|rival| (rival.baseline.as_str(), rival.eval, rival.dev));
+        for (what, eval, dev) in rivals.chain(head) {
+            any = true;
+            let show = |number: Option<f64>| or_dash(number.map(|n| unit.show(n)));
+            let title = format!("{}, seed {}", run.method, seed(run.seed));
+            table.row(vec![run.task.clone(), title, what.to_owned(), show(eval), show(dev)]);
+        }
+    }
+    if any {
+        page.raw(&table.folded("Beside each run: simpler models on the same texts"));
+    }
 }
 
 /// The number of a method, which decides its colour and shape.
@@ -222,8 +247,11 @@ fn seed(seed: Option<u64>) -> String {
 
 /// What the best run of each task takes for what.
 fn best(page: &mut Page, report: &Report) -> Result<(), ReportError> {
-    let with_more: Vec<&Best> =
-        report.best.iter().filter(|best| best.confusion.is_some() || !best.classes.is_empty()).collect();
+    let with_more: Vec<&Best> = report
+        .best
+        .iter()
+        .filter(|b| b.confusion.is_some() || !b.classes.is_empty() || !b.mistakes.is_empty())
+        .collect();
     if with_more.is_empty() {
         return Ok(());
     }
@@ -237,31 +265,54 @@ fn best(page: &mut Page, report: &Report) -> Result<(), ReportError> {
         let (unit, of) = (Unit::of_metric(&best.metric), words(&best.metric));
         let about = format!("{}, seed {}: dev {of} {}.", best.method, seed(best.seed), unit.say(best.dev));
         page.raw(&format!("<p class=\"about\">{}</p>\n", escape(&about)));
-        confusion(page, best)?;
-        if !best.classes.is_empty() {
-            let columns = [("label", Words), ("precision (%)", Numbers), ("recall (%)", Numbers)];
-            let counted = if best.metric.starts_with("span") { "spans" } else { "texts" };
-            let more = [("F1 (%)", Numbers), (counted, Numbers)];
-            let mut table = Table::new(&[columns.as_slice(), more.as_slice()].concat());
-            let share = |part: Option<f64>| or_dash(part.map(|part| Unit::Percent.show(part)));
-            for class in &best.classes {
-                let texts = or_dash(class.support.map(|n| format!("{n:.0}")));
-                table.row(vec![
-                    class.label.clone(),
-                    share(class.precision),
-                    share(class.recall),
-                    share(class.f1),
-                    texts,
-                ]);
-            }
-            page.raw(&table.html(&format!("Each label of {}", best.task)));
-        }
+        best.confusion.as_ref().map_or(Ok(()), |matrix| confusion(page, &best.task, matrix))?;
+        classes(page, &best.task, &best.metric, &best.classes);
+        mistakes(page, &best.task, &best.mistakes);
     }
     Ok(())
 }
 
-fn confusion(page: &mut Page, best: &Best) -> Result<(), ReportError> {
-    let Some(confusion) = &best.confusion else { return Ok(()) };
+/// How good each label is.
+pub(super) fn classes(page: &mut Page, task: &str, metric: &str, classes: &[Class]) {
+    if classes.is_empty() {
+        return;
+    }
+    let columns = [("label", Words), ("precision (%)", Numbers), ("recall (%)", Numbers)];
+    let counted = if metric.starts_with("span") { "spans" } else { "texts" };
+    let more = [("F1 (%)", Numbers), (counted, Numbers)];
+    let mut table = Table::new(&[columns.as_slice(), more.as_slice()].concat());
+    let share = |part: Option<f64>| or_dash(part.map(|part| Unit::Percent.show(part)));
+    for class in classes {
+        let texts = or_dash(class.support.map(|n| format!("{n:.0}")));
+        table.row(vec![class.label.clone(), share(class.precision), share(class.recall), share(class.f1), texts]);
+    }
+    page.raw(&table.html(&format!("Each label of {task}")));
+}
+
+/// What a pack was surest of and wrong.
+pub(super) fn mistakes(page: &mut Page, task: &str, mistakes: &[Mistake]) {
+    if mistakes.is_empty() {
+        return;
+    }
+    let columns = [("line", Numbers), ("text", Words), ("is", Words), ("was said to be", Words), ("sure", Numbers)];
+    let mut table = Table::new(&columns);
+    for mistake in mistakes {
+        let (text, given) = mistake.told();
+        let said = match &mistake.predicted {
+            Some(Value::String(said)) => said.clone(),
+            Some(Value::Array(parts)) => {
+                parts.iter().map(|part| part.as_str().unwrap_or("–")).collect::<Vec<_>>().join(" ")
+            }
+            other => or_dash(other.as_ref().map(Value::to_string)),
+        };
+        let line = or_dash(mistake.line.map(|line| line.to_string()));
+        table.row(vec![line, text, given, said, or_dash(mistake.score.map(|score| format!("{score:.2}")))]);
+    }
+    page.raw(&table.html(&format!("The surest mistakes of {task}: look whether it is the label that is wrong")));
+}
+
+/// A confusion matrix, as a figure and a table.
+pub(super) fn confusion(page: &mut Page, task: &str, confusion: &Confusion) -> Result<(), ReportError> {
     let cells = confusion.counts.iter().map(|row| {
         let total: f64 = row.iter().flatten().sum();
         let part = |n: f64| if total > 0.0 { n / total } else { 0.0 };
@@ -276,7 +327,7 @@ fn confusion(page: &mut Page, best: &Best) -> Result<(), ReportError> {
         ramp: Ramp::Sequential,
         ends: ["0 %".to_owned(), "100 %".to_owned()],
     };
-    let title = format!("{}: confusion matrix", best.task);
+    let title = format!("{task}: confusion matrix");
     match map.draw(&title)? {
         Some(drawing) => {
             let text = format!("Labels given against labels predicted, {} labels.", confusion.labels.len());
@@ -291,7 +342,7 @@ fn confusion(page: &mut Page, best: &Best) -> Result<(), ReportError> {
         let counts = row.iter().map(|n| or_dash(n.map(|n| format!("{n:.0}"))));
         table.row(std::iter::once(label.clone()).chain(counts).collect());
     }
-    page.raw(&table.folded(&format!("Counts of {}", best.task)));
+    page.raw(&table.folded(&format!("Counts of {task}")));
     Ok(())
 }
 

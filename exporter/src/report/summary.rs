@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::input::{Analysis, Class, Confusion, CurvePoint, Input, Run, Status, Train};
+use super::measured::{Evaluation, Mistake, Rival, Simple};
 
 /// The numbers of a report; its JSON is this.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -17,6 +18,10 @@ pub struct Report {
     pub best: Vec<Best>,
     /// Runs that failed.
     pub failures: Vec<Failure>,
+    /// Packs that were measured, as they were read.
+    pub evaluations: Vec<Evaluation>,
+    /// Baselines, as they were read.
+    pub baselines: Vec<Rival>,
     /// Analyses, as they were read.
     pub analyses: Vec<Analysis>,
 }
@@ -86,6 +91,10 @@ pub struct RunRow {
     pub steps: Option<u64>,
     /// How long training took.
     pub train_seconds: Option<f64>,
+    /// The head alone, from which the mask started.
+    pub head: Option<Simple>,
+    /// What simpler models come to.
+    pub baselines: Vec<Rival>,
     /// How it went.
     pub curve: Vec<CurvePoint>,
 }
@@ -116,6 +125,8 @@ pub struct Best {
     pub confusion: Option<Confusion>,
     /// How good each label is.
     pub classes: Vec<Class>,
+    /// The surest mistakes.
+    pub mistakes: Vec<Mistake>,
 }
 
 /// A run that failed.
@@ -150,6 +161,8 @@ impl Report {
             best: best(&runs, &done),
             runs,
             failures: failures.collect(),
+            evaluations: input.evaluations,
+            baselines: input.baselines,
             analyses: input.analyses,
         }
     }
@@ -192,6 +205,8 @@ fn row(run: &Run) -> RunRow {
         pack_bytes: train.pack_bytes,
         steps: train.steps,
         train_seconds: train.train_seconds.or(run.seconds),
+        head: train.head,
+        baselines: train.baselines.clone().unwrap_or_default(),
         curve: train.curve.clone().unwrap_or_default(),
     }
 }
@@ -273,6 +288,7 @@ fn best(rows: &[RunRow], runs: &[Run]) -> Vec<Best> {
             dev,
             confusion: train.and_then(|train| train.confusion.clone()),
             classes: train.and_then(|train| train.classes.clone()).unwrap_or_default(),
+            mistakes: train.and_then(|train| train.mistakes.clone()).unwrap_or_default(),
         })
     };
     distinct(rows.iter().map(|run| run.task.as_str())).into_iter().filter_map(best_of).collect()

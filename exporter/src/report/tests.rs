@@ -95,6 +95,51 @@ fn seeds_become_means_and_the_best_run_is_chosen_by_dev() {
 }
 
 #[test]
+fn single_runs_evaluations_and_baselines_are_reported() {
+    let mut train = accuracy(0.9, 0.8, 100);
+    let mistake = json!({"line": 7, "text": "what <b>is</b> it", "label": "a", "predicted": "b", "score": 0.987});
+    for (name, value) in [
+        ("schema", json!(1)),
+        ("pack", json!("out/trec.pack")),
+        ("name", json!("trec")),
+        ("method", json!("mask")),
+        ("granularity", json!("block:32x1")),
+        ("seed", json!(3)),
+        ("head", json!({"dev": 0.7, "eval": 0.65})),
+        ("baselines", json!([{"baseline": "majority", "dev": 0.25, "eval": 0.2}])),
+        ("mistakes", json!([mistake])),
+    ] {
+        train[name] = value;
+    }
+    let evaluation = json!({"pack": "a.pack", "name": "movie", "data": "test.jsonl", "metric": "accuracy", "n": 12,
+        "accuracy": 0.75, "intervals": {"accuracy": [0.5, 0.9]}, "engine": "native", "precision": "f32",
+        "mistakes": [{"line": 1, "tokens": ["x", "y"], "tags": ["O", "B"], "predicted": ["O", null], "score": 0.5}]});
+    let baseline =
+        json!({"baseline": "tf-idf", "data": "train.jsonl", "metric": "accuracy", "dev": 0.815, "eval": null});
+    let report = Report::new(read_lines(&[train.clone(), evaluation.clone(), baseline]).unwrap());
+    assert_eq!((report.runs[0].task.as_str(), report.runs[0].method.as_str()), ("trec", "mask block:32x1"));
+    assert_eq!((report.evaluations[0].value(), report.baselines[0].dev), (Some(0.75), Some(0.815)));
+    let page = html(&report).unwrap();
+    assert!(is_well_formed(&page), "{page}");
+    for part in [
+        "1 run, 1 task, 1 method, 1 evaluation, 1 baseline",
+        "what &lt;b&gt;is&lt;/b&gt; it",
+        "0.99",
+        "head alone",
+        "25.00",
+        "50.00 to 90.00",
+        "81.50",
+        "x y",
+    ] {
+        assert!(page.contains(part), "{part}");
+    }
+    // What is wrong is told by its line.
+    train["seed"] = json!("three");
+    let wrong = read_lines(&[evaluation, train]).unwrap_err().to_string();
+    assert!(wrong.contains("line 2: is no result of training"), "{wrong}");
+}
+
+#[test]
 fn a_run_counts_once_and_done_beats_failed() {
     let failed = |run: &str| json!({"run": run, "task": "t", "method": "m", "seed": 1, "status": "failed"});
     let one = |dev: f64| done("1", "t", "m", 1, json!({"dev": dev}));
@@ -268,7 +313,7 @@ fn what_is_unknown_or_cut_off_is_passed_over_with_a_word() {
     assert_eq!(input.runs.len(), 1);
     let [unknown, neither, cut] = &input.warnings[..] else { panic!("{:?}", input.warnings) };
     assert!(unknown.contains("line 2: is an analysis of an unknown kind, \"astrology\""), "{unknown}");
-    assert!(neither.contains("line 3: has neither"), "{neither}");
+    assert!(neither.contains("line 3: is no result of a sweep"), "{neither}");
     assert!(cut.contains("line 4: is cut off"), "{cut}");
 }
 

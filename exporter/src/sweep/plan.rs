@@ -308,7 +308,7 @@ fn identity(
             (name, value)
         })
         .collect();
-    let canonical = json!(["overmask sweep 2", base, task, seed, options]).to_string();
+    let canonical = json!(["overmask sweep 3", base, task, seed, options]).to_string();
     hex(&Sha256::digest(canonical.as_bytes())).chars().take(ID_DIGITS).collect()
 }
 

@@ -28,6 +28,9 @@ pub(super) struct Scale {
 }
 
 impl Scale {
+    /// That of numbers as they are.
+    pub(super) const ONE: Scale = Scale { mean: 0.0, deviation: 1.0 };
+
     /// The scale of some examples; 0 and 1 where they are of another kind.
     fn of(gold: &[Gold]) -> Self {
         let values: Vec<f64> =
@@ -96,6 +99,8 @@ pub(super) struct Examples {
     pub(super) gold: Vec<Gold>,
     /// Cost of each example, by which batches are made of similar ones.
     pub(super) lengths: Vec<usize>,
+    /// How many of them had more tokens than are read.
+    pub(super) cut: usize,
     pub(super) scale: Scale,
     /// What a teacher says of each, if there is one.
     pub(super) lessons: Vec<Lesson>,
@@ -123,6 +128,7 @@ impl Examples {
             scale: scale.unwrap_or_else(|| Scale::of(&gold)),
             gold: Vec::new(),
             lengths: Vec::new(),
+            cut: 0,
             lessons: Vec::new(),
             prefixes: Vec::new(),
         };
@@ -133,6 +139,7 @@ impl Examples {
                 log::warn!("{}:{}: no word has a token; it is left out", data.path.display(), example.line);
                 continue;
             }
+            all.cut += usize::from(tokens.dropped > 0);
             all.source.push(example.input.clone());
             all.lengths.push(tokens.len());
             all.gold.push(gold);
@@ -140,6 +147,31 @@ impl Examples {
         }
         all.inputs = Inputs::Tokens(tokenized);
         Ok(all)
+    }
+
+    /// Some of the examples, without what a teacher says of them and their prefixes.
+    pub(super) fn pick(&self, indices: &[usize]) -> Self {
+        let inputs = match &self.inputs {
+            Inputs::Tokens(tokens) => Inputs::Tokens(indices.iter().map(|i| tokens[*i].clone()).collect()),
+            Inputs::Features(features) => Inputs::Features(indices.iter().map(|i| features[*i].clone()).collect()),
+        };
+        Examples {
+            kind: self.kind,
+            labels: self.labels,
+            source: indices.iter().map(|i| self.source[*i].clone()).collect(),
+            inputs,
+            gold: indices.iter().map(|i| self.gold[*i].clone()).collect(),
+            lengths: indices.iter().map(|i| self.lengths[*i]).collect(),
+            cut: self.cut,
+            scale: self.scale,
+            lessons: Vec::new(),
+            prefixes: Vec::new(),
+        }
+    }
+
+    /// All of them, likewise.
+    pub(super) fn copy(&self) -> Self {
+        self.pick(&(0..self.len()).collect::<Vec<_>>())
     }
 
     pub(super) fn len(&self) -> usize {

@@ -8,7 +8,7 @@ use overmask::base::Base;
 use overmask::mask::Granularity;
 use serde::Serialize;
 
-use super::batch::dropout;
+use super::batch::{Scale, dropout};
 use super::graph::name;
 use super::session::{Placement, fresh, frozen};
 use super::setup::{Rates, initial, spec};
@@ -48,7 +48,7 @@ pub fn bench_step(
     let graph = backend.graph(base, &spec)?;
     let placement = Placement { device: options.device, threads: options.threads, profile: profile.clone() };
     let weights = frozen(base, &graph.frozen, &placement)?;
-    let state = fresh(initial(base, &graph, options)?);
+    let state = fresh(initial(base, &graph, options, None, Scale::ONE)?);
     let mut session = StepSession::new(backend, &graph, &spec, state, &weights, &placement)?;
     let (scores, dense, head) = (options.learning_rate, options.dense_learning_rate, options.head_learning_rate);
     let rates = Rates { scores, dense, head };

@@ -42,6 +42,7 @@ impl TrainOptions {
             ("polish", self.polish > 0.0, masks, "`method` mask"),
             ("damping", self.damping > 0.0, masks, "`method` mask"),
             ("learning_rate", self.learning_rate != usual.learning_rate, masks, of_scores),
+            ("tries", !self.tries.is_empty(), masks, "`method` mask"),
             ("dense_learning_rate", self.dense_learning_rate != usual.dense_learning_rate, dense, replaces),
             ("precision", self.precision != Precision::F32, live, below_head),
             ("delta_dtype", self.delta_dtype != usual.delta_dtype, dense, replaces),
@@ -98,6 +99,9 @@ impl TrainOptions {
             if !(value.is_finite() && value > 0.0) {
                 return wrong(field, format!("{value} is not a finite number above 0"));
             }
+        }
+        if let Some(one) = self.tries.iter().find(|one| !(one.learning_rate.is_finite() && one.learning_rate > 0.0)) {
+            return wrong("tries", format!("{} is not a finite number above 0", one.learning_rate));
         }
         if !(self.damping.is_finite() && self.damping >= 0.0) {
             return wrong("damping", format!("{} is not a finite number from 0 on", self.damping));
@@ -170,6 +174,7 @@ impl TrainOptions {
         let every = self.checkpoint.as_ref().map_or(1, |checkpoint| checkpoint.every as usize);
         for (field, value) in [
             ("epochs", self.epochs as usize),
+            ("tries", self.tries.iter().map(|one| one.epochs as usize).min().unwrap_or(1)),
             ("batch_size", self.batch_size),
             ("micro_batch", self.micro_batch.unwrap_or(1)),
             ("threads", self.threads),

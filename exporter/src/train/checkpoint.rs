@@ -16,9 +16,10 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::TrainError;
+use super::course::Course;
 use super::graph::Graph;
 use super::loss_scale::LossScale;
-use super::state::{Best, Epoch, Kept};
+use super::state::{Attempt, Best, Epoch, Kept, Mark};
 
 /// The keys of the document, and of the SHA-256 of document and tensors, in the file's metadata.
 const KEYS: [&str; 2] = ["overmask-run", "sha256"];
@@ -28,7 +29,7 @@ const KEYS: [&str; 2] = ["overmask-run", "sha256"];
 pub(super) struct Document {
     /// What decides the run: a file of another one is of no use.
     pub(super) facts: BTreeMap<String, Value>,
-    /// Steps done.
+    /// Steps of this try.
     pub(super) step: u64,
     /// Running mean of the loss.
     pub(super) loss: f32,
@@ -36,10 +37,13 @@ pub(super) struct Document {
     pub(super) loss_scale: Option<LossScale>,
     /// What scores are compared with.
     pub(super) threshold: Option<f32>,
-    /// How it went so far.
+    /// How the try that is under way went so far.
     pub(super) curve: Vec<Epoch>,
-    /// The best state's score and loss on the dev split, if there is one yet.
-    best: Option<(f64, f64)>,
+    /// The tries before it.
+    #[serde(default)]
+    pub(super) attempts: Vec<Attempt>,
+    /// How good the best state is, if there is one yet.
+    best: Option<Mark>,
     /// Time spent, and how much of it in waiting for batches.
     pub(super) time: [Duration; 2],
 }
@@ -55,13 +59,10 @@ pub(super) struct Saved {
 /// What a file is made of.
 pub(super) struct Run<'a> {
     pub(super) facts: &'a BTreeMap<String, Value>,
-    pub(super) step: u64,
-    pub(super) loss: f32,
+    pub(super) course: &'a Course,
     pub(super) loss_scale: Option<LossScale>,
     pub(super) threshold: f32,
-    pub(super) curve: &'a [Epoch],
     pub(super) state: Vec<Vec<f32>>,
-    pub(super) best: Option<&'a Best>,
     pub(super) time: [Duration; 2],
 }
 
@@ -74,7 +75,7 @@ pub(super) fn write(path: &Path, graph: &Graph, run: Run<'_>) -> Result<(), Trai
             tensors.push((format!("state/{name}"), Dtype::F32, parameter.dims.clone(), floats(values)));
         }
     }
-    if let Some(Best { kept, .. }) = run.best {
+    if let Some(Best { kept, .. }) = &run.course.best {
         for NamedMask { tensor, mask } in &kept.masks {
             let bytes = mask.as_bytes().to_vec();
             tensors.push((format!("best/mask/{tensor}"), Dtype::U8, vec![bytes.len()], bytes));
@@ -85,12 +86,13 @@ pub(super) fn write(path: &Path, graph: &Graph, run: Run<'_>) -> Result<(), Trai
     }
     let document = Document {
         facts: run.facts.clone(),
-        step: run.step,
-        loss: run.loss,
+        step: run.course.step,
+        loss: run.course.loss,
         loss_scale: run.loss_scale,
         threshold: run.threshold.is_finite().then_some(run.threshold),
-        curve: run.curve.to_vec(),
-        best: run.best.map(|best| (best.score, best.loss)),
+        curve: run.course.curve.clone(),
+        attempts: run.course.attempts.clone(),
+        best: run.course.best.as_ref().map(|best| best.mark),
         time: run.time,
     };
     let failed = |source: std::io::Error| TrainError::Write { path: path.to_owned(), source };
@@ -152,7 +154,7 @@ pub(super) fn read(
         }
     }
     let mut best = None;
-    if let Some((score, loss)) = document.best {
+    if let Some(mark) = document.best {
         let mut kept = Kept { masks: Vec::new(), tensors: BTreeMap::new() };
         for parameter in &graph.trained {
             let name = parameter.name.as_str();
@@ -172,7 +174,7 @@ pub(super) fn read(
                 }
             }
         }
-        best = Some(Best { score, loss, kept });
+        best = Some(Best { mark, kept });
     }
     Ok(Some(Saved { document, state, best }))
 }

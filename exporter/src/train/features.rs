@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use overmask::base::Base;
+use overmask::base::family::bert;
 use overmask::engine::{Changes, Engine, EngineOptions, TaskId};
 use overmask::pack::{Delta, NamedMask, Pooling};
 use overmask::task::{self, Tokenizer, Tokens};
@@ -83,6 +84,31 @@ impl FrozenEncoder {
         examples.inputs = Inputs::Features(encoded.into_iter().map(rows).collect());
         Ok(())
     }
+}
+
+/// Gives every example the mean of its tokens' word embeddings, times `scale` or what makes their mean square 1; returns
+/// that factor, or nothing where the base's table is not known.
+pub(super) fn embed(base: &Base, examples: &mut Examples, scale: Option<f32>) -> Result<Option<f32>, TrainError> {
+    let Inputs::Tokens(tokens) = &examples.inputs else { return Ok(None) };
+    let Ok((names, _)) = bert::Names::of_base(base.manifest()) else { return Ok(None) };
+    let (_, table) = base.tensor_f32(&names.table(bert::Table::Words))?;
+    let width = base.manifest().architecture.hidden_size;
+    let mean = |tokens: &Tokens| {
+        let mut sum = vec![0f32; width];
+        for id in &tokens.ids {
+            let row = table.chunks_exact(width).nth(*id as usize).unwrap_or_default();
+            sum.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
+        }
+        sum.iter_mut().for_each(|sum| *sum /= tokens.len().max(1) as f32);
+        sum
+    };
+    let mut means: Vec<Vec<f32>> = tokens.iter().map(mean).collect();
+    let squares: f64 = means.iter().flatten().map(|x| f64::from(*x).powi(2)).sum();
+    let root = (squares / (means.len() * width).max(1) as f64).sqrt().max(f64::from(f32::MIN_POSITIVE));
+    let scale = scale.unwrap_or((1.0 / root) as f32);
+    means.iter_mut().flatten().for_each(|x| *x *= scale);
+    examples.inputs = Inputs::Features(means.into_iter().map(|mean| vec![mean]).collect());
+    Ok(Some(scale))
 }
 
 /// Runs the prefix once for every example and keeps what it gives.

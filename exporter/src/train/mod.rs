@@ -1,18 +1,24 @@
 //! Training: a base, labelled texts and a method become a pack.
 
+mod baselines;
 mod batch;
 mod bench;
 mod check;
 mod checkpoint;
+mod course;
 mod dev;
 mod features;
 pub mod graph;
+mod head;
 mod learner;
 mod loader;
 mod loss_scale;
 mod losses;
+mod measure;
 mod options;
+mod packing;
 mod placement;
+mod recipe;
 mod run;
 pub mod schedule;
 pub mod scores;
@@ -25,18 +31,21 @@ mod step;
 mod teacher;
 #[cfg(test)]
 mod tests;
+mod texts;
 mod value;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+pub use baselines::baselines;
 pub use bench::{StepBench, bench_step};
 pub use graph::Precision;
 pub use learner::Progress;
-pub use options::{CheckpointOptions, Init, Method, Sampling, TeacherOptions, TrainOptions};
-pub use run::{Data, Outcome, run};
+pub use options::{CheckpointOptions, Init, Method, Sampling, Split, TeacherOptions, TrainOptions, Try};
+pub use recipe::{Effort, Given, Recipe};
+pub use run::{Data, HeadAlone, Outcome, run};
 pub use select::{Layers, Selection, Tune};
-pub use state::Epoch;
+pub use state::{Attempt, Epoch};
 
 use overmask::engine::EngineError;
 use overmask::error::ErrorKind;

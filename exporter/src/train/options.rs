@@ -56,6 +56,25 @@ pub enum Sampling {
     Bernoulli,
 }
 
+/// How the examples that choose the best state are drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Split {
+    /// At random.
+    Random,
+    /// Of each label the same part.
+    Stratified,
+}
+
+/// A rate of the scores and a length of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Try {
+    /// Learning rate of the scores.
+    pub learning_rate: f64,
+    /// Passes over the training examples.
+    pub epochs: u32,
+}
+
 /// What learns from a teacher.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TeacherOptions {
@@ -126,6 +145,8 @@ pub struct TrainOptions {
     pub precision: Precision,
     /// Learning rate of the scores.
     pub learning_rate: f64,
+    /// What is tried besides this rate and these epochs, each from the start; the best on the dev split is kept.
+    pub tries: Vec<Try>,
     /// Learning rate of the base's own tensors.
     pub dense_learning_rate: f64,
     /// Learning rate of the head.
@@ -148,6 +169,8 @@ pub struct TrainOptions {
     pub pooling: Pooling,
     /// Part of the training examples that chooses the checkpoint, unless they are given.
     pub dev_fraction: f64,
+    /// How these are drawn.
+    pub split: Split,
     /// Where the step graph runs.
     pub device: Device,
     /// Threads of a CPU run.
@@ -173,7 +196,7 @@ pub struct TrainOptions {
 }
 
 impl TrainOptions {
-    /// The settings that serve most tasks, for one text with one label.
+    /// The fixed settings, for one text with one label; [`TrainOptions::fit`] makes those of a mask fit the data.
     pub fn new(name: impl Into<String>, method: Method) -> Self {
         let alone = method == Method::Head;
         TrainOptions {
@@ -195,6 +218,7 @@ impl TrainOptions {
             micro_batch: None,
             precision: Precision::F32,
             learning_rate: 4e-3,
+            tries: Vec::new(),
             dense_learning_rate: Self::default_dense_rate(method),
             head_learning_rate: if alone { 1e-2 } else { 1e-3 },
             warmup: 0.06,
@@ -206,6 +230,7 @@ impl TrainOptions {
             max_tokens: 64,
             pooling: Pooling::Mean,
             dev_fraction: 0.1,
+            split: Split::Random,
             device: Device::Cpu,
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             cache: 4_000_000_000,
@@ -242,6 +267,12 @@ impl TrainOptions {
     /// The tensors of the base that it masks or trains.
     pub(super) fn selection(&self) -> Selection<'_> {
         Selection { layers: &self.layers, modules: &self.modules }
+    }
+
+    /// Every rate and length that is tried.
+    pub(super) fn all_tries(&self) -> Vec<Try> {
+        let first = Try { learning_rate: self.learning_rate, epochs: self.epochs };
+        std::iter::once(first).chain(self.tries.iter().copied()).collect()
     }
 
     /// Whether anything below the head trains.

@@ -1,9 +1,12 @@
 //! What a run starts from: its graph's specification, first values, and the rates of a step.
 
 use overmask::base::Base;
+use overmask::pack::TaskKind;
 
+use super::batch::Scale;
 use super::graph::{self, Distillation, Encoder, Graph, Role, Spec, name};
 use super::options::{Init, Sampling, TeacherOptions};
+use super::state::Kept;
 use super::step::StepSizes;
 use super::{Method, TrainError, TrainOptions, schedule, scores, select};
 use crate::data::rng;
@@ -41,8 +44,24 @@ pub(super) fn spec(base: &Base, labels: usize, o: &TrainOptions) -> Result<Spec,
     Ok(Spec { encoder, kind, pooling, labels, clip_norm, damping, teacher, cut_prefix, precision })
 }
 
-/// Where each parameter starts.
-pub(super) fn initial(base: &Base, graph: &Graph, o: &TrainOptions) -> Result<Vec<Vec<f32>>, TrainError> {
+/// Where each parameter starts: the head near zero, or where one has come to that has learnt before.
+pub(super) fn initial(
+    base: &Base,
+    graph: &Graph,
+    o: &TrainOptions,
+    head: Option<&Kept>,
+    scale: Scale,
+) -> Result<Vec<Vec<f32>>, TrainError> {
+    // What a pack keeps gives the number itself, what trains the scaled one.
+    let learnt = |name: &str| -> Option<Vec<f32>> {
+        let values = head?.tensors.get(name)?.iter();
+        let scaled = |value: &f32| match (o.form.kind, name) {
+            (TaskKind::Regress, name::HEAD_BIAS) => scale.apply(f64::from(*value)),
+            (TaskKind::Regress, _) => (f64::from(*value) / scale.deviation) as f32,
+            _ => *value,
+        };
+        Some(values.map(scaled).collect())
+    };
     let start = |(index, parameter): (usize, &graph::Trained)| match &parameter.role {
         Role::Scores(tensor) if o.init == Init::Uniform => {
             scores::uniform(tensor, index, o.granularity, o.initial_sparsity, o.seed)
@@ -53,6 +72,9 @@ pub(super) fn initial(base: &Base, graph: &Graph, o: &TrainOptions) -> Result<Ve
         }
         Role::Dense => Ok(base.tensor_f32(&parameter.name)?.1.to_vec()),
         Role::Head => {
+            if let Some(values) = learnt(&parameter.name) {
+                return Ok(values);
+            }
             let count = parameter.dims.iter().product();
             let weight = parameter.name == name::HEAD_WEIGHT;
             // BERT's own initialisation of new layers.

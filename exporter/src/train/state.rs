@@ -1,4 +1,4 @@
-//! What a run has come to: its epochs, and the best state so far.
+//! What a run has come to: its tries and their epochs, and the best state so far.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 /// How an epoch ended.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Epoch {
-    /// The epoch, from 1.
+    /// The epoch, from 1; 0 is the head alone, from which masks start.
     pub epoch: u32,
     /// Steps done.
     pub step: u64,
@@ -22,6 +22,24 @@ pub struct Epoch {
     pub sparsity: f64,
 }
 
+/// A rate and a length that are tried, and how that went.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// The learning rate of the scores.
+    pub learning_rate: f64,
+    /// Passes over the training examples.
+    pub epochs: u32,
+    /// Its epochs.
+    pub curve: Vec<Epoch>,
+}
+
+impl Attempt {
+    /// The best score on the dev split of its own epochs, without that of the head alone.
+    pub fn dev(&self) -> Option<f64> {
+        self.curve.iter().filter(|epoch| epoch.epoch > 0).map(|epoch| epoch.dev).reduce(f64::max)
+    }
+}
+
 /// What a pack keeps of a state.
 #[derive(Debug, Clone)]
 pub(super) struct Kept {
@@ -33,8 +51,25 @@ pub(super) struct Kept {
 /// The best state so far.
 #[derive(Debug, Clone)]
 pub(super) struct Best {
-    /// Score on the dev split.
+    pub(super) mark: Mark,
+    pub(super) kept: Kept,
+}
+
+/// How good a state is, and where it was.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub(super) struct Mark {
+    /// Score and mean loss on the dev split.
     pub(super) score: f64,
     pub(super) loss: f64,
-    pub(super) kept: Kept,
+    /// The try, from 0, and its epoch.
+    pub(super) attempt: usize,
+    pub(super) epoch: u32,
+}
+
+impl Mark {
+    /// Whether it is better than another: equal scores are common on small dev splits, and then the lower loss is
+    /// better.
+    pub(super) fn beats(&self, other: &Mark) -> bool {
+        (self.score, -self.loss) > (other.score, -other.loss)
+    }
 }

@@ -12,12 +12,15 @@ use overmask_cli::{CodedError, ExitCode};
 
 use crate::cli::data::DataArgs;
 use crate::data::Form;
-use crate::train::{CheckpointOptions, Init, Layers, Method, Precision, Sampling, TeacherOptions, TrainOptions, Tune};
+use crate::train::{
+    CheckpointOptions, Effort, Given, Init, Layers, Method, Precision, Sampling, TeacherOptions, TrainOptions, Tune,
+};
 
 /// Learn a task on a base and write its pack.
 ///
 /// A part of the training examples (--dev-fraction), or --dev-data, is not trained on: after each
-/// epoch it decides whether the state is the best so far. --eval-data or --eval-fraction name
+/// epoch it decides whether the state is the best so far. A mask starts from a head that has learnt on the frozen
+/// encoder, and the pack is that head alone if no mask is better. --eval-data or --eval-fraction name
 /// examples that are only measured, at the end. Ctrl-C or SIGTERM ends the run and keeps the best state so
 /// far; a second one ends it at once.
 ///
@@ -27,7 +30,7 @@ use crate::train::{CheckpointOptions, Init, Layers, Method, Precision, Sampling,
 #[derive(Debug, Args)]
 #[command(
     before_help = "Examples:\n  overmask-export train --base base/ --data trec.jsonl --task classify \
-                   --method mask \\\n      --granularity block:32x1 --epochs 3 --seed 1 -o trec.pack\n  \
+                   --method mask \\\n      --granularity block:32x1 --effort normal --seed 1 -o trec.pack\n  \
                    overmask-export train --base base/ --data people.conll --task tag -o people.pack",
     after_help = ExitCode::HELP
 )]
@@ -46,8 +49,12 @@ pub(crate) struct TrainArgs {
     /// What is learnt.
     #[arg(long, value_enum, default_value_t = Method::Mask)]
     method: Method,
-    /// Passes over the training examples; default: 3, or 100 for a head alone, whose passes cost next
-    /// to nothing.
+    /// How much time a mask may take [default: normal]. Passes, batches, learning rate and dev split are chosen to
+    /// fit the number of examples; an option that sets one of them wins.
+    #[arg(long, value_enum)]
+    effort: Option<Effort>,
+    /// Passes over the training examples; default: as many as --effort takes for masks, 100 for a head alone, whose
+    /// passes cost next to nothing, else 3.
     #[arg(long, value_name = "N")]
     epochs: Option<u32>,
     /// Decides splits, the order of examples, dropout, noise and start values.
@@ -84,7 +91,7 @@ pub(crate) struct TrainArgs {
 
 /// What the examples are.
 #[derive(Debug, Args)]
-struct TaskArgs {
+pub(in crate::cli) struct TaskArgs {
     /// What the pack does.
     #[arg(long, value_parser = task_kinds(), default_value_t = TaskKind::Classify)]
     task: TaskKind,
@@ -94,7 +101,7 @@ struct TaskArgs {
 }
 
 impl TaskArgs {
-    fn form(&self) -> Form {
+    pub(in crate::cli) fn form(&self) -> Form {
         Form { kind: self.task, pair: self.pair }
     }
 }
@@ -140,32 +147,33 @@ struct What {
 /// Which examples choose and which measure.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Measuring")]
-pub(super) struct Measure {
-    /// The part of the training examples that chooses the best state.
-    #[arg(long, value_name = "FRACTION", default_value_t = 0.1)]
-    dev_fraction: f64,
+pub(in crate::cli) struct Measure {
+    /// The part of the training examples that chooses the best state; default: for masks a fifth of up to 500
+    /// examples, a tenth of 1,000 and more, at most 2,000, and of each label the same part; else 0.1, at random.
+    #[arg(long, value_name = "FRACTION")]
+    pub(in crate::cli) dev_fraction: Option<f64>,
     /// Examples that choose the best state, in a file of their own.
     #[arg(long, value_name = "FILE", conflicts_with = "dev_fraction")]
-    pub(super) dev_data: Option<PathBuf>,
+    pub(in crate::cli) dev_data: Option<PathBuf>,
     /// Examples to measure on at the end, in a file of their own.
     #[arg(long, value_name = "FILE", conflicts_with = "eval_fraction")]
-    pub(super) eval_data: Option<PathBuf>,
+    pub(in crate::cli) eval_data: Option<PathBuf>,
     /// Examples to measure on at the end: this part of --data, taken away before all else.
     #[arg(long, value_name = "FRACTION", value_parser = fraction)]
-    pub(super) eval_fraction: Option<f64>,
+    pub(in crate::cli) eval_fraction: Option<f64>,
 }
 
 /// The numbers that decide how well it learns.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Tuning")]
 struct Tuning {
-    /// Examples a step.
-    #[arg(long, value_name = "N", default_value_t = 32)]
-    batch_size: usize,
-    /// Learning rate of the scores. A higher one moves them further from the magnitudes that they
-    /// start from: masks gain little and take more bytes.
-    #[arg(long, value_name = "RATE", default_value_t = 4e-3)]
-    learning_rate: f64,
+    /// Examples a step; default: as --effort takes it for masks, else 32.
+    #[arg(long, value_name = "N")]
+    batch_size: Option<usize>,
+    /// Learning rate of the scores; default: as --effort takes it. A higher one moves them further from the
+    /// magnitudes that they start from, so that masks take more bytes.
+    #[arg(long, value_name = "RATE")]
+    learning_rate: Option<f64>,
     /// Learning rate of the base's own tensors; default: 0.0002 for whole weights, 0.001 for norms
     /// and biases alone.
     #[arg(long, value_name = "RATE")]
@@ -319,7 +327,23 @@ impl TrainArgs {
         })
     }
 
+    /// The options for so many examples, those to choose by included unless they are in a file of their own.
+    pub(super) fn fitted(&self, options: TrainOptions, examples: usize) -> TrainOptions {
+        let given = Given {
+            epochs: self.epochs,
+            batch_size: self.tuning.batch_size,
+            learning_rate: self.tuning.learning_rate,
+            dev_fraction: self.measure.dev_fraction,
+        };
+        options.fit(self.effort.unwrap_or_default(), given, examples, self.measure.dev_data.is_some())
+    }
+
+    /// The options without what depends on the data ([`TrainArgs::fitted`]).
     pub(super) fn options(&self) -> Result<TrainOptions, Error> {
+        if self.method != Method::Mask && self.effort.is_some_and(|effort| effort != Effort::Fixed) {
+            let message = "--effort: is for --method mask; other methods have fixed settings".to_owned();
+            return Err(CodedError { message, code: ExitCode::Usage }.into());
+        }
         let name = match &self.name {
             Some(name) => name.clone(),
             None => name_of(&self.output)?,
@@ -351,11 +375,8 @@ impl TrainArgs {
             polish: self.what.polish,
             layers: self.what.layers.clone(),
             modules: self.what.modules.clone(),
-            epochs: self.epochs.unwrap_or(usual.epochs),
-            batch_size: self.tuning.batch_size,
             micro_batch: self.machine.micro_batch,
             precision: self.machine.precision,
-            learning_rate: self.tuning.learning_rate,
             dense_learning_rate: self.tuning.dense_learning_rate.unwrap_or(usual.dense_learning_rate),
             head_learning_rate: self.tuning.head_learning_rate.unwrap_or(usual.head_learning_rate),
             warmup: self.tuning.warmup,
@@ -366,7 +387,6 @@ impl TrainArgs {
             seed: self.seed,
             max_tokens: self.tuning.max_tokens,
             pooling: self.pooling(None),
-            dev_fraction: self.measure.dev_fraction,
             device: self.machine.device,
             threads: self.machine.threads.map_or(usual.threads, usize::from),
             max_steps: self.tuning.max_steps,

@@ -1,10 +1,11 @@
 //! `overmask-export train`: labelled examples become a pack.
 
 mod args;
+mod datasets;
 mod flags;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -12,69 +13,18 @@ use std::time::Duration;
 use anyhow::{Context, Error};
 use overmask_cli::Verbosity;
 use overmask_cli::{CodedError, ExitCode};
-use serde_json::json;
+use serde_json::{Value, json};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
-pub(super) use self::args::TrainArgs;
+pub(super) use self::args::{Measure, TaskArgs, TrainArgs};
+pub(super) use self::datasets::Datasets;
 pub(super) use self::flags::in_flags;
 
 use super::{output, places};
-use crate::data::{self, Dataset};
-use crate::score;
-use crate::train::{self, Outcome, Progress, TrainOptions};
-
-/// What a run learns from, chooses by and is measured on.
-struct Datasets {
-    train: Dataset,
-    dev: Option<Dataset>,
-    eval: Option<Dataset>,
-}
-
-impl TrainArgs {
-    fn datasets(&self) -> Result<Datasets, Error> {
-        let form = self.form();
-        let read = |path: &PathBuf| self.files.read(path, form);
-        let all = read(&self.data)?;
-        let repetitions = data::repetitions(&all).len();
-        if repetitions > 0 {
-            log::warn!(
-                "{repetitions} of {} texts of {} repeat an earlier one: a split may put one on \
-                 each side, and figures on it flatter",
-                all.len(),
-                self.data.display(),
-            );
-        }
-        let (train, eval) = match (&self.measure.eval_data, self.measure.eval_fraction) {
-            (Some(path), _) => (all, Some(read(path)?)),
-            (None, Some(fraction)) => {
-                let (rest, held) = data::split(&all, fraction, self.seed);
-                if held.is_empty() || rest.is_empty() {
-                    let message = format!(
-                        "{}: --eval-fraction {fraction} of {} texts leaves {} to learn from and {} \
-                         to measure on",
-                        self.data.display(),
-                        all.len(),
-                        rest.len(),
-                        held.len(),
-                    );
-                    return Err(CodedError::input(message).into());
-                }
-                (rest, Some(held))
-            }
-            (None, None) => (all, None),
-        };
-        if let Some(eval) = &eval {
-            let pairs = data::duplicates(&train, eval);
-            output::warn_of_duplicates(&pairs, &train.path, eval);
-        }
-        let dev = self.measure.dev_data.as_ref().map(read).transpose()?;
-        if let (Some(dev), Some(eval)) = (&dev, &eval) {
-            output::warn_of_duplicates(&data::duplicates(dev, eval), &dev.path, eval);
-        }
-        Ok(Datasets { train, dev, eval })
-    }
-}
+use crate::baseline::Measured;
+use crate::score::{self, Card};
+use crate::train::{self, Attempt, HeadAlone, Method, Outcome, Progress, TrainOptions};
 
 impl TrainArgs {
     /// Checks where files are to be written, before the work: that they can be, and that none takes the
@@ -107,13 +57,19 @@ impl TrainArgs {
 pub(super) fn run(args: &TrainArgs, verbosity: Verbosity) -> Result<(), Error> {
     let options = args.options()?;
     args.check_places(&options)?;
-    let Datasets { train, dev, eval } = args.datasets()?;
+    let Datasets { train, dev, eval } = Datasets::read(&args.data, &args.measure, &args.files, args.form(), args.seed)?;
     let base = Arc::new(places::f32_base(&args.base)?);
     // What is learnt on a damaged base fits no other.
     base.verify()?;
     let options = TrainOptions { pooling: args.pooling(base.manifest().pooling), ..options };
     if let Some(most) = base.manifest().max_tokens.filter(|most| options.max_tokens > *most) {
         log::warn!("--max-tokens {}: the base was trained with texts of at most {most} tokens", options.max_tokens);
+    }
+    let options = args.fitted(options, train.len());
+    if options.method == Method::Mask {
+        let TrainOptions { epochs, batch_size, learning_rate, dev_fraction, .. } = &options;
+        let dev = if dev.is_some() { String::new() } else { format!(", {:.0} % to choose by", 100.0 * dev_fraction) };
+        log::info!("{epochs} epochs in batches of {batch_size}, rate of the scores {learning_rate}{dev}");
     }
     let state = options.checkpoint.as_ref().map(|checkpoint| checkpoint.file.as_path());
     let stop = stop_when_asked(stopping(state))?;
@@ -145,7 +101,8 @@ fn message(now: &Progress, metric: &str) -> String {
     let best = now.dev.map_or_else(String::new, |value| format!(", best {}", score::say(metric, value)));
     // The one that is under way; at the end, the last.
     let epoch = (now.epoch + 1).min(now.epochs);
-    format!("epoch {epoch} of {}, loss {:.3}{best}", now.epochs, now.loss)
+    let of_tries = if now.attempts > 1 { format!("try {} of {}, ", now.attempt, now.attempts) } else { String::new() };
+    format!("{of_tries}epoch {epoch} of {}, loss {:.3}{best}", now.epochs, now.loss)
 }
 
 /// What is answered to Ctrl-C, with the file of the run's state if it has one.
@@ -168,6 +125,25 @@ fn stopped(steps: u64, state: Option<&Path>) -> String {
     }
 }
 
+/// What is said of a mask that does not pay.
+fn advice(options: &TrainOptions, outcome: &Outcome, head: &HeadAlone) -> Option<String> {
+    let gain = outcome.dev.main() - head.dev.main();
+    if gain > 0.0 && outcome.epoch > 0 {
+        return None;
+    }
+    let what = match (outcome.epoch, gain < 0.0) {
+        (0, _) => "no mask was better than the head alone on the dev split, and the pack is that head",
+        (_, true) => "on the dev split the mask is worse than the head alone",
+        (_, false) => "on the dev split the mask is no better than the head alone",
+    };
+    let best = if options.tries.is_empty() { "`--effort best`, " } else { "" };
+    Some(format!(
+        "{what} ({} examples). More examples may help, or {best}`--granularity weight`, `--tune norms,biases`, \
+         `--layers all`",
+        outcome.dev_texts
+    ))
+}
+
 /// Says what was learnt.
 fn report(args: &TrainArgs, options: &TrainOptions, outcome: &Outcome) -> Result<(), Error> {
     let document = &outcome.pack.document;
@@ -179,6 +155,17 @@ fn report(args: &TrainArgs, options: &TrainOptions, outcome: &Outcome) -> Result
         // A write that failed was told.
         let state = options.checkpoint.as_ref().map(|checkpoint| checkpoint.file.as_path());
         log::warn!("{}", stopped(outcome.steps, state.filter(|state| state.exists())));
+    }
+    let row = |name: &str, dev: &Card, eval: Option<&Card>| {
+        let eval = eval.map_or_else(String::new, |eval| say("eval", eval.main()));
+        log::info!("{name}{}{eval}", say("dev", dev.main()).replacen(',', ":", 1));
+    };
+    outcome.baselines.iter().for_each(|b| row(b.baseline.about(), &b.dev, b.eval.as_ref()));
+    if let Some(head) = &outcome.head {
+        row("head alone", &head.dev, head.eval.as_ref());
+        if let Some(advice) = advice(options, outcome, head) {
+            log::warn!("{advice}");
+        }
     }
     log::info!(
         "{}: {} bytes, {:.1} % of all maskable weights zero{}{}, {} steps in {:.0} s",
@@ -195,6 +182,7 @@ fn report(args: &TrainArgs, options: &TrainOptions, outcome: &Outcome) -> Result
     if !args.json {
         return Ok(());
     }
+    let tried = outcome.attempts.get(outcome.attempt).filter(|_| options.method == Method::Mask);
     output::json(&json!({
         "pack": args.output.display().to_string(),
         "name": document.name,
@@ -206,6 +194,18 @@ fn report(args: &TrainArgs, options: &TrainOptions, outcome: &Outcome) -> Result
         "seed": options.seed,
         "metric": outcome.dev.metric,
         "dev": outcome.dev.main(),
+        "head": outcome.head.as_ref().map(|head| json!({
+            "dev": head.dev.main(),
+            "eval": head.eval.as_ref().map(score::Card::main),
+        })),
+        "epoch": outcome.epoch,
+        "train_texts": outcome.train_texts,
+        "dev_texts": outcome.dev_texts,
+        "batch_size": options.batch_size,
+        "epochs": tried.map_or(options.epochs, |tried| tried.epochs),
+        "learning_rate": tried.map(|tried| tried.learning_rate),
+        "tries": tries(outcome),
+        "baselines": baselines(outcome),
         "metrics": document.metrics,
         "intervals": outcome.eval.as_ref().map(|eval| {
             let named = eval.intervals.iter().map(|(name, interval)| (format!("eval_{name}"), interval));
@@ -213,13 +213,30 @@ fn report(args: &TrainArgs, options: &TrainOptions, outcome: &Outcome) -> Result
         }),
         "classes": outcome.eval.as_ref().map(|eval| &eval.classes),
         "confusion": outcome.eval.as_ref().and_then(|eval| eval.confusion.as_ref()),
-        "curve": outcome.curve,
+        "mistakes": outcome.mistakes,
+        "data": outcome.summary,
+        "curve": outcome.curve(),
         "steps": outcome.steps,
         "stopped": outcome.stopped,
         "prepare_seconds": outcome.prepared.as_secs_f64(),
         "train_seconds": outcome.time.as_secs_f64(),
         "waited_for_data_seconds": outcome.waited.as_secs_f64(),
     }))
+}
+
+/// What simpler models come to.
+fn baselines(outcome: &Outcome) -> Vec<Value> {
+    let row = |row: &Measured| {
+        let eval = row.eval.as_ref().map(score::Card::main);
+        json!({"baseline": row.baseline, "dev": row.dev.main(), "eval": eval})
+    };
+    outcome.baselines.iter().map(row).collect()
+}
+
+/// What each try came to, if there were several.
+fn tries(outcome: &Outcome) -> Option<Vec<Value>> {
+    let row = |attempt: &Attempt| json!({"learning_rate": attempt.learning_rate, "epochs": attempt.epochs, "dev": attempt.dev()});
+    (outcome.attempts.len() > 1).then(|| outcome.attempts.iter().map(row).collect())
 }
 
 /// Becomes true when the program is asked to end, by Ctrl-C or by SIGTERM as job systems do, which is
@@ -256,6 +273,12 @@ mod tests {
         args: TrainArgs,
     }
 
+    impl TrainArgs {
+        fn datasets(&self) -> Result<Datasets, Error> {
+            Datasets::read(&self.data, &self.measure, &self.files, self.form(), self.seed)
+        }
+    }
+
     fn parse(line: &str) -> Result<TrainArgs, clap::Error> {
         Wrapper::try_parse_from(line.split_whitespace()).map(|w| w.args)
     }
@@ -267,7 +290,7 @@ mod tests {
              --epochs 5 --initial-sparsity 0.1 --layers 2- --seed 7 -o out/trec.pack",
         )
         .unwrap();
-        let options = args.options().unwrap();
+        let options = args.fitted(args.options().unwrap(), 4780);
         assert_eq!(options.name, "trec");
         assert_eq!(options.method, train::Method::Mask);
         assert_eq!(options.granularity.to_string(), "weight");
@@ -298,12 +321,15 @@ mod tests {
 
     #[test]
     fn the_bar_counts_no_epoch_that_is_not_there() {
-        let mut now = Progress { step: 3, steps: 8, epoch: 0, epochs: 2, loss: 0.5, dev: None };
+        let mut now =
+            Progress { step: 3, steps: 8, epoch: 0, epochs: 2, loss: 0.5, dev: None, attempt: 1, attempts: 1 };
         assert_eq!(message(&now, "accuracy"), "epoch 1 of 2, loss 0.500");
         (now.epoch, now.dev) = (1, Some(0.9));
         assert!(message(&now, "accuracy").starts_with("epoch 2 of 2, loss 0.500, best "));
         now.epoch = 2;
         assert!(message(&now, "accuracy").starts_with("epoch 2 of 2, "));
+        now.attempts = 5;
+        assert!(message(&now, "accuracy").starts_with("try 1 of 5, epoch 2 of 2, "));
     }
 
     #[test]

@@ -4,6 +4,7 @@
 mod damping;
 mod pairs;
 mod runs;
+mod starts;
 mod teachers;
 
 use std::path::{Path, PathBuf};

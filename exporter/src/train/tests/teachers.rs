@@ -59,7 +59,7 @@ fn states_are_those_of_the_same_tokens() {
             max_steps: Some(1),
             ..options(Method::Full, 1)
         };
-        learn(&base, &data, &o).unwrap().curve[0].loss
+        learn(&base, &data, &o).unwrap().curve()[0].loss
     };
     let alone = first_loss(0.0, None);
     for micro_batch in [None, Some(3)] {

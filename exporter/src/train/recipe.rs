@@ -1,0 +1,197 @@
+//! A recipe that fits the data: how long a mask learns, how fast, in which batches, and how many examples choose the
+//! best state.
+//!
+//! A score moves by its learning rate a step at most, and starts up to 1 away from where it counts: what decides is the
+//! number of steps times the rate, not the number of passes. `docs/training.md` says where the numbers come from.
+
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+use super::Method;
+use super::options::{Split, TrainOptions, Try};
+
+/// How much time may be spent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Effort {
+    /// Half the steps of `normal`.
+    Quick,
+    /// What serves most data.
+    #[default]
+    Normal,
+    /// Several rates and lengths; the best on the dev split is kept. Seven times the time.
+    Best,
+    /// Whatever the data are: 3 epochs at 0.004 in batches of 32, a tenth of the examples at random for choosing.
+    Fixed,
+}
+
+/// What a user may give, which no recipe changes.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Given {
+    /// [`TrainOptions::epochs`].
+    pub epochs: Option<u32>,
+    /// [`TrainOptions::batch_size`].
+    pub batch_size: Option<usize>,
+    /// [`TrainOptions::learning_rate`].
+    pub learning_rate: Option<f64>,
+    /// [`TrainOptions::dev_fraction`].
+    pub dev_fraction: Option<f64>,
+}
+
+/// Examples that choose the best state: a fifth of few, ...
+const DEV_OF_FEW: usize = 5;
+/// ... up to so many, ...
+const DEV_ENOUGH: usize = 100;
+/// ... then a tenth, ...
+const DEV_OF_MANY: usize = 10;
+/// ... up to so many.
+const DEV_MOST: usize = 2_000;
+
+/// Below so many examples to learn from ...
+const FEW: usize = 1_000;
+/// ... batches are smaller.
+const SMALL_BATCH: usize = 16;
+/// Examples a step.
+const BATCH: usize = 32;
+/// The fewest steps ...
+const LEAST_STEPS: usize = 240;
+/// ... and passes.
+const LEAST_EPOCHS: usize = 3;
+/// Rate times steps, ...
+const REACH: f64 = 3.0;
+/// ... between these rates.
+const LEAST_RATE: f64 = 6e-3;
+const MOST_RATE: f64 = 1e-2;
+/// What [`Effort::Best`] tries besides: factors of the rate and of the epochs.
+const TRIES: [(f64, u32); 4] = [(0.5, 1), (2.0, 1), (1.0, 2), (2.0, 2)];
+
+/// What fits some number of examples.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Recipe {
+    /// Passes over the training examples.
+    pub epochs: u32,
+    /// Examples a step.
+    pub batch_size: usize,
+    /// Learning rate of the scores.
+    pub learning_rate: f64,
+    /// Part of the examples that chooses the best state.
+    pub dev_fraction: f64,
+    /// What is tried besides.
+    pub tries: Vec<Try>,
+}
+
+impl Recipe {
+    /// The recipe for `examples` examples, all of them to learn from if `has_dev`.
+    pub fn new(effort: Effort, given: Given, examples: usize, has_dev: bool) -> Self {
+        let few = examples / DEV_OF_FEW;
+        let dev = few.min(DEV_ENOUGH).max((examples / DEV_OF_MANY).min(DEV_MOST)).max(1);
+        let dev_fraction = given.dev_fraction.unwrap_or(dev as f64 / examples.max(1) as f64);
+        let learnt = match has_dev {
+            true => examples,
+            false => examples - ((examples as f64 * dev_fraction).round() as usize).min(examples),
+        };
+        let batch_size = given.batch_size.unwrap_or(if learnt < FEW { SMALL_BATCH } else { BATCH });
+        let epoch_steps = learnt.div_ceil(batch_size.max(1)).max(1);
+        let share = if effort == Effort::Quick { 2 } else { 1 };
+        let epochs = |share: usize| {
+            let least = LEAST_STEPS.div_ceil(share * epoch_steps);
+            (least.max(LEAST_EPOCHS.div_ceil(share)) as u32).max(1)
+        };
+        let own = epochs(share);
+        let epochs = given.epochs.unwrap_or(own);
+        let rate = |epochs: u32| {
+            let steps = (epoch_steps as f64) * f64::from(epochs);
+            let rate = (REACH / steps).clamp(LEAST_RATE, MOST_RATE);
+            // More digits would say nothing.
+            (rate * 1e4).round() / 1e4
+        };
+        let learning_rate = given.learning_rate.unwrap_or_else(|| rate(epochs));
+        let mut tries = Vec::new();
+        if effort == Effort::Best {
+            for (rate, length) in TRIES {
+                let one = Try {
+                    learning_rate: given.learning_rate.unwrap_or(learning_rate * rate),
+                    epochs: given.epochs.unwrap_or(epochs * length),
+                };
+                if one != (Try { learning_rate, epochs }) && !tries.contains(&one) {
+                    tries.push(one);
+                }
+            }
+        }
+        Recipe { epochs, batch_size, learning_rate, dev_fraction, tries }
+    }
+}
+
+impl TrainOptions {
+    /// These options with a recipe for masks that fits `examples` examples; what is given stays. Other methods, and
+    /// [`Effort::Fixed`], have the fixed settings.
+    #[must_use]
+    pub fn fit(self, effort: Effort, given: Given, examples: usize, has_dev: bool) -> Self {
+        if self.method != Method::Mask || effort == Effort::Fixed {
+            return TrainOptions {
+                epochs: given.epochs.unwrap_or(self.epochs),
+                batch_size: given.batch_size.unwrap_or(self.batch_size),
+                learning_rate: given.learning_rate.unwrap_or(self.learning_rate),
+                dev_fraction: given.dev_fraction.unwrap_or(self.dev_fraction),
+                ..self
+            };
+        }
+        let Recipe { epochs, batch_size, learning_rate, dev_fraction, tries } =
+            Recipe::new(effort, given, examples, has_dev);
+        let split = Split::Stratified;
+        TrainOptions { epochs, batch_size, learning_rate, dev_fraction, tries, split, ..self }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn normal(examples: usize) -> Recipe {
+        Recipe::new(Effort::Normal, Given::default(), examples, false)
+    }
+
+    #[test]
+    fn few_examples_are_learnt_for_as_many_steps_as_some() {
+        let mut before = f64::INFINITY;
+        for examples in [10, 50, 100, 300, 1_000, 2_000, 5_000, 10_000, 1_000_000] {
+            let Recipe { epochs, batch_size, learning_rate, dev_fraction, tries } = normal(examples);
+            let learnt = examples as f64 * (1.0 - dev_fraction);
+            let steps = (learnt / batch_size as f64).ceil() * f64::from(epochs);
+            assert!(steps >= LEAST_STEPS as f64 && epochs as usize >= LEAST_EPOCHS, "{examples}: {steps}");
+            assert!((LEAST_RATE..=MOST_RATE).contains(&learning_rate) && learning_rate <= before, "{examples}");
+            assert!(tries.is_empty());
+            before = learning_rate;
+        }
+        // Of many examples the length of the fixed settings.
+        let many = normal(8_000);
+        assert_eq!((many.epochs, many.batch_size, many.learning_rate), (3, 32, 6e-3));
+    }
+
+    #[test]
+    fn enough_examples_choose() {
+        for (examples, chosen) in
+            [(1, 1), (10, 2), (50, 10), (300, 60), (600, 100), (1_000, 100), (5_000, 500), (100_000, 2_000)]
+        {
+            assert_eq!((normal(examples).dev_fraction * examples as f64).round() as usize, chosen, "{examples}");
+        }
+        assert_eq!(normal(0).epochs as usize, LEAST_STEPS);
+    }
+
+    #[test]
+    fn what_is_given_stays_and_best_tries_the_rest() {
+        let given = Given { epochs: Some(7), learning_rate: Some(0.3), batch_size: Some(5), dev_fraction: Some(0.25) };
+        let recipe = Recipe::new(Effort::Normal, given, 300, false);
+        assert_eq!((recipe.epochs, recipe.learning_rate, recipe.batch_size, recipe.dev_fraction), (7, 0.3, 5, 0.25));
+        assert!(Recipe::new(Effort::Best, given, 300, false).tries.is_empty(), "there is nothing to try");
+        let tries = Recipe::new(Effort::Best, Given::default(), 300, false).tries;
+        assert_eq!(tries.len(), TRIES.len());
+        let given = Given { epochs: Some(7), ..Given::default() };
+        let tries = Recipe::new(Effort::Best, given, 300, false).tries;
+        assert!(!tries.is_empty() && tries.iter().all(|one| one.epochs == 7), "{tries:?}");
+        let quick = Recipe::new(Effort::Quick, Given::default(), 5_000, false);
+        assert!(quick.epochs < normal(5_000).epochs);
+        let fixed = TrainOptions::new("a", Method::Mask).fit(Effort::Fixed, Given::default(), 100, false);
+        assert_eq!((fixed.epochs, fixed.learning_rate, fixed.split), (3, 4e-3, Split::Random));
+    }
+}

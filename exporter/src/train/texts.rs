@@ -1,0 +1,70 @@
+//! The examples of a run, as its steps read them.
+
+use std::sync::Arc;
+
+use overmask::base::Base;
+use overmask::pack::TaskKind;
+use overmask::task::Tokenizer;
+
+use super::batch::Examples;
+use super::{TrainError, TrainOptions};
+use crate::data::rng::{self, stream};
+use crate::data::{Dataset, LabelSet, Lengths};
+
+/// Rows that a head learns from at most before masks are learnt: more would take memory and time for nothing.
+const HEAD_ROWS: usize = 250_000;
+
+/// Examples to learn from and to choose by, tokenized.
+pub(super) struct Texts {
+    pub(super) tokenizer: Arc<Tokenizer>,
+    pub(super) train: Examples,
+    pub(super) dev: Examples,
+}
+
+impl Texts {
+    /// # Errors
+    /// When a label is unknown, one side is empty, or numbers do not fit the head's type.
+    pub(super) fn read(
+        base: &Base,
+        train: &Dataset,
+        dev: &Dataset,
+        labels: &LabelSet,
+        o: &TrainOptions,
+    ) -> Result<Self, TrainError> {
+        let tokenizer = Arc::new(Tokenizer::open(base)?);
+        let tokenize = |data, scale| Examples::tokenize(data, o.form.kind, labels, &tokenizer, o.max_tokens, scale);
+        let train = tokenize(train, None)?;
+        let dev = tokenize(dev, Some(train.scale))?;
+        if train.len() == 0 || dev.len() == 0 {
+            let counts = format!("leaves {} examples to train on, {} to choose by", train.len(), dev.len());
+            let reason = format!("{counts}; take another fraction, or `data.dev`");
+            return Err(TrainError::Option { field: "dev_fraction", reason });
+        }
+        if o.form.kind == TaskKind::Regress {
+            train.scale.check(o.head_dtype)?;
+        }
+        Ok(Texts { tokenizer, train, dev })
+    }
+
+    /// How long they are, those to learn from and those to choose by together.
+    pub(super) fn lengths(&self) -> Option<Lengths> {
+        let Texts { train, dev, .. } = self;
+        Lengths::of(train.lengths.iter().chain(&dev.lengths).copied().collect(), train.cut + dev.cut)
+    }
+
+    /// Those that a head alone learns from: all, or of very many as many as are of use, drawn by the seed.
+    pub(super) fn for_head(&self, seed: u64) -> Texts {
+        let mut order = rng::permutation(seed, stream::HEAD_TEXTS, 0, self.train.len());
+        let mut rows = 0;
+        let fit = order.iter().position(|i| {
+            rows += self.train.rows(&[*i]);
+            rows > HEAD_ROWS
+        });
+        if let Some(fit) = fit.map(|fit| fit.max(1)) {
+            log::info!("the head alone is learnt from {fit} of the {} examples", order.len());
+            order.truncate(fit);
+        }
+        order.sort_unstable();
+        Texts { tokenizer: Arc::clone(&self.tokenizer), train: self.train.pick(&order), dev: self.dev.copy() }
+    }
+}
