@@ -18,6 +18,9 @@ use super::state::{Attempt, Best, Epoch, Mark};
 use super::{TrainError, checkpoint, go_on, placement, schedule};
 use crate::data;
 
+/// So many epochs are told each; of more, only those that are the best so far.
+const TOLD: u32 = 20;
+
 /// What a run comes to.
 pub(super) struct Learnt {
     /// The best state of all tries.
@@ -228,8 +231,11 @@ impl Learner<'_> {
         let kept = self.kept()?;
         let (score, loss) = self.evaluate_dev(step)?;
         let sparsity = sparsity_of(&kept);
-        // A head alone has a hundred epochs, of a blink each.
-        let level = if o.is_live() { log::Level::Info } else { log::Level::Debug };
+        let mark = Mark { score, loss, attempt: course.attempts.len(), epoch };
+        let is_best = course.best.as_ref().is_none_or(|best| mark.beats(&best.mark));
+        // A head alone has a hundred epochs, of a blink each, and few examples have many.
+        let few = o.all_tries().iter().all(|one| one.epochs <= TOLD);
+        let level = if o.is_live() && (few || is_best) { log::Level::Info } else { log::Level::Debug };
         let metric = o.form.kind.metric();
         let zeros = 100.0 * sparsity;
         log::log!(
@@ -243,8 +249,7 @@ impl Learner<'_> {
             log::warn!("{zeros:.1} % of masked weights are zero so far, not yet what --target-sparsity asks for");
         }
         let counts = reached || stopped && course.best.is_none();
-        let mark = Mark { score, loss, attempt: course.attempts.len(), epoch };
-        if counts && course.best.as_ref().is_none_or(|best| mark.beats(&best.mark)) {
+        if counts && is_best {
             course.best = Some(Best { mark, kept });
         }
         Ok(())

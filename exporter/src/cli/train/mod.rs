@@ -138,8 +138,7 @@ fn advice(options: &TrainOptions, outcome: &Outcome, head: &HeadAlone) -> Option
     };
     let best = if options.tries.is_empty() { "`--effort best`, " } else { "" };
     Some(format!(
-        "{what} ({} examples). More examples may help, or {best}`--granularity weight`, `--tune norms,biases`, \
-         `--layers all`",
+        "{what} ({} examples). More examples may help, or {best}`--granularity weight`, `--tune norms,biases`",
         outcome.dev_texts
     ))
 }
