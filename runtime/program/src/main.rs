@@ -159,9 +159,9 @@ impl Command {
     /// What it says when it was told nothing about that.
     fn messages(&self) -> Messages {
         match self {
-            // Who starts it, or reads its journal, wants to see where it listens and what it serves.
+            // Who starts a server, or reads its journal, wants to see where it listens and what it serves.
             #[cfg(all(feature = "serve", unix))]
-            Command::Serve(_) => Messages::Information,
+            Command::Serve(args) if !args.stdio => Messages::Information,
             _ => Messages::Warnings,
         }
     }

@@ -65,7 +65,7 @@ pub(super) struct ServeArgs {
     listen: Vec<Address>,
     /// Read requests from stdin and write replies to stdout, and end with stdin
     #[arg(long, conflicts_with = "listen")]
-    stdio: bool,
+    pub(crate) stdio: bool,
     #[command(flatten)]
     engine: EngineArgs,
     /// Texts that are remembered below the first layer that a task touches, so that one that comes again starts there:
