@@ -85,6 +85,8 @@ impl Recipe {
     pub fn new(effort: Effort, given: Given, examples: usize, has_dev: bool) -> Self {
         let few = examples / DEV_OF_FEW;
         let dev = few.min(DEV_ENOUGH).max((examples / DEV_OF_MANY).min(DEV_MOST)).max(1);
+        // One example is there to learn from.
+        let dev = dev.min(examples.saturating_sub(1));
         let dev_fraction = given.dev_fraction.unwrap_or(dev as f64 / examples.max(1) as f64);
         let learnt = match has_dev {
             true => examples,
@@ -171,7 +173,7 @@ mod tests {
     #[test]
     fn enough_examples_choose() {
         for (examples, chosen) in
-            [(1, 1), (10, 2), (50, 10), (300, 60), (600, 100), (1_000, 100), (5_000, 500), (100_000, 2_000)]
+            [(1, 0), (2, 1), (10, 2), (50, 10), (300, 60), (600, 100), (1_000, 100), (5_000, 500), (100_000, 2_000)]
         {
             assert_eq!((normal(examples).dev_fraction * examples as f64).round() as usize, chosen, "{examples}");
         }
