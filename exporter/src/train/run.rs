@@ -36,7 +36,7 @@ pub struct Outcome {
     pub dev: Card,
     /// The same on the examples that are only measured, if there are any.
     pub eval: Option<Card>,
-    /// The head alone, from which masks started; none for other methods.
+    /// The head alone, from which masks of few examples started; none for other methods.
     pub head: Option<HeadAlone>,
     /// The try whose state the pack is, or if that is the head alone, the best other one: its place in `attempts`.
     pub attempt: usize,
@@ -135,7 +135,8 @@ pub fn run(
         Method::Mask => Some(head::learn(base, &texts, &labels, options, stop)?),
         _ => None,
     };
-    let best = start.as_ref().map(|start| &start.best);
+    let few = texts.train.len() < head::MANY;
+    let best = start.as_ref().filter(|_| few).map(|start| &start.best);
     let mut learner = Learner::new(base, texts, &labels, teacher.as_ref(), best, options, stop)?;
     let facts = packing::facts(base, &data, &learner, options)?;
     let prepared = started.elapsed();
