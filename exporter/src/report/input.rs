@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::ReportError;
-use super::measured::{Evaluation, Mistake, Rival, Simple};
+use super::measured::{Class, Confusion, Evaluation, Mistake, Rival, Simple};
 
 /// Everything that was read.
 #[derive(Debug, Default)]
@@ -111,30 +111,6 @@ pub struct CurvePoint {
     pub dev: Option<f64>,
     /// The fraction of zeros.
     pub sparsity: Option<f64>,
-}
-
-/// A confusion matrix: `counts[given][predicted]`.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
-pub struct Confusion {
-    /// The labels of rows and columns.
-    pub labels: Vec<String>,
-    /// The counts.
-    pub counts: Vec<Vec<Option<f64>>>,
-}
-
-/// How good a label is.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
-pub struct Class {
-    /// The label.
-    pub label: String,
-    /// Precision.
-    pub precision: Option<f64>,
-    /// Recall.
-    pub recall: Option<f64>,
-    /// F1.
-    pub f1: Option<f64>,
-    /// How many texts have it.
-    pub support: Option<f64>,
 }
 
 /// A line of `overmask-export analyze --json`.

@@ -5,7 +5,29 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::input::{Class, Confusion};
+/// A confusion matrix: `counts[given][predicted]`.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+pub struct Confusion {
+    /// The labels of rows and columns.
+    pub labels: Vec<String>,
+    /// The counts.
+    pub counts: Vec<Vec<Option<f64>>>,
+}
+
+/// How good a label is.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+pub struct Class {
+    /// The label.
+    pub label: String,
+    /// Precision.
+    pub precision: Option<f64>,
+    /// Recall.
+    pub recall: Option<f64>,
+    /// F1.
+    pub f1: Option<f64>,
+    /// How many texts have it.
+    pub support: Option<f64>,
+}
 
 /// How good something simpler is.
 #[derive(Debug, Clone, Copy, PartialEq, Deserialize, Serialize)]

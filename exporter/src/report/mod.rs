@@ -28,10 +28,10 @@ use overmask::error::ErrorKind;
 use self::page::Page;
 
 pub use input::{
-    Analysis, Class, Closeness, Confusion, CurvePoint, Group, Input, Overlap, Sensitivity, SharedZeros, Solution,
-    SparsityGroup, TensorDistance, read,
+    Analysis, Closeness, CurvePoint, Group, Input, Overlap, Sensitivity, SharedZeros, Solution, SparsityGroup,
+    TensorDistance, read,
 };
-pub use measured::{Evaluation, Mistake, Rival, Simple};
+pub use measured::{Class, Confusion, Evaluation, Mistake, Rival, Simple};
 pub use summary::{Best, Failure, Report, RunRow, Stat, SummaryRow};
 
 /// What can go wrong when a report is made.

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::input::{Analysis, Class, Confusion, CurvePoint, Input, Run, Status, Train};
+use super::input::{Analysis, CurvePoint, Input, Run, Status, Train};
+use super::measured::{Class, Confusion};
 use super::measured::{Evaluation, Mistake, Rival, Simple};
 
 /// The numbers of a report; its JSON is this.

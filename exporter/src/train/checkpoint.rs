@@ -16,10 +16,9 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use super::TrainError;
-use super::course::Course;
 use super::graph::Graph;
 use super::loss_scale::LossScale;
-use super::state::{Attempt, Best, Epoch, Kept, Mark};
+use super::state::{Attempt, Best, Course, Epoch, Kept, Mark};
 
 /// The keys of the document, and of the SHA-256 of document and tensors, in the file's metadata.
 const KEYS: [&str; 2] = ["overmask-run", "sha256"];

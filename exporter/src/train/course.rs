@@ -14,7 +14,7 @@ use super::losses::Losses;
 use super::options::{Sampling, Try};
 use super::setup::Rates;
 use super::sparsity::{Noise, Phases};
-use super::state::{Attempt, Best, Epoch, Mark};
+use super::state::{Attempt, Best, Course, Epoch, Mark};
 use super::{TrainError, checkpoint, go_on, placement, schedule};
 use crate::data;
 
@@ -33,25 +33,6 @@ pub(super) struct Learnt {
     pub(super) time: Duration,
     /// How much of it was spent in waiting for batches.
     pub(super) waited: Duration,
-}
-
-/// How far a run is.
-pub(super) struct Course {
-    /// Steps of the try that is under way: those done, and all.
-    pub(super) step: u64,
-    pub(super) steps: u64,
-    /// Steps of the tries before it.
-    pub(super) before: u64,
-    /// Running mean of the loss.
-    pub(super) loss: f32,
-    /// Epochs of this try.
-    pub(super) curve: Vec<Epoch>,
-    /// The tries before.
-    pub(super) attempts: Vec<Attempt>,
-    /// The best state with what trains below the head.
-    pub(super) best: Option<Best>,
-    /// Time spent before it was cut off, and how much of it in waiting for batches.
-    pub(super) time: [Duration; 2],
 }
 
 /// What stays the same from step to step.

@@ -43,9 +43,10 @@ pub use graph::Precision;
 pub use learner::Progress;
 pub use options::{CheckpointOptions, Init, Method, Sampling, Split, TeacherOptions, TrainOptions, Try};
 pub use recipe::{Effort, Given, Recipe};
-pub use run::{Data, HeadAlone, Outcome, run};
+pub use run::{HeadAlone, Outcome, run};
 pub use select::{Layers, Selection, Tune};
 pub use state::{Attempt, Epoch};
+pub use texts::Data;
 
 use overmask::engine::EngineError;
 use overmask::error::ErrorKind;

@@ -10,8 +10,8 @@ use super::course::Learnt;
 use super::graph::name;
 use super::learner::Learner;
 use super::options::{Init, Sampling, Split};
-use super::run::Data;
 use super::state::{Attempt, Best, Kept};
+use super::texts::Data;
 use super::{Method, Precision, TrainError, TrainOptions};
 use crate::data::{self, LabelSet};
 

@@ -13,7 +13,7 @@ use super::learner::{Learner, Progress};
 use super::measure::{Measured, Meter};
 use super::options::Split;
 use super::state::{Attempt, Best, Epoch, Mark};
-use super::texts::Texts;
+use super::texts::{Data, Texts};
 use super::{Method, TrainError, TrainOptions, head, packing, teacher};
 use crate::baseline;
 use crate::data::{self, Dataset, LabelSet, Summary};
@@ -80,17 +80,6 @@ impl Outcome {
     pub fn curve(&self) -> &[Epoch] {
         self.attempts.get(self.attempt).map_or(&[], |attempt| &attempt.curve)
     }
-}
-
-/// The examples of a run.
-#[derive(Debug, Clone, Copy)]
-pub struct Data<'a> {
-    /// Those to learn from.
-    pub train: &'a Dataset,
-    /// Those that choose the best state; without them a part of `train` does, and is not trained on.
-    pub dev: Option<&'a Dataset>,
-    /// Those that are only measured, at the end, through the same code that a device runs.
-    pub eval: Option<&'a Dataset>,
 }
 
 /// Learns a task and returns its pack.

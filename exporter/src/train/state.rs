@@ -1,6 +1,7 @@
 //! What a run has come to: its tries and their epochs, and the best state so far.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use overmask::pack::NamedMask;
 use serde::{Deserialize, Serialize};
@@ -72,4 +73,23 @@ impl Mark {
     pub(super) fn beats(&self, other: &Mark) -> bool {
         (self.score, -self.loss) > (other.score, -other.loss)
     }
+}
+
+/// How far a run is.
+pub(super) struct Course {
+    /// Steps of the try that is under way: those done, and all.
+    pub(super) step: u64,
+    pub(super) steps: u64,
+    /// Steps of the tries before it.
+    pub(super) before: u64,
+    /// Running mean of the loss.
+    pub(super) loss: f32,
+    /// Epochs of this try.
+    pub(super) curve: Vec<Epoch>,
+    /// The tries before.
+    pub(super) attempts: Vec<Attempt>,
+    /// The best state with what trains below the head.
+    pub(super) best: Option<Best>,
+    /// Time spent before it was cut off, and how much of it in waiting for batches.
+    pub(super) time: [Duration; 2],
 }

@@ -14,6 +14,17 @@ use crate::data::{Dataset, LabelSet, Lengths};
 /// Rows that a head learns from at most before masks are learnt: more would take memory and time for nothing.
 const HEAD_ROWS: usize = 250_000;
 
+/// The examples of a run.
+#[derive(Debug, Clone, Copy)]
+pub struct Data<'a> {
+    /// Those to learn from.
+    pub train: &'a Dataset,
+    /// Those that choose the best state; without them a part of `train` does, and is not trained on.
+    pub dev: Option<&'a Dataset>,
+    /// Those that are only measured, at the end, through the same code that a device runs.
+    pub eval: Option<&'a Dataset>,
+}
+
 /// Examples to learn from and to choose by, tokenized.
 pub(super) struct Texts {
     pub(super) tokenizer: Arc<Tokenizer>,

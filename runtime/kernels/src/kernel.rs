@@ -1,8 +1,11 @@
 //! What an instruction set does: the innermost loops over a tile of rows and the steps of a panel.
 
 use super::activations::Tile;
-use super::product::DEPTH;
 use super::{Affine, Element, NR, Row, codes};
+
+/// Steps of a panel that are gone through at once: 48 kB of 32-bit lanes stay in the first-level
+/// cache, or near it, while the tiles go over them. Whole panels of activations.
+pub(super) const DEPTH: usize = 384;
 
 /// Calls a kernel that takes the number of rows as a constant.
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
@@ -92,7 +95,7 @@ pub(super) trait Kernel<E: Element>: Instructions {
     /// Products of fewer rows than this mask each tile's multiply-adds; others mask a panel once.
     const MERGE_BELOW: usize = 0;
 
-    /// Steps of a panel that are gone through at once where they are listed; it divides [`DEPTH`](super::product::DEPTH).
+    /// Steps of a panel that are gone through at once where they are listed; it divides [`DEPTH`].
     const LISTED_DEPTH: usize = DEPTH;
 
     /// Whether so many kept steps of all are listed in a product of so many rows; the others are taken for masked ones.

@@ -3,12 +3,8 @@
 use std::ops::Range;
 
 use super::activations::split;
-use super::kernel::{Ahead, Kernel, Operands, detected};
+use super::kernel::{Ahead, DEPTH, Kernel, Operands, detected};
 use super::{Activations, Element, NR, PanelMask, Panels, Row};
-
-/// Steps of a panel that are gone through at once: 48 kB of 32-bit lanes stay in the first-level
-/// cache, or near it, while the tiles go over them. Whole panels of activations.
-pub(super) const DEPTH: usize = 384;
 
 /// Memory that a product needs and that the next one uses again; one for each thread.
 #[derive(Debug, Default)]

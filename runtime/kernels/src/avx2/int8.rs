@@ -12,8 +12,7 @@ use std::mem::MaybeUninit;
 
 use super::{Avx2, prefetch};
 use crate::activations::Tile;
-use crate::kernel::{Codes, Kernel, Operands, by_rows};
-use crate::product::DEPTH;
+use crate::kernel::{Codes, DEPTH, Kernel, Operands, by_rows};
 use crate::{Affine, Element, NR, Row, codes};
 
 /// Inputs of an output that lie side by side.
