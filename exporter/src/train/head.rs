@@ -23,7 +23,7 @@ const STEPS: usize = 6_000;
 const LEAST_EPOCHS: usize = 4;
 /// ... and the most.
 const MOST_EPOCHS: usize = 100;
-/// From so many examples on, masks start from a head of zeros: the two learn together well, and what a head that has
+/// From so many examples on, masks start from a new head: the two learn together well, and what a head that has
 /// learnt leaves to the mask is less. On movie (8,570) that cost a point.
 pub(super) const MANY: usize = 2_000;
 

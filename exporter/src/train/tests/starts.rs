@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use overmask::mask::Granularity;
 use overmask::pack::{Pooling, TaskKind};
 
-use super::super::{CheckpointOptions, Data, Effort, Given, Method, TrainOptions, Try, Tune};
+use super::super::{CheckpointOptions, Data, Effort, Given, Method, TrainOptions, Try, Tune, head};
 use super::base;
 use super::runs::{learn, of_kind, options, texts};
 use crate::baseline::Baseline;
@@ -47,6 +47,23 @@ fn a_mask_that_does_nothing_yet_is_as_good_as_the_head_it_starts_from() {
             "{kind}: {start:?} {first:?}"
         );
     }
+}
+
+#[test]
+fn a_mask_of_many_examples_starts_from_a_new_head() {
+    let (_dir, base) = base();
+    let still = TrainOptions {
+        learning_rate: 1e-9,
+        head_learning_rate: 1e-9,
+        epochs: 1,
+        max_steps: Some(1),
+        ..options(Method::Mask, 1)
+    };
+    let outcome = learn(&base, &texts(2 * head::MANY), &still).unwrap();
+    let [start, first] = outcome.curve() else { panic!("{:?}", outcome.attempts) };
+    // To a new head both labels are nearly as likely as each other.
+    assert!((first.dev_loss - 2f64.ln()).abs() < 0.05 && start.dev_loss < 0.1, "{start:?} {first:?}");
+    assert_eq!(outcome.epoch, 0, "the head alone is there all the same");
 }
 
 #[test]
