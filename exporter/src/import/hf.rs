@@ -5,17 +5,18 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use overmask::base::family::Family;
-use overmask::base::family::bert::{self as family, Names, Sizes, Table};
-use overmask::base::{Architecture, Base, Pooling};
+use overmask::base::family::bert::Names;
+use overmask::base::family::encoder::Encoder;
+use overmask::base::{Base, MAX_LAYERS, Pooling};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::alike::Alike;
 use super::bundle::{self, Parts};
 use super::checkpoint::Checkpoint;
+use super::config::Config;
 use super::files::{self, need};
-use super::{ImportError, bert, vocab};
+use super::spelling::Own;
+use super::{ImportError, graph, vocab};
 
 pub use super::Origin;
 
@@ -27,50 +28,6 @@ const SENTENCES: &str = "sentence_bert_config.json";
 
 /// Modules of sentence-transformers that compute something behind the pooling.
 const BEHIND_POOLING: [&str; 2] = ["2_Dense", "3_Dense"];
-
-/// What of `config.json` tells the family: others have other fields.
-#[derive(Deserialize)]
-struct Kind {
-    model_type: String,
-}
-
-/// What of it decides the graph; the names are the file's, BERT's or DistilBERT's.
-#[derive(Deserialize)]
-struct Config {
-    #[serde(alias = "dim")]
-    hidden_size: usize,
-    #[serde(alias = "n_layers")]
-    num_hidden_layers: usize,
-    #[serde(alias = "n_heads")]
-    num_attention_heads: usize,
-    #[serde(alias = "hidden_dim")]
-    intermediate_size: usize,
-    vocab_size: usize,
-    max_position_embeddings: usize,
-    #[serde(default = "default_types")]
-    type_vocab_size: usize,
-    #[serde(default = "default_eps")]
-    layer_norm_eps: f64,
-    #[serde(default = "default_act", alias = "activation")]
-    hidden_act: String,
-    embedding_size: Option<usize>,
-    pad_token_id: Option<usize>,
-    position_embedding_type: Option<String>,
-    #[serde(rename = "_name_or_path")]
-    name: Option<String>,
-}
-
-fn default_types() -> usize {
-    2
-}
-
-fn default_eps() -> f64 {
-    1e-12
-}
-
-fn default_act() -> String {
-    "gelu".to_owned()
-}
 
 /// A base that was imported.
 #[derive(Debug)]
@@ -93,21 +50,7 @@ pub struct Imported {
 pub fn import(dir: &Path, out: &Path, origin: &Origin) -> Result<Imported, ImportError> {
     bundle::check_place(out)?;
     let config_path = need(dir, files::CONFIG)?;
-    let (alike, config) = read_config(&config_path)?;
-    // Rows of the table of positions before the first token's.
-    let before = if alike.shifts_positions { config.pad_token_id.unwrap_or(1).saturating_add(1) } else { 0 };
-    let sizes = Sizes {
-        heads: config.num_attention_heads,
-        intermediate_size: config.intermediate_size,
-        layer_norm_eps: config.layer_norm_eps,
-    };
-    let architecture = Architecture {
-        family: Family::Bert(sizes),
-        hidden_size: config.hidden_size,
-        layers: config.num_hidden_layers,
-        vocab_size: config.vocab_size,
-        max_positions: config.max_position_embeddings.saturating_sub(before),
-    };
+    let Config { spelling, architecture, positions_before: before, segments, name } = Config::read(&config_path)?;
     let checkpoint = Checkpoint::open(dir)?;
     let mut tokenizer = vocab::tokenizer(dir)?;
     let pooling = read_pooling(&dir.join(POOLING))?;
@@ -115,40 +58,60 @@ pub fn import(dir: &Path, out: &Path, origin: &Origin) -> Result<Imported, Impor
     if sentences.do_lower_case {
         lowercase(&mut tokenizer)?;
     }
-    // The list of tensors is as long as the config says: no longer than that of the checkpoint and what it may lack.
-    if family::count(config.num_hidden_layers) > checkpoint.len() + 1 {
-        return Err(ImportError::Unsupported {
-            path: config_path,
-            field: "num_hidden_layers",
-            found: format!("`{}`", config.num_hidden_layers),
-            supported: "as many as the weights have tensors for",
-        });
-    }
     // A BERT's tensors keep their names.
-    let names = if alike.is_bert() { Names::of_checkpoint(checkpoint.names()) } else { Names { prefix: "" } };
-    let prefix = if alike.is_bert() { "" } else { alike.prefix(checkpoint.names()) };
-    let own = |name: &str| format!("{prefix}{}", alike.own_name(name));
-    let segments = if alike.has_segments { config.type_vocab_size } else { 1 };
-    let needed = names.tensors(&architecture, &sizes, segments);
+    let (own_prefix, prefix) = match spelling.is_bert() {
+        true => (Names::of_checkpoint(checkpoint.names()).prefix, ""),
+        false => ("", spelling.prefix(checkpoint.names())),
+    };
+    // The list of tensors is as long as the config says: no longer than that of the checkpoint and what it may lack.
+    let too_many = || ImportError::Unsupported {
+        path: config_path.clone(),
+        field: "num_hidden_layers",
+        found: format!("`{}`", architecture.layers),
+        supported: "as many as the weights have tensors for",
+    };
+    let encoder = match architecture.layers <= MAX_LAYERS {
+        true => Encoder::new(&architecture, own_prefix).ok_or_else(too_many)?,
+        false => return Err(too_many()),
+    };
+    let needed = encoder.tensors(segments);
+    let own = |name: &str| {
+        let own = spelling.own(name);
+        Own { name: format!("{prefix}{}", own.name), ..own }
+    };
+    let whole = [own("encoder.layer.0.attention.self.query.weight").parts, checkpoint.len() + 1];
+    if needed.len() > whole[0] * whole[1] {
+        return Err(too_many());
+    }
+    let positions = encoder.embeddings.positions.as_ref();
     let mut values = Vec::with_capacity(needed.len());
     for (name, shape) in &needed {
-        values.push(match name {
-            name if *name == names.table(Table::Positions) && before > 0 => {
-                let whole = checkpoint.floats(&own(name), &[config.max_position_embeddings, shape[1]])?;
+        let Own { name: own, part, parts } = own(name);
+        let rows = |rows: usize| [&[rows], &shape[1..]].concat();
+        values.push(match positions {
+            Some(table) if *name == table.name && before > 0 => {
+                let whole = checkpoint.floats(&own, &rows(shape[0] + before))?;
                 Cow::Owned(whole[(4 * before * shape[1]).min(whole.len())..].to_vec())
             }
             // One segment, which adds nothing.
-            name if *name == names.table(Table::Segments) && !alike.has_segments => Cow::Owned(vec![0; 4 * shape[1]]),
-            name => checkpoint.floats(&own(name), shape)?,
+            _ if encoder.embeddings.segments.as_ref() == Some(name) && !spelling.has_segments => {
+                Cow::Owned(vec![0; 4 * shape[1]])
+            }
+            _ if parts > 1 => {
+                let whole = checkpoint.floats(&own, &rows(shape[0] * parts))?;
+                let len = whole.len() / parts;
+                Cow::Owned(whole[part * len..(part + 1) * len].to_vec())
+            }
+            _ => checkpoint.floats(&own, shape)?,
         });
     }
-    let read: BTreeSet<String> = needed.iter().map(|(name, _)| own(name)).collect();
+    let read: BTreeSet<String> = needed.iter().map(|(name, _)| own(name).name).collect();
 
     let list: Vec<_> =
         needed.iter().zip(&values).map(|((name, shape), v)| (name.as_str(), shape.as_slice(), &v[..])).collect();
-    let origin = Origin { source: origin.source.clone().or(config.name), ..origin.clone() };
+    let origin = Origin { source: origin.source.clone().or(name), ..origin.clone() };
     let parts = Parts {
-        maskable: names.maskable(&architecture, &sizes),
+        maskable: encoder.maskable(),
         architecture: architecture.clone(),
         tensors: list,
         weights: checkpoint.path().to_owned(),
@@ -157,8 +120,8 @@ pub fn import(dir: &Path, out: &Path, origin: &Origin) -> Result<Imported, Impor
         max_tokens: sentences.max_seq_length.filter(|most| *most < architecture.max_positions),
         origin,
     };
-    let graph = |offsets: &_| Ok(bert::graph(&architecture, &sizes, names, &needed, offsets));
-    let base = bundle::write(out, parts, graph, |_| Ok(()))?;
+    let model = |offsets: &_| Ok(graph::graph(&encoder, architecture.max_positions, &needed, offsets));
+    let base = bundle::write(out, parts, model, |_| Ok(()))?;
     let other_pooling = pooling.and_then(Result::err);
     Ok(Imported { base, left_out: left_out(dir, &checkpoint, &read), other_pooling })
 }
@@ -215,36 +178,6 @@ fn read_pooling(path: &Path) -> Result<Option<Result<Pooling, String>>, ImportEr
         ["cls_token" | "cls"] => Some(Ok(Pooling::Cls)),
         _ => Some(Err(ways.join(", "))),
     })
-}
-
-fn read_config(path: &Path) -> Result<(Alike, Config), ImportError> {
-    let Kind { model_type } = files::json(path)?;
-    let unsupported = |field, found: &str, supported| {
-        Err(ImportError::Unsupported { path: path.to_owned(), field, found: format!("`{found}`"), supported })
-    };
-    let Some(alike) = Alike::of(&model_type) else {
-        let supported = "bert (BERT, MiniLM and others of its structure), roberta, xlm-roberta, camembert, distilbert, \
-                         electra; export others to ONNX, with `optimum-cli export onnx --task feature-extraction` for \
-                         example, and use `import onnx`";
-        return unsupported("model_type", &model_type, supported);
-    };
-    let config: Config = files::json(path)?;
-    if config.hidden_act != "gelu" {
-        return unsupported("hidden_act", &config.hidden_act, "gelu");
-    }
-    match config.position_embedding_type.as_deref() {
-        None | Some("absolute") => {}
-        Some(other) => return unsupported("position_embedding_type", other, "absolute"),
-    }
-    if config.num_attention_heads == 0 || !config.hidden_size.is_multiple_of(config.num_attention_heads) {
-        let found = config.num_attention_heads.to_string();
-        return unsupported("num_attention_heads", &found, "a divisor of hidden_size");
-    }
-    if let Some(width) = config.embedding_size.filter(|width| *width != config.hidden_size) {
-        let supported = "the same as hidden_size; export the encoder to ONNX, and use `import onnx`";
-        return unsupported("embedding_size", &width.to_string(), supported);
-    }
-    Ok((alike, config))
 }
 
 #[cfg(test)]

@@ -1,13 +1,14 @@
 //! A pre-trained model becomes a base bundle.
 
-mod alike;
-mod bert;
 mod bundle;
 mod checkpoint;
+mod config;
 mod files;
 pub mod fuzz;
+mod graph;
 pub mod hf;
 pub mod onnx;
+mod spelling;
 mod vocab;
 
 use std::error::Error;

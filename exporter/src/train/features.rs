@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use overmask::base::Base;
-use overmask::base::family::bert;
+use overmask::base::family::encoder::Encoder;
 use overmask::engine::{Changes, Engine, EngineOptions, TaskId};
 use overmask::pack::{Delta, NamedMask, Pooling};
 use overmask::task::{self, Tokenizer, Tokens};
@@ -90,9 +90,9 @@ impl FrozenEncoder {
 /// that factor, or nothing where the base's table is not known.
 pub(super) fn embed(base: &Base, examples: &mut Examples, scale: Option<f32>) -> Result<Option<f32>, TrainError> {
     let Inputs::Tokens(tokens) = &examples.inputs else { return Ok(None) };
-    let Ok((names, _)) = bert::Names::of_base(base.manifest()) else { return Ok(None) };
-    let (_, table) = base.tensor_f32(&names.table(bert::Table::Words))?;
-    let width = base.manifest().architecture.hidden_size;
+    let Ok(Encoder { embeddings, .. }) = Encoder::of_base(base.manifest()) else { return Ok(None) };
+    let (_, table) = base.tensor_f32(&embeddings.words.name)?;
+    let width = embeddings.width;
     let mean = |tokens: &Tokens| {
         let mut sum = vec![0f32; width];
         for id in &tokens.ids {

@@ -9,7 +9,7 @@ use crate::fs::hex;
 /// The identity of a base: SHA-256 over a canonical text, one fact a line.
 ///
 /// The lines are: `overmask base 1`; each size of the architecture as `name value` (the epsilon
-/// as the hex bits of its f64); `tokenizer DIGEST`; then for each f32 tensor in the order of
+/// as the hex bits of its f64), those that only some families have behind the others; `tokenizer DIGEST`; then for each f32 tensor in the order of
 /// its name's bytes `tensor NAME [shape] DIGEST`, with the SHA-256 of its little-endian bytes.
 /// The order of tensors in the file and everything that is not a number of the model (names of
 /// files, sources, licences) is left out, so equal models have equal identities.
@@ -29,8 +29,9 @@ pub fn base_id<'a>(
         format!("vocab_size {}", a.vocab_size),
         format!("max_positions {}", a.max_positions),
         format!("layer_norm_eps {:016x}", a.layer_norm_eps.to_bits()),
-        format!("tokenizer {tokenizer_sha256}"),
     ];
+    lines.extend(a.own().into_iter().map(|(name, value)| format!("{name} {value}")));
+    lines.push(format!("tokenizer {tokenizer_sha256}"));
     let mut tensors: Vec<_> = tensors.into_iter().collect();
     tensors.sort_by(|a, b| a.0.cmp(&b.0));
     lines.extend(

@@ -16,14 +16,15 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-pub use architecture::{Architecture, GraphHints};
+pub use architecture::{Architecture, GraphHints, MAX_LAYERS};
 pub use identity::{base_id, graph_base_id};
 pub use manifest::{BaseManifest, FORMAT, MaskableTensor};
 pub use pooling::Pooling;
 pub use precision::{Int8Tensor, Precision};
 pub use weights::{Stored, TensorBytes, not_finite, scales_name, write_variant, write_weights};
 
-use family::bert::Table;
+use family::bert;
+use family::encoder::{Encoder, Table};
 use sha2::{Digest, Sha256};
 use weights::Weights;
 
@@ -192,23 +193,26 @@ impl Base {
             }
         }
         let a = &manifest.architecture;
-        let is_bert = a.bert().is_some();
+        let encoder = Encoder::new(a, "");
         // The native engine looks tokens and positions up without a check of its own. The others,
         // which alone run encoders of other families, check every index.
-        let tables = [(Table::Words, "vocab_size", a.vocab_size), (Table::Positions, "max_positions", a.max_positions)];
-        for (table, size, rows) in tables.into_iter().filter(|_| is_bert) {
-            let (name, shape) = weights.only(table.name())?;
-            if shape != [rows, a.hidden_size] {
+        let embeddings = encoder.as_ref().map(|encoder| &encoder.embeddings);
+        let words = embeddings.map(|of| ("vocab_size", &of.words));
+        let positions = embeddings.and_then(|of| of.positions.as_ref()).map(|table| ("max_positions", table));
+        for (size, Table { name, rows }) in words.into_iter().chain(positions) {
+            let width = embeddings.map_or(a.hidden_size, |of| of.width);
+            let (name, shape) = weights.only(name)?;
+            if shape != [*rows, width] {
                 return Err(BaseError::Field {
                     path: dir.join(file::MANIFEST),
                     field: format!("architecture/{size}"),
-                    reason: format!("{rows} of width {}, but `{name}` is {shape:?}", a.hidden_size),
+                    reason: format!("{rows} of width {width}, but `{name}` is {shape:?}"),
                 });
             }
         }
         // Where there is no such table, texts are of one segment, or only the graph knows.
-        let types = weights.only(Table::Segments.name()).ok().and_then(|(_, shape)| shape.first().copied());
-        let segments = types.or(is_bert.then_some(1)).map(|types| types.max(1));
+        let types = weights.only(bert::Table::Segments.name()).ok().and_then(|(_, shape)| shape.first().copied());
+        let segments = types.or(encoder.map(|_| 1)).map(|types| types.max(1));
         Ok(Base { dir: dir.to_owned(), manifest, weights, segments, verified: OnceLock::new() })
     }
 

@@ -18,7 +18,7 @@ pub(crate) fn bundle(dir: &Path) -> BaseManifest {
     let names = [file::MODEL, file::WEIGHTS, file::TOKENIZER];
     let digests: std::collections::BTreeMap<_, _> =
         names.iter().map(|n| ((*n).to_owned(), file_digest(&dir.join(n)).unwrap())).collect();
-    let sizes = family::bert::Sizes { heads: 2, intermediate_size: 8, layer_norm_eps: 1e-12 };
+    let sizes = family::bert::Sizes { heads: 2, intermediate_size: 8, layer_norm_eps: 1e-12, kin: family::bert::Kin::Bert };
     let family = family::Family::Bert(sizes);
     let architecture = Architecture { family, hidden_size: 4, layers: 1, vocab_size: 10, max_positions: 16 };
     let tokenizer_sha256 = digests[file::TOKENIZER].clone();
@@ -119,7 +119,7 @@ fn a_wrong_field_is_refused_by_name() {
         assert!(error.contains("heads"), "{error}");
     }
     assert!(changed_text("\"f32\"", "\"int3\"").contains("`variant`: `int3`"));
-    assert!(changed_text("\"bert\"", "\"gpt\"").contains("knows `bert` and `onnx`"));
+    assert!(changed_text("\"bert\"", "\"gpt\"").contains("knows `bert`, "));
     assert!(change(|m| m.tokenizer_sha256 = "0".repeat(64)).contains("`tokenizer_sha256`: is 000"));
     assert!(change(|m| m.architecture.vocab_size = 11).contains("`architecture/vocab_size`: 11"));
     assert!(change(|m| m.architecture.max_positions = 512).contains("`architecture/max_positions`: 512"));

@@ -107,7 +107,7 @@ pub fn check_precision(base: &Base, engine: EngineKind) -> Result<(), EngineErro
     match base.precision() {
         Precision::F32 | Precision::Bf16 => Ok(()),
         Precision::Int8 => {
-            let native = if base.manifest().architecture.bert().is_some() { "the engine `native`, or " } else { "" };
+            let native = if base.manifest().architecture.is_known() { "the engine `native`, or " } else { "" };
             let reason = format!("it multiplies no int8; take {native}the f32 or bf16 variant of the base");
             Err(EngineError::Unavailable { engine, reason })
         }

@@ -1,9 +1,10 @@
-//! BERT (Devlin et al. 2018) and what has its structure: post-norm layers, learned positions, exact GELU.
-//! Names and shapes of its tensors, as checkpoints spell them.
+//! BERT (Devlin et al. 2018) and its kin: norms after each part, learnt positions, GELU. Names and shapes of their
+//! tensors, as BERT's checkpoints spell them.
 
-use super::super::{Architecture, BaseManifest, MaskableTensor};
+use super::super::{Architecture, BaseManifest};
+use super::encoder::{self, Activation, Embeddings, Encoder, Layer, Relative};
 
-/// The sizes that only BERT encoders have.
+/// The sizes that only BERT and its kin have.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sizes {
     /// Attention heads a layer.
@@ -12,6 +13,48 @@ pub struct Sizes {
     pub intermediate_size: usize,
     /// Epsilon of the layer norms.
     pub layer_norm_eps: f64,
+    /// Which of them it is.
+    pub kin: Kin,
+}
+
+/// How an encoder differs from BERT.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Kin {
+    /// Not at all.
+    Bert,
+    /// ELECTRA (Clark et al. 2020) with narrow embeddings, which are widened for the layers.
+    Electra {
+        /// Width of the embeddings.
+        embedding_size: usize,
+    },
+    /// ALBERT (Lan et al. 2020): narrow embeddings, and one layer that is gone through again and again.
+    Albert {
+        /// Width of the embeddings.
+        embedding_size: usize,
+        /// Of its layer.
+        activation: Activation,
+    },
+    /// MPNet (Song et al. 2020): scores of attention depend on distances, too.
+    Mpnet,
+}
+
+impl Kin {
+    /// The name of the family in `base.json`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Bert => "bert",
+            Self::Electra { .. } => "electra",
+            Self::Albert { .. } => "albert",
+            Self::Mpnet => "mpnet",
+        }
+    }
+
+    fn embedding_size(self) -> Option<usize> {
+        match self {
+            Self::Electra { embedding_size } | Self::Albert { embedding_size, .. } => Some(embedding_size),
+            Self::Bert | Self::Mpnet => None,
+        }
+    }
 }
 
 /// A linear layer of an encoder layer.
@@ -29,10 +72,12 @@ pub enum Linear {
     Intermediate,
     /// Back down.
     Output,
+    /// Beside the one up, where the feed-forward part is gated; BERT's is not.
+    Gate,
 }
 
 impl Linear {
-    /// All of a layer, in the order in which a forward pass reads them. `output.dense` ends the name of
+    /// All of a layer of BERT, in the order in which a forward pass reads them. `output.dense` ends the name of
     /// the attention's, too, which comes first.
     pub const ALL: [Linear; 6] =
         [Self::Query, Self::Key, Self::Value, Self::AttentionOutput, Self::Intermediate, Self::Output];
@@ -46,6 +91,7 @@ impl Linear {
             Self::AttentionOutput => "attention.output.dense",
             Self::Intermediate => "intermediate.dense",
             Self::Output => "output.dense",
+            Self::Gate => "intermediate.gate",
         }
     }
 
@@ -58,14 +104,15 @@ impl Linear {
             Self::AttentionOutput => "attention-output",
             Self::Intermediate => "intermediate",
             Self::Output => "output",
+            Self::Gate => "gate",
         }
     }
 
     /// Outputs and inputs.
-    pub fn shape(self, hidden_size: usize, sizes: &Sizes) -> [usize; 2] {
+    pub fn shape(self, hidden_size: usize, intermediate_size: usize) -> [usize; 2] {
         match self {
-            Self::Intermediate => [sizes.intermediate_size, hidden_size],
-            Self::Output => [hidden_size, sizes.intermediate_size],
+            Self::Intermediate | Self::Gate => [intermediate_size, hidden_size],
+            Self::Output => [hidden_size, intermediate_size],
             _ => [hidden_size, hidden_size],
         }
     }
@@ -127,17 +174,10 @@ impl<'a> Names<'a> {
     /// # Errors
     /// A reason in words.
     pub fn of_base(manifest: &'a BaseManifest) -> Result<(Names<'a>, &'a Sizes), String> {
-        let Architecture { family, layers, .. } = &manifest.architecture;
-        let Some(sizes) = manifest.architecture.bert() else {
-            return Err(format!("the base is of the family `{}`, not `bert`", family.name()));
-        };
-        let first = Names { prefix: "" }.weight(0, Linear::Query);
-        let prefix = manifest.maskable.iter().find_map(|tensor| tensor.name.strip_suffix(first.as_str()));
-        let prefix = prefix.ok_or_else(|| format!("the base has no maskable tensor `{first}`"))?;
-        if layers.checked_mul(Linear::ALL.len()) != Some(manifest.maskable.len()) {
-            return Err("the base has maskable tensors that are no part of a BERT layer".to_owned());
-        }
-        Ok((Names { prefix }, sizes))
+        let family = manifest.architecture.family.name();
+        let sizes = manifest.architecture.bert().filter(|sizes| sizes.kin == Kin::Bert);
+        let sizes = sizes.ok_or_else(|| format!("the base is of the family `{family}`, not `bert`"))?;
+        Ok((Names { prefix: encoder::prefix(manifest)? }, sizes))
     }
 
     /// The name of a table of embeddings.
@@ -165,42 +205,78 @@ impl<'a> Names<'a> {
         ["weight", "bias"].map(|part| format!("{}{name}.{part}", self.prefix))
     }
 
-    /// Every tensor of an encoder with its shape, in the order in which a forward pass reads them.
-    pub fn tensors(&self, a: &Architecture, sizes: &Sizes, segments: usize) -> Vec<(String, Vec<usize>)> {
-        let h = a.hidden_size;
-        let norm = |norm| self.norm(norm).map(|name| (name, vec![h]));
-        let tables = [(Table::Words, a.vocab_size), (Table::Positions, a.max_positions), (Table::Segments, segments)];
-        let mut all: Vec<_> = tables.map(|(table, rows)| (self.table(table), vec![rows, h])).into();
-        all.extend(norm(Norm::Embeddings));
-        for layer in 0..a.layers {
-            for linear in Linear::ALL {
-                let [outputs, inputs] = linear.shape(h, sizes);
-                all.push((self.weight(layer, linear), vec![outputs, inputs]));
-                all.push((self.bias(layer, linear), vec![outputs]));
-            }
-            all.extend(norm(Norm::Attention(layer)));
-            all.extend(norm(Norm::Output(layer)));
-        }
-        all
-    }
-
-    /// The tensors that a mask may touch, layer by layer.
-    pub fn maskable(&self, a: &Architecture, sizes: &Sizes) -> Vec<MaskableTensor> {
-        let of_layer = |layer| {
-            Linear::ALL.map(|linear| {
-                let [outputs, inputs] = linear.shape(a.hidden_size, sizes);
-                MaskableTensor { name: self.weight(layer, linear), outputs, inputs, layer }
-            })
+    /// What an encoder of some sizes computes.
+    pub fn encoder(&self, a: &Architecture, sizes: &Sizes) -> Encoder {
+        let width = a.hidden_size;
+        let of_embeddings = sizes.kin.embedding_size().unwrap_or(width);
+        let table = |table, rows| encoder::Table { name: self.table(table), rows };
+        let projection = (of_embeddings != width || matches!(sizes.kin, Kin::Albert { .. })).then(|| {
+            let [weight, bias] = ["weight", "bias"].map(|part| format!("{}{PROJECTION}.{part}", self.prefix));
+            encoder::Linear { weight, bias: Some(bias), outputs: width, inputs: of_embeddings }
+        });
+        let relative = match sizes.kin {
+            Kin::Mpnet => Some(Relative { table: format!("{}{RELATIVE}.weight", self.prefix), buckets: BUCKETS }),
+            _ => None,
         };
-        (0..a.layers).flat_map(of_layer).collect()
+        let layer = |i| match sizes.kin {
+            Kin::Albert { activation, .. } => self.layer(0, width, sizes, activation),
+            _ => self.layer(i, width, sizes, Activation::Gelu),
+        };
+        Encoder {
+            width,
+            heads: sizes.heads,
+            epsilon: sizes.layer_norm_eps,
+            embeddings: Embeddings {
+                words: table(Table::Words, a.vocab_size),
+                positions: Some(table(Table::Positions, a.max_positions)),
+                segments: (sizes.kin != Kin::Mpnet).then(|| self.table(Table::Segments)),
+                width: of_embeddings,
+                norm: self.norm_of(Norm::Embeddings),
+                projection,
+            },
+            relative,
+            layers: (0..a.layers).map(layer).collect(),
+        }
+    }
+
+    fn layer(&self, layer: usize, width: usize, sizes: &Sizes, activation: Activation) -> Layer {
+        let linear = |linear: Linear| {
+            let [outputs, inputs] = linear.shape(width, sizes.intermediate_size);
+            let (weight, bias) = (self.weight(layer, linear), Some(self.bias(layer, linear)));
+            encoder::Linear { weight, bias, outputs, inputs }
+        };
+        Layer {
+            before_attention: None,
+            query: linear(Linear::Query),
+            key: linear(Linear::Key),
+            value: linear(Linear::Value),
+            attended: linear(Linear::AttentionOutput),
+            after_attention: Some(self.norm_of(Norm::Attention(layer))),
+            before_feed_forward: None,
+            intermediate: linear(Linear::Intermediate),
+            gate: None,
+            activation,
+            output: linear(Linear::Output),
+            after_feed_forward: Some(self.norm_of(Norm::Output(layer))),
+            rotary: None,
+            window: None,
+        }
+    }
+
+    fn norm_of(&self, norm: Norm) -> encoder::Norm {
+        let [scale, bias] = self.norm(norm);
+        encoder::Norm { scale, bias: Some(bias) }
     }
 }
 
-/// How many tensors an encoder of so many layers has, without listing them.
-pub fn count(layers: usize) -> usize {
-    // Three tables and a norm; in each layer six linears and two norms, of two tensors each.
-    layers.saturating_mul(2 * (Linear::ALL.len() + 2)).saturating_add(5)
-}
+/// The linear layer behind narrow embeddings, as ELECTRA calls it.
+const PROJECTION: &str = "embeddings_project";
+
+/// The table of distances, as MPNet calls it.
+const RELATIVE: &str = "encoder.relative_attention_bias";
+
+/// Its rows.
+pub const BUCKETS: usize = 32;
 
 #[cfg(test)]
 mod tests {
@@ -208,19 +284,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tensors_are_counted_as_they_are_listed() {
-        let sizes = Sizes { heads: 2, intermediate_size: 8, layer_norm_eps: 1e-12 };
-        for layers in 1..4 {
-            let a =
-                Architecture { family: Family::Bert(sizes), hidden_size: 4, layers, vocab_size: 10, max_positions: 16 };
-            let names = Names { prefix: "x." };
-            let tensors = names.tensors(&a, &sizes, 2);
-            assert_eq!(tensors.len(), count(layers));
-            let maskable = names.maskable(&a, &sizes);
-            assert_eq!(maskable.len(), 6 * layers);
-            for tensor in maskable {
-                assert!(tensors.contains(&(tensor.name, vec![tensor.outputs, tensor.inputs])));
+    fn kin_have_the_tensors_that_they_differ_by() {
+        let (embedding_size, activation) = (4, Activation::GeluTanh);
+        let kin = [
+            // Three tables and a norm; in each layer six linears and two norms, of two tensors each.
+            (Kin::Bert, 5 + 3 * 16, 18),
+            (Kin::Electra { embedding_size }, 7 + 3 * 16, 18),
+            (Kin::Albert { embedding_size, activation }, 7 + 16, 6),
+            (Kin::Mpnet, 5 + 3 * 16, 18),
+        ];
+        for (kin, tensors, maskable) in kin {
+            let sizes = Sizes { heads: 2, intermediate_size: 16, layer_norm_eps: 1e-12, kin };
+            let family = Family::Bert(sizes);
+            let a = Architecture { family, hidden_size: 8, layers: 3, vocab_size: 10, max_positions: 16 };
+            let encoder = Names { prefix: "x." }.encoder(&a, &sizes);
+            let listed = encoder.tensors(2);
+            assert_eq!((listed.len(), encoder.maskable().len()), (tensors, maskable), "{kin:?}");
+            for tensor in encoder.maskable() {
+                assert!(listed.contains(&(tensor.name, vec![tensor.outputs, tensor.inputs])));
             }
+            assert!(listed.iter().all(|(name, _)| name.starts_with("x.")));
         }
     }
 

@@ -2,6 +2,8 @@
 //! is a file here.
 
 pub mod bert;
+pub mod encoder;
+pub mod modernbert;
 
 use super::{GraphHints, MaskableTensor};
 
@@ -12,8 +14,10 @@ pub const MASKED_SCORE: f32 = -1e9;
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum Family {
-    /// A BERT encoder, of which every size and the name of every tensor are known.
+    /// BERT or one of its kin, of which every size and the name of every tensor are known.
     Bert(bert::Sizes),
+    /// ModernBERT, likewise.
+    ModernBert(modernbert::Sizes),
     /// Any encoder: what it computes is in its graph and nowhere else.
     Onnx(GraphHints),
 }
@@ -22,7 +26,8 @@ impl Family {
     /// Its name in `base.json`.
     pub fn name(&self) -> &'static str {
         match self {
-            Self::Bert(_) => "bert",
+            Self::Bert(sizes) => sizes.kin.name(),
+            Self::ModernBert(_) => "modernbert",
             Self::Onnx(_) => "onnx",
         }
     }
@@ -43,7 +48,8 @@ const ELSEWHERE: [(bert::Linear, [&str; 2]); 6] = [
 pub fn module(tensor: &MaskableTensor) -> String {
     let name = tensor.name.strip_suffix(".weight").unwrap_or(&tensor.name);
     // `output.dense` ends `attention.output.dense`, too, which comes first.
-    let own = bert::Linear::ALL.into_iter().find(|linear| name.ends_with(linear.name()));
+    let mut known = bert::Linear::ALL.into_iter().chain([bert::Linear::Gate]);
+    let own = known.find(|linear| name.ends_with(linear.name()));
     let elsewhere = || ELSEWHERE.iter().find(|(_, ends)| ends.iter().any(|end| name.ends_with(end)));
     match own.or_else(|| elsewhere().map(|(linear, _)| *linear)) {
         Some(linear) => linear.module().to_owned(),

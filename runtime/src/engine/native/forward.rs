@@ -8,20 +8,22 @@
 
 use std::cell::Cell;
 use std::ops::Range;
+use std::slice::from_ref;
 
 use overmask_kernels::{Activations, Affine, NR, Product, Row};
 use rten_simd::{SimdOp, SimdUnaryOp};
-use rten_vecmath::Gelu;
+use rten_vecmath::{ApproxGelu, Gelu};
 
-use super::Task;
 use super::attention::Spread;
 use super::budget::Stage;
 use super::cache::Prefixes;
-use super::model::{Linear, Model, Norm};
+use super::model::{Embeddings, Layer, Linear, Norm};
 use super::norm::LayerNorm;
 use super::packed::Weight;
 use super::pass::{Memory, Pass, by_rows};
+use super::rotary::Angles;
 use super::schedule::{self, Asked, Group, Schedule, Source, Step, Stream, Trunk};
+use crate::base::family::encoder::Activation;
 use crate::base::{Precision, Stored};
 use crate::engine::{EngineError, TokenBatch};
 
@@ -29,9 +31,17 @@ use crate::engine::{EngineError, TokenBatch};
 #[derive(Clone, Copy)]
 enum Epilogue<'a> {
     Nothing,
-    Gelu,
+    Activation(Activation),
     /// Adds values that lie as the product does.
     Add(&'a [Row]),
+}
+
+/// Puts a function of each value in its place.
+fn activate(activation: Activation, x: &mut [Row]) {
+    match activation {
+        Activation::Gelu => Gelu {}.map_mut(x.as_flattened_mut()),
+        Activation::GeluTanh => ApproxGelu {}.map_mut(x.as_flattened_mut()),
+    }
 }
 
 /// Rows that go on from one task's steps to another's, at most, but always those of one task.
@@ -41,6 +51,8 @@ const MAX_ROWS: usize = 2048;
 #[derive(Default)]
 struct Workspace {
     flow: Flow,
+    /// What a part of a layer reads that has a norm of its own before it.
+    normed: Vec<Row>,
     /// Query, key and value.
     projected: Vec<Row>,
     context: Vec<Row>,
@@ -48,6 +60,8 @@ struct Workspace {
     sums: Vec<Row>,
     spread: Spread,
     codes: Codes,
+    /// Turns of rotary positions; few, as they belong to bases.
+    angles: Vec<Angles>,
 }
 
 /// Activations as int8 codes, for weights that are such codes.
@@ -129,7 +143,7 @@ impl Pass<'_> {
         // Before the first text comes in there is nothing to do.
         for (step, number) in steps.iter().zip(first..).filter(|(step, _)| step.rows() > 0) {
             match number.checked_sub(1) {
-                None => self.embed(step, batch, &mut work.flow)?,
+                None => self.embed(step, batch, work)?,
                 Some(layer) => {
                     self.timed(Stage::Embedding, || {
                         branch(step, prefixes, &mut work.flow, &mut work.sums, self.panels())
@@ -147,27 +161,38 @@ impl Pass<'_> {
     }
 
     fn layer(&self, layer: usize, step: &Step, work: &mut Workspace) {
-        let Workspace { flow: Flow { x, streams }, projected, context, intermediate, sums, spread, codes } = work;
-        let rows = step.rows();
-        let of = |task: usize| &self.tasks[task].model.layers[layer];
-        let of_all = |task: usize| [&of(task).query, &of(task).key, &of(task).value];
-        self.linears(step, of_all, x, codes, projected, Epilogue::Nothing);
-        self.attention(projected, streams, rows, spread, context);
-        self.linears(step, |task| [&of(task).attended], context, codes, sums, Epilogue::Add(x));
+        let Workspace { flow: Flow { x, .. }, normed, projected, context, intermediate, sums, spread, codes, angles } = work;
+        let of = |task: usize| &*self.tasks[task].model.layers[layer];
+        // Tasks change values, never what a layer is made of.
+        let Layer { activation, up, rotary, .. } = of(0);
+        let (activation, is_gated) = (*activation, up.len() > 1);
+        let read = self.normed(step, |task| of(task).before_attention.as_ref(), x, normed);
+        self.linears(step, |task| &of(task).projections, read, codes, projected, Epilogue::Nothing);
+        if let Some(theta) = rotary {
+            self.turn(step, *theta, angles, projected);
+        }
+        self.attention(step, |task| of(task).distances.as_deref(), projected, spread, context);
+        self.linears(step, |task| from_ref(&of(task).attended), context, codes, sums, Epilogue::Add(x));
         std::mem::swap(x, sums);
-        self.norm(step, |task| &of(task).attention_norm, x);
-        self.linears(step, |task| [&of(task).intermediate], x, codes, intermediate, Epilogue::Gelu);
-        self.linears(step, |task| [&of(task).output], intermediate, codes, sums, Epilogue::Add(x));
+        self.norm(step, |task| of(task).after_attention.as_ref(), x);
+
+        let read = self.normed(step, |task| of(task).before_feed_forward.as_ref(), x, normed);
+        let epilogue = if is_gated { Epilogue::Nothing } else { Epilogue::Activation(activation) };
+        self.linears(step, |task| &of(task).up, read, codes, intermediate, epilogue);
+        if is_gated {
+            self.gate(activation, step.rows(), intermediate);
+        }
+        self.linears(step, |task| from_ref(&of(task).output), intermediate, codes, sums, Epilogue::Add(x));
         std::mem::swap(x, sums);
-        self.norm(step, |task| &of(task).output_norm, x);
+        self.norm(step, |task| of(task).after_feed_forward.as_ref(), x);
     }
 
     /// Products of the same activations with one or more weights, with their biases, one after the
     /// other; each group of rows with the weights of its task.
-    fn linears<'m, const N: usize>(
+    fn linears<'m>(
         &self,
         step: &Step,
-        of: impl Fn(usize) -> [&'m Linear; N] + Sync,
+        of: impl Fn(usize) -> &'m [Linear] + Sync,
         x: &[Row],
         codes: &mut Codes,
         out: &mut Vec<Row>,
@@ -196,7 +221,7 @@ impl Pass<'_> {
         }
         self.each(parts, |(i, linear, panel, (number, group), sums), memory| {
             let Group { rows: of_group, task } = group;
-            let linear = of(*task)[linear];
+            let linear = &of(*task)[linear];
             self.timed(Stage::Linears, || {
                 let mut bias = Some(&linear.bias[panel]);
                 if let Epilogue::Add(x) = epilogue {
@@ -206,10 +231,10 @@ impl Pass<'_> {
                     }
                     bias = None;
                 }
-                let Task { model, masks, .. } = &*self.tasks[*task];
-                let (isa, mask) = (self.isa, masks.of(linear.index));
+                let of_task = &self.tasks[*task];
+                let (isa, mask, packed) = (self.isa, of_task.mask(linear), &of_task.model.packed);
                 let activations = activations.of_rows(of_group.clone());
-                match linear.weight(&model.packed) {
+                match linear.weight(packed) {
                     Weight::F32(weight) => {
                         Product { activations, weight, mask, panel, bias }.run(isa, &mut memory.f32, sums);
                     }
@@ -227,10 +252,44 @@ impl Pass<'_> {
                     }
                 }
             });
-            if let Epilogue::Gelu = epilogue {
-                self.timed(Stage::Gelu, || Gelu {}.map_mut(sums.as_flattened_mut()));
+            if let Epilogue::Activation(activation) = epilogue {
+                self.timed(Stage::Gelu, || activate(activation, sums));
             }
         });
+    }
+
+    /// Multiplies the activation of each row's first half with the second one, and keeps the products.
+    fn gate(&self, activation: Activation, rows: usize, x: &mut Vec<Row>) {
+        let half = x.len() / 2;
+        let (up, gates) = x.split_at_mut(half);
+        let parts = up.chunks_mut(rows).zip(gates.chunks(rows)).collect();
+        self.each(parts, |(up, gates), _| {
+            self.timed(Stage::Gelu, || {
+                activate(activation, up);
+                let values = up.as_flattened_mut().iter_mut().zip(gates.as_flattened());
+                values.for_each(|(value, gate)| *value *= gate);
+            });
+        });
+        x.truncate(half);
+    }
+
+    /// Turns queries and keys with their positions.
+    fn turn(&self, step: &Step, theta: f32, known: &mut Vec<Angles>, qkv: &mut [Row]) {
+        let (heads, rows) = (self.heads(), step.rows());
+        let longest = step.streams.iter().map(|stream| stream.rows.len()).max().unwrap_or(0);
+        let angles = Angles::among(known, theta, self.width() / heads, longest);
+        let of_stream = |stream: &Stream| {
+            let start = stream.rows.start;
+            self.parts(stream.rows.len()).into_iter().map(move |part| (start + part.start..start + part.end, part.start))
+        };
+        let (parts, positions): (Vec<_>, Vec<_>) = step.streams.iter().flat_map(of_stream).unzip();
+        let panels = self.panels();
+        for of_one in qkv.chunks_exact_mut(panels * rows).take(2) {
+            let parts = by_rows(of_one, rows, &parts).into_iter().zip(positions.iter().copied()).collect();
+            self.each(parts, |(mut panels, position), _| {
+                self.timed(Stage::Attention, || angles.turn(heads, position, &mut panels));
+            });
+        }
     }
 
     /// Makes codes of all rows of some activations.
@@ -266,13 +325,35 @@ impl Pass<'_> {
         });
     }
 
-    /// Layer norm of each row.
-    fn norm<'m>(&self, step: &Step, of: impl Fn(usize) -> &'m Norm + Sync, x: &mut [Row]) {
+    /// Layer norm of each row, if there is one.
+    fn norm<'m>(&self, step: &Step, of: impl Fn(usize) -> Option<&'m Norm> + Sync, x: &mut [Row]) {
+        if of(0).is_none() {
+            return;
+        }
         let (parts, tasks) = self.parts_of(step);
         let parts = by_rows(x, step.rows(), &parts).into_iter().zip(tasks).collect();
         self.each(parts, |(mut panels, task), memory| {
-            self.timed(Stage::Norms, || self.norm_rows(of(task), &mut panels, memory));
+            if let Some(norm) = of(task) {
+                self.timed(Stage::Norms, || self.norm_rows(norm, &mut panels, memory));
+            }
         });
+    }
+
+    /// The rows after a norm, which leaves them as they are; themselves without one.
+    fn normed<'m, 'x>(
+        &self,
+        step: &Step,
+        of: impl Fn(usize) -> Option<&'m Norm> + Sync,
+        x: &'x [Row],
+        normed: &'x mut Vec<Row>,
+    ) -> &'x [Row] {
+        if of(0).is_none() {
+            return x;
+        }
+        normed.clear();
+        normed.extend_from_slice(x);
+        self.norm(step, of, normed);
+        normed
     }
 
     fn norm_rows(&self, norm: &Norm, panels: &mut [&mut [Row]], memory: &mut Memory) {
@@ -288,25 +369,27 @@ impl Pass<'_> {
         step.groups.iter().flat_map(of_group).unzip()
     }
 
-    /// Norms of the sums of token, position and segment embeddings.
-    fn embed(&self, step: &Step, batch: &TokenBatch, flow: &mut Flow) -> Result<(), EngineError> {
-        let (width, rows) = (self.width(), step.rows());
+    /// Norms of the sums of token, position and segment embeddings, as wide as the layers.
+    fn embed(&self, step: &Step, batch: &TokenBatch, work: &mut Workspace) -> Result<(), EngineError> {
+        let of = |task: usize| &self.tasks[task].model.embeddings;
+        let (width, rows) = (of(0).width, step.rows());
         // For each row its tables, and its rows in them.
-        let mut tokens: Vec<[(Stored<'_>, usize); 3]> = Vec::with_capacity(rows);
+        let mut tokens: Vec<[Option<(Stored<'_>, usize)>; 3]> = Vec::with_capacity(rows);
         for group in &step.groups {
-            let Model { words, positions, segments, .. } = &*self.tasks[group.task].model;
-            let [words, positions, segments] = [words, positions, segments].map(|table| table.values(self.base));
+            let Embeddings { words, positions, segments, .. } = of(group.task);
+            let [words, positions, segments] = [Some(words), positions.as_ref(), segments.as_ref()]
+                .map(|table| table.map(|table| table.values(self.base)).transpose());
             let (words, positions, segments) = (words?, positions?, segments?);
-            let within = |stream: &&Stream| group.rows.start <= stream.rows.start && stream.rows.end <= group.rows.end;
-            for stream in step.streams.iter().filter(within) {
+            for stream in step.streams_of(group) {
                 let (ids, of_segments) = batch.row(stream.text);
                 // Numbers of tokens, positions and segments were checked against the tables.
                 tokens.extend(ids.iter().zip(of_segments).enumerate().map(|(position, (id, segment))| {
-                    [(words, *id as usize), (segments, *segment as usize), (positions, position)]
+                    let row = |table: Option<_>, row: usize| table.map(|table| (table, row));
+                    [row(words, *id as usize), row(segments, *segment as usize), row(positions, position)]
                 }));
             }
         }
-        let Flow { x, streams } = flow;
+        let Workspace { flow: Flow { x, streams }, codes, sums, .. } = work;
         x.resize(rows * width.div_ceil(NR), [0.0; NR]);
         streams.clear();
         streams.extend(step.streams.iter().map(|stream| stream.rows.clone()));
@@ -317,14 +400,19 @@ impl Pass<'_> {
                 for (i, of_row) in tokens[part].iter().enumerate() {
                     memory.row.clear();
                     memory.row.resize(width, 0.0);
-                    of_row.iter().for_each(|(table, number)| table.add_row(*number, &mut memory.row));
+                    of_row.iter().flatten().for_each(|(table, number)| table.add_row(*number, &mut memory.row));
                     for (panel, values) in panels.iter_mut().zip(memory.row.chunks(NR)) {
                         panel[i][..values.len()].copy_from_slice(values);
                     }
                 }
-                self.norm_rows(&self.tasks[task].model.norm, &mut panels, memory);
+                self.norm_rows(&of(task).norm, &mut panels, memory);
             });
         });
+        if of(0).projection.is_some() {
+            let projection = |task: usize| of(task).projection.as_slice();
+            self.linears(step, projection, x, codes, sums, Epilogue::Nothing);
+            std::mem::swap(x, sums);
+        }
         Ok(())
     }
 

@@ -1,4 +1,4 @@
-//! The native engine: encoders of the BERT kind on kernels of our own, in which a mask costs next
+//! The native engine: encoders of known families on kernels of our own, in which a mask costs next
 //! to nothing.
 //!
 //! The base's weights are packed once into the order in which the kernels read them, and shared by
@@ -31,6 +31,7 @@ macro_rules! by_precision {
 mod attention;
 mod budget;
 mod cache;
+mod distances;
 mod forward;
 mod kept;
 mod masks;
@@ -39,6 +40,7 @@ mod norm;
 mod packed;
 mod pass;
 mod pool;
+mod rotary;
 mod schedule;
 mod softmax;
 mod task;
@@ -115,7 +117,7 @@ impl NativeEngine {
 
     /// Whether this engine runs a base's encoder.
     pub fn knows(base: &Base) -> bool {
-        crate::base::family::bert::Names::of_base(base.manifest()).is_ok()
+        crate::base::family::encoder::Encoder::of_base(base.manifest()).is_ok()
     }
 
     /// Runs the encoder as [`Engine::encode`] does, and adds up where the time goes.

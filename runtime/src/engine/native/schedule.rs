@@ -88,6 +88,12 @@ impl Step {
     pub(super) fn rows(&self) -> usize {
         self.streams.last().map_or(0, |stream| stream.rows.end)
     }
+
+    /// The streams of a group.
+    pub(super) fn streams_of(&self, group: &Group) -> impl Iterator<Item = &Stream> {
+        let (start, end) = (group.rows.start, group.rows.end);
+        self.streams.iter().filter(move |stream| start <= stream.rows.start && stream.rows.end <= end)
+    }
 }
 
 /// The steps of some tasks.

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use overmask_kernels::PanelMask;
+
 use super::masks::TaskMasks;
-use super::model::Model;
+use super::model::{Linear, Model};
 use crate::base::Base;
 
 /// What a task changes.
@@ -40,14 +42,18 @@ impl Task {
         task
     }
 
+    /// The mask of a linear layer.
+    pub(super) fn mask(&self, linear: &Linear) -> PanelMask<'_> {
+        linear.index.map_or(PanelMask::Dense, |index| self.masks.of(index))
+    }
+
     /// Whether both compute the same in the embeddings (step 0) or a layer (1 and on).
     fn is_same(&self, other: &Task, step: usize) -> bool {
         let (ours, theirs) = (&*self.model, &*other.model);
         let is_one_model = Arc::ptr_eq(&self.model, &other.model);
-        let Some(layer) = step.checked_sub(1) else { return is_one_model || ours.has_embeddings_of(theirs) };
+        let Some(layer) = step.checked_sub(1) else { return is_one_model || ours.embeddings == theirs.embeddings };
         let (ours, theirs) = (&ours.layers[layer], &theirs.layers[layer]);
         // Different masks differ early; equal ones are compared to their ends, once.
-        ours.linears().iter().all(|linear| self.masks.of(linear.index) == other.masks.of(linear.index))
-            && (is_one_model || ours == theirs)
+        ours.linears().all(|linear| self.mask(linear) == other.mask(linear)) && (is_one_model || ours == theirs)
     }
 }

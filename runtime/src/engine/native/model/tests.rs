@@ -6,6 +6,7 @@ use std::path::Path;
 
 use super::*;
 use crate::base::family::Family;
+use crate::base::family::bert::{Kin, Sizes};
 use crate::base::{
     Architecture, BaseManifest, FORMAT, GraphHints, MaskableTensor, Precision, TensorBytes, file, write_variant,
     write_weights,
@@ -16,7 +17,7 @@ use crate::error::ErrorKind;
 const TAKE_ORT: &str = "; the engines `ort` and `tract` run any encoder";
 const AGAIN: &str = "; import the base again";
 
-const SIZES: Sizes = Sizes { heads: 2, intermediate_size: 8, layer_norm_eps: 1e-12 };
+const SIZES: Sizes = Sizes { heads: 2, intermediate_size: 8, layer_norm_eps: 1e-12, kin: Kin::Bert };
 
 /// Tensors by name, and the manifest.
 pub(in super::super) struct Parts {
@@ -164,18 +165,18 @@ fn what_is_no_bert_encoder_is_for_the_other_engines() {
     let cases: [(Change, &str); 5] = [
         (
             |p| p.manifest.architecture.family = Family::Onnx(GraphHints::default()),
-            "the base is of the family `onnx`, not `bert`",
+            "the base is of the family `onnx`, whose graph alone says what it computes",
         ),
         (
             |p| p.rename("encoder.layer.0.attention.self.query.weight", "bert.encoder.layer.0.attention.q_lin.weight"),
             "the base has no maskable tensor `encoder.layer.0.attention.self.query.weight`",
         ),
-        (|p| p.add("bert.pooler.dense.weight"), "the base has maskable tensors that are no part of a BERT layer"),
-        (|p| p.manifest.architecture.layers = 2, "the base has maskable tensors that are no part of a BERT layer"),
+        (|p| p.add("bert.pooler.dense.weight"), "the base has maskable tensors that are no part of a layer of `bert`"),
+        (|p| p.manifest.architecture.layers = 2, "the base has maskable tensors that are no part of a layer of `bert`"),
         // Six times as many are six where the product wraps around.
         (
             |p| p.manifest.architecture.layers = usize::MAX / 2 + 2,
-            "the base has maskable tensors that are no part of a BERT layer",
+            "the base has maskable tensors that are no part of a layer of `bert`",
         ),
     ];
     for (change, said) in cases {
