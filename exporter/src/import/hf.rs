@@ -246,7 +246,7 @@ mod tests {
             (layers, "\"num_hidden_layers\": 18446744073709551615", "`num_hidden_layers` is `18446744073709551615`"),
             ("\"vocab_size\": 100", "\"vocab_size\": 101", "tensor `embeddings.word_embeddings.weight`"),
             // Its other fields have other names.
-            ("\"bert\",\n", "\"mpnet\", \"x\": 1,\n", "`model_type` is `mpnet`; supported: bert"),
+            ("\"bert\",\n", "\"deberta\", \"x\": 1,\n", "`model_type` is `deberta`; supported: bert"),
             ("\"gelu\"", "\"relu\"", "`hidden_act` is `relu`"),
             ("\"num_attention_heads\": 4", "\"num_attention_heads\": 5", "`num_attention_heads` is `5`"),
         ];
@@ -257,9 +257,9 @@ mod tests {
         }
         // Of another family, none of whose other fields are there.
         let checkpoint = changed("{", "{");
-        fs::write(checkpoint.path().join(files::CONFIG), "{\"model_type\": \"mpnet\", \"dim\": 32}").unwrap();
+        fs::write(checkpoint.path().join(files::CONFIG), "{\"model_type\": \"deberta\", \"dim\": 32}").unwrap();
         let error = refused(checkpoint.path()).to_string();
-        assert!(error.contains("`model_type` is `mpnet`") && error.contains("`import onnx`"), "{error}");
+        assert!(error.contains("`model_type` is `deberta`") && error.contains("`import onnx`"), "{error}");
     }
 
     #[test]

@@ -9,6 +9,8 @@ mod graph;
 pub mod hf;
 pub mod onnx;
 mod spelling;
+#[cfg(test)]
+mod tests;
 mod vocab;
 
 use std::error::Error;

@@ -156,63 +156,7 @@ impl Spelling {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-    use std::path::Path;
-    use std::sync::Arc;
-
-    use overmask::base::Base;
-    use overmask::engine::{Changes, EngineKind, EngineOptions, TokenBatch};
-    use overmask_graph::encoder::Padded;
-
     use super::*;
-    use crate::import::{Origin, hf};
-
-    /// Checkpoints of transformers 5 beside what PyTorch computes (`tests/fixtures/make_onnx5.py`).
-    #[test]
-    fn bases_compute_what_pytorch_does_on_every_engine() {
-        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures");
-        let ids: Vec<Vec<u32>> =
-            serde_json::from_slice(&fs::read(fixtures.join("onnx5/tokens.json")).unwrap()).unwrap();
-        let mut batch = TokenBatch::new(1);
-        ids.iter().for_each(|ids| batch.push(ids, &vec![0; ids.len()]));
-        for (family, kind) in [
-            ("bert", "bert"),
-            ("distilbert", "bert"),
-            ("electra", "bert"),
-            ("roberta", "bert"),
-            ("electra-narrow", "electra"),
-            ("albert", "albert"),
-            ("mpnet", "mpnet"),
-            ("modernbert", "modernbert"),
-        ] {
-            let dir = tempfile::tempdir().unwrap();
-            let (checkpoint, out) = (dir.path().join("checkpoint"), dir.path().join("base"));
-            fs::create_dir(&checkpoint).unwrap();
-            for name in ["config.json", "model.safetensors"] {
-                fs::copy(fixtures.join("alike").join(family).join(name), checkpoint.join(name)).unwrap();
-            }
-            fs::copy(fixtures.join("tiny-bert/tokenizer.json"), checkpoint.join("tokenizer.json")).unwrap();
-            let hf::Imported { base, left_out, .. } = hf::import(&checkpoint, &out, &Origin::default()).unwrap();
-            assert!(left_out.is_empty(), "{family}: {left_out:?}");
-            let m = base.manifest();
-            assert_eq!((m.architecture.family.name(), m.architecture.max_positions), (kind, 32), "{family}");
-            assert_eq!(m.maskable[0].name, "encoder.layer.0.attention.self.query.weight");
-            let base = Arc::new(Base::open(base.dir()).unwrap());
-
-            let bytes = fs::read(fixtures.join("alike").join(family).join("states")).unwrap();
-            let values = bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
-            let expected = Padded::without_padding(&batch, batch.longest(), 16, values);
-            for engine in ["native", "ort", "tract"] {
-                let kind: EngineKind = engine.parse().unwrap();
-                let engine = overmask_cli::start(kind, &base, &EngineOptions::default().threads(1)).unwrap();
-                let task = engine.add(Changes::masks_alone(&[])).unwrap();
-                let hidden = engine.encode(task, &batch).unwrap();
-                let apart = hidden.data().iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-                println!("{family}: {kind}: {apart:.1e}");
-                assert!(expected.len() == hidden.data().len() && apart <= 2e-5, "{family}: {kind}: {apart}");
-            }
-        }
-    }
 
     #[test]
     fn names_are_spelt_as_in_the_checkpoint() {

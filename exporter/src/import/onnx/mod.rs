@@ -18,7 +18,7 @@ mod precision;
 mod sizes;
 mod source;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};

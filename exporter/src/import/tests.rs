@@ -1,0 +1,122 @@
+//! Every family whose structure is known: checkpoints of transformers 5 beside what PyTorch computes
+//! (`tests/fixtures/make_onnx5.py`).
+
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use overmask::base::{Base, Precision};
+use overmask::engine::TokenBatch;
+use overmask::mask::{Granularity, Mask};
+use overmask::pack::NamedMask;
+use overmask_graph::encoder::Padded;
+use tempfile::TempDir;
+
+use super::onnx::tests::{check_gradients, difference, fixtures, hidden};
+use super::{Origin, hf};
+use crate::data::rng;
+use crate::quantize;
+
+/// Checkpoints, with the family of the base that each becomes.
+const FAMILIES: [(&str, &str); 8] = [
+    ("bert", "bert"),
+    ("distilbert", "bert"),
+    ("electra", "bert"),
+    ("roberta", "bert"),
+    ("electra-narrow", "electra"),
+    ("albert", "albert"),
+    ("mpnet", "mpnet"),
+    ("modernbert", "modernbert"),
+];
+
+/// The base of a checkpoint.
+fn imported(name: &str) -> (TempDir, Arc<Base>) {
+    let dir = tempfile::tempdir().unwrap();
+    let (checkpoint, out) = (dir.path().join("checkpoint"), dir.path().join("base"));
+    fs::create_dir(&checkpoint).unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        fs::copy(folder(name).join(file), checkpoint.join(file)).unwrap();
+    }
+    fs::copy(fixtures().join("tiny-bert/tokenizer.json"), checkpoint.join("tokenizer.json")).unwrap();
+    let hf::Imported { left_out, .. } = hf::import(&checkpoint, &out, &Origin::default()).unwrap();
+    assert!(left_out.is_empty(), "{name}: {left_out:?}");
+    (dir, Arc::new(Base::open(&out).unwrap()))
+}
+
+fn folder(name: &str) -> PathBuf {
+    fixtures().join("alike").join(name)
+}
+
+fn batch() -> TokenBatch {
+    let ids: Vec<Vec<u32>> = serde_json::from_slice(&fs::read(fixtures().join("onnx5/tokens.json")).unwrap()).unwrap();
+    let mut batch = TokenBatch::new(1);
+    ids.iter().for_each(|ids| batch.push(ids, &vec![0; ids.len()]));
+    batch
+}
+
+/// Masks that zero a fifth of each tensor.
+fn masks(base: &Base) -> Vec<NamedMask> {
+    let of = |(i, t): (usize, &overmask::base::MaskableTensor)| {
+        let keep = rng::uniform(1, 0, i as u64, t.outputs * t.inputs).into_iter().map(|u| u > 0.2);
+        let mask = Mask::from_units(Granularity::Weight, t.outputs, t.inputs, keep).unwrap();
+        NamedMask { tensor: t.name.clone(), mask }
+    };
+    base.manifest().maskable.iter().enumerate().map(of).collect()
+}
+
+#[test]
+fn bases_compute_what_pytorch_does_on_every_engine() {
+    let batch = batch();
+    for (name, family) in FAMILIES {
+        let (_dir, base) = imported(name);
+        let m = base.manifest();
+        assert_eq!((m.architecture.family.name(), m.architecture.max_positions), (family, 32), "{name}");
+        assert_eq!(m.maskable[0].name, "encoder.layer.0.attention.self.query.weight");
+        base.verify().unwrap();
+        let bytes = fs::read(folder(name).join("states")).unwrap();
+        let values = bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+        let expected = Padded::without_padding(&batch, batch.longest(), 16, values);
+        for engine in ["native", "ort", "tract"] {
+            let apart = difference(&hidden(&base, engine, &[], &batch), &expected);
+            println!("{name}: {engine}: {apart:.1e}");
+            assert!(apart <= 2e-5, "{name}: {engine}: {apart}");
+        }
+    }
+}
+
+#[test]
+fn masks_act_alike_on_every_engine_and_in_every_precision() {
+    let batch = batch();
+    for (name, _) in FAMILIES {
+        let (dir, base) = imported(name);
+        let masks = masks(&base);
+        let [plain, masked] = [&[][..], &masks].map(|masks| hidden(&base, "native", masks, &batch));
+        assert!(difference(&plain, &masked) > 0.01, "{name}: the masks change nothing");
+        for engine in ["ort", "tract"] {
+            let apart = difference(&hidden(&base, engine, &masks, &batch), &masked);
+            assert!(apart <= 1e-4, "{name}: {engine}: {apart}");
+        }
+        for (precision, tolerance) in [(Precision::Bf16, 0.1), (Precision::Int8, 0.3)] {
+            let variant = dir.path().join(precision.name());
+            quantize::quantize(&base, precision, &variant).unwrap();
+            let variant = Arc::new(Base::open(&variant).unwrap());
+            let apart = difference(&hidden(&variant, "native", &masks, &batch), &masked);
+            println!("{name}: {}: {apart:.1e}", precision.name());
+            assert!(apart <= tolerance, "{name}: {}: {apart}", precision.name());
+        }
+    }
+}
+
+#[test]
+fn gradients_go_through_the_graph_of_every_family() {
+    for (name, _) in FAMILIES {
+        let (_dir, base) = imported(name);
+        let options = super::onnx::Options {
+            tokenizer: base.dir().join("tokenizer.json"),
+            output: None,
+            max_positions: Some(32),
+            origin: Origin::default(),
+        };
+        check_gradients(&base.dir().join("model.onnx"), &options);
+    }
+}
