@@ -118,6 +118,10 @@ pub(super) fn run(args: &ImportArgs) -> Result<(), Error> {
                 origin: args.bundle.origin(),
             };
             let imported = onnx::import(&args.model, &args.bundle.output, &options)?;
+            match &imported.recognised {
+                Ok(family) => log::info!("its structure is that of the family `{family}`: every engine runs it"),
+                Err(reason) => log::info!("taken as it is, for the engines `ort` and `tract`: {reason}"),
+            }
             say_widened(imported.widened);
             if let Some(reason) = imported.unprobed {
                 log::warn!("whether padding changes what a text gives was not tried: {reason}");
@@ -184,6 +188,7 @@ fn report(base: &Base, args: &BundleArgs, untrainable: Option<String>, left_out:
         output::json(&json!({
             "base": args.output.display().to_string(),
             "base_id": m.base_id,
+            "family": m.architecture.family.name(),
             "layers": m.architecture.layers,
             "hidden_size": m.architecture.hidden_size,
             "maskable_tensors": m.maskable.len(),

@@ -13,9 +13,13 @@ use super::{ImportError, files};
 
 /// What an encoder is.
 pub(super) struct Config {
+    /// The file.
+    path: PathBuf,
     pub(super) spelling: Spelling,
     pub(super) architecture: Architecture,
-    /// Rows of the table of positions before the first token's.
+    /// Rows of the table of positions, ...
+    pub(super) position_rows: usize,
+    /// ... and those before the first token's.
     pub(super) positions_before: usize,
     /// Rows of the table of segments, if there is one.
     pub(super) segments: usize,
@@ -124,7 +128,8 @@ impl Config {
     /// When it is malformed, or of an encoder that we cannot build.
     pub(super) fn read(path: &Path) -> Result<Config, ImportError> {
         let Kind { model_type, name } = files::json(path)?;
-        let reader = Reader(path);
+        let path = path.to_owned();
+        let reader = Reader(&path);
         let Some(spelling) = Spelling::of(&model_type) else {
             let supported = "bert (BERT, MiniLM and others of its structure), roberta, xlm-roberta, camembert, \
                              distilbert, electra, albert, mpnet, modernbert; export others to ONNX, with `optimum-cli \
@@ -133,17 +138,28 @@ impl Config {
         };
         match model_type.as_str() {
             "modernbert" => {
-                let architecture = reader.modernbert(&files::json(path)?)?;
-                Ok(Config { spelling, architecture, positions_before: 0, segments: 0, name })
+                let architecture = reader.modernbert(&files::json(&path)?)?;
+                Ok(Config { path, spelling, architecture, position_rows: 0, positions_before: 0, segments: 0, name })
             }
             _ => {
-                let fields: OfBert = files::json(path)?;
+                let fields: OfBert = files::json(&path)?;
                 let pad = fields.pad_token_id.unwrap_or(1);
                 let positions_before = if spelling.shifts_positions { pad.saturating_add(1) } else { 0 };
                 let segments = if spelling.has_segments { fields.type_vocab_size.unwrap_or(2) } else { 1 };
                 let architecture = reader.bert(&model_type, &fields, positions_before)?;
-                Ok(Config { spelling, architecture, positions_before, segments, name })
+                let position_rows = fields.max_position_embeddings;
+                Ok(Config { path, spelling, architecture, position_rows, positions_before, segments, name })
             }
+        }
+    }
+
+    /// What is wrong where the weights are of fewer layers.
+    pub(super) fn too_many_layers(&self) -> ImportError {
+        ImportError::Unsupported {
+            path: self.path.clone(),
+            field: "num_hidden_layers",
+            found: format!("`{}`", self.architecture.layers),
+            supported: "as many as the weights have tensors for",
         }
     }
 }
@@ -164,9 +180,7 @@ impl Reader<'_> {
             Some(other) => return self.unsupported("position_embedding_type", other, "absolute"),
         }
         self.check_heads(f.num_attention_heads, f.hidden_size)?;
-        for (field, value) in
-            [("num_hidden_groups", f.num_hidden_groups), ("inner_group_num", f.inner_group_num)]
-        {
+        for (field, value) in [("num_hidden_groups", f.num_hidden_groups), ("inner_group_num", f.inner_group_num)] {
             if let Some(other) = value.filter(|value| is_albert && *value != 1) {
                 return self.unsupported(field, other, "1");
             }

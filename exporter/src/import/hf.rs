@@ -1,13 +1,10 @@
 //! Imports a checkpoint directory in the layout of Hugging Face's transformers:
 //! `config.json`, weights and a tokenizer, in the files that transformers and sentence-transformers write.
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use overmask::base::family::bert::Names;
-use overmask::base::family::encoder::Encoder;
-use overmask::base::{Base, MAX_LAYERS, Pooling};
+use overmask::base::{Base, Pooling};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -15,8 +12,8 @@ use super::bundle::{self, Parts};
 use super::checkpoint::Checkpoint;
 use super::config::Config;
 use super::files::{self, need};
-use super::spelling::Own;
-use super::{ImportError, graph, vocab};
+use super::known::Known;
+use super::{ImportError, vocab};
 
 pub use super::Origin;
 
@@ -50,7 +47,7 @@ pub struct Imported {
 pub fn import(dir: &Path, out: &Path, origin: &Origin) -> Result<Imported, ImportError> {
     bundle::check_place(out)?;
     let config_path = need(dir, files::CONFIG)?;
-    let Config { spelling, architecture, positions_before: before, segments, name } = Config::read(&config_path)?;
+    let config = Config::read(&config_path)?;
     let checkpoint = Checkpoint::open(dir)?;
     let mut tokenizer = vocab::tokenizer(dir)?;
     let pooling = read_pooling(&dir.join(POOLING))?;
@@ -59,71 +56,23 @@ pub fn import(dir: &Path, out: &Path, origin: &Origin) -> Result<Imported, Impor
         lowercase(&mut tokenizer)?;
     }
     // A BERT's tensors keep their names.
-    let (own_prefix, prefix) = match spelling.is_bert() {
-        true => (Names::of_checkpoint(checkpoint.names()).prefix, ""),
-        false => ("", spelling.prefix(checkpoint.names())),
-    };
-    // The list of tensors is as long as the config says: no longer than that of the checkpoint and what it may lack.
-    let too_many = || ImportError::Unsupported {
-        path: config_path.clone(),
-        field: "num_hidden_layers",
-        found: format!("`{}`", architecture.layers),
-        supported: "as many as the weights have tensors for",
-    };
-    let encoder = match architecture.layers <= MAX_LAYERS {
-        true => Encoder::new(&architecture, own_prefix).ok_or_else(too_many)?,
-        false => return Err(too_many()),
-    };
-    let needed = encoder.tensors(segments);
-    let own = |name: &str| {
-        let own = spelling.own(name);
-        Own { name: format!("{prefix}{}", own.name), ..own }
-    };
-    let whole = [own("encoder.layer.0.attention.self.query.weight").parts, checkpoint.len() + 1];
-    if needed.len() > whole[0] * whole[1] {
-        return Err(too_many());
-    }
-    let positions = encoder.embeddings.positions.as_ref();
-    let mut values = Vec::with_capacity(needed.len());
-    for (name, shape) in &needed {
-        let Own { name: own, part, parts } = own(name);
-        let rows = |rows: usize| [&[rows], &shape[1..]].concat();
-        values.push(match positions {
-            Some(table) if *name == table.name && before > 0 => {
-                let whole = checkpoint.floats(&own, &rows(shape[0] + before))?;
-                Cow::Owned(whole[(4 * before * shape[1]).min(whole.len())..].to_vec())
-            }
-            // One segment, which adds nothing.
-            _ if encoder.embeddings.segments.as_ref() == Some(name) && !spelling.has_segments => {
-                Cow::Owned(vec![0; 4 * shape[1]])
-            }
-            _ if parts > 1 => {
-                let whole = checkpoint.floats(&own, &rows(shape[0] * parts))?;
-                let len = whole.len() / parts;
-                Cow::Owned(whole[part * len..(part + 1) * len].to_vec())
-            }
-            _ => checkpoint.floats(&own, shape)?,
-        });
-    }
-    let read: BTreeSet<String> = needed.iter().map(|(name, _)| own(name).name).collect();
-
-    let list: Vec<_> =
-        needed.iter().zip(&values).map(|((name, shape), v)| (name.as_str(), shape.as_slice(), &v[..])).collect();
-    let origin = Origin { source: origin.source.clone().or(name), ..origin.clone() };
+    let prefix = config.spelling.prefix(checkpoint.names());
+    let own_prefix = if config.spelling.is_bert() { prefix } else { "" };
+    let known = Known::collect(&config, own_prefix, prefix, &checkpoint)?;
+    let origin = Origin { source: origin.source.clone().or(config.name), ..origin.clone() };
     let parts = Parts {
-        maskable: encoder.maskable(),
-        architecture: architecture.clone(),
-        tensors: list,
+        maskable: known.encoder.maskable(),
+        architecture: known.architecture.clone(),
+        tensors: known.tensors(),
         weights: checkpoint.path().to_owned(),
         tokenizer,
         pooling: pooling.as_ref().and_then(|pooling| pooling.as_ref().ok().copied()),
-        max_tokens: sentences.max_seq_length.filter(|most| *most < architecture.max_positions),
+        max_tokens: sentences.max_seq_length.filter(|most| *most < known.architecture.max_positions),
         origin,
     };
-    let model = |offsets: &_| Ok(graph::graph(&encoder, architecture.max_positions, &needed, offsets));
-    let base = bundle::write(out, parts, model, |_| Ok(()))?;
+    let base = bundle::write(out, parts, |offsets| Ok(known.graph(offsets)), |_| Ok(()))?;
     let other_pooling = pooling.and_then(Result::err);
-    Ok(Imported { base, left_out: left_out(dir, &checkpoint, &read), other_pooling })
+    Ok(Imported { base, left_out: left_out(dir, &checkpoint, &known.read), other_pooling })
 }
 
 /// What of a checkpoint is no part of the encoder. Numbers of positions, which older ones have, say nothing.

@@ -7,6 +7,7 @@ mod files;
 pub mod fuzz;
 mod graph;
 pub mod hf;
+mod known;
 pub mod onnx;
 mod spelling;
 #[cfg(test)]

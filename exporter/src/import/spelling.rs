@@ -18,7 +18,7 @@ pub(super) struct Spelling {
     /// What all names start with if there is a head on top.
     prefix: &'static str,
     /// The table of tokens, without the prefix.
-    words: &'static str,
+    pub(super) words: &'static str,
     /// What names of a layer's tensors have before its number.
     layers: &'static str,
     /// Parts of names where they differ: BERT's, and the checkpoint's own, and which of how many parts of its rows it
@@ -139,6 +139,11 @@ impl Spelling {
     pub(super) fn prefix<'n>(&self, names: impl IntoIterator<Item = &'n str>) -> &'static str {
         let words = format!("{}{}", self.prefix, self.words);
         if names.into_iter().any(|name| name == words) { self.prefix } else { "" }
+    }
+
+    /// The most of a base's tensors that one of the checkpoint's has.
+    pub(super) fn most_parts(&self) -> usize {
+        self.renamed.iter().map(|(.., [_, parts])| *parts).max().unwrap_or(1)
     }
 
     /// The checkpoint's tensor for one of a base, without the prefix.

@@ -2,7 +2,7 @@
 //! (`tests/fixtures/make_onnx5.py`).
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use overmask::base::{Base, Precision};
@@ -29,13 +29,14 @@ const FAMILIES: [(&str, &str); 8] = [
     ("modernbert", "modernbert"),
 ];
 
-/// The base of a checkpoint.
-fn imported(name: &str) -> (TempDir, Arc<Base>) {
+/// The base of a checkpoint that has no tokenizer of its own.
+fn imported(folder: &Path) -> (TempDir, Arc<Base>) {
+    let name = folder.display();
     let dir = tempfile::tempdir().unwrap();
     let (checkpoint, out) = (dir.path().join("checkpoint"), dir.path().join("base"));
     fs::create_dir(&checkpoint).unwrap();
     for file in ["config.json", "model.safetensors"] {
-        fs::copy(folder(name).join(file), checkpoint.join(file)).unwrap();
+        fs::copy(folder.join(file), checkpoint.join(file)).unwrap();
     }
     fs::copy(fixtures().join("tiny-bert/tokenizer.json"), checkpoint.join("tokenizer.json")).unwrap();
     let hf::Imported { left_out, .. } = hf::import(&checkpoint, &out, &Origin::default()).unwrap();
@@ -47,11 +48,18 @@ fn folder(name: &str) -> PathBuf {
     fixtures().join("alike").join(name)
 }
 
-fn batch() -> TokenBatch {
-    let ids: Vec<Vec<u32>> = serde_json::from_slice(&fs::read(fixtures().join("onnx5/tokens.json")).unwrap()).unwrap();
+fn batch(folder: &Path) -> TokenBatch {
+    let ids: Vec<Vec<u32>> = serde_json::from_slice(&fs::read(folder.join("tokens.json")).unwrap()).unwrap();
     let mut batch = TokenBatch::new(1);
     ids.iter().for_each(|ids| batch.push(ids, &vec![0; ids.len()]));
     batch
+}
+
+/// What PyTorch computes.
+fn states(folder: &Path, base: &Base, batch: &TokenBatch) -> Vec<f32> {
+    let bytes = fs::read(folder.join("states")).unwrap();
+    let values = bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
+    Padded::without_padding(batch, batch.longest(), base.manifest().architecture.hidden_size, values)
 }
 
 /// Masks that zero a fifth of each tensor.
@@ -66,16 +74,14 @@ fn masks(base: &Base) -> Vec<NamedMask> {
 
 #[test]
 fn bases_compute_what_pytorch_does_on_every_engine() {
-    let batch = batch();
+    let batch = batch(&fixtures().join("onnx5"));
     for (name, family) in FAMILIES {
-        let (_dir, base) = imported(name);
+        let (_dir, base) = imported(&folder(name));
         let m = base.manifest();
         assert_eq!((m.architecture.family.name(), m.architecture.max_positions), (family, 32), "{name}");
         assert_eq!(m.maskable[0].name, "encoder.layer.0.attention.self.query.weight");
         base.verify().unwrap();
-        let bytes = fs::read(folder(name).join("states")).unwrap();
-        let values = bytes.as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
-        let expected = Padded::without_padding(&batch, batch.longest(), 16, values);
+        let expected = states(&folder(name), &base, &batch);
         for engine in ["native", "ort", "tract"] {
             let apart = difference(&hidden(&base, engine, &[], &batch), &expected);
             println!("{name}: {engine}: {apart:.1e}");
@@ -86,9 +92,9 @@ fn bases_compute_what_pytorch_does_on_every_engine() {
 
 #[test]
 fn masks_act_alike_on_every_engine_and_in_every_precision() {
-    let batch = batch();
+    let batch = batch(&fixtures().join("onnx5"));
     for (name, _) in FAMILIES {
-        let (dir, base) = imported(name);
+        let (dir, base) = imported(&folder(name));
         let masks = masks(&base);
         let [plain, masked] = [&[][..], &masks].map(|masks| hidden(&base, "native", masks, &batch));
         assert!(difference(&plain, &masked) > 0.01, "{name}: the masks change nothing");
@@ -107,10 +113,26 @@ fn masks_act_alike_on_every_engine_and_in_every_precision() {
     }
 }
 
+/// A row of `docs/models.md` for each checkpoint in the folder that `OVERMASK_LARGE` names.
+#[test]
+#[ignore = "reads checkpoints that make_onnx5.py writes"]
+fn large() {
+    let all = PathBuf::from(std::env::var_os("OVERMASK_LARGE").expect("OVERMASK_LARGE"));
+    let batch = batch(&all);
+    for name in ["e5-small", "mpnet-base", "albert-base", "electra-small", "modernbert-base"] {
+        let (_dir, base) = imported(&all.join(name));
+        let expected = states(&all.join(name), &base, &batch);
+        let largest = expected.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
+        let apart = ["native", "ort"].map(|engine| difference(&hidden(&base, engine, &[], &batch), &expected));
+        println!("| {name} | {:.1e} | {:.1e} | {largest:.1} |", apart[0], apart[1]);
+        assert!(apart.iter().all(|apart| *apart <= 1e-4), "{name}: {apart:?}");
+    }
+}
+
 #[test]
 fn gradients_go_through_the_graph_of_every_family() {
     for (name, _) in FAMILIES {
-        let (_dir, base) = imported(name);
+        let (_dir, base) = imported(&folder(name));
         let options = super::onnx::Options {
             tokenizer: base.dir().join("tokenizer.json"),
             output: None,

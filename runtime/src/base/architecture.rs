@@ -199,7 +199,10 @@ impl Architecture {
             Family::ModernBert(modernbert::Sizes { global_theta, local_theta, .. })
                 if !(global_theta > 0.0 && local_theta > 0.0) =>
             {
-                return wrong("global_theta", format!("{global_theta} and `local_theta` {local_theta}; both are above 0"));
+                return wrong(
+                    "global_theta",
+                    format!("{global_theta} and `local_theta` {local_theta}; both are above 0"),
+                );
             }
             _ => {}
         }

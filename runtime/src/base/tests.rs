@@ -18,7 +18,8 @@ pub(crate) fn bundle(dir: &Path) -> BaseManifest {
     let names = [file::MODEL, file::WEIGHTS, file::TOKENIZER];
     let digests: std::collections::BTreeMap<_, _> =
         names.iter().map(|n| ((*n).to_owned(), file_digest(&dir.join(n)).unwrap())).collect();
-    let sizes = family::bert::Sizes { heads: 2, intermediate_size: 8, layer_norm_eps: 1e-12, kin: family::bert::Kin::Bert };
+    let sizes =
+        family::bert::Sizes { heads: 2, intermediate_size: 8, layer_norm_eps: 1e-12, kin: family::bert::Kin::Bert };
     let family = family::Family::Bert(sizes);
     let architecture = Architecture { family, hidden_size: 4, layers: 1, vocab_size: 10, max_positions: 16 };
     let tokenizer_sha256 = digests[file::TOKENIZER].clone();

@@ -331,7 +331,8 @@ pub fn write_bundle(dir: &Path) -> BaseManifest {
         std::fs::write(dir.join(name), bytes).unwrap();
     }
     let digest = |name: &str| file_digest(&dir.join(name)).unwrap();
-    let family = Family::Bert(bert::Sizes { heads: 2, intermediate_size: 8, layer_norm_eps: 1e-12, kin: bert::Kin::Bert });
+    let family =
+        Family::Bert(bert::Sizes { heads: 2, intermediate_size: 8, layer_norm_eps: 1e-12, kin: bert::Kin::Bert });
     let architecture = Architecture { family, hidden_size: 4, layers: 1, vocab_size: 10, max_positions: 16 };
     let tokenizer_sha256 = digest(file::TOKENIZER);
     let tensors = tensors.map(|(name, shape, bytes)| (name.to_owned(), shape, bytes));

@@ -18,6 +18,7 @@ use serde::Deserialize;
 
 use super::bundle::read;
 use super::files::{self, need};
+use super::known::Tensors;
 use super::{ImportError, MAX_JSON};
 
 /// What has a checkpoint's tensors, the first that is there: one file or an index of several, and how they are
@@ -140,11 +141,6 @@ impl Checkpoint {
         self.tensors.keys().map(String::as_str)
     }
 
-    /// How many tensors there are.
-    pub(super) fn len(&self) -> usize {
-        self.tensors.len()
-    }
-
     /// The name under which a tensor is there: checkpoints that were once TensorFlow's call a norm's parts `gamma`
     /// and `beta`.
     pub(super) fn name_of<'a>(&'a self, name: &'a str) -> Option<&'a str> {
@@ -155,12 +151,14 @@ impl Checkpoint {
             None => self.tensors.get_key_value(&old()?).map(|(own, _)| own.as_str()),
         }
     }
+}
 
-    /// The tensor's values as little-endian f32 bytes.
-    ///
-    /// # Errors
-    /// When it is missing, or of another shape or a type of no float.
-    pub(super) fn floats(&self, name: &str, shape: &[usize]) -> Result<Cow<'_, [u8]>, ImportError> {
+impl Tensors for Checkpoint {
+    fn count(&self) -> usize {
+        self.tensors.len()
+    }
+
+    fn floats(&self, name: &str, shape: &[usize]) -> Result<Cow<'_, [u8]>, ImportError> {
         let stored = self.name_of(name).and_then(|name| self.tensors.get(name));
         let path = stored.map_or(&self.path, |stored| &self.files[stored.file].0);
         let wrong = |reason| ImportError::Tensor { path: path.clone(), name: name.to_owned(), reason };

@@ -1,7 +1,8 @@
 //! Imports any text encoder that was exported to ONNX: by PyTorch's TorchScript or dynamo exporter,
 //! by Optimum, or by whatever else writes the same operators.
 //!
-//! The graph stays what it is. It is brought into the form that the rest of the program reads:
+//! The graph stays what it is, unless it is of a family whose structure is known: then its weights become a base of that
+//! family ([`known`]). Else it is brought into the form that the rest of the program reads:
 //! constants are initializers, inputs are `input_ids`, `attention_mask` and `token_type_ids` (as
 //! far as there are such), the one output is `last_hidden_state`, the operator set is
 //! [`OPSET`](overmask_graph::OPSET), and each linear weight has its module's name and is read
@@ -9,6 +10,7 @@
 
 mod attention;
 mod interface;
+mod known;
 mod linear;
 mod names;
 mod normal;
@@ -25,6 +27,7 @@ use std::path::{Path, PathBuf};
 
 use overmask::base::family::Family;
 use overmask::base::{Architecture, Base, GraphHints, MaskableTensor, file};
+use overmask::fs::Staged;
 use overmask_graph::proto::{GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, data_type};
 use overmask_graph::{External, GraphBuilder, MAX_MODEL_BYTES, encode};
 
@@ -52,6 +55,8 @@ pub struct Options {
 pub struct Imported {
     /// The base.
     pub base: Base,
+    /// The family whose structure the graph has, which the engine `native` runs; or why it is taken as it is.
+    pub recognised: Result<&'static str, String>,
     /// Why training would refuse masks of all layers of this base. It may take those of layers above the place
     /// that is named, and the base runs all the same.
     pub untrainable: Option<AutodiffError>,
@@ -68,45 +73,22 @@ pub struct Imported {
 /// `out` is taken.
 pub fn import(path: &Path, out: &Path, options: &Options) -> Result<Imported, ImportError> {
     bundle::check_place(out)?;
-    let tokenizer = bundle::Tokenizer::read(options.tokenizer.clone())?;
-    let Encoder { graph, weights, architecture, maskable, widened } = Encoder::read(path, options)?;
-    let untrainable = trainable(&graph, &weights, &maskable).err();
-    let parts = Parts {
-        architecture,
-        maskable,
-        tensors: weights.iter().map(|w| (w.name.as_str(), w.shape.as_slice(), &w.bytes[..])).collect(),
-        weights: path.to_owned(),
-        tokenizer,
-        pooling: None,
-        max_tokens: None,
-        origin: options.origin.clone(),
-    };
-    let graph = |offsets: &BTreeMap<String, u64>| {
-        let mut b = GraphBuilder::extend(graph);
-        for weight in &weights {
-            let at = External {
-                location: file::WEIGHTS.to_owned(),
-                offset: offsets[&weight.name],
-                length: weight.bytes.len() as u64,
-            };
-            b.external_initializer(&weight.name, data_type::FLOAT, &weight.dims(), at);
-        }
-        let model = as_model(b);
-        // The runtime reads no graph that is larger.
-        match encode(&model).len() as u64 {
-            size if size > MAX_MODEL_BYTES => {
-                let reason = format!("takes {} MiB without the weights, more than an encoder's does", size >> 20);
-                Err(Problem::new("graph", reason).at(path))
-            }
-            _ => Ok(model),
+    let max_positions = options.max_positions.or_else(|| known::positions_of(path));
+    let options = &Options { max_positions, ..options.clone() };
+    let encoder = Encoder::read(path, options)?;
+    let (recognised, base, unprobed) = match encoder.write_known(path, out, options)? {
+        Ok((family, base)) => (Ok(family), base, None),
+        Err(reason) => {
+            let (base, unprobed) = encoder.write(path, out, options)?;
+            (Err(reason), base, unprobed)
         }
     };
-    let mut unprobed = None;
-    let base = bundle::write(out, parts, graph, |base| {
-        unprobed = padding::probe(base, path)?;
-        Ok(())
-    })?;
-    Ok(Imported { base, untrainable, widened, unprobed })
+    let untrainable = match recognised {
+        // Of what it is now gradients are known.
+        Ok(_) => None,
+        Err(_) => trainable(&encoder.graph, &encoder.weights, &encoder.maskable).err(),
+    };
+    Ok(Imported { base, recognised, untrainable, widened: encoder.widened, unprobed })
 }
 
 /// The model of a graph. It is part of a base's identity, which does not hang on our version.
@@ -128,6 +110,98 @@ struct Encoder {
     architecture: Architecture,
     maskable: Vec<MaskableTensor>,
     widened: Widened,
+}
+
+impl Encoder {
+    /// Writes the graph as it is, and tries it; returns why not, if that cannot be.
+    fn write(&self, path: &Path, out: &Path, options: &Options) -> Result<(Base, Option<String>), ImportError> {
+        let parts = Parts {
+            architecture: self.architecture.clone(),
+            maskable: self.maskable.clone(),
+            tensors: self.weights.iter().map(|w| (w.name.as_str(), w.shape.as_slice(), &w.bytes[..])).collect(),
+            weights: path.to_owned(),
+            tokenizer: bundle::Tokenizer::read(options.tokenizer.clone())?,
+            pooling: None,
+            max_tokens: None,
+            origin: options.origin.clone(),
+        };
+        let graph = |offsets: &BTreeMap<String, u64>| {
+            let mut b = GraphBuilder::extend(self.graph.clone());
+            for weight in &self.weights {
+                let at = External {
+                    location: file::WEIGHTS.to_owned(),
+                    offset: offsets[&weight.name],
+                    length: weight.bytes.len() as u64,
+                };
+                b.external_initializer(&weight.name, data_type::FLOAT, &weight.dims(), at);
+            }
+            let model = as_model(b);
+            // The runtime reads no graph that is larger.
+            match encode(&model).len() as u64 {
+                size if size > MAX_MODEL_BYTES => {
+                    let reason = format!("takes {} MiB without the weights, more than an encoder's does", size >> 20);
+                    Err(Problem::new("graph", reason).at(path))
+                }
+                _ => Ok(model),
+            }
+        };
+        let mut unprobed = None;
+        let base = bundle::write(out, parts, graph, |base| {
+            unprobed = padding::probe(base, path)?;
+            Ok(())
+        })?;
+        Ok((base, unprobed))
+    }
+
+    /// Writes a base of a known family with the graph's weights, if that computes what the graph does; else returns why
+    /// it does not.
+    fn write_known(
+        &self,
+        path: &Path,
+        out: &Path,
+        options: &Options,
+    ) -> Result<Result<(&'static str, Base), String>, ImportError> {
+        let Some(config) = known::config_of(path) else {
+            return Ok(Err("there is no config.json beside it, which would say what encoder it is".to_owned()));
+        };
+        let weights = known::GraphWeights { path, weights: &self.weights };
+        let known = match known::of_config(&config, &weights, options.max_positions) {
+            Ok(known) => known,
+            Err(error) => return Ok(Err(error.to_string())),
+        };
+        // What it has to compute.
+        let beside = Staged::new(out)?;
+        let (as_is, unprobed) = self.write(path, &beside.dir().join("graph"), options)?;
+        if let Some(reason) = unprobed {
+            return Ok(Err(format!("whether it computes the same was not tried: {reason}")));
+        }
+        let parts = Parts {
+            architecture: known.architecture.clone(),
+            maskable: known.encoder.maskable(),
+            tensors: known.tensors(),
+            weights: path.to_owned(),
+            tokenizer: bundle::Tokenizer::read(options.tokenizer.clone())?,
+            pooling: None,
+            max_tokens: None,
+            origin: options.origin.clone(),
+        };
+        let mut differs = None;
+        let written = bundle::write(
+            out,
+            parts,
+            |offsets| Ok(known.graph(offsets)),
+            |base| {
+                known::compare(base, &as_is).map_err(|reason| {
+                    differs = Some(reason.clone());
+                    Problem::new("graph", reason).at(path)
+                })
+            },
+        );
+        match (written, differs) {
+            (_, Some(reason)) => Ok(Err(reason)),
+            (written, None) => Ok(Ok((known.architecture.family.name(), written?))),
+        }
+    }
 }
 
 /// A tensor on its way into the bundle's file of weights.

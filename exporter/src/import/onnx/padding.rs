@@ -57,7 +57,7 @@ pub(super) fn probe(base: &Base, path: &Path) -> Result<Option<String>, ImportEr
 }
 
 /// A text alone, and before a longer one.
-fn texts(base: &Base) -> Result<(TokenBatch, TokenBatch), overmask::task::TaskError> {
+pub(super) fn texts(base: &Base) -> Result<(TokenBatch, TokenBatch), overmask::task::TaskError> {
     let tokenizer = Tokenizer::open(base)?;
     let most = base.manifest().architecture.max_positions;
     let short = tokenizer.encode(&Input::from(TEXT), SHORT.min(most))?;

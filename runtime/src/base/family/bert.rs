@@ -158,17 +158,7 @@ pub struct Names<'a> {
     pub prefix: &'a str,
 }
 
-/// The prefix of a checkpoint with a head on top.
-const WITH_HEAD: &str = "bert.";
-
 impl<'a> Names<'a> {
-    /// The names in a checkpoint that has these tensors.
-    pub fn of_checkpoint<'n>(tensors: impl IntoIterator<Item = &'n str>) -> Names<'static> {
-        let words = format!("{WITH_HEAD}{}", Table::Words.name());
-        let prefixed = tensors.into_iter().any(|name| name == words);
-        Names { prefix: if prefixed { WITH_HEAD } else { "" } }
-    }
-
     /// The names in a base, whose maskable tensors tell the prefix; or why it is no BERT encoder.
     ///
     /// # Errors
@@ -305,12 +295,5 @@ mod tests {
             }
             assert!(listed.iter().all(|(name, _)| name.starts_with("x.")));
         }
-    }
-
-    #[test]
-    fn a_checkpoint_with_a_head_has_a_prefix() {
-        let bare = [Table::Words.name(), "pooler.dense.weight"];
-        assert_eq!(Names::of_checkpoint(bare).prefix, "");
-        assert_eq!(Names::of_checkpoint(["bert.embeddings.word_embeddings.weight"]).prefix, "bert.");
     }
 }

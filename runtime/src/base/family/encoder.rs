@@ -247,7 +247,10 @@ impl Encoder {
     pub fn of_base(manifest: &BaseManifest) -> Result<Encoder, String> {
         let a = &manifest.architecture;
         if let Family::Onnx(_) = a.family {
-            return Err(format!("the base is of the family `{}`, whose graph alone says what it computes", a.family.name()));
+            return Err(format!(
+                "the base is of the family `{}`, whose graph alone says what it computes",
+                a.family.name()
+            ));
         }
         let prefix = prefix(manifest)?;
         let other = || format!("the base has maskable tensors that are no part of a layer of `{}`", a.family.name());

@@ -161,7 +161,8 @@ impl Pass<'_> {
     }
 
     fn layer(&self, layer: usize, step: &Step, work: &mut Workspace) {
-        let Workspace { flow: Flow { x, .. }, normed, projected, context, intermediate, sums, spread, codes, angles } = work;
+        let Workspace { flow: Flow { x, .. }, normed, projected, context, intermediate, sums, spread, codes, angles } =
+            work;
         let of = |task: usize| &*self.tasks[task].model.layers[layer];
         // Tasks change values, never what a layer is made of.
         let Layer { activation, up, rotary, .. } = of(0);
@@ -280,7 +281,9 @@ impl Pass<'_> {
         let angles = Angles::among(known, theta, self.width() / heads, longest);
         let of_stream = |stream: &Stream| {
             let start = stream.rows.start;
-            self.parts(stream.rows.len()).into_iter().map(move |part| (start + part.start..start + part.end, part.start))
+            self.parts(stream.rows.len())
+                .into_iter()
+                .map(move |part| (start + part.start..start + part.end, part.start))
         };
         let (parts, positions): (Vec<_>, Vec<_>) = step.streams.iter().flat_map(of_stream).unzip();
         let panels = self.panels();

@@ -281,7 +281,8 @@ impl Reader<'_> {
     }
 
     fn layer(&self, layer: &encoder::Layer, distances: Option<Arc<Distances>>) -> Result<Layer, EngineError> {
-        let norm = |norm: &Option<encoder::Norm>| norm.as_ref().map(|norm| self.norm(norm, self.encoder.width)).transpose();
+        let norm =
+            |norm: &Option<encoder::Norm>| norm.as_ref().map(|norm| self.norm(norm, self.encoder.width)).transpose();
         let up = std::iter::once(&layer.intermediate).chain(&layer.gate).map(|linear| self.linear(linear));
         Ok(Layer {
             before_attention: norm(&layer.before_attention)?,

@@ -132,3 +132,63 @@ fn tables_of_relative_positions_limit_no_text() {
     let imported = import(&path, &dir.path().join("base"), &more).unwrap();
     assert_eq!(imported.base.manifest().architecture.max_positions, 512);
 }
+
+/// With the `config.json` that belongs to it, an export of a known family becomes what its checkpoint does.
+#[test]
+fn graphs_of_known_families_are_recognised() {
+    let families = [
+        ("albert-dynamo18-f32", "albert", "albert"),
+        ("bert-dynamo18-f32", "bert", "bert"),
+        ("bert-dynamo23-f32", "bert", "bert"),
+        ("bert-torchscript17-f32", "bert", "bert"),
+        ("distilbert-dynamo18-f32", "distilbert", "bert"),
+        ("electra-torchscript17-f32", "electra-narrow", "electra"),
+        ("modernbert-dynamo18-f32", "modernbert", "modernbert"),
+        ("modernbert-dynamo23-f32", "modernbert", "modernbert"),
+        ("modernbert-torchscript17-f32", "modernbert", "modernbert"),
+        ("mpnet-dynamo18-f32", "mpnet", "mpnet"),
+        ("roberta-dynamo18-f32", "roberta", "bert"),
+        ("roberta-torchscript17-f32", "roberta", "bert"),
+    ];
+    for (name, config, family) in families {
+        let dir = tempfile::tempdir().unwrap();
+        let (folder, out) = (dir.path().join("onnx"), dir.path().join("base"));
+        fs::create_dir(&folder).unwrap();
+        let path = folder.join("model.onnx");
+        fs::copy(fixture(name), &path).unwrap();
+        fs::copy(fixtures().join("alike").join(config).join("config.json"), dir.path().join("config.json")).unwrap();
+        let imported = import(&path, &out, &options()).unwrap();
+        println!("{name}: {:?}", imported.recognised);
+        assert_eq!(imported.recognised, Ok(family), "{name}");
+        let batch = tokens(fixture(name).parent().unwrap());
+        let base = Arc::new(Base::open(imported.base.dir()).unwrap());
+        let apart = difference(&hidden(&base, "native", &[], &batch), &states(&fixture(name), &batch));
+        assert!(apart <= 1e-5, "{name}: {apart}");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3, "{name}: something is left");
+    }
+}
+
+/// A config that says another thing than the graph computes is found out.
+#[test]
+fn a_graph_that_computes_something_else_stays_as_it_is() {
+    for (from, to, said) in [
+        ("\"num_attention_heads\": 2", "\"num_attention_heads\": 4", "apart from the graph's"),
+        ("\"layer_norm_eps\": 1e-12", "\"layer_norm_eps\": 1e-2", "apart from the graph's"),
+        ("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3", "`num_hidden_layers` is `3`"),
+        ("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 10000000000", "`num_hidden_layers` is `10000000000`"),
+        ("\"bert\"", "\"gpt2\"", "`model_type` is `gpt2`"),
+        ("{", "[", "config.json"),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("model.onnx");
+        fs::copy(fixture("bert-torchscript17-f32"), &path).unwrap();
+        let config = fs::read_to_string(fixtures().join("alike/bert/config.json")).unwrap();
+        assert!(config.contains(from), "{from}");
+        fs::write(dir.path().join("config.json"), config.replacen(from, to, 1)).unwrap();
+        let imported = import(&path, &dir.path().join("base"), &options()).unwrap();
+        let reason = imported.recognised.unwrap_err();
+        assert!(reason.contains(said), "{to}: {reason}");
+        assert_eq!(imported.base.manifest().architecture.family.name(), "onnx");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3);
+    }
+}
