@@ -105,6 +105,46 @@ fn changed_text(from: &str, to: &str) -> String {
 }
 
 #[test]
+fn architectures_of_every_family_are_read_as_they_are_written() {
+    use family::Family;
+    use family::bert::Kin;
+    use family::encoder::Activation;
+
+    let (heads, intermediate_size, layer_norm_eps) = (2, 8, 1e-6);
+    let bert = |kin| Family::Bert(family::bert::Sizes { heads, intermediate_size, layer_norm_eps, kin });
+    let modern = |global_every| {
+        Family::ModernBert(family::modernbert::Sizes {
+            heads,
+            intermediate_size,
+            layer_norm_eps,
+            global_every,
+            window: 64,
+            global_theta: 1.6e5,
+            local_theta: 1e4,
+        })
+    };
+    let of = |family| Architecture { family, hidden_size: 4, layers: 3, vocab_size: 10, max_positions: 16 };
+    let families = [
+        bert(Kin::Bert),
+        bert(Kin::Electra { embedding_size: 2 }),
+        bert(Kin::Electra { embedding_size: 3 }),
+        bert(Kin::Albert { embedding_size: 2, activation: Activation::Gelu }),
+        bert(Kin::Albert { embedding_size: 2, activation: Activation::GeluTanh }),
+        bert(Kin::Mpnet),
+        modern(2),
+        modern(3),
+        Family::Onnx(GraphHints { intermediate_size: Some(8), layer_norm_eps: None }),
+    ];
+    let mut identities = std::collections::BTreeSet::new();
+    for family in families {
+        let text = serde_json::to_string(&of(family)).unwrap();
+        assert_eq!(serde_json::from_str::<Architecture>(&text).unwrap(), of(family), "{text}");
+        identities.insert(base_id(&of(family), "", []));
+    }
+    assert_eq!(identities.len(), families.len(), "what differs has an identity of its own");
+}
+
+#[test]
 fn a_wrong_field_is_refused_by_name() {
     let change = |edit: fn(&mut BaseManifest)| {
         let dir = tempfile::tempdir().unwrap();
@@ -129,6 +169,21 @@ fn a_wrong_field_is_refused_by_name() {
     assert!(change(|m| m.maskable[0].layer = 1).contains("layer 1 of 1"));
     assert!(change(|m| m.maskable.push(m.maskable[0].clone())).contains("comes twice"));
     assert!(change(|m| drop(m.digests.insert("../x".into(), String::new()))).contains("../x"));
+    // Layers are listed.
+    for layers in [1001, usize::MAX / 2 + 2] {
+        let error = changed_text("\"layers\":1", &format!("\"layers\":{layers}"));
+        assert!(error.contains("`architecture/layers`") && error.contains("1000 are the most"), "{error}");
+    }
+    let field = |name: &str| format!("field `architecture/{name}` is missing");
+    for (family, missing) in [
+        ("electra", "embedding_size"),
+        ("albert", "embedding_size"),
+        ("albert\",\"embedding_size\":4,\"x\":\"", "activation"),
+        ("modernbert", "global_every"),
+    ] {
+        let error = changed_text("\"bert\"", &format!("\"{family}\""));
+        assert!(error.contains(&field(missing)), "{error}");
+    }
     // What becomes the name of a directory or file can be nothing but a digest.
     for id in ["../../../etc", "/etc", "", "AB", &"A".repeat(64)] {
         let found = changed_text("\"base_id\":\"", &format!("\"base_id\":\"{id}\",\"was\":\""));

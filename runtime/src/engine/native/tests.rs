@@ -7,6 +7,9 @@ use proptest::prelude::*;
 use super::model::tests::Parts;
 use super::*;
 use crate::base::Precision;
+use crate::base::family::bert::{self, Kin};
+use crate::base::family::encoder::Activation;
+use crate::base::family::{Family, modernbert};
 use crate::mask::{Granularity, Mask};
 use crate::pack::{Delta, FloatType};
 
@@ -30,6 +33,27 @@ type Recipe = [u32; LAYERS + 1];
 /// An encoder whose heads are whole panels wide, and one whose heads are not.
 const WIDTHS: [usize; 2] = [64, 40];
 
+/// Every family, with heads that are half as wide as the encoder.
+fn family(number: usize, width: usize) -> Family {
+    let (heads, intermediate_size, layer_norm_eps) = (2, 2 * width, 1e-6);
+    let bert = |kin| Family::Bert(bert::Sizes { heads, intermediate_size, layer_norm_eps, kin });
+    match number {
+        0 => bert(Kin::Bert),
+        1 => bert(Kin::Electra { embedding_size: 24 }),
+        2 => bert(Kin::Mpnet),
+        3 => bert(Kin::Albert { embedding_size: 24, activation: Activation::GeluTanh }),
+        _ => Family::ModernBert(modernbert::Sizes {
+            heads,
+            intermediate_size,
+            layer_norm_eps,
+            global_every: 2,
+            window: 3,
+            global_theta: 1e5,
+            local_theta: 1e4,
+        }),
+    }
+}
+
 const PRECISIONS: [Precision; 3] = [Precision::F32, Precision::Bf16, Precision::Int8];
 
 /// Adds a task.
@@ -41,7 +65,8 @@ fn add(engine: &NativeEngine, parts: &Parts, recipe: Recipe) -> TaskId {
             None => "embeddings.".to_owned(),
             Some(layer) => format!("layer.{layer}."),
         };
-        for (name, shape) in parts.shapes().filter(|(name, _)| name.contains(&of_step)) {
+        let is_of_step = |name: &str| name.contains(&of_step) || step == 0 && name.contains("relative");
+        for (name, shape) in parts.shapes().filter(|(name, _)| is_of_step(name)) {
             let is_masked = engine.base.maskable(name).is_some() && kind != 2;
             match (is_masked, kind) {
                 (true, _) => {
@@ -66,11 +91,12 @@ fn add(engine: &NativeEngine, parts: &Parts, recipe: Recipe) -> TaskId {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
     fn tasks_that_share_work_answer_as_they_do_alone(
         width in prop::sample::select(&WIDTHS[..]),
+        family in (0usize..5),
         precision in prop::sample::select(&PRECISIONS[..]),
         recipes in prop::collection::vec(prop::array::uniform4(0u32..4), 1..6),
         texts in prop::collection::vec((1usize..17, prop::collection::vec(any::<prop::sample::Index>(), 0..5)), 1..6),
@@ -78,7 +104,8 @@ proptest! {
         seed: u32,
     ) {
         let dir = tempfile::tempdir().unwrap();
-        let parts = Parts::of(LAYERS, width).stored_as(precision);
+        let family = self::family(family, width);
+        let parts = Parts::of_family(family, LAYERS, width).stored_as(precision);
         let base = Arc::new(parts.base(dir.path(), numbers(seed), |_| ()));
         for isa in Isa::available() {
             let options = EngineOptions::default().threads(Some(threads)).isa(Some(isa));
@@ -87,7 +114,9 @@ proptest! {
 
             // What is alike from the start is shared, and nothing else.
             let sharing = engine.sharing(&tasks).unwrap().unwrap();
-            for (layer, groups) in sharing.layers().iter().enumerate() {
+            // Where layers share their weights, what a task changes is in all of them.
+            let is_shared = family.name() == "albert";
+            for (layer, groups) in sharing.layers().iter().enumerate().filter(|_| !is_shared) {
                 let mut alike: BTreeMap<&[u32], Vec<TaskId>> = BTreeMap::new();
                 let with = recipes.iter().zip(&tasks);
                 with.for_each(|(recipe, task)| alike.entry(&recipe[..=layer + 1]).or_default().push(*task));
@@ -98,7 +127,8 @@ proptest! {
             let (mut batch, mut next) = (TokenBatch::new(0), numbers(seed ^ 1));
             for (length, _) in &texts {
                 let ids: Vec<u32> = (0..*length).map(|_| ((next() + 0.5) * 9.0) as u32).collect();
-                batch.push(&ids, &ids.iter().map(|id| id % 2).collect::<Vec<_>>());
+                let segments = base.segments().unwrap_or(1) as u32;
+                batch.push(&ids, &ids.iter().map(|id| id % segments).collect::<Vec<_>>());
             }
             let of_text = texts.iter().map(|(_, chosen)| chosen.iter().map(|index| *index.get(&tasks)).collect());
             let plan = Plan::new(batch, &of_text.collect::<Vec<Vec<TaskId>>>());
