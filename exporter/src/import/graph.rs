@@ -50,7 +50,6 @@ struct Forward<'a> {
 }
 
 /// What attention of some layers needs besides their weights.
-#[derive(Default, Clone)]
 struct Attention {
     /// Added to scores.
     bias: String,
@@ -68,17 +67,12 @@ impl Forward<'_> {
         let batch_sequence = self.batch_sequence.clone();
         let split = self.b.op("Concat", &[&batch_sequence, &heads_dims], &[("axis", 0i64.into())]);
         // What layers of one kind share is there once.
-        let mut known: Vec<((Option<usize>, Option<u64>), Attention)> = Vec::new();
+        let mut known = BTreeMap::new();
         let encoder = self.encoder;
         for layer in &encoder.layers {
             let kind = (layer.window, layer.rotary.map(f64::to_bits));
-            let found = known.iter().find(|(of, _)| *of == kind).map(|(_, attention)| attention.clone());
-            let attention = found.unwrap_or_else(|| {
-                let made = self.attention_of(layer, &padding);
-                known.push((kind, made.clone()));
-                made
-            });
-            x = self.layer(layer, &x, &attention, &split);
+            let attention = known.entry(kind).or_insert_with(|| self.attention_of(layer, &padding));
+            x = self.layer(layer, &x, attention, &split);
         }
         let width = self.b.shape(&[h]);
         let shape = self.b.op("Concat", &[&batch_sequence, &width], &[("axis", 0i64.into())]);

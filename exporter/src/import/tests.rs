@@ -113,6 +113,29 @@ fn masks_act_alike_on_every_engine_and_in_every_precision() {
     }
 }
 
+/// What is taken out of a graph is what its checkpoint has, to the last bit.
+#[test]
+fn a_recognised_graph_has_the_identity_of_its_checkpoint() {
+    // Whose names in a base are those of the checkpoint.
+    for (name, family) in [("bert", "bert"), ("electra", "bert"), ("electra-narrow", "electra")] {
+        let (dir, base) = imported(&folder(name));
+        fs::copy(folder(name).join("config.json"), base.dir().join("config.json")).unwrap();
+        let again = super::onnx::import(&base.dir().join("model.onnx"), &dir.path().join("again"), &options(&base));
+        let again = again.unwrap();
+        assert_eq!(again.recognised, Ok(family), "{name}");
+        assert_eq!(again.base.base_id(), base.base_id(), "{name}");
+    }
+}
+
+fn options(base: &Base) -> super::onnx::Options {
+    super::onnx::Options {
+        tokenizer: base.dir().join("tokenizer.json"),
+        output: None,
+        max_positions: Some(32),
+        origin: Origin::default(),
+    }
+}
+
 /// A row of `docs/models.md` for each checkpoint in the folder that `OVERMASK_LARGE` names.
 #[test]
 #[ignore = "reads checkpoints that make_onnx5.py writes"]
@@ -133,12 +156,6 @@ fn large() {
 fn gradients_go_through_the_graph_of_every_family() {
     for (name, _) in FAMILIES {
         let (_dir, base) = imported(&folder(name));
-        let options = super::onnx::Options {
-            tokenizer: base.dir().join("tokenizer.json"),
-            output: None,
-            max_positions: Some(32),
-            origin: Origin::default(),
-        };
-        check_gradients(&base.dir().join("model.onnx"), &options);
+        check_gradients(&base.dir().join("model.onnx"), &options(&base));
     }
 }

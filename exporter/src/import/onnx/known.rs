@@ -97,7 +97,8 @@ pub(super) fn compare(known: &Base, graph: &Base) -> Result<(), String> {
         let (known, graph) = (states(known)?, states(graph)?);
         let largest = graph.iter().fold(1f32, |most, v| most.max(v.abs()));
         let apart = known.iter().zip(&graph).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
-        if known.len() != graph.len() || !(apart <= TOLERANCE * largest) {
+        let is_finite = known.iter().all(|value| value.is_finite());
+        if known.len() != graph.len() || !is_finite || apart > TOLERANCE * largest {
             return Err(format!("its vectors are up to {apart:.1e} apart from the graph's"));
         }
     }
