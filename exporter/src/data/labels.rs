@@ -36,8 +36,8 @@ pub struct LabelSet {
 }
 
 impl From<&Dataset> for LabelSet {
-    /// The labels of a data set, those that soft labels name included, sorted by their UTF-8 bytes, so that the order of the file
-    /// does not decide the numbers.
+    /// The labels of a data set, those that soft labels name included, sorted by their UTF-8 bytes, so that
+    /// the order of the file does not decide the numbers.
     fn from(dataset: &Dataset) -> Self {
         let mut sorted: BTreeSet<&str> = dataset.examples.iter().flat_map(|e| e.target.labels()).collect();
         let soft = dataset.examples.iter().filter_map(|example| example.soft.as_ref());

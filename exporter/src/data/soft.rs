@@ -2,7 +2,7 @@
 //!
 //! | field | what it holds |
 //! | --- | --- |
-//! | `probs` | a probability for each label, from 0 to 1, in all 1 but for [`TOLERANCE`]; a label that is not named has 0 |
+//! | `probs` | a probability for each label, from 0 to 1, in all 1 (within [`TOLERANCE`]); what is not named has 0 |
 //! | `logits` | a finite number for each label, of which the softmax is taken |
 //!
 //! Either is an object, in which a label is a key, or a list in the order of the labels, sorted by their UTF-8 bytes as
@@ -270,7 +270,8 @@ mod tests {
             ("a.tsv", "text\tlabel\tprobs\na\tx\t\nb\ty\t[0.5,0.5]\nc\t\t{\"y\":1}\n"),
             (
                 "a.jsonl",
-                "{\"text\":\"a\",\"label\":\"x\"}\n{\"text\":\"b\",\"label\":\"y\",\"probs\":[0.5,0.5]}\n{\"text\":\"c\",\"probs\":[0,1]}\n",
+                "{\"text\":\"a\",\"label\":\"x\"}\n{\"text\":\"b\",\"label\":\"y\",\"probs\":[0.5,0.5]}\n\
+                 {\"text\":\"c\",\"probs\":[0,1]}\n",
             ),
         ] {
             let data = soft_file(name, text).unwrap();

@@ -306,8 +306,8 @@ impl Examples {
 
     /// What the rows of the examples with these numbers should be, and what the teacher says of them.
     ///
-    /// Where the teacher's answer is all that is known, a class is one that is not there, so that its row of `OneHot` is
-    /// zero and the label's part of the loss with it; a set, or a number, is what the teacher says.
+    /// Where the teacher's answer is all that is known, a class is one that is not there, so that its row of
+    /// `OneHot` is zero and the label's part of the loss with it; a set, or a number, is what the teacher says.
     pub(super) fn targets(&self, indices: &[usize]) -> Result<Feed, TrainError> {
         let rows = self.rows(indices);
         let gold = || indices.iter().map(|i| (*i, &self.gold[*i]));

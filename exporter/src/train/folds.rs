@@ -92,7 +92,7 @@ pub(super) fn teach(
     texts.train.lessons = lessons;
     let said: Vec<Said> = said.into_iter().flatten().collect();
     let held_out = score::main_score(o.form.kind, labels.names(), &texts.train.gold, &said);
-    log::info!("teachers on what they did not learn: {} {held_out:.4}", o.form.kind.metric());
+    log::info!("teachers on what each did not learn: {} {held_out:.4}", o.form.kind.metric());
     Ok(Folds { folds: parts, held_out, steps: (0..parts).map(steps).max().unwrap_or(0) })
 }
 

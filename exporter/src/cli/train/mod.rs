@@ -195,10 +195,6 @@ fn report(args: &TrainArgs, options: &TrainOptions, outcome: &Outcome) -> Result
         let eval = eval.map_or_else(String::new, |eval| say("eval", eval.main()));
         log::info!("{name}{}{eval}", say("dev", dev.main()).replacen(',', ":", 1));
     };
-    if let Some(folds) = &outcome.folds {
-        let held_out = say("of what each did not learn", folds.held_out).replacen(", ", "", 1);
-        log::info!("{} teachers, {held_out}", folds.folds);
-    }
     outcome.baselines.iter().for_each(|b| row(b.baseline.about(), &b.dev, b.eval.as_ref()));
     if let Some(head) = &outcome.head {
         row("head alone", &head.dev, head.eval.as_ref());
