@@ -307,7 +307,7 @@ mod tests {
         let sentence = |(i, words): (usize, &str)| {
             let words: Vec<String> = words.split(' ').map(str::to_owned).collect();
             let target = Target::Tags(vec!["O".to_owned(); words.len()]);
-            Example { input: Input::Words { words }, target, line: i + 1 }
+            Example { input: Input::Words { words }, target, soft: None, line: i + 1 }
         };
         let of = |sentences: &[&str]| {
             let examples = sentences.iter().copied().enumerate().map(sentence).collect();

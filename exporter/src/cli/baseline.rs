@@ -13,7 +13,7 @@ use super::data::DataArgs;
 use super::train::{Datasets, Measure, TaskArgs, in_flags, stop_when_asked};
 use super::{output, places};
 use crate::score;
-use crate::train::{self, Effort, Given, Method, TrainOptions};
+use crate::train::{self, Amount, Effort, Given, Method, TrainOptions};
 
 /// Measure what a task comes to without a mask, on the dev split that `train` chooses by.
 ///
@@ -71,9 +71,10 @@ pub(super) fn run(args: &BaselineArgs) -> Result<(), Error> {
         ..usual
     };
     let given = Given { dev_fraction: args.measure.dev_fraction, ..Given::default() };
-    let options = options.fit(Effort::Normal, given, train.len(), dev.is_some());
+    let options =
+        options.fit(Effort::Normal, given, Amount { examples: train.len(), unlabelled: 0, has_dev: dev.is_some() });
     let stop = stop_when_asked("stopping; once more ends at once".to_owned())?;
-    let data = train::Data { train: &train, dev: dev.as_ref(), eval: eval.as_ref() };
+    let data = train::Data { train: &train, dev: dev.as_ref(), eval: eval.as_ref(), unlabelled: None };
     let measured = train::baselines(base.as_ref(), data, &options, &stop).map_err(in_flags)?;
     if form.kind == TaskKind::Tag {
         log::warn!("of tags there is no baseline but the head on the encoder, which --base names");

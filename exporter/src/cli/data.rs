@@ -6,7 +6,7 @@ use anyhow::Error;
 use clap::Args;
 use overmask_cli::CodedError;
 
-use crate::data::{self, DataError, Dataset, Delimiter, Form, ReadOptions};
+use crate::data::{self, DataError, Dataset, Delimiter, Form, ReadOptions, Unlabelled};
 
 /// How the data files are written, all that a command reads.
 #[derive(Debug, Args)]
@@ -30,13 +30,27 @@ pub(super) struct DataArgs {
 impl DataArgs {
     /// Reads a data file.
     pub(super) fn read(&self, path: &Path, form: Form) -> Result<Dataset, Error> {
-        let options = ReadOptions {
+        data::read_with(path, form, &self.options()).map_err(in_flags)
+    }
+
+    /// Reads one whose examples may have soft labels.
+    pub(super) fn read_soft(&self, path: &Path, form: Form) -> Result<Dataset, Error> {
+        data::read_with(path, form, &ReadOptions { soft: true, ..self.options() }).map_err(in_flags)
+    }
+
+    /// Reads one for its texts alone.
+    pub(super) fn read_unlabelled(&self, path: &Path, form: Form) -> Result<Unlabelled, Error> {
+        data::read_unlabelled(path, form, &self.options()).map_err(in_flags)
+    }
+
+    fn options(&self) -> ReadOptions {
+        ReadOptions {
             delimiter: self.delimiter,
             text_column: self.text_column.clone(),
             pair_column: self.pair_column.clone(),
             label_column: self.label_column.clone(),
-        };
-        data::read_with(path, form, &options).map_err(in_flags)
+            soft: false,
+        }
     }
 }
 

@@ -35,7 +35,7 @@ pub fn parse(path: &Path, text: &str) -> Result<Vec<Example>, DataError> {
             [] | ["-DOCSTART-", ..] => {
                 let input = Input::Words { words: std::mem::take(&mut words) };
                 let target = Target::Tags(std::mem::take(&mut tags));
-                examples.push(Example { input, target, line: first });
+                examples.push(Example { input, target, soft: None, line: first });
             }
             [word, .., tag] => {
                 if words.is_empty() {

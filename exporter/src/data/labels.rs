@@ -36,10 +36,12 @@ pub struct LabelSet {
 }
 
 impl From<&Dataset> for LabelSet {
-    /// The labels of a data set, sorted by their UTF-8 bytes, so that the order of the file
-    /// does not decide the numbers.
+    /// The labels of a data set, those that soft labels name included, sorted by their UTF-8 bytes, so that
+    /// the order of the file does not decide the numbers.
     fn from(dataset: &Dataset) -> Self {
-        let sorted: BTreeSet<&str> = dataset.examples.iter().flat_map(|e| e.target.labels()).collect();
+        let mut sorted: BTreeSet<&str> = dataset.examples.iter().flat_map(|e| e.target.labels()).collect();
+        let soft = dataset.examples.iter().filter_map(|example| example.soft.as_ref());
+        sorted.extend(soft.flat_map(|soft| soft.scores.keys().map(String::as_str)));
         Self::new(sorted.into_iter().map(str::to_owned).collect())
     }
 }

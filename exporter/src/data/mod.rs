@@ -14,6 +14,7 @@ mod options;
 mod read;
 mod record;
 pub mod rng;
+mod soft;
 mod split;
 mod summary;
 mod table;
@@ -32,8 +33,9 @@ pub use conll::parse as parse_conll;
 pub use error::DataError;
 pub use labels::{Gold, LabelSet, VALUE, doubts};
 pub use options::{Delimiter, ReadOptions};
-pub use read::{read, read_with};
-pub use split::{duplicates, key, normalise, repetitions, split, split_indices, split_stratified};
+pub use read::{read, read_unlabelled, read_with};
+pub use soft::{Scale, Soft};
+pub use split::{duplicates, folds, key, normalise, repetitions, split, split_indices, split_stratified};
 pub use summary::{Lengths, Summary};
 
 /// What the examples of a data set are: it decides which fields a file must have.
@@ -61,6 +63,11 @@ impl Form {
             (TaskKind::Tag, _) => &["tokens", "tags"],
         }
     }
+
+    /// Those of its input: all but the last.
+    pub(crate) fn inputs(self) -> &'static [&'static str] {
+        self.fields().split_last().map_or(&[], |(_, inputs)| inputs)
+    }
 }
 
 /// What an example is.
@@ -81,8 +88,10 @@ pub enum Target {
 pub struct Example {
     /// Text, two texts, or words, as in the file.
     pub input: Input,
-    /// What it is.
+    /// What it is; where only `soft` says so, the likeliest label.
     pub target: Target,
+    /// What somebody holds likely of it, if the file says so.
+    pub soft: Option<Soft>,
     /// The line of the file on which the example starts, from 1.
     pub line: usize,
 }
@@ -90,7 +99,7 @@ pub struct Example {
 impl Example {
     /// A text and its label.
     pub fn labelled(text: impl Into<String>, label: impl Into<String>, line: usize) -> Self {
-        Example { input: Input::Text(text.into()), target: Target::Label(label.into()), line }
+        Example { input: Input::Text(text.into()), target: Target::Label(label.into()), soft: None, line }
     }
 }
 
@@ -98,21 +107,67 @@ impl Serialize for Example {
     /// The fields of a line of JSONL, in the order of [`Form::fields`].
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(None)?;
-        match &self.input {
-            Input::Text(text) => map.serialize_entry("text", text)?,
-            Input::Pair(first, second) => {
-                map.serialize_entry("text", first)?;
-                map.serialize_entry("text_pair", second)?;
-            }
-            Input::Words { words } => map.serialize_entry("tokens", words)?,
-        }
+        input_fields(&mut map, &self.input)?;
         match &self.target {
+            Target::Label(_) if self.soft.as_ref().is_some_and(|soft| soft.alone) => {}
             Target::Label(label) => map.serialize_entry("label", label)?,
             Target::Labels(labels) => map.serialize_entry("labels", labels)?,
             Target::Value(value) => map.serialize_entry("value", value)?,
             Target::Tags(tags) => map.serialize_entry("tags", tags)?,
         }
+        if let Some(soft) = &self.soft {
+            map.serialize_entry(soft.scale.field(), &soft.scores)?;
+        }
         map.end()
+    }
+}
+
+/// The fields of an input.
+fn input_fields<M: SerializeMap>(map: &mut M, input: &Input) -> Result<(), M::Error> {
+    match input {
+        Input::Text(text) => map.serialize_entry("text", text),
+        Input::Pair(first, second) => {
+            map.serialize_entry("text", first)?;
+            map.serialize_entry("text_pair", second)
+        }
+        Input::Words { words } => map.serialize_entry("tokens", words),
+    }
+}
+
+/// The texts of one file, of which nobody has said what they are, in the file's order.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Unlabelled {
+    /// Where they come from, for messages.
+    pub path: PathBuf,
+    /// The inputs, all of one form, each with the line on which it starts.
+    pub inputs: Vec<(Input, usize)>,
+}
+
+impl Unlabelled {
+    /// SHA-256 over their canonical form, which is that of examples ([`digest`]) without what they are.
+    pub fn digest(&self) -> String {
+        struct Fields<'a>(&'a Input);
+        impl Serialize for Fields<'_> {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                let mut map = serializer.serialize_map(None)?;
+                input_fields(&mut map, self.0)?;
+                map.end()
+            }
+        }
+        let mut hasher = HashWriter(Sha256::new());
+        for (input, _) in &self.inputs {
+            // A hasher takes everything and strings always serialise.
+            let written = serde_json::to_writer(&mut hasher, &Fields(input));
+            debug_assert!(written.is_ok());
+            hasher.0.update(b"\n");
+        }
+        hex(&hasher.0.finalize())
+    }
+
+    /// How many of them are in a data set, too, after [`normalise`].
+    pub fn shared_with(&self, dataset: &Dataset) -> usize {
+        let keys: std::collections::HashSet<String> = dataset.examples.iter().map(|e| key(&e.input)).collect();
+        self.inputs.iter().filter(|(input, _)| keys.contains(&key(input))).count()
     }
 }
 
@@ -134,6 +189,11 @@ impl Dataset {
     /// Whether there is none. What [`read()`] returns is never empty.
     pub fn is_empty(&self) -> bool {
         self.examples.is_empty()
+    }
+
+    /// How many of them have soft labels.
+    pub fn soft(&self) -> usize {
+        self.examples.iter().filter(|example| example.soft.is_some()).count()
     }
 
     /// The inputs alone.

@@ -18,6 +18,9 @@ pub struct ReadOptions {
     pub pair_column: Option<String>,
     /// The one that holds what an example is: its label, labels, value or tags.
     pub label_column: Option<String>,
+    /// Whether examples to classify may have soft labels ([`super::Soft`]), in `probs` or `logits`, beside their
+    /// label or in its place. Without it these are fields like others, which are skipped.
+    pub soft: bool,
 }
 
 impl ReadOptions {
@@ -38,6 +41,8 @@ impl ReadOptions {
         match field {
             "text" | "tokens" => ("text_column", &self.text_column),
             "text_pair" => ("pair_column", &self.pair_column),
+            // These have no other names.
+            "probs" | "logits" => ("label_column", &None),
             _ => ("label_column", &self.label_column),
         }
     }
@@ -108,6 +113,7 @@ mod tests {
             text_column: Some("a".into()),
             pair_column: Some("b".into()),
             label_column: Some("c".into()),
+            soft: true,
         };
         for (field, name, option) in [
             ("text", "a", "text_column"),
@@ -117,6 +123,8 @@ mod tests {
             ("labels", "c", "label_column"),
             ("value", "c", "label_column"),
             ("tags", "c", "label_column"),
+            ("probs", "probs", "label_column"),
+            ("logits", "logits", "label_column"),
         ] {
             assert_eq!((options.name(field), options.option(field)), (name, option));
             assert_eq!(ReadOptions::default().name(field), field);

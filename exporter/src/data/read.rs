@@ -8,25 +8,37 @@
 //!   character like others.
 //! * `.conll`: for tags alone; see `conll`.
 //!
-//! What the fields hold is the matter of `record`; [`ReadOptions`] gives them other names.
+//! What the fields hold is the matter of `record`, soft labels are that of `soft`; [`ReadOptions`] gives fields other
+//! names.
 //!
 //! A file is UTF-8, with or without a byte order mark.
 
 use std::fs;
 use std::path::Path;
 
-use overmask::pack::TaskKind;
+use overmask::pack::{Input, TaskKind};
 use serde_json::{Map, Value};
 
 use super::options::Delimiter;
-use super::table::Table;
-use super::{DataError, Dataset, Example, Form, ReadOptions, conll, encoding, record};
+use super::table::{Fields, Record, Table};
+use super::{DataError, Dataset, Example, Form, ReadOptions, Unlabelled, conll, encoding, record, soft};
 
 /// What the names of data files end in.
 const ENDINGS: [&str; 5] = ["jsonl", "ndjson", "csv", "tsv", "conll"];
 
 /// How many of a directory's data files a message lists.
 const LISTED: usize = 5;
+
+/// The fields in which soft labels may be.
+const SOFT: &[&str] = &["probs", "logits"];
+
+/// A format, and what it is read by.
+#[derive(Debug, Clone, Copy)]
+enum Format {
+    Table(Table),
+    Jsonl,
+    Conll,
+}
 
 const CSV: Table = Table { delimiter: Delimiter::COMMA, quoting: true };
 const TSV: Table = Table { delimiter: Delimiter::TAB, quoting: false };
@@ -45,31 +57,81 @@ pub fn read(path: &Path, form: Form) -> Result<Dataset, DataError> {
 /// # Errors
 /// As [`read()`], and when an option is not for such a file.
 pub fn read_with(path: &Path, form: Form, options: &ReadOptions) -> Result<Dataset, DataError> {
-    let unreadable = |source| DataError::Io { path: path.to_owned(), source };
-    if path.is_dir() {
-        return Err(DataError::Directory { path: path.to_owned(), files: data_files(path) });
-    }
-    let ending = ending(path);
-    let (table, jsonl) = match ending.as_str() {
-        "csv" => (Some(CSV), false),
-        "tsv" => (Some(TSV), false),
-        "jsonl" | "ndjson" => (None, true),
-        "conll" if form.kind == TaskKind::Tag => (None, false),
-        "conll" => return Err(DataError::NotTags { path: path.to_owned(), kind: form.kind }),
-        _ => return Err(DataError::Format { path: path.to_owned() }),
-    };
-    options.check(path, form, table.is_some(), table.is_some() || jsonl)?;
-    let bytes = overmask::fs::read(path).map_err(unreadable)?;
+    let (format, bytes) = open(path, form, options)?;
     let text = encoding::text(path, &bytes)?;
-    let examples = match table {
-        Some(table) => table.parse(path, text, form, options)?,
-        None if jsonl => parse_jsonl(path, text, form, options)?,
-        None => conll::parse(path, text)?,
+    let mut fields = Fields { needed: form.fields(), instead: &[] };
+    let examples = if options.soft && form.kind == TaskKind::Classify {
+        fields.instead = SOFT;
+        let drafts =
+            records(format, path, text, fields, options, &|line, get| soft::draft(path, line, form, options, get))?;
+        soft::settle(path, drafts)?
+    } else if let Format::Conll = format {
+        conll::parse(path, text)?
+    } else {
+        records(format, path, text, fields, options, &|line, get| record::example(path, line, form, options, get))?
     };
     if examples.is_empty() {
         return Err(DataError::Empty { path: path.to_owned() });
     }
     Ok(Dataset { path: path.to_owned(), examples })
+}
+
+/// Reads a data file for its texts alone: what they are is not looked at, if the file says it at all. A `.conll` file
+/// has its tags all the same.
+///
+/// # Errors
+/// As [`read_with()`].
+pub fn read_unlabelled(path: &Path, form: Form, options: &ReadOptions) -> Result<Unlabelled, DataError> {
+    let (format, bytes) = open(path, form, options)?;
+    let text = encoding::text(path, &bytes)?;
+    let fields = Fields { needed: form.inputs(), instead: &[] };
+    let inputs: Vec<(Input, usize)> = match format {
+        Format::Conll => {
+            conll::parse(path, text)?.into_iter().map(|Example { input, line, .. }| (input, line)).collect()
+        }
+        _ => records(format, path, text, fields, options, &|line, get| {
+            Ok((record::input(path, line, form, options, get)?, line))
+        })?,
+    };
+    if inputs.is_empty() {
+        return Err(DataError::Empty { path: path.to_owned() });
+    }
+    Ok(Unlabelled { path: path.to_owned(), inputs })
+}
+
+/// A file's format, which its name tells, and its bytes.
+fn open(path: &Path, form: Form, options: &ReadOptions) -> Result<(Format, Vec<u8>), DataError> {
+    if path.is_dir() {
+        return Err(DataError::Directory { path: path.to_owned(), files: data_files(path) });
+    }
+    let format = match ending(path).as_str() {
+        "csv" => Format::Table(CSV),
+        "tsv" => Format::Table(TSV),
+        "jsonl" | "ndjson" => Format::Jsonl,
+        "conll" if form.kind == TaskKind::Tag => Format::Conll,
+        "conll" => return Err(DataError::NotTags { path: path.to_owned(), kind: form.kind }),
+        _ => return Err(DataError::Format { path: path.to_owned() }),
+    };
+    options.check(path, form, matches!(format, Format::Table(_)), !matches!(format, Format::Conll))?;
+    let bytes = overmask::fs::read(path).map_err(|source| DataError::Io { path: path.to_owned(), source })?;
+    Ok((format, bytes))
+}
+
+/// What `read` makes of the records of a file whose fields have names.
+fn records<T>(
+    format: Format,
+    path: &Path,
+    text: &str,
+    fields: Fields,
+    options: &ReadOptions,
+    read: Record<'_, T>,
+) -> Result<Vec<T>, DataError> {
+    match format {
+        Format::Table(table) => table.parse(path, text, fields, options, read),
+        Format::Jsonl => parse_jsonl(path, text, options, read),
+        // Its fields have none.
+        Format::Conll => Err(DataError::Format { path: path.to_owned() }),
+    }
 }
 
 /// What a file's name ends in, in lower case.
@@ -91,7 +153,7 @@ fn data_files(dir: &Path) -> String {
     }
 }
 
-fn parse_jsonl(path: &Path, text: &str, form: Form, options: &ReadOptions) -> Result<Vec<Example>, DataError> {
+fn parse_jsonl<T>(path: &Path, text: &str, options: &ReadOptions, read: Record<'_, T>) -> Result<Vec<T>, DataError> {
     let mut examples = Vec::new();
     for (i, json) in text.split('\n').enumerate() {
         let line = i + 1;
@@ -104,7 +166,7 @@ fn parse_jsonl(path: &Path, text: &str, form: Form, options: &ReadOptions) -> Re
             reason: format!("not a JSON object (column {}): {}", e.column(), without_place(&e)),
         })?;
         let get = |field: &str| object.get(options.name(field)).cloned();
-        examples.push(record::example(path, line, form, options, &get)?);
+        examples.push(read(line, &get)?);
     }
     Ok(examples)
 }

@@ -7,6 +7,8 @@
 //! | `labels` | a list of such; in a table, and in a string, `|` stands between them, and nothing is none |
 //! | `value` | a finite number, or a string that is one |
 //! | `tokens`, `tags` | lists of strings, as many of the one as of the other; in a table words with spaces between them |
+//!
+//! What `probs` and `logits` hold is the matter of `soft`.
 
 use std::path::Path;
 
@@ -15,43 +17,70 @@ use serde_json::Value;
 
 use super::{DataError, Example, Form, ReadOptions, Target};
 
+/// What gives the fields of a record by our names for them.
+pub(super) type Get<'a> = &'a dyn Fn(&str) -> Option<Value>;
+
 /// An example whose fields, which `get` gives by our names for them, hold what its form asks for.
 pub(super) fn example(
     path: &Path,
     line: usize,
     form: Form,
     options: &ReadOptions,
-    get: &dyn Fn(&str) -> Option<Value>,
+    get: Get<'_>,
 ) -> Result<Example, DataError> {
     let read = Reader { path, line, options, get };
-    let input = match (form.kind, form.pair) {
-        (TaskKind::Tag, _) => Input::Words { words: read.words("tokens")? },
-        (_, false) => Input::Text(read.text("text")?),
-        (_, true) => Input::Pair(read.text("text")?, read.text("text_pair")?),
-    };
+    let input = read.input(form)?;
     let target = match form.kind {
         TaskKind::Classify => Target::Label(read.label("label", &read.field("label")?)?),
         TaskKind::Multilabel => Target::Labels(read.labels()?),
         TaskKind::Regress => Target::Value(read.value()?),
         TaskKind::Tag => Target::Tags(read.tags(input.rows())?),
     };
-    Ok(Example { input, target, line })
+    Ok(Example { input, target, soft: None, line })
 }
 
-struct Reader<'a> {
-    path: &'a Path,
+/// Its input alone.
+pub(super) fn input(
+    path: &Path,
     line: usize,
-    options: &'a ReadOptions,
-    get: &'a dyn Fn(&str) -> Option<Value>,
+    form: Form,
+    options: &ReadOptions,
+    get: Get<'_>,
+) -> Result<Input, DataError> {
+    Reader { path, line, options, get }.input(form)
+}
+
+/// Whether a field holds nothing, as one does in a table with gaps.
+pub(super) fn is_absent(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(text) => text.trim().is_empty(),
+        _ => false,
+    }
+}
+
+pub(super) struct Reader<'a> {
+    pub(super) path: &'a Path,
+    pub(super) line: usize,
+    pub(super) options: &'a ReadOptions,
+    pub(super) get: Get<'a>,
 }
 
 impl Reader<'_> {
-    fn wrong(&self, field: &str, reason: impl Into<String>) -> DataError {
+    pub(super) fn input(&self, form: Form) -> Result<Input, DataError> {
+        Ok(match (form.kind, form.pair) {
+            (TaskKind::Tag, _) => Input::Words { words: self.words("tokens")? },
+            (_, false) => Input::Text(self.text("text")?),
+            (_, true) => Input::Pair(self.text("text")?, self.text("text_pair")?),
+        })
+    }
+
+    pub(super) fn wrong(&self, field: &str, reason: impl Into<String>) -> DataError {
         let field = self.options.name(field).to_owned();
         DataError::Field { path: self.path.to_owned(), line: self.line, field, reason: reason.into() }
     }
 
-    fn field(&self, field: &str) -> Result<Value, DataError> {
+    pub(super) fn field(&self, field: &str) -> Result<Value, DataError> {
         let missing = || format!("is missing; if it has another name, say so with `{}`", self.options.option(field));
         (self.get)(field).ok_or_else(|| self.wrong(field, missing()))
     }
@@ -64,7 +93,7 @@ impl Reader<'_> {
         }
     }
 
-    fn label(&self, field: &str, value: &Value) -> Result<String, DataError> {
+    pub(super) fn label(&self, field: &str, value: &Value) -> Result<String, DataError> {
         let label = match value {
             Value::String(label) => spelling(label),
             Value::Bool(label) => label.to_string(),
@@ -155,7 +184,7 @@ fn spelling(label: &str) -> String {
     }
 }
 
-fn kind(value: &Value) -> &'static str {
+pub(super) fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "a truth value",

@@ -38,6 +38,8 @@ pub(crate) mod stream {
     pub(crate) const STRATA: u64 = 12;
     /// The order of examples of linear baselines; the counter is the pass.
     pub(crate) const LINEAR: u64 = 13;
+    /// Cutting a data set into parts that teachers are apart from.
+    pub(crate) const FOLDS: u64 = 14;
 }
 
 /// Each counter owns 2^32 words of its stream, so that counters do not overlap.

@@ -84,6 +84,20 @@ pub fn split_stratified(dataset: &Dataset, fraction: f64, seed: u64) -> (Dataset
     (pick(dataset, rest), pick(dataset, held))
 }
 
+/// The part of each example, below `parts`, when a data set is cut into as many, each with the same share of each label
+/// as far as whole examples allow ([`split_stratified`] says what counts as a label).
+///
+/// With fewer examples than parts some parts are empty. The same on every platform.
+pub fn folds(dataset: &Dataset, parts: usize, seed: u64) -> Vec<usize> {
+    let names = strata_of(dataset);
+    let mut order = rng::permutation(seed, stream::FOLDS, 0, dataset.len());
+    // Stable: within a label the random order stays. Dealt on from label to label, so that parts are of one size.
+    order.sort_by(|a, b| names[*a].cmp(&names[*b]));
+    let mut folds = vec![0; dataset.len()];
+    order.into_iter().enumerate().for_each(|(place, i)| folds[i] = place % parts.max(1));
+    folds
+}
+
 /// Ranges of the numbers of a regression.
 const RANGES: usize = 10;
 
@@ -232,6 +246,24 @@ mod tests {
         let (rest, held) = split_stratified(&data, 1.0, 1);
         assert_eq!((rest.len(), held.len()), (4, 96));
         assert_eq!(split_stratified(&data, f64::NAN, 1).1.len(), 0);
+    }
+
+    #[test]
+    fn folds_have_the_same_share_of_each_label() {
+        let labels: Vec<&str> = (0..103).map(|i| ["a", "b", "b", "c"][i % 4]).collect();
+        let data = dataset(&labels.iter().map(|label| ("x", *label)).collect::<Vec<_>>());
+        for seed in 0..20 {
+            let folds = folds(&data, 5, seed);
+            for label in ["a", "b", "c"] {
+                let count = |part| (0..103).filter(|i| labels[*i] == label && folds[*i] == part).count();
+                let counts: Vec<usize> = (0..5).map(count).collect();
+                assert!(counts.iter().max().unwrap() - counts.iter().min().unwrap() <= 1, "{label}: {counts:?}");
+            }
+            let sizes: Vec<usize> = (0..5).map(|part| folds.iter().filter(|fold| **fold == part).count()).collect();
+            assert_eq!(sizes, [21, 21, 21, 20, 20]);
+            assert_eq!(folds, super::folds(&data, 5, seed));
+        }
+        assert_ne!(folds(&data, 5, 1), folds(&data, 5, 2));
     }
 
     #[test]

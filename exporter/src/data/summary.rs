@@ -21,6 +21,12 @@ pub struct Summary {
     pub labels: usize,
     /// The rarest labels, at most a hundred, with how many examples (of tags, words) have each, the rarest first.
     pub rarest: Vec<(String, usize)>,
+    /// Examples with soft labels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub soft: Option<usize>,
+    /// Texts without a label, which a teacher labels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unlabelled: Option<usize>,
     /// Lengths in tokens, if texts were tokenized.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tokens: Option<Lengths>,
@@ -71,6 +77,8 @@ impl Summary {
             examples: train.len(),
             labels: counts.len(),
             rarest,
+            soft: Some(train.soft()).filter(|soft| *soft > 0),
+            unlabelled: None,
             tokens: None,
             repeated: super::repetitions(train).len(),
             in_dev: shared(dev),
@@ -102,6 +110,12 @@ impl fmt::Display for Summary {
                 self.rarest.iter().take(LISTED.min(self.labels)).map(|(label, n)| format!("`{label}` {n}")).collect();
             write!(f, ", {} labels (the rarest: {})", self.labels, rarest.join(", "))?;
         }
+        if let Some(soft) = self.soft {
+            write!(f, ", {soft} with soft labels")?;
+        }
+        if let Some(unlabelled) = self.unlabelled {
+            write!(f, "; {unlabelled} texts without a label beside them")?;
+        }
         if let Some(Lengths { min, median, p95, max, cut }) = self.tokens {
             write!(f, "; {min} to {max} tokens, half of them up to {median}, 95 % up to {p95}")?;
             if cut > 0 {
@@ -131,6 +145,8 @@ mod tests {
              21; 1 (25.0 %) are cut there; 1 repeat an earlier one"
         );
         assert_eq!((summary.in_dev, summary.in_eval), (None, Some(1)));
+        let beside = Summary { soft: Some(2), unlabelled: Some(30), tokens: None, ..summary.clone() }.to_string();
+        assert!(beside.contains("2), 2 with soft labels; 30 texts without a label beside them; 1 repeat"), "{beside}");
         let said = summary.lone_labels().unwrap();
         assert!(said.starts_with("2 labels, `y`, `z`: each is there once"), "{said}");
         assert_eq!(Summary::of(&dataset(&[("a", "x"), ("b", "x")]), None, None).lone_labels(), None);

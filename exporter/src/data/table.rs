@@ -6,7 +6,20 @@ use csv::{ErrorKind, ReaderBuilder, StringRecord};
 use serde_json::Value;
 
 use super::options::Delimiter;
-use super::{DataError, Example, Form, ReadOptions, record};
+use super::record::Get;
+use super::{DataError, ReadOptions};
+
+/// Which fields a file has.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Fields {
+    /// Those that must be there, ...
+    pub(super) needed: &'static [&'static str],
+    /// ... and those that may be: with one of them the last that is needed may be missing.
+    pub(super) instead: &'static [&'static str],
+}
+
+/// What makes something of a record: its line, and what gives its fields.
+pub(super) type Record<'a, T> = &'a dyn Fn(usize, Get<'_>) -> Result<T, DataError>;
 
 /// What may stand between fields where the header seems to be a single one.
 const OTHERS: [(char, &str); 4] = [(';', ";"), ('\t', "tab"), (',', ","), ('|', "|")];
@@ -21,14 +34,15 @@ pub(super) struct Table {
 }
 
 impl Table {
-    /// The examples of a table.
-    pub(super) fn parse(
+    /// What `read` makes of the records of a table.
+    pub(super) fn parse<T>(
         self,
         path: &Path,
         text: &str,
-        form: Form,
+        fields: Fields,
         options: &ReadOptions,
-    ) -> Result<Vec<Example>, DataError> {
+        read: Record<'_, T>,
+    ) -> Result<Vec<T>, DataError> {
         let delimiter = options.delimiter.unwrap_or(self.delimiter).byte();
         let mut reader = ReaderBuilder::new().delimiter(delimiter).quoting(self.quoting).from_reader(text.as_bytes());
         let header = reader.headers().map_err(|e| wrong(path, 1, &e))?.clone();
@@ -36,8 +50,16 @@ impl Table {
             return Ok(Vec::new());
         }
         let mut columns = Vec::new();
-        for field in form.fields() {
-            columns.push((*field, self.column(path, &header, field, options)?));
+        for field in fields.instead {
+            columns.extend(self.find(path, &header, field, options)?.map(|column| (*field, column)));
+        }
+        let replaced = fields.needed.last().filter(|_| !columns.is_empty());
+        for field in fields.needed {
+            match self.find(path, &header, field, options)? {
+                Some(column) => columns.push((*field, column)),
+                None if replaced == Some(field) => {}
+                None => return Err(self.missing(path, &header, field, options)),
+            }
         }
         let (mut examples, mut quoted) = (Vec::new(), None);
         let mut record = StringRecord::new();
@@ -54,10 +76,10 @@ impl Table {
                 let (_, column) = columns.iter().find(|(name, _)| *name == field)?;
                 record.get(*column)
             };
-            if !self.quoting && form.fields().iter().filter_map(|field| cell(field)).any(is_quoted) {
+            if !self.quoting && columns.iter().filter_map(|(_, column)| record.get(*column)).any(is_quoted) {
                 quoted.get_or_insert(line);
             }
-            examples.push(record::example(path, line, form, options, &|field| cell(field).map(Value::from))?);
+            examples.push(read(line, &|field| cell(field).map(Value::from))?);
         }
         if let Some(line) = quoted {
             log::warn!(
@@ -69,14 +91,14 @@ impl Table {
         Ok(examples)
     }
 
-    /// The column of a field: the one of exactly its name, else of its name in other letters' case.
-    fn column(
+    /// The column of a field, if there is one: that of exactly its name, else of its name in other letters' case.
+    fn find(
         self,
         path: &Path,
         header: &StringRecord,
         field: &'static str,
         options: &ReadOptions,
-    ) -> Result<usize, DataError> {
+    ) -> Result<Option<usize>, DataError> {
         let name = options.name(field);
         let places = |same: fn(&str, &str) -> bool| -> Vec<usize> {
             let named = header.iter().enumerate().filter(|(_, found)| same(found.trim(), name));
@@ -87,18 +109,24 @@ impl Table {
             found = places(str::eq_ignore_ascii_case);
         }
         match found[..] {
-            [column] => Ok(column),
-            [] => Err(DataError::Column {
-                path: path.to_owned(),
-                field: name.to_owned(),
-                found: header.iter().collect::<Vec<_>>().join(", "),
-                advice: self.advice(header, name, options.option(field)),
-            }),
+            [] => Ok(None),
+            [column] => Ok(Some(column)),
             _ => Err(DataError::Line {
                 path: path.to_owned(),
                 line: 1,
                 reason: format!("has several columns `{name}`; rename or remove all but one"),
             }),
+        }
+    }
+
+    /// That a column is not there.
+    fn missing(self, path: &Path, header: &StringRecord, field: &'static str, options: &ReadOptions) -> DataError {
+        let name = options.name(field);
+        DataError::Column {
+            path: path.to_owned(),
+            field: name.to_owned(),
+            found: header.iter().collect::<Vec<_>>().join(", "),
+            advice: self.advice(header, name, options.option(field)),
         }
     }
 

@@ -90,7 +90,8 @@ fn parse(format: Format, path: &Path, text: &str, seed: u64) -> Result<Vec<Examp
             line: i + 1,
             reason: reason.to_owned(),
         })?;
-        let example = |(text, target): (&str, _)| Example { input: Input::from(text.trim()), target, line: i + 1 };
+        let example =
+            |(text, target): (&str, _)| Example { input: Input::from(text.trim()), target, soft: None, line: i + 1 };
         examples.extend(parsed.map(example));
     }
     Ok(examples)
@@ -162,7 +163,7 @@ fn dialogue(path: &Path, text: &str, seed: u64) -> Result<Vec<Example>, DataErro
             false => (reply, "reply"),
         };
         let input = Input::Pair(statement.clone(), second.clone());
-        Example { input, target: Target::Label(label.to_owned()), line: *line }
+        Example { input, target: Target::Label(label.to_owned()), soft: None, line: *line }
     };
     Ok((0..turns.len()).map(example).collect())
 }

@@ -43,7 +43,7 @@ pub fn baselines(
     let Some(base) = base else { return Ok(measured) };
     options.check(base)?;
     overmask_ort::environment()?;
-    let texts = Texts::read(base, &rest, &dev, &labels, options)?;
+    let texts = Texts::read(base, &rest, &dev, None, &labels, options)?;
     let eval = data.eval.map(|eval| {
         let (kind, scale) = (options.form.kind, Some(texts.train.scale));
         Examples::tokenize(eval, kind, &labels, &texts.tokenizer, options.max_tokens, scale)

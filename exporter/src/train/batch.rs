@@ -1,5 +1,7 @@
 //! Examples become the inputs of a step.
 
+use std::path::Path;
+
 use overmask::pack::{FloatType, Input, TaskKind};
 use overmask::task::{Tokenizer, Tokens};
 use overmask_graph::encoder::{self, Padded};
@@ -7,7 +9,7 @@ use overmask_graph::encoder::{self, Padded};
 use super::TrainError;
 use super::graph::name;
 use super::value::{Feed, f32_value, i64_value};
-use crate::data::{Dataset, Gold, LabelSet, rng};
+use crate::data::{Dataset, Gold, LabelSet, Unlabelled, rng};
 
 /// What the seed is XORed with before it goes to functions of [`crate::data`], which draw from
 /// streams of their own: the run's splits are not those of whoever splits the data with the same
@@ -17,6 +19,8 @@ pub(super) mod salt {
     pub(in crate::train) const DEV: u64 = 1;
     /// Order of the texts (stream `EPOCH`).
     pub(in crate::train) const ORDER: u64 = 2;
+    /// Which training texts which teacher of the run's own learns (stream `FOLDS`).
+    pub(in crate::train) const FOLDS: u64 = 3;
 }
 
 /// What the numbers of a regression are divided by after their mean is taken away, so that a head
@@ -88,6 +92,8 @@ pub(super) struct Lesson {
     pub(super) features: Vec<f32>,
     /// What its encoder gives for each token, [tokens, width]; likewise.
     pub(super) states: Vec<f32>,
+    /// Whether it is all that is known of the example, which then has no label to be learnt beside.
+    pub(super) alone: bool,
 }
 
 /// Examples, ready for batches.
@@ -95,6 +101,8 @@ pub(super) struct Examples {
     pub(super) kind: TaskKind,
     pub(super) labels: usize,
     pub(super) source: Vec<Input>,
+    /// The place of each in its data set.
+    pub(super) places: Vec<usize>,
     pub(super) inputs: Inputs,
     pub(super) gold: Vec<Gold>,
     /// Cost of each example, by which batches are made of similar ones.
@@ -120,10 +128,46 @@ impl Examples {
         scale: Option<Scale>,
     ) -> Result<Self, TrainError> {
         let gold = labels.gold(data)?;
+        let inputs = data.examples.iter().map(|example| (&example.input, example.line));
+        Self::of(&data.path, inputs.zip(gold), kind, labels, tokenizer, max_tokens, scale)
+    }
+
+    /// Tokenizes texts without labels, likewise: until a teacher has spoken of them nothing is known of them, and what
+    /// they are said to be here stands for nothing.
+    pub(super) fn tokenize_unlabelled(
+        texts: &Unlabelled,
+        kind: TaskKind,
+        labels: &LabelSet,
+        tokenizer: &Tokenizer,
+        max_tokens: usize,
+        scale: Scale,
+    ) -> Result<Self, TrainError> {
+        let nothing = |input: &Input| match kind {
+            TaskKind::Classify => Gold::Class(0),
+            TaskKind::Multilabel => Gold::Set(vec![false; labels.len()]),
+            TaskKind::Regress => Gold::Value(scale.mean),
+            TaskKind::Tag => Gold::Tags(vec![0; input.rows()]),
+        };
+        let inputs = texts.inputs.iter().map(|(input, line)| ((input, *line), nothing(input)));
+        Self::of(&texts.path, inputs, kind, labels, tokenizer, max_tokens, Some(scale))
+    }
+
+    fn of<'a>(
+        path: &Path,
+        inputs: impl Iterator<Item = ((&'a Input, usize), Gold)>,
+        kind: TaskKind,
+        labels: &LabelSet,
+        tokenizer: &Tokenizer,
+        max_tokens: usize,
+        scale: Option<Scale>,
+    ) -> Result<Self, TrainError> {
+        let inputs: Vec<_> = inputs.collect();
+        let gold: Vec<Gold> = inputs.iter().map(|(_, gold)| gold.clone()).collect();
         let mut all = Examples {
             kind,
             labels: labels.len(),
             source: Vec::new(),
+            places: Vec::new(),
             inputs: Inputs::Features(Vec::new()),
             scale: scale.unwrap_or_else(|| Scale::of(&gold)),
             gold: Vec::new(),
@@ -132,15 +176,16 @@ impl Examples {
             lessons: Vec::new(),
             prefixes: Vec::new(),
         };
-        let mut tokenized = Vec::with_capacity(data.len());
-        for (example, gold) in data.examples.iter().zip(gold) {
-            let tokens = tokenizer.encode(&example.input, max_tokens)?;
+        let mut tokenized = Vec::with_capacity(inputs.len());
+        for (place, ((input, line), gold)) in inputs.into_iter().enumerate() {
+            let tokens = tokenizer.encode(input, max_tokens)?;
             if kind == TaskKind::Tag && tokens.firsts.iter().all(Option::is_none) {
-                log::warn!("{}:{}: no word has a token; it is left out", data.path.display(), example.line);
+                log::warn!("{}:{line}: no word has a token; it is left out", path.display());
                 continue;
             }
             all.cut += usize::from(tokens.dropped > 0);
-            all.source.push(example.input.clone());
+            all.source.push(input.clone());
+            all.places.push(place);
             all.lengths.push(tokens.len());
             all.gold.push(gold);
             tokenized.push(tokens);
@@ -159,6 +204,7 @@ impl Examples {
             kind: self.kind,
             labels: self.labels,
             source: indices.iter().map(|i| self.source[*i].clone()).collect(),
+            places: indices.iter().map(|i| self.places[*i]).collect(),
             inputs,
             gold: indices.iter().map(|i| self.gold[*i].clone()).collect(),
             lengths: indices.iter().map(|i| self.lengths[*i]).collect(),
@@ -172,6 +218,21 @@ impl Examples {
     /// All of them, likewise.
     pub(super) fn copy(&self) -> Self {
         self.pick(&(0..self.len()).collect::<Vec<_>>())
+    }
+
+    /// Others of the same task join them, before any has a prefix.
+    pub(super) fn join(&mut self, others: Examples) {
+        match (&mut self.inputs, others.inputs) {
+            (Inputs::Tokens(own), Inputs::Tokens(other)) => own.extend(other),
+            (Inputs::Features(own), Inputs::Features(other)) => own.extend(other),
+            _ => return,
+        }
+        self.source.extend(others.source);
+        self.places.extend(others.places);
+        self.gold.extend(others.gold);
+        self.lengths.extend(others.lengths);
+        self.lessons.extend(others.lessons);
+        self.cut += others.cut;
     }
 
     pub(super) fn len(&self) -> usize {
@@ -244,12 +305,17 @@ impl Examples {
     }
 
     /// What the rows of the examples with these numbers should be, and what the teacher says of them.
+    ///
+    /// Where the teacher's answer is all that is known, a class is one that is not there, so that its row of
+    /// `OneHot` is zero and the label's part of the loss with it; a set, or a number, is what the teacher says.
     pub(super) fn targets(&self, indices: &[usize]) -> Result<Feed, TrainError> {
         let rows = self.rows(indices);
         let gold = || indices.iter().map(|i| (*i, &self.gold[*i]));
+        let alone = |i: usize| self.lessons.get(i).filter(|lesson| lesson.alone);
         let value = match self.kind {
             TaskKind::Classify | TaskKind::Tag => {
                 let classes = gold().flat_map(|(i, gold)| match gold {
+                    _ if alone(i).is_some() => vec![self.labels as i64; self.rows(&[i])],
                     Gold::Class(class) => vec![*class as i64],
                     Gold::Tags(tags) => {
                         let counted = tags.iter().zip(self.counted(i)).filter(|(_, counted)| *counted);
@@ -260,7 +326,8 @@ impl Examples {
                 i64_value(&[rows], classes.collect())?
             }
             TaskKind::Multilabel | TaskKind::Regress => {
-                let values = gold().flat_map(|(_, gold)| match gold {
+                let values = gold().flat_map(|(i, gold)| match gold {
+                    _ if alone(i).is_some() => self.lessons[i].answers.clone(),
                     Gold::Set(set) => set.iter().map(|has| f32::from(u8::from(*has))).collect(),
                     Gold::Value(value) => vec![self.scale.apply(*value)],
                     Gold::Class(_) | Gold::Tags(_) => Vec::new(),

@@ -7,7 +7,7 @@ use overmask::pack::{Input, MAX_BYTES, Pooling, TaskKind, check_name};
 use overmask::task::Tokenizer;
 
 use super::graph::Precision;
-use super::options::{Init, Method, Sampling, TeacherOptions, TrainOptions};
+use super::options::{Init, Method, Sampling, Teacher, TeacherOptions, TrainOptions};
 use super::select::{Layers, Tune};
 use super::{TrainError, setup};
 
@@ -21,6 +21,7 @@ impl TrainOptions {
         let live = self.is_live();
         let pairs = self.granularity == Granularity::TwoOfFour;
         let taught = |weight: fn(&TeacherOptions) -> f64| self.teacher.as_ref().is_some_and(|t| weight(t) > 0.0);
+        let is_pack = self.teacher.as_ref().is_some_and(|teacher| matches!(teacher.who, Teacher::Pack(_)));
         let replaces = "`method` layers or full, or `tune`";
         let below_head = "an encoder that trains, not a head alone";
         let of_scores = "the scores of `method` mask; `dense_learning_rate` and `head_learning_rate` are for the rest";
@@ -64,6 +65,8 @@ impl TrainOptions {
                 taught(|teacher| teacher.weight + teacher.features + teacher.states),
                 "a weight of `teacher.weight`, `teacher.features` or `teacher.states`",
             ),
+            ("teacher.features", taught(|teacher| teacher.features), is_pack, "a `teacher` that is a pack"),
+            ("teacher.states", taught(|teacher| teacher.states), is_pack, "a `teacher` that is a pack"),
             ("teacher.features", taught(|teacher| teacher.features), live, below_head),
             ("teacher.states", taught(|teacher| teacher.states), live, below_head),
         ] {
@@ -128,6 +131,9 @@ impl TrainOptions {
         if let Some(teacher) = &self.teacher {
             if !(0.0..=1.0).contains(&teacher.weight) {
                 return wrong("teacher.weight", format!("{} is not from 0 to 1", teacher.weight));
+            }
+            if let Teacher::Folds(parts @ 0..2) = teacher.who {
+                return wrong("teacher.folds", format!("{parts} parts: two are the fewest"));
             }
             if !(teacher.temperature.is_finite() && teacher.temperature > 0.0) {
                 return wrong("teacher.temperature", format!("{} is not a finite number above 0", teacher.temperature));

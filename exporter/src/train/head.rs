@@ -87,7 +87,7 @@ pub(super) fn alone(
         epochs: epochs as u32,
         ..usual
     };
-    let mut learner = Learner::new(base, texts, labels, None, None, &options, stop)?;
+    let mut learner = Learner::new(base, texts, labels, None, &options, stop)?;
     // At its end alone: the best of many states would flatter it on a small dev split.
     learner.judged = options.epochs;
     learner.learn(&BTreeMap::new(), None, stop, &mut |_| ())

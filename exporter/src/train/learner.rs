@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 
 use overmask::base::Base;
 use overmask::mask::{Granularity, Mask};
-use overmask::pack::{NamedMask, Pack, TaskKind};
+use overmask::pack::{NamedMask, TaskKind};
 use overmask::task::Tokenizer;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -21,7 +21,7 @@ use super::state::{Best, Kept};
 use super::step::{Backend, StepSession};
 use super::texts::Texts;
 use super::value::{Feed, f32_value};
-use super::{Layers, TrainError, TrainOptions, checkpoint, scores, teacher};
+use super::{Layers, TrainError, TrainOptions, checkpoint, scores};
 use crate::data::LabelSet;
 
 /// How far a run is.
@@ -43,6 +43,8 @@ pub struct Progress {
     pub attempt: usize,
     /// Tries in all.
     pub attempts: usize,
+    /// Which teacher of the run's own is learning, from 1, and of how many; steps are then those of all of them.
+    pub teacher: Option<(usize, usize)>,
 }
 
 pub(super) struct Learner<'a> {
@@ -74,22 +76,12 @@ impl<'a> Learner<'a> {
         base: &'a Arc<Base>,
         texts: Texts,
         labels: &'a LabelSet,
-        teacher: Option<&Pack>,
         start: Option<&Best>,
         options: &'a TrainOptions,
         stop: &AtomicBool,
     ) -> Result<Self, TrainError> {
-        let Texts { tokenizer, mut train, mut dev } = texts;
+        let Texts { tokenizer, mut train, mut dev, .. } = texts;
         let width = base.manifest().architecture.hidden_size;
-        let taught = options.teacher.as_ref().is_some_and(|teacher| teacher.states > 0.0);
-        if taught && train.states_bytes(width) > options.cache {
-            let (takes, most) = (train.states_bytes(width) / 1_000_000, options.cache / 1_000_000);
-            let reason = format!("takes {takes} MB of memory, and `cache` is {most} MB");
-            return Err(TrainError::Option { field: "teacher.states", reason });
-        }
-        if let Some(pack) = teacher {
-            teacher::teach(base, pack, &mut train, &tokenizer, options, stop)?;
-        }
         let mut spec = spec(base, labels.len(), options)?;
         if spec.encoder == Encoder::Frozen && matches!(train.inputs, Inputs::Tokens(_)) {
             let encoder = FrozenEncoder::start(base, &[], &[], options)?;

@@ -75,11 +75,23 @@ pub struct Try {
     pub epochs: u32,
 }
 
+/// Who teaches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Teacher {
+    /// A pack for the same base and labels.
+    Pack(PathBuf),
+    /// As many teachers of the run's own, each fully fine-tuned: the training examples are cut into so many parts, and
+    /// each part is taught by one that learnt the others, so that none teaches what it knows by heart.
+    Folds(usize),
+    /// Nobody but the soft labels of the data, which go before all others' answers, too.
+    Labels,
+}
+
 /// What learns from a teacher.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TeacherOptions {
-    /// The teacher's pack, for the same base and labels.
-    pub pack: PathBuf,
+    /// Who it is.
+    pub who: Teacher,
     /// The teacher's part of the loss, 0 to 1.
     pub weight: f64,
     /// What logits are divided by before they become probabilities.
@@ -93,6 +105,13 @@ pub struct TeacherOptions {
 impl TeacherOptions {
     /// The usual temperature.
     pub const TEMPERATURE: f64 = 2.0;
+    /// The usual weight.
+    pub const WEIGHT: f64 = 0.5;
+
+    /// With the usual weight and temperature, of answers alone.
+    pub fn new(who: Teacher) -> Self {
+        TeacherOptions { who, weight: Self::WEIGHT, temperature: Self::TEMPERATURE, features: 0.0, states: 0.0 }
+    }
 }
 
 /// Where a run is kept, so that it can go on.

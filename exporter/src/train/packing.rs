@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use overmask::base::Base;
-use overmask::pack::{Codec, Delta, FloatType, Head, Pack, PackDocument, SCHEMA, TextSettings};
+use overmask::pack::{Codec, Delta, FloatType, Head, NamedMask, Pack, PackDocument, SCHEMA, TextSettings};
 use serde_json::{Value, json};
 
 use super::course::Learnt;
 use super::graph::name;
 use super::learner::Learner;
-use super::options::{Init, Sampling, Split};
+use super::options::{Init, Sampling, Split, Teacher};
 use super::state::{Attempt, Best, Kept};
 use super::texts::Data;
 use super::{Method, Precision, TrainError, TrainOptions};
@@ -22,6 +22,30 @@ fn check_held(field: &'static str, dtype: FloatType, values: &[f32]) -> Result<(
     };
     let reason = format!("{dtype} cannot hold {value}, which was learnt; lower the learning rates, or take f32");
     Err(TrainError::Option { field, reason })
+}
+
+/// What a pack has of a state: masks, replaced tensors and head.
+pub(super) fn parts(
+    base: &Base,
+    kept: Kept,
+    labels: usize,
+    o: &TrainOptions,
+) -> Result<(Vec<NamedMask>, Vec<Delta>, Head), TrainError> {
+    let Kept { masks, mut tensors } = kept;
+    let mut take = |name: &str| tensors.remove(name).unwrap_or_default();
+    let (weight, bias) = (take(name::HEAD_WEIGHT), take(name::HEAD_BIAS));
+    for values in [&weight, &bias] {
+        check_held("head_dtype", o.head_dtype, values)?;
+    }
+    let hidden = base.manifest().architecture.hidden_size;
+    let head = Head { weight, bias, labels, hidden, dtype: o.head_dtype };
+    let mut deltas = Vec::new();
+    for (tensor, values) in tensors {
+        let shape = base.tensor_f32(&tensor)?.0.to_vec();
+        check_held("delta_dtype", o.delta_dtype, &values)?;
+        deltas.push(Delta { tensor, shape, values, dtype: o.delta_dtype });
+    }
+    Ok((masks, deltas, head))
 }
 
 /// The pack of a state, as yet without metrics and golden vectors.
@@ -49,21 +73,8 @@ pub(super) fn pack(
     if learnt.stopped {
         provenance.insert("stopped".to_owned(), json!(true));
     }
-    let Kept { masks, mut tensors } = best.kept.clone();
-    let mut take = |name: &str| tensors.remove(name).unwrap_or_default();
-    let (weight, bias) = (take(name::HEAD_WEIGHT), take(name::HEAD_BIAS));
+    let (masks, deltas, head) = parts(base, best.kept.clone(), labels.len(), o)?;
     let manifest = base.manifest();
-    let hidden = manifest.architecture.hidden_size;
-    for values in [&weight, &bias] {
-        check_held("head_dtype", o.head_dtype, values)?;
-    }
-    let head = Head { weight, bias, labels: labels.len(), hidden, dtype: o.head_dtype };
-    let mut deltas = Vec::new();
-    for (tensor, values) in tensors {
-        let shape = base.tensor_f32(&tensor)?.0.to_vec();
-        check_held("delta_dtype", o.delta_dtype, &values)?;
-        deltas.push(Delta { tensor, shape, values, dtype: o.delta_dtype });
-    }
     let maskable: usize = manifest.maskable.iter().map(|t| t.outputs * t.inputs).sum();
     let zeros: u64 = masks.iter().map(|m| m.mask.zero_weights()).sum();
     let document = PackDocument {
@@ -165,12 +176,21 @@ pub(super) fn facts(
         facts.push(("teacher_temperature", json!(teacher.temperature)));
         facts.push(("teacher_features", json!(teacher.features)));
         facts.extend((teacher.states > 0.0).then_some(("teacher_states", json!(teacher.states))));
-        let (file, name) = overmask::pack::split_name(&teacher.pack);
-        facts.push((
-            "teacher_sha256",
-            json!(overmask::fs::file_digest(&file).map_err(|source| TrainError::Read { path: file, source })?),
-        ));
-        facts.extend(name.map(|name| ("teacher_name", json!(name))));
+        match &teacher.who {
+            Teacher::Pack(pack) => {
+                let (file, name) = overmask::pack::split_name(pack);
+                let digest = overmask::fs::file_digest(&file);
+                let digest = digest.map_err(|source| TrainError::Read { path: file, source })?;
+                facts.push(("teacher_sha256", json!(digest)));
+                facts.extend(name.map(|name| ("teacher_name", json!(name))));
+            }
+            Teacher::Folds(parts) => facts.push(("teacher_folds", json!(parts))),
+            Teacher::Labels => {}
+        }
+    }
+    if let Some(unlabelled) = data.unlabelled {
+        facts.push(("unlabelled_texts", json!(unlabelled.inputs.len())));
+        facts.push(("unlabelled_sha256", json!(unlabelled.digest())));
     }
     // A batch in parts rounds differently.
     facts.extend(o.micro_batch.filter(|_| o.in_parts()).map(|size| ("micro_batch", json!(size))));

@@ -38,6 +38,24 @@ pub struct Given {
     pub dev_fraction: Option<f64>,
 }
 
+/// How many examples there are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Amount {
+    /// Those with a label.
+    pub examples: usize,
+    /// Texts that a teacher labels, which are learnt beside them.
+    pub unlabelled: usize,
+    /// Whether those that choose the best state are apart from them.
+    pub has_dev: bool,
+}
+
+impl Amount {
+    /// So many with a label, a part of which chooses the best state.
+    pub fn labelled(examples: usize) -> Self {
+        Amount { examples, ..Amount::default() }
+    }
+}
+
 /// Examples that choose the best state: a fifth of few, ...
 const DEV_OF_FEW: usize = 5;
 /// ... up to so many, ...
@@ -78,17 +96,19 @@ pub struct Recipe {
 }
 
 impl Recipe {
-    /// The recipe for `examples` examples, all of them to learn from if `has_dev`.
-    pub fn new(effort: Effort, given: Given, examples: usize, has_dev: bool) -> Self {
+    /// The recipe for so many examples.
+    pub fn new(effort: Effort, given: Given, amount: Amount) -> Self {
+        let Amount { examples, unlabelled, has_dev } = amount;
         let few = examples / DEV_OF_FEW;
         let dev = few.min(DEV_ENOUGH).max((examples / DEV_OF_MANY).min(DEV_MOST)).max(1);
         // One example is there to learn from.
         let dev = dev.min(examples.saturating_sub(1));
         let dev_fraction = given.dev_fraction.unwrap_or(dev as f64 / examples.max(1) as f64);
-        let learnt = match has_dev {
+        let labelled = match has_dev {
             true => examples,
             false => examples - ((examples as f64 * dev_fraction).round() as usize).min(examples),
         };
+        let learnt = labelled + unlabelled;
         let batch_size = given.batch_size.unwrap_or(if learnt < FEW { SMALL_BATCH } else { BATCH });
         let epoch_steps = learnt.div_ceil(batch_size.max(1)).max(1);
         let share = if effort == Effort::Quick { 2 } else { 1 };
@@ -116,10 +136,10 @@ impl Recipe {
 }
 
 impl TrainOptions {
-    /// These options with a recipe for masks that fits `examples` examples; what is given stays. Other methods, and
+    /// These options with a recipe for masks that fits so many examples; what is given stays. Other methods, and
     /// [`Effort::Fixed`], have the fixed settings.
     #[must_use]
-    pub fn fit(self, effort: Effort, given: Given, examples: usize, has_dev: bool) -> Self {
+    pub fn fit(self, effort: Effort, given: Given, amount: Amount) -> Self {
         if self.method != Method::Mask || effort == Effort::Fixed {
             return TrainOptions {
                 epochs: given.epochs.unwrap_or(self.epochs),
@@ -129,8 +149,7 @@ impl TrainOptions {
                 ..self
             };
         }
-        let Recipe { epochs, batch_size, learning_rate, dev_fraction, tries } =
-            Recipe::new(effort, given, examples, has_dev);
+        let Recipe { epochs, batch_size, learning_rate, dev_fraction, tries } = Recipe::new(effort, given, amount);
         let split = Split::Stratified;
         TrainOptions { epochs, batch_size, learning_rate, dev_fraction, tries, split, ..self }
     }
@@ -141,7 +160,7 @@ mod tests {
     use super::*;
 
     fn normal(examples: usize) -> Recipe {
-        Recipe::new(Effort::Normal, Given::default(), examples, false)
+        Recipe::new(Effort::Normal, Given::default(), Amount::labelled(examples))
     }
 
     #[test]
@@ -169,19 +188,28 @@ mod tests {
     }
 
     #[test]
+    fn texts_without_a_label_are_learnt_and_choose_nothing() {
+        let few = Amount::labelled(300);
+        let recipe = Recipe::new(Effort::Normal, Given::default(), Amount { unlabelled: 4_480, ..few });
+        assert_eq!((recipe.epochs, recipe.batch_size), (3, 32), "4,720 are learnt");
+        assert_eq!(recipe.dev_fraction, normal(300).dev_fraction);
+    }
+
+    #[test]
     fn what_is_given_stays_and_best_tries_the_rest() {
         let given = Given { epochs: Some(7), learning_rate: Some(0.3), batch_size: Some(5), dev_fraction: Some(0.25) };
-        let recipe = Recipe::new(Effort::Normal, given, 300, false);
+        let few = Amount::labelled(300);
+        let recipe = Recipe::new(Effort::Normal, given, few);
         assert_eq!((recipe.epochs, recipe.learning_rate, recipe.batch_size, recipe.dev_fraction), (7, 0.3, 5, 0.25));
-        assert!(Recipe::new(Effort::Best, given, 300, false).tries.is_empty(), "there is nothing to try");
-        let tries = Recipe::new(Effort::Best, Given::default(), 300, false).tries;
+        assert!(Recipe::new(Effort::Best, given, few).tries.is_empty(), "there is nothing to try");
+        let tries = Recipe::new(Effort::Best, Given::default(), few).tries;
         assert_eq!(tries.len(), TRIES.len());
         let given = Given { epochs: Some(7), ..Given::default() };
-        let tries = Recipe::new(Effort::Best, given, 300, false).tries;
+        let tries = Recipe::new(Effort::Best, given, few).tries;
         assert!(!tries.is_empty() && tries.iter().all(|one| one.epochs == 7), "{tries:?}");
-        let quick = Recipe::new(Effort::Quick, Given::default(), 5_000, false);
+        let quick = Recipe::new(Effort::Quick, Given::default(), Amount::labelled(5_000));
         assert!(quick.epochs < normal(5_000).epochs);
-        let fixed = TrainOptions::new("a", Method::Mask).fit(Effort::Fixed, Given::default(), 100, false);
+        let fixed = TrainOptions::new("a", Method::Mask).fit(Effort::Fixed, Given::default(), Amount::labelled(100));
         assert_eq!((fixed.epochs, fixed.learning_rate, fixed.split), (3, 4e-3, Split::Random));
     }
 }

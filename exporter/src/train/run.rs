@@ -8,6 +8,7 @@ use overmask::base::Base;
 use overmask::pack::{Input, Pack};
 
 use super::batch::salt;
+use super::folds::Folds;
 use super::head::Start;
 use super::learner::{Learner, Progress};
 use super::measure::{Measured, Meter};
@@ -36,6 +37,8 @@ pub struct Outcome {
     pub dev: Card,
     /// The same on the examples that are only measured, if there are any.
     pub eval: Option<Card>,
+    /// How good teachers of the run's own are, if it has any.
+    pub folds: Option<Folds>,
     /// The head alone, from which masks of few examples started; none for other methods.
     pub head: Option<HeadAlone>,
     /// The try whose state the pack is, or if that is the head alone, the best other one: its place in `attempts`.
@@ -50,7 +53,7 @@ pub struct Outcome {
     pub baselines: Vec<baseline::Measured>,
     /// The surest mistakes, of the examples that are only measured, else of those that choose.
     pub mistakes: Vec<Mistake>,
-    /// Examples that were learnt from, ...
+    /// Examples that were learnt from, those without a label included, ...
     pub train_texts: usize,
     /// ... and that chose the best state.
     pub dev_texts: usize,
@@ -104,6 +107,7 @@ pub fn run(
     for doubt in data::doubts(data.train) {
         log::warn!("{doubt}");
     }
+    teacher::check(data.train, data.unlabelled, options)?;
     for other in [data.dev, data.eval].into_iter().flatten() {
         labels.gold(other)?;
     }
@@ -113,8 +117,9 @@ pub fn run(
         log::warn!("{repeated} of the {} examples that choose the best state are also trained on", dev.len());
     }
     let teacher = teacher::open(base, &labels, options)?;
-    let texts = Texts::read(base, &rest, &dev, &labels, options)?;
-    let summary = Summary { tokens: texts.lengths(), ..Summary::of(data.train, data.dev, data.eval) };
+    let mut texts = Texts::read(base, &rest, &dev, data.unlabelled, &labels, options)?;
+    let unlabelled = data.unlabelled.map(|texts| texts.inputs.len());
+    let summary = Summary { tokens: texts.lengths(), unlabelled, ..Summary::of(data.train, data.dev, data.eval) };
     log::info!("{summary}");
     if let Some(lone) = summary.lone_labels() {
         log::warn!("{lone}");
@@ -126,7 +131,8 @@ pub fn run(
     };
     let few = texts.train.len() < head::MANY;
     let best = start.as_ref().filter(|_| few).map(|start| &start.best);
-    let mut learner = Learner::new(base, texts, &labels, teacher.as_ref(), best, options, stop)?;
+    let folds = teacher::teach(base, teacher.as_ref(), (&rest, &mut texts), &labels, options, stop, progress)?;
+    let mut learner = Learner::new(base, texts, &labels, best, options, stop)?;
     let facts = packing::facts(base, &data, &learner, options)?;
     let prepared = started.elapsed();
     let mut learnt = learner.learn(&facts, start.as_ref().map(Start::mark), stop, progress)?;
@@ -151,6 +157,7 @@ pub fn run(
         pack: with_metrics(pack, &of_dev, of_eval.as_ref(), head.as_ref()),
         dev: of_dev,
         eval: of_eval,
+        folds,
         head,
         attempt: mark.attempt,
         epoch: mark.epoch,

@@ -9,7 +9,7 @@ use overmask::task::Tokenizer;
 use super::batch::Examples;
 use super::{TrainError, TrainOptions};
 use crate::data::rng::{self, stream};
-use crate::data::{Dataset, LabelSet, Lengths};
+use crate::data::{Dataset, LabelSet, Lengths, Unlabelled};
 
 /// Rows that a head learns from at most before masks are learnt: more would take memory and time for nothing.
 const HEAD_ROWS: usize = 250_000;
@@ -23,6 +23,8 @@ pub struct Data<'a> {
     pub dev: Option<&'a Dataset>,
     /// Those that are only measured, at the end, through the same code that a device runs.
     pub eval: Option<&'a Dataset>,
+    /// Texts without labels, which a teacher labels and which are learnt beside `train`.
+    pub unlabelled: Option<&'a Unlabelled>,
 }
 
 /// Examples to learn from and to choose by, tokenized.
@@ -30,6 +32,8 @@ pub(super) struct Texts {
     pub(super) tokenizer: Arc<Tokenizer>,
     pub(super) train: Examples,
     pub(super) dev: Examples,
+    /// Texts that join those to learn from as soon as a teacher has spoken of them.
+    pub(super) unlabelled: Option<Examples>,
 }
 
 impl Texts {
@@ -39,6 +43,7 @@ impl Texts {
         base: &Base,
         train: &Dataset,
         dev: &Dataset,
+        unlabelled: Option<&Unlabelled>,
         labels: &LabelSet,
         o: &TrainOptions,
     ) -> Result<Self, TrainError> {
@@ -54,10 +59,14 @@ impl Texts {
         if o.form.kind == TaskKind::Regress {
             train.scale.check(o.head_dtype)?;
         }
-        Ok(Texts { tokenizer, train, dev })
+        let (kind, scale) = (o.form.kind, train.scale);
+        let unlabelled = unlabelled
+            .map(|texts| Examples::tokenize_unlabelled(texts, kind, labels, &tokenizer, o.max_tokens, scale))
+            .transpose()?;
+        Ok(Texts { tokenizer, train, dev, unlabelled })
     }
 
-    /// How long they are, those to learn from and those to choose by together.
+    /// How long they are, those with a label: to learn from and to choose by together.
     pub(super) fn lengths(&self) -> Option<Lengths> {
         let Texts { train, dev, .. } = self;
         Lengths::of(train.lengths.iter().chain(&dev.lengths).copied().collect(), train.cut + dev.cut)
@@ -76,6 +85,12 @@ impl Texts {
             order.truncate(fit);
         }
         order.sort_unstable();
-        Texts { tokenizer: Arc::clone(&self.tokenizer), train: self.train.pick(&order), dev: self.dev.copy() }
+        self.part(&order)
+    }
+
+    /// Some of those to learn from, and all to choose by; nothing without a label.
+    pub(super) fn part(&self, indices: &[usize]) -> Texts {
+        let (train, dev) = (self.train.pick(indices), self.dev.copy());
+        Texts { tokenizer: Arc::clone(&self.tokenizer), train, dev, unlabelled: None }
     }
 }

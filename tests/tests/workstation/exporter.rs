@@ -2,6 +2,7 @@
 //! `overmask` runs, and whatever goes wrong has its exit code and leaves nothing.
 
 mod measured;
+mod taught;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -11,9 +11,10 @@ use overmask::pack::{FloatType, Pooling, TaskKind, check_name};
 use overmask_cli::{CodedError, ExitCode};
 
 use crate::cli::data::DataArgs;
-use crate::data::Form;
+use crate::data::{Dataset, Form};
 use crate::train::{
-    CheckpointOptions, Effort, Given, Init, Layers, Method, Precision, Sampling, TeacherOptions, TrainOptions, Tune,
+    Amount, CheckpointOptions, Effort, Given, Init, Layers, Method, Precision, Sampling, Teacher, TeacherOptions,
+    TrainOptions, Tune,
 };
 
 /// Learn a task on a base and write its pack.
@@ -27,6 +28,11 @@ use crate::train::{
 /// Data files are .jsonl, .csv or .tsv, with the fields that --task asks for: `text` (and `text_pair`
 /// with --pair) and `label` to classify, `labels` for several, `value` for a regression; `tokens` and
 /// `tags` for tags, or a .conll file. Where columns have other names, options say so.
+///
+/// An example to classify may have soft labels beside its `label` or in its place: `probs`, a probability for each
+/// label, or `logits`, of which the softmax is taken; as an object ({"sport": 0.9, "music": 0.1}), or as a list in the
+/// order of the labels, sorted. They are learnt as a teacher's answers are; --teacher-weight and --teacher-temperature
+/// are for them, too.
 #[derive(Debug, Args)]
 #[command(
     before_help = "Examples:\n  overmask-export train --base base/ --data trec.jsonl --task classify \
@@ -79,7 +85,7 @@ pub(crate) struct TrainArgs {
     #[command(flatten)]
     tuning: Tuning,
     #[command(flatten)]
-    teacher: TeacherArgs,
+    pub(super) teacher: TeacherArgs,
     #[command(flatten)]
     machine: Machine,
     #[command(flatten)]
@@ -209,18 +215,27 @@ struct Tuning {
 /// Who teaches, if anybody does.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Distillation")]
-struct TeacherArgs {
+pub(super) struct TeacherArgs {
     /// A pack of the same task on the same base, fully fine-tuned for example, whose answers are
     /// learnt beside the labels.
     #[arg(long, value_name = "PACK")]
     teacher: Option<PathBuf>,
-    /// The teacher's part of the loss.
-    #[arg(long, value_name = "FRACTION", default_value_t = 0.5, requires = "teacher")]
-    teacher_weight: f64,
+    /// Teachers of the run's own instead: the training examples are cut into K parts, and each part is taught by an
+    /// encoder that was fully fine-tuned on the others, so that no teacher knows by heart what it teaches. Takes K
+    /// times the time of --method full.
+    #[arg(long, value_name = "K", conflicts_with = "teacher", value_parser = clap::value_parser!(u16).range(2..))]
+    teacher_folds: Option<u16>,
+    /// Texts without a label, in a file like --data, of which labels are not looked at: the teacher says what they
+    /// are (of --teacher-folds, the mean of all), and they are learnt beside the examples. None chooses or measures.
+    #[arg(long, value_name = "FILE")]
+    pub(super) unlabelled: Option<PathBuf>,
+    /// The part that a teacher, or soft labels, have of the loss [default: 0.5].
+    #[arg(long, value_name = "FRACTION")]
+    teacher_weight: Option<f64>,
     /// What logits are divided by before they become the probabilities that are learnt, of labels and
-    /// tags.
-    #[arg(long, value_name = "T", default_value_t = TeacherOptions::TEMPERATURE, requires = "teacher")]
-    teacher_temperature: f64,
+    /// tags [default: 2].
+    #[arg(long, value_name = "T")]
+    teacher_temperature: Option<f64>,
     /// Weight of the mean square difference of what the two heads see.
     #[arg(long, value_name = "WEIGHT", default_value_t = 0.0, requires = "teacher")]
     teacher_features: f64,
@@ -228,6 +243,26 @@ struct TeacherArgs {
     /// are kept in memory: see --cache.
     #[arg(long, value_name = "WEIGHT", default_value_t = 0.0, requires = "teacher")]
     teacher_states: f64,
+}
+
+impl TeacherArgs {
+    /// What they say of a teacher, if anything; `soft` is whether the examples have soft labels.
+    fn options(&self, soft: bool) -> Option<TeacherOptions> {
+        let weighed = self.teacher_weight.is_some() || self.teacher_temperature.is_some();
+        let who = match (&self.teacher, self.teacher_folds) {
+            (Some(pack), _) => Teacher::Pack(pack.clone()),
+            (None, Some(folds)) => Teacher::Folds(folds.into()),
+            (None, None) if soft || weighed => Teacher::Labels,
+            (None, None) => return None,
+        };
+        Some(TeacherOptions {
+            who,
+            weight: self.teacher_weight.unwrap_or(TeacherOptions::WEIGHT),
+            temperature: self.teacher_temperature.unwrap_or(TeacherOptions::TEMPERATURE),
+            features: self.teacher_features,
+            states: self.teacher_states,
+        })
+    }
 }
 
 /// Where it runs, and what it writes down.
@@ -327,15 +362,18 @@ impl TrainArgs {
         })
     }
 
-    /// The options for so many examples, those to choose by included unless they are in a file of their own.
-    pub(super) fn fitted(&self, options: TrainOptions, examples: usize) -> TrainOptions {
+    /// The options for these examples, those to choose by included unless they are in a file of their own, and so many
+    /// texts without a label.
+    pub(super) fn fitted(&self, options: TrainOptions, train: &Dataset, unlabelled: usize) -> TrainOptions {
+        let options = TrainOptions { teacher: self.teacher.options(train.soft() > 0), ..options };
         let given = Given {
             epochs: self.epochs,
             batch_size: self.tuning.batch_size,
             learning_rate: self.tuning.learning_rate,
             dev_fraction: self.measure.dev_fraction,
         };
-        options.fit(self.effort.unwrap_or_default(), given, examples, self.measure.dev_data.is_some())
+        let amount = Amount { examples: train.len(), unlabelled, has_dev: self.measure.dev_data.is_some() };
+        options.fit(self.effort.unwrap_or_default(), given, amount)
     }
 
     /// The options without what depends on the data ([`TrainArgs::fitted`]).
@@ -352,13 +390,7 @@ impl TrainArgs {
         let tune =
             Tune { norms: self.what.tune.contains(&TuneArg::Norms), biases: self.what.tune.contains(&TuneArg::Biases) };
         let usual = TrainOptions::new(name, self.method).tuned(tune);
-        let teacher = self.teacher.teacher.as_ref().map(|pack| TeacherOptions {
-            pack: pack.clone(),
-            weight: self.teacher.teacher_weight,
-            temperature: self.teacher.teacher_temperature,
-            features: self.teacher.teacher_features,
-            states: self.teacher.teacher_states,
-        });
+        let teacher = self.teacher.options(false);
         let checkpoint = self.machine.checkpoint.as_ref().map(|file| CheckpointOptions {
             file: file.clone(),
             every: self.machine.checkpoint_every,

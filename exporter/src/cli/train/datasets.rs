@@ -27,7 +27,7 @@ impl Datasets {
         seed: u64,
     ) -> Result<Self, Error> {
         let read = |path: &PathBuf| files.read(path, form);
-        let all = files.read(data, form)?;
+        let all = files.read_soft(data, form)?;
         let repetitions = data::repetitions(&all).len();
         if repetitions > 0 {
             log::warn!(

@@ -9,10 +9,11 @@ use crate::cli::data;
 use crate::train::TrainError;
 
 /// Fields, and what they are set to, whose flags have other names.
-const OTHERS: [(&str, &str); 4] = [
+const OTHERS: [(&str, &str); 5] = [
     ("form.kind", "--task"),
     ("form.pair", "--pair"),
     ("data.dev", "--dev-data"),
+    ("data.unlabelled", "--unlabelled"),
     ("check_placement = false", "--allow-cpu-fallback"),
 ];
 
@@ -95,6 +96,10 @@ mod tests {
             (
                 option("dev_fraction", "leaves 1 examples to train on, 0 to choose by; take another, or `data.dev`"),
                 "--dev-fraction: leaves 1 examples to train on, 0 to choose by; take another, or --dev-data",
+            ),
+            (
+                option("data.unlabelled", "texts without a label need a teacher, `teacher` or `teacher.folds`"),
+                "--unlabelled: texts without a label need a teacher, --teacher or --teacher-folds",
             ),
             (option("checkpoint.every", "is 0"), "--checkpoint-every: is 0"),
             (

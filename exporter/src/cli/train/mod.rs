@@ -23,8 +23,9 @@ pub(super) use self::flags::in_flags;
 
 use super::{output, places};
 use crate::baseline::Measured;
+use crate::data::Unlabelled;
 use crate::score::{self, Card};
-use crate::train::{self, Attempt, HeadAlone, Method, Outcome, Progress, TrainOptions};
+use crate::train::{self, Attempt, HeadAlone, Method, Outcome, Progress, Teacher, TrainOptions};
 
 impl TrainArgs {
     /// Checks where files are to be written, before the work: that they can be, and that none takes the
@@ -35,12 +36,16 @@ impl TrainArgs {
         // A pipe or a device is written to as it is.
         let log = options.log_losses.as_deref().filter(|file| !file.exists() || file.is_file() || file.is_dir());
         written.extend(log.map(|file| ("--log-losses", file)));
-        let teacher = options.teacher.as_ref().map(|teacher| teacher.pack.as_path());
+        let teacher = options.teacher.as_ref().and_then(|teacher| match &teacher.who {
+            Teacher::Pack(pack) => Some(pack.as_path()),
+            Teacher::Folds(_) | Teacher::Labels => None,
+        });
         let read = [
             ("--data", Some(self.data.as_path())),
             ("--dev-data", self.measure.dev_data.as_deref()),
             ("--eval-data", self.measure.eval_data.as_deref()),
             ("--teacher", teacher),
+            ("--unlabelled", self.teacher.unlabelled.as_deref()),
         ];
         let read: Vec<_> = read.into_iter().filter_map(|(option, path)| Some((option, path?))).collect();
         places::check(&written, &read)?;
@@ -54,10 +59,31 @@ impl TrainArgs {
     }
 }
 
+impl TrainArgs {
+    fn datasets(&self) -> Result<Datasets, Error> {
+        Datasets::read(&self.data, &self.measure, &self.files, self.form(), self.seed)
+    }
+
+    /// The texts without a label; a warning says how many of them are also measured on.
+    fn unlabelled(&self, datasets: &Datasets) -> Result<Option<Unlabelled>, Error> {
+        let Some(path) = &self.teacher.unlabelled else { return Ok(None) };
+        let texts = self.files.read_unlabelled(path, self.form())?;
+        for (option, dataset) in [("--dev-data", &datasets.dev), ("examples to measure on", &datasets.eval)] {
+            let shared = dataset.as_ref().map_or(0, |dataset| texts.shared_with(dataset));
+            if shared > 0 {
+                log::warn!("{}: {shared} texts are also among the {option}", path.display());
+            }
+        }
+        Ok(Some(texts))
+    }
+}
+
 pub(super) fn run(args: &TrainArgs, verbosity: Verbosity) -> Result<(), Error> {
     let options = args.options()?;
     args.check_places(&options)?;
-    let Datasets { train, dev, eval } = Datasets::read(&args.data, &args.measure, &args.files, args.form(), args.seed)?;
+    let datasets = args.datasets()?;
+    let unlabelled = args.unlabelled(&datasets)?;
+    let Datasets { train, dev, eval } = datasets;
     let base = Arc::new(places::f32_base(&args.base)?);
     // What is learnt on a damaged base fits no other.
     base.verify()?;
@@ -65,7 +91,7 @@ pub(super) fn run(args: &TrainArgs, verbosity: Verbosity) -> Result<(), Error> {
     if let Some(most) = base.manifest().max_tokens.filter(|most| options.max_tokens > *most) {
         log::warn!("--max-tokens {}: the base was trained with texts of at most {most} tokens", options.max_tokens);
     }
-    let options = args.fitted(options, train.len());
+    let options = args.fitted(options, &train, unlabelled.as_ref().map_or(0, |texts| texts.inputs.len()));
     if options.method == Method::Mask {
         let TrainOptions { epochs, batch_size, learning_rate, dev_fraction, .. } = &options;
         let dev = if dev.is_some() { String::new() } else { format!(", {:.0} % to choose by", 100.0 * dev_fraction) };
@@ -74,9 +100,15 @@ pub(super) fn run(args: &TrainArgs, verbosity: Verbosity) -> Result<(), Error> {
     let state = options.checkpoint.as_ref().map(|checkpoint| checkpoint.file.as_path());
     let stop = stop_when_asked(stopping(state))?;
     let bar = output::bar(verbosity, 0, "{wide_bar} {pos}/{len} steps, {msg}, {eta} left")?;
-    let data = train::Data { train: &train, dev: dev.as_ref(), eval: eval.as_ref() };
+    let (dev, eval, unlabelled) = (dev.as_ref(), eval.as_ref(), unlabelled.as_ref());
+    let data = train::Data { train: &train, dev, eval, unlabelled };
     let metric = options.form.kind.metric();
+    let mut teacher = None;
     let outcome = train::run(&base, data, &options, &stop, &mut |now| {
+        if std::mem::replace(&mut teacher, now.teacher).is_some() && now.teacher.is_none() {
+            // Other steps, of another length.
+            bar.reset();
+        }
         bar.set_length(now.steps);
         bar.set_position(now.step);
         bar.set_message(message(now, metric));
@@ -102,6 +134,10 @@ fn message(now: &Progress, metric: &str) -> String {
     // The one that is under way; at the end, the last.
     let epoch = (now.epoch + 1).min(now.epochs);
     let of_tries = if now.attempts > 1 { format!("try {} of {}, ", now.attempt, now.attempts) } else { String::new() };
+    let of_tries = match now.teacher {
+        Some((teacher, teachers)) => format!("teacher {teacher} of {teachers}, "),
+        None => of_tries,
+    };
     format!("{of_tries}epoch {epoch} of {}, loss {:.3}{best}", now.epochs, now.loss)
 }
 
@@ -198,6 +234,7 @@ fn report(args: &TrainArgs, options: &TrainOptions, outcome: &Outcome) -> Result
             "eval": head.eval.as_ref().map(score::Card::main),
         })),
         "epoch": outcome.epoch,
+        "teachers": outcome.folds,
         "train_texts": outcome.train_texts,
         "dev_texts": outcome.dev_texts,
         "batch_size": options.batch_size,
@@ -265,17 +302,12 @@ mod tests {
     use clap::Parser;
 
     use super::*;
+    use crate::data;
 
     #[derive(Debug, Parser)]
     struct Wrapper {
         #[command(flatten)]
         args: TrainArgs,
-    }
-
-    impl TrainArgs {
-        fn datasets(&self) -> Result<Datasets, Error> {
-            Datasets::read(&self.data, &self.measure, &self.files, self.form(), self.seed)
-        }
     }
 
     fn parse(line: &str) -> Result<TrainArgs, clap::Error> {
@@ -289,13 +321,37 @@ mod tests {
              --epochs 5 --initial-sparsity 0.1 --layers 2- --seed 7 -o out/trec.pack",
         )
         .unwrap();
-        let options = args.fitted(args.options().unwrap(), 4780);
+        let options = args.fitted(args.options().unwrap(), &examples(4780), 0);
         assert_eq!(options.name, "trec");
         assert_eq!(options.method, train::Method::Mask);
         assert_eq!(options.granularity.to_string(), "weight");
         assert_eq!((options.epochs, options.layers.to_string().as_str(), options.seed), (5, "2-", 7));
         assert_eq!(options.initial_sparsity, 0.1);
         assert!(options.threads > 0);
+    }
+
+    fn examples(count: usize) -> data::Dataset {
+        let examples = (0..count).map(|i| data::Example::labelled("a", (i % 2).to_string(), i + 1)).collect();
+        data::Dataset { path: "d.jsonl".into(), examples }
+    }
+
+    #[test]
+    fn who_teaches_follows_from_options_and_data() {
+        let teacher = |more: &str, soft: bool| {
+            let args = parse(&format!("train --base b --data d.jsonl -o x.pack {more}")).unwrap();
+            let mut train = examples(300);
+            if soft {
+                let scores = [("0".to_owned(), 0.25), ("1".to_owned(), 0.75)].into();
+                train.examples[0].soft = Some(data::Soft { scale: data::Scale::Probs, scores, alone: false });
+            }
+            args.fitted(args.options().unwrap(), &train, 0).teacher.map(|t| (t.who, t.weight, t.temperature))
+        };
+        assert_eq!(teacher("", false), None);
+        assert_eq!(teacher("", true), Some((Teacher::Labels, 0.5, 2.0)));
+        assert_eq!(teacher("--teacher-weight 1", false), Some((Teacher::Labels, 1.0, 2.0)), "refused by the library");
+        let folds = "--teacher-folds 5 --teacher-temperature 3";
+        assert_eq!(teacher(folds, true), Some((Teacher::Folds(5), 0.5, 3.0)));
+        assert_eq!(teacher("--teacher a.pack", false), Some((Teacher::Pack("a.pack".into()), 0.5, 2.0)));
     }
 
     #[test]
@@ -308,7 +364,9 @@ mod tests {
             "--granularity rows",
             "--layers x",
             "--tune heads",
-            "--teacher-weight 0.5",
+            "--teacher a.pack --teacher-folds 5",
+            "--teacher-folds 1",
+            "--teacher-features 1",
             "--resume",
             "--dev-data d.jsonl --dev-fraction 0.2",
             "--method lora",
@@ -320,8 +378,17 @@ mod tests {
 
     #[test]
     fn the_bar_counts_no_epoch_that_is_not_there() {
-        let mut now =
-            Progress { step: 3, steps: 8, epoch: 0, epochs: 2, loss: 0.5, dev: None, attempt: 1, attempts: 1 };
+        let mut now = Progress {
+            step: 3,
+            steps: 8,
+            epoch: 0,
+            epochs: 2,
+            loss: 0.5,
+            dev: None,
+            attempt: 1,
+            attempts: 1,
+            teacher: None,
+        };
         assert_eq!(message(&now, "accuracy"), "epoch 1 of 2, loss 0.500");
         (now.epoch, now.dev) = (1, Some(0.9));
         assert!(message(&now, "accuracy").starts_with("epoch 2 of 2, loss 0.500, best "));
@@ -329,6 +396,8 @@ mod tests {
         assert!(message(&now, "accuracy").starts_with("epoch 2 of 2, "));
         now.attempts = 5;
         assert!(message(&now, "accuracy").starts_with("try 1 of 5, epoch 2 of 2, "));
+        now.teacher = Some((3, 4));
+        assert!(message(&now, "accuracy").starts_with("teacher 3 of 4, epoch 2 of 2, "));
     }
 
     #[test]

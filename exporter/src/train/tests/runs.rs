@@ -41,8 +41,8 @@ fn a_run_repeats_bit_for_bit_and_a_seed_matters() {
     }
 }
 
-fn only(train: &Dataset) -> Data<'_> {
-    Data { train, dev: None, eval: None }
+pub(super) fn only(train: &Dataset) -> Data<'_> {
+    Data { train, dev: None, eval: None, unlabelled: None }
 }
 
 pub(super) fn options(method: Method, seed: u64) -> TrainOptions {

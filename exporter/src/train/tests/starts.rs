@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use overmask::mask::Granularity;
 use overmask::pack::{Pooling, TaskKind};
 
-use super::super::{CheckpointOptions, Data, Effort, Given, Method, TrainOptions, Try, Tune, head};
+use super::super::{Amount, CheckpointOptions, Data, Effort, Given, Method, TrainOptions, Try, Tune, head};
 use super::base;
 use super::runs::{learn, of_kind, options, texts};
 use crate::baseline::Baseline;
@@ -134,7 +134,7 @@ fn the_best_try_is_the_run_that_it_would_be_alone() {
         let checkpoint = |resume| Some(CheckpointOptions { file: file.clone(), every: 1000, resume });
         let stop = AtomicBool::new(false);
         let first = TrainOptions { checkpoint: checkpoint(false), ..several.clone() };
-        let only = Data { train: &data, dev: None, eval: None };
+        let only = Data { train: &data, dev: None, eval: None, unlabelled: None };
         let stopped = train::run(&base, only, &first, &stop, &mut |now| {
             assert_eq!((now.steps, now.attempts), (28, 3));
             if now.step == cut {
@@ -159,9 +159,9 @@ fn baselines_are_measured_beside_and_by_themselves() {
     for (kind, rows) in [(TaskKind::Classify, 4), (TaskKind::Multilabel, 4), (TaskKind::Regress, 4), (TaskKind::Tag, 1)]
     {
         let data = of_kind(kind, false);
-        let options = of(kind, false).fit(Effort::Normal, Given::default(), data.len(), false);
+        let options = of(kind, false).fit(Effort::Normal, Given::default(), Amount::labelled(data.len()));
         let options = TrainOptions { form: form(kind), ..options };
-        let only = Data { train: &data, dev: None, eval: Some(&data) };
+        let only = Data { train: &data, dev: None, eval: Some(&data), unlabelled: None };
         let found = train::baselines(Some(&base), only, &options, &AtomicBool::new(false)).unwrap();
         assert_eq!(found.len(), rows, "{kind}");
         assert!(found.iter().all(|row| row.eval.as_ref().is_some_and(|eval| eval.n == 60)));
@@ -182,7 +182,7 @@ fn every_label_keeps_an_example_and_the_data_are_told() {
     let (_dir, base) = base();
     let mut data = texts(60);
     data.examples[5].target = data::Target::Label("lone".into());
-    let options = options(Method::Mask, 1).fit(Effort::Normal, Given::default(), 60, false);
+    let options = options(Method::Mask, 1).fit(Effort::Normal, Given::default(), Amount::labelled(60));
     let outcome = learn(&base, &data, &TrainOptions { epochs: 1, ..options }).unwrap();
     assert_eq!((outcome.train_texts, outcome.dev_texts), (48, 12));
     assert_eq!((outcome.summary.examples, outcome.summary.labels), (60, 3));
