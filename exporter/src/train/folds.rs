@@ -16,7 +16,7 @@ use super::batch::{Examples, Lesson, salt};
 use super::learner::{Learner, Progress};
 use super::options::TeacherOptions;
 use super::recipe::{Amount, Effort, Given, Recipe};
-use super::teacher::Speaker;
+use super::speaker::Speaker;
 use super::texts::Texts;
 use super::{Method, TrainError, TrainOptions, go_on, packing};
 use crate::data::{self, Dataset, LabelSet};

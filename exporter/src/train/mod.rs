@@ -27,6 +27,7 @@ mod select;
 mod session;
 mod setup;
 mod sparsity;
+mod speaker;
 mod state;
 mod step;
 mod teacher;
