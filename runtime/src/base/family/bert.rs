@@ -167,7 +167,7 @@ impl<'a> Names<'a> {
         let family = manifest.architecture.family.name();
         let sizes = manifest.architecture.bert().filter(|sizes| sizes.kin == Kin::Bert);
         let sizes = sizes.ok_or_else(|| format!("the base is of the family `{family}`, not `bert`"))?;
-        Ok((Names { prefix: encoder::prefix(manifest)? }, sizes))
+        Ok((Names { prefix: prefix(manifest)? }, sizes))
     }
 
     /// The name of a table of embeddings.
@@ -257,6 +257,13 @@ impl<'a> Names<'a> {
         let [scale, bias] = self.norm(norm);
         encoder::Norm { scale, bias: Some(bias) }
     }
+}
+
+/// What all names of a base's tensors start with, which its maskable ones tell.
+pub(super) fn prefix(manifest: &BaseManifest) -> Result<&str, String> {
+    let first = Names { prefix: "" }.weight(0, Linear::Query);
+    let prefix = manifest.maskable.iter().find_map(|tensor| tensor.name.strip_suffix(first.as_str()));
+    prefix.ok_or_else(|| format!("the base has no maskable tensor `{first}`"))
 }
 
 /// The linear layer behind narrow embeddings, as ELECTRA calls it.

@@ -3,9 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::super::{Architecture, BaseManifest, MaskableTensor};
-use super::bert::{self, Names};
-use super::{Family, modernbert};
+use super::super::MaskableTensor;
 
 /// An encoder of transformer layers.
 #[derive(Debug, Clone, PartialEq)]
@@ -220,43 +218,6 @@ pub fn bucket(distance: i64, buckets: usize) -> usize {
 /// computes it.
 pub fn frequencies(theta: f32, d: usize) -> Vec<f32> {
     (0..d / 2).map(|i| 1.0 / theta.powf((2 * i) as f32 / d as f32)).collect()
-}
-
-/// What all names of a base's tensors start with, which its maskable ones tell.
-pub(super) fn prefix(manifest: &BaseManifest) -> Result<&str, String> {
-    let first = Names { prefix: "" }.weight(0, bert::Linear::Query);
-    let prefix = manifest.maskable.iter().find_map(|tensor| tensor.name.strip_suffix(first.as_str()));
-    prefix.ok_or_else(|| format!("the base has no maskable tensor `{first}`"))
-}
-
-impl Encoder {
-    /// The encoder of an architecture whose tensors' names all start with `prefix`; none where the graph alone says what
-    /// it is.
-    pub fn new(architecture: &Architecture, prefix: &str) -> Option<Encoder> {
-        match &architecture.family {
-            Family::Bert(sizes) => Some(Names { prefix }.encoder(architecture, sizes)),
-            Family::ModernBert(sizes) => Some(modernbert::encoder(architecture, sizes, prefix)),
-            Family::Onnx(_) => None,
-        }
-    }
-
-    /// The encoder of a base, or why it is none whose tensors are known.
-    ///
-    /// # Errors
-    /// A reason in words.
-    pub fn of_base(manifest: &BaseManifest) -> Result<Encoder, String> {
-        let a = &manifest.architecture;
-        if let Family::Onnx(_) = a.family {
-            return Err(format!(
-                "the base is of the family `{}`, whose graph alone says what it computes",
-                a.family.name()
-            ));
-        }
-        let prefix = prefix(manifest)?;
-        let other = || format!("the base has maskable tensors that are no part of a layer of `{}`", a.family.name());
-        let encoder = Encoder::new(a, prefix).filter(|encoder| encoder.maskable().len() == manifest.maskable.len());
-        encoder.ok_or_else(other)
-    }
 }
 
 #[cfg(test)]

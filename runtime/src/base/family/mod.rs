@@ -5,7 +5,8 @@ pub mod bert;
 pub mod encoder;
 pub mod modernbert;
 
-use super::{GraphHints, MaskableTensor};
+use self::encoder::Encoder;
+use super::{Architecture, BaseManifest, GraphHints, MaskableTensor};
 
 /// What is added to the attention score of a token that is masked out: exp() of it is 0 in f32.
 pub const MASKED_SCORE: f32 = -1e9;
@@ -30,6 +31,36 @@ impl Family {
             Self::ModernBert(_) => "modernbert",
             Self::Onnx(_) => "onnx",
         }
+    }
+}
+
+impl Encoder {
+    /// The encoder of an architecture whose tensors' names all start with `prefix`; none where the graph alone says what
+    /// it is.
+    pub fn new(architecture: &Architecture, prefix: &str) -> Option<Encoder> {
+        match &architecture.family {
+            Family::Bert(sizes) => Some(bert::Names { prefix }.encoder(architecture, sizes)),
+            Family::ModernBert(sizes) => Some(modernbert::encoder(architecture, sizes, prefix)),
+            Family::Onnx(_) => None,
+        }
+    }
+
+    /// The encoder of a base, or why it is none whose tensors are known.
+    ///
+    /// # Errors
+    /// A reason in words.
+    pub fn of_base(manifest: &BaseManifest) -> Result<Encoder, String> {
+        let a = &manifest.architecture;
+        if let Family::Onnx(_) = a.family {
+            return Err(format!(
+                "the base is of the family `{}`, whose graph alone says what it computes",
+                a.family.name()
+            ));
+        }
+        let prefix = bert::prefix(manifest)?;
+        let other = || format!("the base has maskable tensors that are no part of a layer of `{}`", a.family.name());
+        let encoder = Encoder::new(a, prefix).filter(|encoder| encoder.maskable().len() == manifest.maskable.len());
+        encoder.ok_or_else(other)
     }
 }
 
