@@ -12,15 +12,15 @@ use overmask::codec;
 use overmask::mask::{Granularity, Mask};
 use overmask::pack::{PackFile, Sizes};
 
-use crate::coders;
 use crate::rows::Rows;
+use crate::{coders, f32_base};
 
 /// Passes over the masks, of which the fastest counts.
 const PASSES: usize = 7;
 
 /// Measures the masks of each pack.
 pub(crate) fn run(base: &Path, packs: &[PathBuf]) -> Result<Rows> {
-    let base = Base::open(base)?;
+    let base = f32_base(base)?;
     let mut rows = Rows::default();
     for path in packs {
         pack(&base, path, &mut rows)?;

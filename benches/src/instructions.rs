@@ -10,10 +10,10 @@ use std::process::Command;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
-use overmask::base::Base;
 use overmask::pack::Pack;
 
 use crate::contenders::{Contender, OnnxRuntime, Ours, Peer, Texts};
+use crate::f32_base;
 use crate::rows::Rows;
 
 /// How the counted program is called.
@@ -116,7 +116,7 @@ pub(crate) fn child(args: &[PathBuf]) -> Result<()> {
     let [who, passes, tokens, base, texts, more @ ..] = args else { bail!("too few arguments") };
     let text = |arg: &PathBuf| arg.as_os_str().to_str().map(str::to_owned).context("an argument is not UTF-8");
     let (who, passes, tokens) = (text(who)?, text(passes)?.parse::<u32>()?, text(tokens)?.parse::<usize>()?);
-    let base = Arc::new(Base::open(base)?);
+    let base = Arc::new(f32_base(base)?);
     let (_, batch) = Texts::read(&base, texts)?.batch(Some(tokens))?;
     if who == MODEL {
         let mut session = OnnxRuntime::open(more.first().context("no model")?, 1)?;

@@ -17,7 +17,8 @@ mod serve;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
+use overmask::base::{Base, Precision};
 
 const USAGE: &str = "\
 usage: bench codec REPORT BASE PACK...
@@ -32,6 +33,18 @@ TEXTS is a JSONL file of texts, PROGRAM the `overmask` that is shipped; a block 
 of 32x1 blocks, with few zeros and with half of them. COMMAND runs a `bench` and says on stderr how many
 instructions it took, as `instructions: N`; each ONNX is the base in int8 as benches/precisions_peer.py writes it. PYTHON has what benches/NAME-requirements.txt names (of `precisions`,
 and then of `deepsparse`), and each MODEL is a folder of `overmask-export export`.";
+
+/// Opens the base that is measured: the f32 one, whose weights decide how masks are coded and which some peers pack.
+fn f32_base(dir: &Path) -> Result<Base> {
+    let base = Base::open(dir)?;
+    let precision = base.precision();
+    ensure!(
+        precision == Precision::F32,
+        "BASE {}: is the {precision} variant of a base; name the f32 one that it was made of",
+        dir.display()
+    );
+    Ok(base)
+}
 
 fn main() -> Result<()> {
     let args: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();

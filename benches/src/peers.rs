@@ -17,6 +17,7 @@ use overmask::engine::{Changes, Engine, TaskId};
 use overmask::pack::{NamedMask, Pack};
 
 use crate::contenders::{Batch, Contender, Ours, Peer, Texts, call_self, median, options};
+use crate::f32_base;
 use crate::rows::Rows;
 
 /// How this program calls itself: once for each number of threads.
@@ -45,7 +46,7 @@ pub(crate) fn run(base: &Path, texts: &Path, packs: [&Path; 3]) -> Result<Rows> 
         call_self(CHILD, &args, &[(THREADS, threads)])?;
         rows.read(out.path())?;
     }
-    let base = Arc::new(Base::open(base)?);
+    let base = Arc::new(f32_base(base)?);
     let [weight, block, _] = read(&base, packs)?;
     switch(&base, &Texts::read(&base, texts)?.batch(Some(16))?.1, &weight, &block, &mut rows)?;
     Ok(rows)
@@ -68,7 +69,7 @@ struct Task<'a> {
 /// Measures everything with the number of threads that the environment names.
 pub(crate) fn child(base: &Path, texts: &Path, packs: [&Path; 3]) -> Result<Rows> {
     let threads: usize = std::env::var(THREADS)?.parse()?;
-    let base = Arc::new(Base::open(base)?);
+    let base = Arc::new(f32_base(base)?);
     let texts = Texts::read(&base, texts)?;
     let packs = read(&base, packs)?;
     let tasks: Vec<Task<'_>> = packs.iter().enumerate().map(|(i, pack)| task(pack, i)).collect();

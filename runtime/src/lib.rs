@@ -27,7 +27,7 @@
 //! | [`codec`] | masks as few bytes, given the base |
 //! | [`mask`] | bit masks over weights, and the granularities that they come in |
 //! | [`base`](mod@base) | the base bundle: manifest, memory-mapped weights, digests |
-//! | `derived` | what is made of bases and packs once and mapped by all processes |
+//! | [`derived`] | what is made of bases and packs once and mapped by all processes |
 //! | [`fs`] | the ground floor: files that appear whole, bounded reads of regular files, maps, digests |
 //! | [`fence`] | panics of other libraries as errors |
 
@@ -36,7 +36,6 @@
 mod again;
 pub mod base;
 pub mod codec;
-#[cfg(feature = "native")]
 pub mod derived;
 pub mod engine;
 pub mod error;

@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use anyhow::Error;
 use clap::{Args, Subcommand};
 use overmask::base::Base;
-use overmask_cli::ExitCode;
+use overmask_cli::{CodedError, ExitCode};
 use serde_json::json;
 
 use super::output;
 use crate::import::onnx::Widened;
-use crate::import::{Origin, hf, onnx};
+use crate::import::{ImportError, Origin, hf, onnx};
 
 /// How many names a message lists.
 const LISTED: usize = 5;
@@ -117,7 +117,7 @@ pub(super) fn run(args: &ImportArgs) -> Result<(), Error> {
                 max_positions: args.max_positions,
                 origin: args.bundle.origin(),
             };
-            let imported = onnx::import(&args.model, &args.bundle.output, &options)?;
+            let imported = onnx::import(&args.model, &args.bundle.output, &options).map_err(in_flags)?;
             match &imported.recognised {
                 Ok(family) => log::info!("its structure is that of the family `{family}`: every engine runs it"),
                 Err(reason) => log::info!("taken as it is, for the engines `ort` and `tract`: {reason}"),
@@ -129,6 +129,13 @@ pub(super) fn run(args: &ImportArgs) -> Result<(), Error> {
             report(&imported.base, &args.bundle, imported.untrainable.map(|e| e.to_string()), &[])
         }
     }
+}
+
+/// The error in the words of the command line.
+fn in_flags(error: ImportError) -> Error {
+    let ImportError::Option { field, reason } = error else { return error.into() };
+    let flag = if field == "output" { "--output-name".to_owned() } else { format!("--{}", field.replace('_', "-")) };
+    CodedError { message: format!("{flag}: {reason}"), code: ExitCode::Usage }.into()
 }
 
 impl BundleArgs {

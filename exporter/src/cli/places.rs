@@ -89,13 +89,29 @@ fn check_place(option: &str, output: &Path) -> Result<(), Error> {
     let dir = directory(&place);
     // A run would overwrite the base that it learns on.
     if dir.join(file::MANIFEST).is_file() {
-        return wrong("is in a base bundle, which holds its own files alone; name another directory".to_owned());
+        return wrong(IN_BASE.to_owned());
     }
     // As the file is written beside its place: what the file system allows, only a file tells.
     match tempfile::Builder::new().prefix(".overmask-").tempfile_in(dir) {
         Ok(_) => Ok(()),
         Err(e) => wrong(format!("nothing can be written to {}: {e}", dir.display())),
     }
+}
+
+/// What is said of a place in a base's directory.
+const IN_BASE: &str = "is in a base bundle, which holds its own files alone; name another directory";
+
+/// Checks that a directory that is to be filled is no base's, and in none.
+///
+/// # Errors
+/// When it is.
+pub(super) fn check_directory(option: &str, dir: &Path) -> Result<(), Error> {
+    let place = real(dir);
+    if place.ancestors().any(|above| above.join(file::MANIFEST).is_file()) {
+        let message = format!("{option} {}: {IN_BASE}", dir.display());
+        return Err(CodedError { message, code: ExitCode::DeviceOrStore }.into());
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -121,6 +137,21 @@ mod tests {
             let error = check_place("-o", Path::new("/proc/x.pack")).unwrap_err();
             assert_eq!(ExitCode::of(&error), ExitCode::DeviceOrStore);
             assert!(error.to_string().contains("nothing can be written to /proc"), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_filled_is_no_directory_of_a_base() {
+        let dir = tempfile::tempdir().unwrap();
+        let base = dir.path().join("base");
+        std::fs::create_dir(&base).unwrap();
+        check_directory("-o", &base).unwrap();
+        std::fs::write(base.join("base.json"), "{}").unwrap();
+        check_directory("-o", &dir.path().join("sweep")).unwrap();
+        for place in [base.clone(), base.join("sweep"), dir.path().join("base/../base"), base.join("a/b")] {
+            let error = check_directory("-o", &place).unwrap_err();
+            assert_eq!(ExitCode::of(&error), ExitCode::DeviceOrStore);
+            assert!(error.to_string().contains("is in a base bundle"), "{error}");
         }
     }
 

@@ -8,7 +8,7 @@ use clap::{Args, Command, ValueHint};
 use overmask_cli::{ExitCode, Verbosity};
 use serde_json::json;
 
-use super::{output, train};
+use super::{output, places, train};
 use crate::sweep::{self, Event, Line, Plan, Run, Shard, Status, SweepOptions, TrainOption};
 
 /// Train tasks x methods x seeds, as a file describes, and collect the results.
@@ -89,6 +89,7 @@ fn train_options() -> Vec<TrainOption> {
 pub(super) fn run(args: &SweepArgs, verbosity: Verbosity) -> Result<(), Error> {
     let plan = Plan::read(&args.plan, &train_options())?;
     let options = args.options(&plan)?;
+    places::check_directory("-o", &options.dir)?;
     if args.dry_run {
         return show(args, &plan, &options);
     }

@@ -35,8 +35,14 @@ pub(super) struct Tokenizer {
 impl Tokenizer {
     /// That of a file.
     pub(super) fn read(path: PathBuf) -> Result<Tokenizer, ImportError> {
-        let json = read(&path)?;
-        Ok(Tokenizer { path, json })
+        match overmask::fs::read_at_most(&path, Opened::MAX_BYTES) {
+            Ok(Some(json)) => Ok(Tokenizer { path, json }),
+            Ok(None) => {
+                let reason = format!("has more than {} MiB, more than any tokenizer", Opened::MAX_BYTES >> 20);
+                Err(ImportError::Tokenizer { path, source: reason.into() })
+            }
+            Err(source) => Err(ImportError::Read { path, source }),
+        }
     }
 }
 

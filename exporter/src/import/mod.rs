@@ -100,6 +100,14 @@ pub enum ImportError {
         /// What is wrong, and what would do.
         reason: String,
     },
+    /// An option that cannot be, or not with this model.
+    #[error("{field}: {reason}")]
+    Option {
+        /// The field of [`onnx::Options`], with whose name the message begins.
+        field: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The weights are no safetensors file.
     #[error("{path}: {source}")]
     Weights {
@@ -160,6 +168,7 @@ impl ImportError {
             Self::Staged(e) => e.kind(),
             Self::Base(e) => e.kind(),
             Self::Onnx(e) => e.kind(),
+            Self::Option { .. } => ErrorKind::Usage,
             _ => ErrorKind::CorruptFile,
         }
     }

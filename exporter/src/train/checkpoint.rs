@@ -122,7 +122,8 @@ pub(super) fn read(
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(wrong(format!("cannot be read: {e}"))),
     };
-    let damaged = |e: &dyn std::fmt::Display| wrong(format!("is damaged, or no checkpoint: {e}"));
+    let damaged =
+        |e: &dyn std::fmt::Display| TrainError::DamagedCheckpoint { path: path.to_owned(), reason: e.to_string() };
     let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(|e| damaged(&e))?;
     let [text, sha256] = KEYS.map(|key| metadata.metadata().as_ref().and_then(|m| m.get(key)));
     let (text, sha256) = text.zip(sha256).ok_or_else(|| damaged(&"it says nothing of a run"))?;

@@ -125,6 +125,14 @@ pub enum TrainError {
         /// What does not fit.
         reason: String,
     },
+    /// A checkpoint that nobody can go on from.
+    #[error("checkpoint {}: is damaged, or no checkpoint: {reason}; remove the file to start anew", path.display())]
+    DamagedCheckpoint {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// An option that cannot be.
     #[error("{field}: {reason}")]
     Option {
@@ -199,7 +207,7 @@ impl TrainError {
             Self::Option { field, .. } => Some(field),
             Self::Module { .. } => Some("modules"),
             Self::Teacher { .. } => Some("teacher"),
-            Self::Checkpoint { .. } => Some("checkpoint"),
+            Self::Checkpoint { .. } | Self::DamagedCheckpoint { .. } => Some("checkpoint"),
             _ => None,
         }
     }
@@ -217,6 +225,7 @@ impl TrainError {
             Self::Evaluate(e) => e.kind(),
             Self::Indivisible { .. } | Self::Option { .. } | Self::Module { .. } => ErrorKind::Usage,
             Self::Teacher { .. } | Self::Checkpoint { .. } | Self::Read { .. } => ErrorKind::InputData,
+            Self::DamagedCheckpoint { .. } => ErrorKind::CorruptFile,
             Self::Write { .. } => ErrorKind::DeviceOrStore,
             Self::Placement { .. } => ErrorKind::EngineUnavailable,
             Self::Autodiff(_) | Self::Diverged { .. } | Self::Stopped | Self::Runtime(_) => ErrorKind::Other,

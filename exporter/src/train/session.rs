@@ -11,7 +11,7 @@ use overmask::engine::Device;
 use overmask_graph::GraphBuilder;
 use overmask_graph::encoder::{self, Padded};
 use overmask_graph::proto::{ModelProto, data_type};
-use overmask_ort::{Binding, Bound, allocator, environment, on_device};
+use overmask_ort::{Binding, Bound, allocator, environment, on_device, usable};
 
 use super::TrainError;
 use super::graph::{self, Graph, Prefix, name, next};
@@ -69,7 +69,7 @@ pub(super) fn copies(
 pub(super) fn open(model: &ModelProto, placement: &Placement) -> Result<Session, TrainError> {
     let mut builder = Session::builder(environment()?)?
         .with_optimization_level(GraphOptimizationLevel::All)?
-        .with_intra_threads(placement.threads)?
+        .with_intra_threads(usable(placement.threads))?
         // Repeats bit for bit with the same number of threads.
         .with_deterministic_compute(true)?;
     if let Some(path) = &placement.profile {

@@ -3,6 +3,7 @@
 use std::error::Error;
 
 use overmask::base::BaseError;
+use overmask::derived::DerivedError;
 use overmask::engine::EngineError;
 use overmask::error::ErrorKind;
 use overmask::fs::StagedError;
@@ -90,9 +91,17 @@ fn known(error: &(dyn Error + 'static)) -> Option<ErrorKind> {
     macro_rules! first_of {
         ($($kind:ty),*) => { None$(.or_else(|| error.downcast_ref::<$kind>().map(<$kind>::kind)))* };
     }
-    let own = first_of!(TaskError, PackError, BaseError, EngineError, MaskError, TrustError, StagedError, StoreError);
-    #[cfg(feature = "native")]
-    let own = own.or_else(|| error.downcast_ref().map(overmask::derived::DerivedError::kind));
+    let own = first_of!(
+        TaskError,
+        PackError,
+        BaseError,
+        EngineError,
+        MaskError,
+        TrustError,
+        StagedError,
+        StoreError,
+        DerivedError
+    );
     #[cfg(feature = "ort")]
     let own = own.or_else(|| error.downcast_ref().map(overmask_graph::OnnxError::kind));
     own

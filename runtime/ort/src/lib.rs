@@ -14,7 +14,8 @@ mod masking;
 mod trusted;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
+use std::thread;
 
 use ort::ep;
 use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
@@ -238,11 +239,24 @@ fn builder(device: Device, options: &EngineOptions) -> Result<SessionBuilder, En
     let build = || {
         let mut builder = Session::builder(environment)?.with_optimization_level(GraphOptimizationLevel::All)?;
         if let Some(threads) = options.threads {
-            builder = builder.with_intra_threads(threads)?;
+            builder = builder.with_intra_threads(usable(threads))?;
         }
         Ok::<_, ort::Error>(builder)
     };
     on_device(build().map_err(|e| failed(device, e))?, device)
+}
+
+/// As many threads as are wanted, but no more than there are processors, and says so once: ONNX Runtime's threads spin
+/// while they wait, and would take the time of those that have work.
+pub fn usable(threads: usize) -> usize {
+    static SAID: Once = Once::new();
+    let most = thread::available_parallelism().map_or(threads, usize::from);
+    if threads > most {
+        SAID.call_once(|| {
+            log::warn!("ONNX Runtime computes with {most} threads, not {threads}: so many processors there are to use");
+        });
+    }
+    threads.min(most)
 }
 
 /// Lets the sessions of a builder run on a device.

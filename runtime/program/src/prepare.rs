@@ -9,6 +9,7 @@ use overmask::base::Base;
 use overmask::derived::Directory;
 use overmask::engine::native::NativeEngine;
 use overmask::engine::{Changes, Engine, EngineOptions};
+use overmask::task::Tokenizer;
 use overmask_cli::{CodedError, ExitCode, Output};
 use serde::Serialize;
 
@@ -48,10 +49,16 @@ pub(super) fn run(args: &PrepareArgs, out: &mut Output) -> anyhow::Result<()> {
     given.iter().try_for_each(|given| given.file.check_base(&base))?;
     base.verify_once()?;
     let directory = Directory::open(&args.derived)?;
-    let engine = NativeEngine::new(Arc::clone(&base), &EngineOptions::default().derived(directory))?;
+    let engine = NativeEngine::new(Arc::clone(&base), &EngineOptions::default().derived(directory.clone()))?;
     // Files that are there already are compared, too: a device will believe them.
     let is_there = engine.verify_base()?;
-    report(is_there, engine.derived_of_base(), &args.base.display().to_string(), args, out)?;
+    let base_dir = args.base.display().to_string();
+    report(is_there, engine.derived_of_base(), &base_dir, args, out)?;
+    Tokenizer::open_in(&base, Some(&directory))?;
+    let is_there = Tokenizer::verify(&base, &directory)?;
+    if let Some(kept) = Tokenizer::kept(&base, Some(&directory))? {
+        report(is_there, kept.path, &base_dir, args, out)?;
+    }
     for packs::Given { path, file, .. } in &given {
         let task = engine.add(Changes::from(file))?;
         let is_there = engine.verify_pack(file, &file.masks(Some(&base))?)?;

@@ -9,9 +9,11 @@ use std::sync::Arc;
 use clap::Args;
 use overmask::base::{Base, Precision};
 #[cfg(feature = "native")]
-use overmask::engine::{EngineError, native::NativeEngine};
+use overmask::engine::{Engine, native::NativeEngine};
 use overmask::pack::Pack;
 use overmask::task::Runner;
+#[cfg(feature = "native")]
+use overmask::task::{TaskError, Tokenizer};
 use overmask_cli::{CodedError, EngineArgs, ExitCode, Output};
 use serde::Serialize;
 
@@ -140,16 +142,19 @@ fn check_derived(runner: &Runner, given: &[Given], packs: &[Option<Pack>]) -> an
     #[cfg(feature = "native")]
     if let Some(engine) = (runner.engine() as &dyn Any).downcast_ref::<NativeEngine>() {
         let mut wrong = Vec::new();
-        let mut check = |checked: Result<bool, EngineError>| match checked {
+        let mut check = |checked: Result<bool, TaskError>| match checked {
             Ok(is_kept) => usize::from(is_kept),
             Err(error) => {
                 wrong.push(error);
                 0
             }
         };
-        let of_base = check(engine.verify_base());
+        let tokenizer = engine.derived().map_or(Ok(false), |directory| Tokenizer::verify(runner.base(), directory));
+        let of_base = check(engine.verify_base().map_err(TaskError::from)) + check(tokenizer);
         let both = given.iter().zip(packs.iter().flatten());
-        let counts = both.map(|(given, pack)| of_base + check(engine.verify_pack(&given.file, &pack.masks))).collect();
+        let counts = both
+            .map(|(given, pack)| of_base + check(engine.verify_pack(&given.file, &pack.masks).map_err(TaskError::from)))
+            .collect();
         // All are looked at; the last wrong one tells the exit status.
         let last = wrong.pop();
         wrong.iter().for_each(|error| log::error!("{error}"));

@@ -12,6 +12,7 @@ mod directory;
 #[cfg(not(unix))]
 #[path = "nowhere.rs"]
 mod directory;
+mod kept;
 mod sum;
 
 use std::io;
@@ -22,6 +23,7 @@ use memmap2::Mmap;
 
 pub use self::directory::Directory;
 use self::directory::Draft;
+pub use self::kept::{Kept, KeptState};
 use self::sum::checksum;
 use crate::error::ErrorKind;
 use crate::fs::{Number, hex, map};
@@ -120,7 +122,12 @@ impl DerivedFile {
     ///
     /// What is none of that is said and not used.
     pub fn find<T: Number>(&self, len: usize) -> Option<Derived<T>> {
-        self.look(len).unwrap_or_else(|useless| {
+        self.find_of(|values| values.len() == len)
+    }
+
+    /// The same for a file that says itself how long it is: its values are those that `is_whole` says are.
+    pub(crate) fn find_of<T: Number>(&self, is_whole: impl Fn(&[T]) -> bool) -> Option<Derived<T>> {
+        self.look(is_whole).unwrap_or_else(|useless| {
             // After an update there is nothing to warn of.
             let level = if matches!(useless, Useless::Version) { log::Level::Info } else { log::Level::Warn };
             log::log!(level, "{} {useless}; it is not used but made again", self.path().display());
@@ -129,14 +136,13 @@ impl DerivedFile {
     }
 
     /// The same, and why a file that is there is not to be used.
-    pub(crate) fn look<T: Number>(&self, len: usize) -> Result<Option<Derived<T>>, Useless> {
+    pub(crate) fn look<T: Number>(&self, is_whole: impl Fn(&[T]) -> bool) -> Result<Option<Derived<T>>, Useless> {
         let Some(file) = self.directory.find(&self.name)? else { return Ok(None) };
         let map = map::map_file(&file)?;
         if !map.starts_with(MAGIC) {
             return Err(Useless::Version);
         }
-        let values =
-            map.get(HEADER..).filter(|bytes| bytes.len() == size_of::<T>() * len && map::numbers::<T>(bytes).is_some());
+        let values = map.get(HEADER..).filter(|bytes| map::numbers(bytes).is_some_and(&is_whole));
         match values {
             Some(values) if map[..HEADER] == self.header(values) => Ok(Some(Derived::Mapped(map))),
             _ => Err(Useless::Damaged),
@@ -163,10 +169,12 @@ impl DerivedFile {
         }
         let draft = self.begin();
         let values = make(draft.is_some())?;
-        Ok(match draft {
-            Some(draft) => self.keep(draft, values),
-            None => Derived::Memory(values),
-        })
+        Ok(self.keep(draft, values))
+    }
+
+    /// Writes the values and maps them; they stay in memory where that cannot be.
+    pub(crate) fn make<T: Number>(&self, values: Vec<T>) -> Derived<T> {
+        self.keep(self.begin(), values)
     }
 
     /// Compares the values that the file held with those that are made now.
@@ -196,7 +204,8 @@ impl DerivedFile {
         draft.inspect_err(|error| log::info!("cannot make {}: {error}; {IN_MEMORY}", self.path().display())).ok()
     }
 
-    fn keep<T: Number>(&self, draft: Draft<'_>, values: Vec<T>) -> Derived<T> {
+    fn keep<T: Number>(&self, draft: Option<Draft<'_>>, values: Vec<T>) -> Derived<T> {
+        let Some(draft) = draft else { return Derived::Memory(values) };
         let bytes = map::bytes(&values);
         if let Err(error) = draft.keep(&self.name, [&self.header(bytes), bytes]) {
             log::warn!("cannot make {}: {error}; {IN_MEMORY}", self.path().display());
@@ -252,7 +261,7 @@ pub(crate) fn name(kind: &str, key: &[u8; 32]) -> String {
 /// Whether a derived file has such a name.
 fn is_derived(name: &str) -> bool {
     let Some((kind, digits)) = name.split_once('-') else { return false };
-    let known = ["panels", "masks"].iter().any(|known| kind.starts_with(known));
+    let known = ["panels", "masks", "tokenizer"].iter().any(|known| kind.starts_with(known));
     known && digits.len() == DIGITS && digits.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
 }
 

@@ -29,6 +29,7 @@ pub use plan::{Plan, Sharing};
 use crate::base::{BaseError, Precision};
 #[cfg(feature = "native")]
 use crate::derived::DerivedError;
+use crate::derived::Directory;
 use crate::error::ErrorKind;
 use crate::pack::PackError;
 
@@ -225,6 +226,11 @@ pub trait Engine: Any + Send + Sync {
     fn sharing(&self, tasks: &[TaskId]) -> Result<Option<Sharing>, EngineError> {
         let _ = tasks;
         Ok(None)
+    }
+
+    /// Where it keeps derived files, if it does: what is made of the base's tokenizer is kept there, too.
+    fn derived(&self) -> Option<&Directory> {
+        None
     }
 
     /// What it remembers of texts, where it does.

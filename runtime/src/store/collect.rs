@@ -83,6 +83,7 @@ impl Changing {
     fn collect_derived(&self, kept: &[Generation]) -> Result<(), StoreError> {
         use crate::derived::Directory;
         use crate::engine::native::{derived_of_base, derived_of_pack};
+        use crate::task::Tokenizer;
 
         let dir = self.derived_dir();
         if !dir.exists() {
@@ -94,6 +95,7 @@ impl Changing {
                 // What belongs to a damaged base is not known; it stays until the base is replaced.
                 let Ok(base) = self.open_base(entry) else { return Ok(()) };
                 names.insert(derived_of_base(&base));
+                names.extend(Tokenizer::derived_name(&base));
                 for task in generation.tasks.iter().filter(|task| task.base_id == entry.base_id) {
                     // Those of a set's packs are named by the packs' own digests; a damaged set has none.
                     match task.in_set.then(|| self.open_pack(task)) {

@@ -176,9 +176,9 @@ impl Store {
     /// Compares the derived files of a base and its packs with what they give now. One that is not there is no fault.
     #[cfg(feature = "native")]
     fn verify_derived(&self, base: &Base, packs: &[&PackFile], seen: &mut Verified) {
-        use crate::derived::Directory;
-        use crate::engine::EngineError;
-        use crate::engine::native::{self, Kept, KeptState, NativeEngine};
+        use crate::derived::{Directory, Kept, KeptState};
+        use crate::engine::native::{self, NativeEngine};
+        use crate::task::{TaskError, Tokenizer};
 
         let path = self.derived_dir();
         let directory = match fs::symlink_metadata(&path) {
@@ -195,16 +195,17 @@ impl Store {
                 return;
             }
         };
-        let mut check = |name: String, look: &dyn Fn() -> Result<Kept, EngineError>| {
+        let mut check = |name: String, look: &dyn Fn() -> Result<Option<Kept>, TaskError>| {
             let file = path.join(name);
             if file.symlink_metadata().is_err() {
                 return;
             }
             seen.files += 1;
-            let reason = match look().map(|kept| kept.state) {
-                Ok(KeptState::Right | KeptState::Missing) => return,
-                Ok(KeptState::Useless(reason)) => reason,
-                Ok(KeptState::Wrong) => "it holds other values than base and pack give".to_owned(),
+            let reason = match look().map(|kept| kept.map(|kept| kept.state)) {
+                Ok(Some(KeptState::Right | KeptState::Missing)) => return,
+                Ok(Some(KeptState::Useless(reason))) => reason,
+                Ok(Some(KeptState::Wrong)) => "it holds other values than base and pack give".to_owned(),
+                Ok(None) => "nothing is kept of what it says it is of".to_owned(),
                 Err(error) => error.to_string(),
             };
             // All of them can be made again.
@@ -214,10 +215,14 @@ impl Store {
             };
             seen.findings.push(Finding { file, reason, cure, is_harmful: true });
         };
-        check(native::derived_of_base(base), &|| NativeEngine::kept_of_base(base, Some(&directory)));
+        let directory = Some(&directory);
+        check(native::derived_of_base(base), &|| Ok(Some(NativeEngine::kept_of_base(base, directory)?)));
+        if let Some(name) = Tokenizer::derived_name(base) {
+            check(name, &|| Tokenizer::kept(base, directory));
+        }
         for file in packs {
             let name = native::derived_of_pack(base, file.digest());
-            check(name, &|| NativeEngine::kept_of_pack(base, file, Some(&directory)));
+            check(name, &|| Ok(Some(NativeEngine::kept_of_pack(base, file, directory)?)));
         }
     }
 

@@ -3,12 +3,14 @@
 mod answer;
 mod groups;
 mod head;
+mod model;
 mod question;
 mod runner;
 mod spans;
 #[expect(clippy::module_inception, reason = "what the module is named after")]
 mod task;
 mod tokenizer;
+mod unigram;
 mod words;
 mod work;
 
@@ -25,6 +27,7 @@ use std::error::Error;
 use std::path::PathBuf;
 
 use crate::base::BaseError;
+use crate::derived::DerivedError;
 use crate::engine::EngineError;
 use crate::error::ErrorKind;
 use crate::pack::PackError;
@@ -64,6 +67,9 @@ pub enum TaskError {
     /// The engine failed.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// A derived file is not what it should be.
+    #[error(transparent)]
+    Derived(#[from] DerivedError),
 }
 
 impl TaskError {
@@ -84,6 +90,7 @@ impl TaskError {
             Self::Pack(error) => error.kind(),
             Self::NoTask => ErrorKind::Other,
             Self::Engine(error) => error.kind(),
+            Self::Derived(error) => error.kind(),
         }
     }
 }

@@ -69,8 +69,9 @@ impl Runner {
     /// # Errors
     /// When the base's tokenizer cannot be read.
     pub fn new(engine: impl Into<Arc<dyn Engine>>, base: Arc<Base>) -> Result<Runner, TaskError> {
-        let tokenizer = Tokenizer::open(&base)?;
-        Ok(Runner { engine: engine.into(), base, tokenizer, tasks: RwLock::default() })
+        let engine = engine.into();
+        let tokenizer = Tokenizer::open_in(&base, engine.derived())?;
+        Ok(Runner { engine, base, tokenizer, tasks: RwLock::default() })
     }
 
     /// Takes in the task of a pack's file (of a set: `SET#NAME`); going from one task to another costs nothing.

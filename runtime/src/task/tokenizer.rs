@@ -2,18 +2,20 @@
 
 use std::borrow::Cow;
 use std::path::PathBuf;
+use std::time::Instant;
 
+use sha2::{Digest, Sha256};
 use tokenizers::{Encoding, PaddingParams, PostProcessor, TruncationDirection, TruncationParams};
 
 use super::TaskError;
+use super::model::{Model, Whole};
+use super::unigram::Unigram;
 use crate::base::{Base, file};
+use crate::derived::{self, Derived, DerivedFile, Directory, Kept};
 use crate::engine::TokenBatch;
 use crate::fence::Fence;
 use crate::fs::JsonBudget;
 use crate::pack::Input;
-
-/// The largest `tokenizer.json` that is read.
-const MAX_BYTES: u64 = 256 << 20;
 
 /// What reading it may take in memory: half of that is for the half million merges of the largest there are.
 const MAX_JSON: u64 = 1 << 30;
@@ -56,8 +58,11 @@ impl Tokens {
 
 /// A base's tokenizer. Its own settings for cutting and padding are ignored: a pack says where
 /// texts are cut, and padding is up to the batch.
+///
+/// The library `tokenizers` makes the tokens, but those of Unigram models (XLM-R, multilingual E5): their pieces, which
+/// it takes long to read, are kept as they are used, and are the same tokens.
 pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
+    inner: Whole,
     /// `tokenizers` panics on some files, or on texts with them.
     fence: Fence,
     path: PathBuf,
@@ -68,18 +73,27 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
+    /// Bytes of the largest `tokenizer.json` that is read.
+    pub const MAX_BYTES: u64 = 256 << 20;
+
     /// Reads the tokenizer of a base.
     ///
     /// # Errors
     /// When the file cannot be read, is not the one that the base's manifest names, or is no tokenizer.
     pub fn open(base: &Base) -> Result<Tokenizer, TaskError> {
+        Tokenizer::open_in(base, None)
+    }
+
+    /// The same with a directory of derived files, in which a large vocabulary is kept as it is used: from then on
+    /// `tokenizer.json` is not read.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::open`].
+    pub fn open_in(base: &Base, directory: Option<&Directory>) -> Result<Tokenizer, TaskError> {
         let path = base.tokenizer_path();
         let wrong = |source| TaskError::Tokenizer { path: path.clone(), source };
-        let bytes = base.read(file::TOKENIZER, MAX_BYTES)?;
-        JsonBudget::new(MAX_JSON).take(&bytes).map_err(|e| wrong(e.into()))?;
         let fence = Fence::new("tokenizers", &path);
-        let mut inner =
-            fence.run(|| tokenizers::Tokenizer::from_bytes(bytes)).map_err(|e| wrong(e.into()))?.map_err(wrong)?;
+        let mut inner = read(base, directory, &fence)?;
         let pad = match inner.get_padding() {
             Some(padding) => Some(padding.pad_id),
             None => inner.token_to_id("[PAD]").or_else(|| inner.token_to_id("<pad>")),
@@ -96,6 +110,35 @@ impl Tokenizer {
         // One that fails at the letter knows no bytes, and so no spaces.
         let spaced = fence.run(|| begins_words_with_spaces(&inner)).map_err(|e| wrong(e.into()))?.unwrap_or(false);
         Ok(Tokenizer { inner, fence, path, pad, vocabulary, spaced })
+    }
+
+    /// Compares what a directory keeps of a base's tokenizer, if anything, with what the base gives now; none where
+    /// nothing is ever kept of it.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::open`].
+    pub fn kept(base: &Base, directory: Option<&Directory>) -> Result<Option<Kept>, TaskError> {
+        let start = Instant::now();
+        let Some(words) = Unigram::words(&json(base)?) else { return Ok(None) };
+        let file = directory.and_then(|directory| derived_file(base, directory));
+        Ok(Some(Kept::compare(file, &words, start.elapsed())))
+    }
+
+    /// The same; returns whether there was anything to compare.
+    ///
+    /// # Errors
+    /// The same; when it is something else, and then the file is removed.
+    pub fn verify(base: &Base, directory: &Directory) -> Result<bool, TaskError> {
+        let Some(file) = derived_file(base, directory) else { return Ok(false) };
+        let Some(held) = file.find_of(Unigram::is_whole) else { return Ok(false) };
+        let made = Unigram::words(&json(base)?).unwrap_or_default();
+        file.verify(&held, &made)?;
+        Ok(true)
+    }
+
+    /// The name of the derived file of a base's tokenizer, if it has one.
+    pub fn derived_name(base: &Base) -> Option<String> {
+        Some(derived::name(DERIVED, &key(base)?))
     }
 
     /// Checks that the base knows every token and every segment that the tokenizer can make of a text: a base
@@ -216,120 +259,59 @@ impl Tokenizer {
     }
 }
 
+/// Reads a tokenizer: its derived file if there is one, which is made if it can be, else its `tokenizer.json`.
+fn read(base: &Base, directory: Option<&Directory>, fence: &Fence) -> Result<Whole, TaskError> {
+    let path = base.tokenizer_path();
+    let ours = |words: Derived<u32>| -> Option<Whole> {
+        let failed = |error: &dyn std::fmt::Display| log::debug!("{}: {error}", path.display());
+        let whole = fence.run(|| Unigram::new(words).map(Model::whole)).inspect_err(|error| failed(error)).ok()??;
+        whole.inspect_err(|error| failed(error)).ok()
+    };
+    let file = directory.and_then(|directory| derived_file(base, directory));
+    if let Some(whole) = file.as_ref().and_then(|file| file.find_of(Unigram::is_whole)).and_then(ours) {
+        return Ok(whole);
+    }
+    let bytes = json(base)?;
+    let made = Unigram::words(&bytes).and_then(|words| match &file {
+        Some(file) => ours(file.make(words)),
+        None => ours(Derived::Memory(words)),
+    });
+    if let Some(whole) = made {
+        return Ok(whole);
+    }
+    log::debug!("{}: the library `tokenizers` reads it by itself, at each start", path.display());
+    let wrong = |source| TaskError::Tokenizer { path: path.clone(), source };
+    fence.run(|| Whole::from_bytes(bytes)).map_err(|e| wrong(e.into()))?.map_err(wrong)
+}
+
+/// The bytes of a base's `tokenizer.json`, if they are not too many to be parsed.
+fn json(base: &Base) -> Result<Vec<u8>, TaskError> {
+    let bytes = base.read(file::TOKENIZER, Tokenizer::MAX_BYTES)?;
+    let wrong = |source| TaskError::Tokenizer { path: base.tokenizer_path(), source };
+    JsonBudget::new(MAX_JSON).take(&bytes).map_err(|error| wrong(error.into()))?;
+    Ok(bytes)
+}
+
+/// What the derived file is of, and which layout it has.
+const DERIVED: &str = "tokenizer1";
+
+/// The derived file of a base's tokenizer in a directory. Where no digest says what `tokenizer.json` is there is none.
+fn derived_file(base: &Base, directory: &Directory) -> Option<DerivedFile> {
+    Some(DerivedFile::new(directory, DERIVED, key(base)?))
+}
+
+/// What names what is made of a base's tokenizer, whichever other base has the same.
+fn key(base: &Base) -> Option<[u8; 32]> {
+    base.manifest().digests.get(file::TOKENIZER).map(|digest| Sha256::digest(digest).into())
+}
+
 /// Whether a word within a text has other tokens than the word alone, and the same with a space before it: so do
 /// byte-level tokenizers (Radford et al. 2019), unless they put a space before every text.
-fn begins_words_with_spaces(tokenizer: &tokenizers::Tokenizer) -> tokenizers::Result<bool> {
+fn begins_words_with_spaces(tokenizer: &Whole) -> tokenizers::Result<bool> {
     let text = tokenizer.encode_fast("a a", false)?;
     let [alone, spaced] = [["a", "a"], ["a", " a"]].map(|words| tokenizer.encode_fast(&words[..], false));
     Ok(text.get_ids() != alone?.get_ids() && text.get_ids() == spaced?.get_ids())
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::{Value, json};
-
-    use super::*;
-    use crate::base::tests::{bundle, write_manifest};
-    use crate::fs::file_digest;
-
-    /// The tokenizer of a base of 10 tokens and 16 positions, with these settings in its file, and the base.
-    fn open(settings: Value) -> (Base, Result<Tokenizer, TaskError>) {
-        let dir = tempfile::tempdir().unwrap();
-        let mut manifest = bundle(dir.path());
-        let path = dir.path().join(file::TOKENIZER);
-        std::fs::write(&path, settings.to_string()).unwrap();
-        manifest.tokenizer_sha256 = file_digest(&path).unwrap();
-        manifest.digests.insert(file::TOKENIZER.to_owned(), manifest.tokenizer_sha256.clone());
-        write_manifest(dir.path(), &manifest);
-        let base = Base::open(dir.path()).unwrap();
-        let tokenizer = Tokenizer::open(&base);
-        (base, tokenizer)
-    }
-
-    /// Byte-level BPE that knows `a` and `b`, and each with a space before.
-    fn byte_level(prefix: bool) -> Value {
-        let vocab = json!({"a": 0, "b": 1, "\u{120}": 2, "\u{120}a": 3, "\u{120}b": 4, "<pad>": 5});
-        json!({
-            "version": "1.0",
-            "added_tokens": [],
-            "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": prefix, "trim_offsets": true, "use_regex": true},
-            "model": {"type": "BPE", "vocab": vocab, "merges": [["\u{120}", "a"], ["\u{120}", "b"]]},
-        })
-    }
-
-    /// Words as BERT has them.
-    fn word_level(segment: u32, tokens: &[&str]) -> Value {
-        let vocab: serde_json::Map<_, _> = tokens.iter().zip(0..).map(|(t, id)| ((*t).to_owned(), json!(id))).collect();
-        let special = json!({"[CLS]": {"id": "[CLS]", "ids": [1], "tokens": ["[CLS]"]}});
-        let text = |name: &str, segment: u32| json!({"Sequence": {"id": name, "type_id": segment}});
-        let cls = json!({"SpecialToken": {"id": "[CLS]", "type_id": 0}});
-        json!({
-            "version": "1.0",
-            "added_tokens": [],
-            "padding": {
-                "strategy": {"Fixed": 12}, "direction": "Right", "pad_to_multiple_of": null, "pad_id": 2,
-                "pad_type_id": 0, "pad_token": "none"
-            },
-            "pre_tokenizer": {"type": "WhitespaceSplit"},
-            "post_processor": {
-                "type": "TemplateProcessing",
-                "single": [cls, text("A", segment)],
-                "pair": [cls, text("A", 0), text("B", 0)],
-                "special_tokens": special
-            },
-            "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "?"},
-        })
-    }
-
-    const TOKENS: [&str; 5] = ["?", "[CLS]", "none", "a", "b"];
-
-    #[test]
-    fn given_words_have_the_tokens_of_their_text() {
-        for settings in [byte_level(false), byte_level(true), word_level(0, &TOKENS)] {
-            let tokenizer = open(settings).1.unwrap();
-            let words = ["a", "b", "a"].map(String::from).to_vec();
-            let text = tokenizer.encode(&Input::from(words.join(" ")), 16).unwrap();
-            let tokens = tokenizer.encode(&Input::Words { words }, 16).unwrap();
-            assert_eq!(tokens.ids, text.ids);
-            let before = tokens.ids.len() - 3;
-            assert_eq!(tokens.firsts, [Some(before), Some(before + 1), Some(before + 2)]);
-        }
-        let tokenizer = open(byte_level(false)).1.unwrap();
-        let words = ["a", "", "b"].map(String::from).to_vec();
-        let tokens = tokenizer.encode(&Input::Words { words }, 16).unwrap();
-        assert_eq!((tokens.ids, tokens.firsts), (vec![0, 4], vec![Some(0), None, Some(1)]));
-    }
-
-    #[test]
-    fn a_tokenizer_that_makes_what_the_base_does_not_know_is_found() {
-        let check = |settings| {
-            let (base, tokenizer) = open(settings);
-            tokenizer.unwrap().check(&base).map_err(|error| error.to_string())
-        };
-        let many = [&TOKENS[..], &["c", "d", "e", "f", "g", "h"]].concat();
-        check(byte_level(false)).unwrap();
-        check(word_level(0, &TOKENS)).unwrap();
-        check(word_level(0, &many[..10])).unwrap();
-        let error = check(word_level(0, &many)).unwrap_err();
-        assert!(error.contains("has token 10, `h`, but the base's table of tokens ends at 9"), "{error}");
-        let error = check(word_level(1, &TOKENS)).unwrap_err();
-        assert!(error.contains("segment number 1, the base knows 0 to 0"), "{error}");
-    }
-
-    #[test]
-    fn others_cut_and_pad_with_its_file_as_we_do() {
-        let tokenizer = open(word_level(0, &TOKENS)).1.unwrap();
-        let theirs = tokenizers::Tokenizer::from_bytes(tokenizer.to_json(4).unwrap()).unwrap();
-        for text in ["a b", "a b a b a"] {
-            let ours = tokenizer.encode(&Input::from(text), 4).unwrap();
-            assert_eq!(theirs.encode(text, true).unwrap().get_ids(), ours.ids);
-        }
-        for (first, second) in [("a b a b", "b"), ("a", "b b b b"), ("a a a", "b b b b")] {
-            let ours = tokenizer.encode(&Input::Pair(first.into(), second.into()), 4).unwrap();
-            assert_eq!(theirs.encode((first, second), true).unwrap().get_ids(), ours.ids);
-        }
-        let batch = theirs.encode_batch(vec!["a", "a b"], true).unwrap();
-        assert_eq!((batch[0].get_ids(), batch[1].get_ids()), (&[1, 3, 2][..], &[1, 3, 4][..]));
-        assert!(tokenizer.to_json(0).unwrap_err().to_string().contains("puts 1 tokens around a text"));
-    }
-}
+mod tests;

@@ -30,6 +30,14 @@ pub const MANIFEST: &str = "name = 'x'\nkind = 'base'\nabout = 'a'\nlicence = 'l
     [[files]]\nname = 'a.txt'\nsize = 5\n\
     sha256 = '2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824'\n";
 
+/// A tokenizer of the kind whose pieces we look up by ourselves.
+const UNIGRAM: &str = r#"{"version":"1.0",
+"added_tokens":[{"id":0,"content":"<s>","single_word":false,
+"lstrip":false,"rstrip":false,"normalized":false,"special":true}],
+"pre_tokenizer":{"type":"Metaspace","replacement":"▁","prepend_scheme":"always","split":true},
+"model":{"type":"Unigram","unk_id":1,"byte_fallback":true,
+"vocab":[["<s>",0.0],["<unk>",0.0],["▁",-2.5],["a",-1.5],["▁a",-2],["it",-3.25],["ab",-3],["<0x3F>",-4.0]]}}"#;
+
 /// Sound inputs of a target.
 pub fn seeds(target: &str) -> Vec<Vec<u8>> {
     match target {
@@ -39,7 +47,7 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
             let dir = tempfile::tempdir().unwrap();
             vec![serde_json::to_vec(&super::write_bundle(dir.path())).unwrap()]
         }
-        "tokenizer" => vec![include_bytes!("../../fixtures/tiny-bert/tokenizer.json").to_vec()],
+        "tokenizer" => vec![include_bytes!("../../fixtures/tiny-bert/tokenizer.json").to_vec(), UNIGRAM.into()],
         "archive" => archives(),
         "onnx" => vec![model()],
         // Few and many rows, masks of weights, of whole steps, of other blocks, and none.

@@ -71,7 +71,7 @@ impl Folder {
 }
 
 /// The bytes of a derived file with other values and the checksum that belongs to them.
-fn forged(bytes: &[u8], change: impl Fn(&mut [u8])) -> Vec<u8> {
+pub(crate) fn forged(bytes: &[u8], change: impl Fn(&mut [u8])) -> Vec<u8> {
     const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
     let (header, values) = bytes.split_at(128);
     let (mut header, mut values) = (header.to_vec(), values.to_vec());

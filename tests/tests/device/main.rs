@@ -21,3 +21,4 @@ mod ssh;
 mod store;
 mod tasks;
 mod variants;
+mod vocabulary;

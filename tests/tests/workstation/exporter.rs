@@ -415,6 +415,11 @@ fn files_that_do_not_fit_or_are_damaged_have_codes_of_their_own() {
     place.write("broken.pack", &bytes[..bytes.len() - 7]);
     failed(&evaluate("base", "broken.pack"), 4, &["broken.pack"]);
 
+    // What a run would go on from.
+    let state = place.write("run.state", b"a long run");
+    let resumed = ran(place.train(&["--resume", "--checkpoint"]).arg(&state));
+    failed(&resumed, 4, &["--checkpoint", "run.state", "is damaged, or no checkpoint", "to start anew"]);
+
     // The base is there already.
     failed(&import(&other), 3, &["other", "exists"]);
     fs::write(other.join("config.json"), b"{}").unwrap();
@@ -440,6 +445,16 @@ fn files_that_do_not_fit_or_are_damaged_have_codes_of_their_own() {
     failed(&fetch(&wrong), 4, &["x.bin", "sha256", "--from"]);
     failed(&fetch(&place.path("absent.bin")), 3, &["absent.bin", "--from"]);
     assert_eq!(place.made(), ["tiny.pack"]);
+}
+
+#[test]
+fn onnx_runtime_has_no_more_threads_than_there_are_processors() {
+    let place = Place::new();
+    assert_eq!(ran(&mut place.train(&["--method", "head"])).code, 0);
+    let one = ran(&mut place.evaluate("texts.jsonl", &["--engine", "ort", "--threads", "1"]));
+    let many = ran(&mut place.evaluate("texts.jsonl", &["--engine", "ort", "--threads", "1024"]));
+    failed(&many, 0, &["ONNX Runtime computes with", "threads, not 1024"]);
+    assert_eq!(json_lines(&one)[0]["accuracy"], json_lines(&many)[0]["accuracy"]);
 }
 
 #[test]

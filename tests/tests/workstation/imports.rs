@@ -93,3 +93,32 @@ fn a_file_that_is_no_encoder_leaves_nothing() {
     failed(&import(&alone.join("model.onnx")), 3, &["prenorm-dynamo.onnx.data"]);
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
 }
+
+#[test]
+fn options_that_no_model_or_not_this_one_has_are_wrong_usage_and_files_are_named_as_they_were_given() {
+    let dir = tempfile::tempdir().unwrap();
+    let (model, tokenizer) = (fixture("onnx/bert-torchscript.onnx"), fixture("tiny-bert/tokenizer.json"));
+    let import = |tokenizer: &Path, options: &[&str]| {
+        let mut command = program("overmask-export");
+        command.args(["import", "onnx"]).arg(&model).arg("--tokenizer").arg(tokenizer).args(options);
+        let got = ran(command.arg("-o").arg(dir.path().join("base")));
+        assert!(!got.stderr.contains(".overmask-"), "a place that nobody has seen: {}", got.stderr);
+        got
+    };
+    for (options, said) in [
+        (["--max-positions", "0"], "--max-positions: is 0; a text has at least 3 tokens"),
+        (["--max-positions", "2"], "--max-positions: is 2; a text has at least 3 tokens"),
+        (["--max-positions", "64"], "--max-positions: is 64, but the model's position embeddings hold 32"),
+        (["--output-name", "nope"], "--output-name: the model computes no value `nope`; its outputs are"),
+        (["--output-name", "input_ids"], "--output-name: the model computes no value `input_ids`"),
+    ] {
+        failed(&import(&tokenizer, &options), 2, &[said]);
+    }
+    let [cut, large] = ["cut.json", "large.json"].map(|name| dir.path().join(name));
+    fs::write(&cut, "{").unwrap();
+    fs::File::create(&large).unwrap().set_len(300 << 20).unwrap();
+    failed(&import(&cut, &[]), 4, &["cut.json", "is it the encoder's own tokenizer?"]);
+    failed(&import(&large, &[]), 4, &["large.json", "more than 256 MiB", "is it the encoder's own tokenizer?"]);
+    assert!(!dir.path().join("base").exists());
+    assert_eq!(import(&tokenizer, &["--max-positions", "3"]).code, 0);
+}

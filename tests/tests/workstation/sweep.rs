@@ -118,3 +118,23 @@ fn what_is_wrong_is_named_with_its_exit_code() {
     failed(&report("texts.jsonl"), 3, &["no runs and no analyses", "texts.jsonl"]);
     assert!(!dir.join("r.html").exists());
 }
+
+#[test]
+fn a_sweep_does_not_go_into_a_base() {
+    let dir = place();
+    let dir = dir.path();
+    let base = dir.join("base");
+    let names = || fs::read_dir(&base).unwrap().count();
+    let before = names();
+    for out in [base.clone(), base.join("sweep")] {
+        for how in [&["--dry-run"][..], &[]] {
+            let got = ran(export(&["sweep"]).arg(dir.join("sweep.toml")).args(how).arg("-o").arg(&out));
+            failed(&got, 8, &["-o", "is in a base bundle", "name another directory"]);
+            assert_eq!((got.stdout.as_str(), names()), ("", before));
+        }
+    }
+    // Nor where its file lies in one.
+    let within = SWEEP.replace("base = 'base'", "base = '.'").replace("'texts.jsonl'", "'../texts.jsonl'");
+    fs::write(base.join("sweep.toml"), within).unwrap();
+    failed(&ran(export(&["sweep", "--dry-run"]).arg(base.join("sweep.toml"))), 8, &["is in a base bundle"]);
+}

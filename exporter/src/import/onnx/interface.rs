@@ -28,13 +28,18 @@ pub(super) fn choose_output(graph: &mut GraphProto, wanted: Option<&str>) -> Res
         None => named(OUTPUT).or_else(|| graph.output.iter().find(|o| three(o))).cloned(),
     };
     let Some(chosen) = chosen else {
-        let reason = match wanted {
-            Some(name) => format!("there is no value `{name}`; the outputs are {found:?}"),
-            None => {
-                format!("none of {found:?} has three axes; name the [batch, sequence, width] one with --output-name")
+        return Err(match wanted {
+            Some(name) => {
+                let reason = format!("the model computes no value `{name}`; its outputs are {found:?}");
+                Problem::option("output", reason)
             }
-        };
-        return Err(Problem::new("outputs", reason));
+            None => {
+                let reason = format!(
+                    "none of {found:?} has three axes; name the [batch, sequence, width] one with --output-name"
+                );
+                Problem::new("outputs", reason)
+            }
+        });
     };
     let name = chosen.name.clone();
     // A graph input or a constant that is an output at once is no hidden state.

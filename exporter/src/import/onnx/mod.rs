@@ -295,11 +295,17 @@ fn trainable(graph: &GraphProto, weights: &[Weight], maskable: &[MaskableTensor]
 struct Problem {
     place: String,
     reason: String,
+    /// The field of [`Options`] that asks for what cannot be, if one does.
+    field: Option<&'static str>,
 }
 
 impl Problem {
     fn new(place: impl Into<String>, reason: impl Into<String>) -> Self {
-        Problem { place: place.into(), reason: reason.into() }
+        Problem { place: place.into(), reason: reason.into(), field: None }
+    }
+
+    fn option(field: &'static str, reason: impl Into<String>) -> Self {
+        Problem { field: Some(field), ..Self::new("", reason) }
     }
 
     fn node(node: &NodeProto, reason: impl Into<String>) -> Self {
@@ -308,6 +314,10 @@ impl Problem {
     }
 
     fn at(self, path: &Path) -> ImportError {
-        ImportError::Model { path: path.to_owned(), place: self.place, reason: self.reason }
+        let Problem { place, reason, field } = self;
+        match field {
+            Some(field) => ImportError::Option { field, reason },
+            None => ImportError::Model { path: path.to_owned(), place, reason },
+        }
     }
 }

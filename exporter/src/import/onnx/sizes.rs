@@ -9,6 +9,9 @@ use super::{Problem, normal};
 /// A table with no more rows than this holds segments, not positions.
 const MOST_SEGMENTS: i64 = 4;
 
+/// The tokens of a text of one: what a task learns on has that at least.
+const LEAST_POSITIONS: usize = 3;
+
 /// Operators whose output has its first input's values.
 const SAME_VALUES: [&str; 6] = ["Cast", "Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze"];
 
@@ -35,8 +38,15 @@ pub(super) fn positions(graph: &GraphProto, hidden_size: usize, wanted: Option<u
     let found = lookups.iter().filter(|l| of_positions(l)).map(Lookup::limit).min();
     let found = found.and_then(|limit| usize::try_from(limit).ok()).filter(|limit| *limit > 0);
     match (wanted, found) {
+        (Some(wanted), _) if wanted < LEAST_POSITIONS => {
+            let reason = format!(
+                "is {wanted}; a text has at least {LEAST_POSITIONS} tokens, two special ones and one of its own"
+            );
+            Err(Problem::option("max_positions", reason))
+        }
         (Some(wanted), Some(found)) if wanted > found => {
-            Err(Problem::new("--max-positions", format!("is {wanted}, but the position embeddings hold {found}")))
+            let reason = format!("is {wanted}, but the model's position embeddings hold {found}");
+            Err(Problem::option("max_positions", reason))
         }
         (Some(wanted), _) => Ok(wanted),
         (None, Some(found)) => Ok(found),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use overmask::base::Base;
+use overmask::error::ErrorKind;
 use overmask::mask::Granularity;
 use overmask::pack::{Input, NamedMask, Pooling, TaskKind};
 
@@ -340,15 +341,15 @@ fn a_resumed_run_equals_an_unbroken_one() {
         ] {
             let mut other = TrainOptions { checkpoint: checkpoint(true), ..whole.clone() };
             change(&mut other);
-            let message = learn(&base, &data, &other).unwrap_err().to_string();
-            assert!(message.contains(said), "{message}");
+            let error = learn(&base, &data, &other).unwrap_err();
+            assert!(error.to_string().contains(said) && error.kind() == ErrorKind::InputData, "{error}");
         }
         let mut bytes = std::fs::read(&file).unwrap();
         *bytes.last_mut().unwrap() ^= 1;
         std::fs::write(&file, bytes).unwrap();
         let resumed = TrainOptions { checkpoint: checkpoint(true), ..whole };
-        let message = learn(&base, &data, &resumed).unwrap_err().to_string();
-        assert!(message.contains("damaged"), "{message}");
+        let error = learn(&base, &data, &resumed).unwrap_err();
+        assert!(error.to_string().contains("damaged") && error.kind() == ErrorKind::CorruptFile, "{error}");
         let text = String::from_utf8_lossy(&std::fs::read(&late.file).unwrap()).into_owned();
         assert!(text.contains("\\\"step\\\":12"), "{}", &text[..400]);
         let bytes = std::fs::read(&late.file).unwrap();
@@ -356,8 +357,8 @@ fn a_resumed_run_equals_an_unbroken_one() {
         let mut bytes = bytes;
         bytes[at] = b'9';
         std::fs::write(&file, bytes).unwrap();
-        let message = learn(&base, &data, &resumed).unwrap_err().to_string();
-        assert!(message.contains("damaged"), "{message}");
+        let error = learn(&base, &data, &resumed).unwrap_err();
+        assert!(error.to_string().contains("damaged") && error.kind() == ErrorKind::CorruptFile, "{error}");
     }
 }
 

@@ -77,23 +77,30 @@ fn knows(_: &Base) -> bool {
 
 /// What is kept of the base; `checking` is how long its digests took.
 #[cfg(feature = "native")]
-fn derived(base: &Base, dir: &Path, checking: Duration, device: &Device) -> Option<Finding> {
+fn derived(base: &Base, dir: &Path, checking: Duration, device: &Device) -> Vec<Finding> {
+    use overmask::derived::Kept;
     use overmask::engine::native::NativeEngine;
+    use overmask::task::Tokenizer;
 
     if !knows(base) {
-        return None;
+        return Vec::new();
     }
     let shown = dir.display().to_string();
-    Some(match NativeEngine::kept_of_base(base, device.directory()) {
-        Ok(mut kept) => {
-            kept.making += checking;
-            super::kept::finding("base-derived", &shown, &kept, &format!("--base {shown}"), device)
-        }
-        Err(error) => Finding::failed("base-derived", &error.into(), json!({ "made_of": shown })),
-    })
+    let finding = |check, kept: anyhow::Result<Option<Kept>>| match kept {
+        Ok(kept) => kept.map(|kept| super::kept::finding(check, &shown, &kept, &format!("--base {shown}"), device)),
+        Err(error) => Some(Finding::failed(check, &error, json!({ "made_of": shown }))),
+    };
+    let weights = NativeEngine::kept_of_base(base, device.directory());
+    let weights = weights.map(|kept| Some(Kept { making: kept.making + checking, ..kept }));
+    let tokenizer = Tokenizer::kept(base, device.directory());
+    let all = [
+        finding("base-derived", weights.map_err(anyhow::Error::from)),
+        finding("tokenizer-derived", tokenizer.map_err(anyhow::Error::from)),
+    ];
+    all.into_iter().flatten().collect()
 }
 
 #[cfg(not(feature = "native"))]
-fn derived(_: &Base, _: &Path, _: Duration, _: &Device) -> Option<Finding> {
-    None
+fn derived(_: &Base, _: &Path, _: Duration, _: &Device) -> Vec<Finding> {
+    Vec::new()
 }

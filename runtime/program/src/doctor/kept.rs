@@ -1,6 +1,6 @@
 //! What is kept of a base or a pack in the directory of derived files, and what the first start costs without it.
 
-use overmask::engine::native::{Kept, KeptState};
+use overmask::derived::{Kept, KeptState};
 use overmask_cli::ExitCode;
 use serde_json::json;
 

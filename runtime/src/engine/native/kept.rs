@@ -1,43 +1,15 @@
 //! What a directory keeps of a base and of packs, looked at without an engine: nothing is made or removed, and no more
 //! of a file changed than the day of its last use.
 
-use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use overmask_kernels::Element;
 
 use super::{NativeEngine, masks, packed};
 use crate::base::Base;
-use crate::derived::{DerivedFile, Directory};
+use crate::derived::{DerivedFile, Directory, Kept};
 use crate::engine::{EngineError, check_changes};
-use crate::fs::{Number, map};
 use crate::pack::PackFile;
-
-/// A derived file as it is found, and what it takes to make it.
-#[derive(Debug)]
-pub struct Kept {
-    /// Where it is, or would be; nowhere without a directory.
-    pub path: Option<PathBuf>,
-    /// Bytes that it has when it is right.
-    pub bytes: u64,
-    /// How it was found.
-    pub state: KeptState,
-    /// How long it took to make here what it should hold, in memory: for a pack, decoding its masks included.
-    pub making: Duration,
-}
-
-/// How a derived file was found.
-#[derive(Debug, PartialEq, Eq)]
-pub enum KeptState {
-    /// It is not there.
-    Missing,
-    /// It is there and not used, for this reason; the next start makes it again.
-    Useless(String),
-    /// It says that it is whole and holds other values than base and pack give: it was changed on purpose.
-    Wrong,
-    /// It holds what base and pack give.
-    Right,
-}
 
 impl NativeEngine {
     /// Compares what a directory keeps of a base, if anything, with what the base gives now.
@@ -68,23 +40,10 @@ impl NativeEngine {
     }
 }
 
-impl Kept {
-    /// Compares a file with the values that it should hold.
-    fn compare<T: Number>(file: Option<DerivedFile>, values: &[T], making: Duration) -> Self {
-        let bytes = DerivedFile::size::<T>(values.len());
-        let state = match file.as_ref().map(|file| file.look::<T>(values.len())) {
-            None | Some(Ok(None)) => KeptState::Missing,
-            Some(Err(useless)) => KeptState::Useless(useless.to_string()),
-            Some(Ok(Some(held))) if map::bytes(&held[..]) == map::bytes(values) => KeptState::Right,
-            Some(Ok(Some(_))) => KeptState::Wrong,
-        };
-        Kept { path: file.map(|file| file.path()), bytes, state, making }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::derived::KeptState;
     use crate::engine::native::packed::Packed;
 
     #[test]

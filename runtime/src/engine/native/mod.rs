@@ -57,7 +57,6 @@ use overmask_kernels::PanelMask;
 
 pub use self::budget::{Budget, Stage};
 use self::cache::Cache;
-pub use self::kept::{Kept, KeptState};
 use self::masks::TaskMasks;
 use self::model::Model;
 use self::pass::Pass;
@@ -260,6 +259,10 @@ impl Engine for NativeEngine {
         let found = tasks.iter().map(|task| self.task(*task)).collect::<Result<Vec<_>, _>>()?;
         let classes: Vec<&[u64]> = found.iter().map(|task| &task.classes[..]).collect();
         Ok(Some(Sharing::new(tasks, &classes)))
+    }
+
+    fn derived(&self) -> Option<&Directory> {
+        self.directory.as_ref()
     }
 
     fn cache(&self) -> Option<CacheUse> {
