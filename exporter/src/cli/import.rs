@@ -31,7 +31,7 @@ enum Format {
     Onnx(OnnxArgs),
 }
 
-/// Import a checkpoint directory of BERT, RoBERTa, XLM-R, DistilBERT or ELECTRA.
+/// Import a checkpoint directory of BERT, RoBERTa, XLM-R, DistilBERT, ELECTRA, ALBERT, MPNet or ModernBERT.
 ///
 /// It holds config.json, the weights (safetensors or pytorch_model.bin, in one file or several), and tokenizer.json (or
 /// vocab.txt and tokenizer_config.json). A pytorch_model.bin is read without running the pickle in it; what holds more
@@ -75,6 +75,11 @@ struct OnnxArgs {
     /// The most tokens that a text may have; what the position embeddings hold if not given.
     #[arg(long, value_name = "COUNT")]
     max_positions: Option<usize>,
+    /// The model's config.json; the one beside the model, or above its folder `onnx`, if not given. Where it is of a
+    /// known family, and a base of that family with the model's weights computes what the model does, that base is
+    /// written, which the engine `native` runs; else the graph stays as it is.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     #[command(flatten)]
     bundle: BundleArgs,
 }
@@ -115,12 +120,16 @@ pub(super) fn run(args: &ImportArgs) -> Result<(), Error> {
                 tokenizer: args.tokenizer.clone().unwrap_or_else(beside),
                 output: args.value.clone(),
                 max_positions: args.max_positions,
+                config: args.config.clone(),
                 origin: args.bundle.origin(),
             };
             let imported = onnx::import(&args.model, &args.bundle.output, &options).map_err(in_flags)?;
             match &imported.recognised {
                 Ok(family) => log::info!("its structure is that of the family `{family}`: every engine runs it"),
-                Err(reason) => log::info!("taken as it is, for the engines `ort` and `tract`: {reason}"),
+                Err(reason) => {
+                    let level = if args.config.is_some() { log::Level::Warn } else { log::Level::Info };
+                    log::log!(level, "taken as it is, for the engines `ort` and `tract`: {reason}");
+                }
             }
             say_widened(imported.widened);
             if let Some(reason) = imported.unprobed {

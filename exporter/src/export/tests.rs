@@ -199,6 +199,7 @@ fn an_imported_encoder_is_exported_too() {
             tokenizer: fixture("tiny-bert/tokenizer.json"),
             output: None,
             max_positions: None,
+            config: None,
             origin: hf::Origin::default(),
         };
         let at = |end: &str| dir.path().join(format!("{name}{end}"));

@@ -18,7 +18,7 @@ pub(super) struct Spelling {
     /// What all names start with if there is a head on top.
     prefix: &'static str,
     /// The table of tokens, without the prefix.
-    pub(super) words: &'static str,
+    words: &'static str,
     /// What names of a layer's tensors have before its number.
     layers: &'static str,
     /// Parts of names where they differ: BERT's, and the checkpoint's own, and which of how many parts of its rows it

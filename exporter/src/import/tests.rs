@@ -132,6 +132,7 @@ fn options(base: &Base) -> super::onnx::Options {
         tokenizer: base.dir().join("tokenizer.json"),
         output: None,
         max_positions: Some(32),
+        config: None,
         origin: Origin::default(),
     }
 }

@@ -21,6 +21,8 @@ pub(super) mod salt {
     pub(in crate::train) const ORDER: u64 = 2;
     /// Which training texts which teacher of the run's own learns (stream `FOLDS`).
     pub(in crate::train) const FOLDS: u64 = 3;
+    /// Which examples heads and masks are tried on that did not learn them (stream `FOLDS`).
+    pub(in crate::train) const TRIAL: u64 = 4;
 }
 
 /// What the numbers of a regression are divided by after their mean is taken away, so that a head

@@ -44,6 +44,12 @@ impl TrainOptions {
             ("damping", self.damping > 0.0, masks, "`method` mask"),
             ("learning_rate", self.learning_rate != usual.learning_rate, masks, of_scores),
             ("tries", !self.tries.is_empty(), masks, "`method` mask"),
+            (
+                "dev_folds",
+                self.dev_folds.is_some(),
+                masks && !pairs && self.target_sparsity.is_none() && self.initial_sparsity <= usual.initial_sparsity,
+                "masks that need no zeros, in whose place a head alone may be kept",
+            ),
             ("dense_learning_rate", self.dense_learning_rate != usual.dense_learning_rate, dense, replaces),
             ("precision", self.precision != Precision::F32, live, below_head),
             ("delta_dtype", self.delta_dtype != usual.delta_dtype, dense, replaces),
@@ -105,6 +111,9 @@ impl TrainOptions {
         }
         if let Some(one) = self.tries.iter().find(|one| !(one.learning_rate.is_finite() && one.learning_rate > 0.0)) {
             return wrong("tries", format!("{} is not a finite number above 0", one.learning_rate));
+        }
+        if self.dev_folds.is_some_and(|parts| parts < 2) {
+            return wrong("dev_folds", "is less than 2".to_owned());
         }
         if !(self.damping.is_finite() && self.damping >= 0.0) {
             return wrong("damping", format!("{} is not a finite number from 0 on", self.damping));

@@ -131,7 +131,7 @@ impl Learner<'_> {
             dev: None,
             attempt: course.attempts.len() + 1,
             attempts: plan.tries.len(),
-            teacher: None,
+            part: None,
         };
         let best = |course: &Course| {
             let marks = course.best.iter().map(|best| best.mark).chain(plan.start);

@@ -13,7 +13,7 @@ use overmask::pack::FloatType;
 use serde::Serialize;
 
 use super::batch::{Examples, Lesson, salt};
-use super::learner::{Learner, Progress};
+use super::learner::{Learner, Part, Progress};
 use super::options::TeacherOptions;
 use super::recipe::{Amount, Effort, Given, Recipe};
 use super::speaker::Speaker;
@@ -61,15 +61,14 @@ pub(super) fn teach(
     let mut done = 0;
     for (part, own) in own.iter().enumerate() {
         go_on(stop)?;
-        let [learnt, taught]: [Vec<usize>; 2] =
-            [false, true].map(|is_taught| (0..count).filter(|i| (part_of[*i] == part) == is_taught).collect());
+        let [learnt, taught] = cut(&part_of, part);
         log::info!("teacher {} of {parts}: learns {} examples, teaches {}", part + 1, learnt.len(), taught.len());
         let mut learner = Learner::new(base, texts.part(&learnt), labels, None, own, stop)?;
         // At its end alone, as it is short: the dev split is for the run to choose by.
         learner.judged = own.epochs;
         let result = learner.learn(&BTreeMap::new(), None, stop, &mut |now| {
-            let teacher = Some((part + 1, parts));
-            progress(&Progress { step: done + now.step, steps: all, teacher, dev: None, ..now.clone() });
+            let part = Some(Part { what: "teacher", number: part + 1, of: parts });
+            progress(&Progress { step: done + now.step, steps: all, part, dev: None, ..now.clone() });
         })?;
         drop(learner);
         if result.stopped {
@@ -94,6 +93,11 @@ pub(super) fn teach(
     let held_out = score::main_score(o.form.kind, labels.names(), &texts.train.gold, &said);
     log::info!("teachers on what each did not learn: {} {held_out:.4}", o.form.kind.metric());
     Ok(Folds { folds: parts, held_out, steps: (0..parts).map(steps).max().unwrap_or(0) })
+}
+
+/// The examples that are not of a part, and those that are.
+pub(super) fn cut(part_of: &[usize], part: usize) -> [Vec<usize>; 2] {
+    [false, true].map(|is_of_part| (0..part_of.len()).filter(|i| (part_of[*i] == part) == is_of_part).collect())
 }
 
 /// Adds a share of what one of several teachers says to what the others did.

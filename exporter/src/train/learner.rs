@@ -24,6 +24,17 @@ use super::value::{Feed, f32_value};
 use super::{Layers, TrainError, TrainOptions, checkpoint, scores};
 use crate::data::LabelSet;
 
+/// A part of the work before the run's own: a teacher that learns, or a mask that is tried on some of the examples.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Part {
+    /// What it is, in a word.
+    pub what: &'static str,
+    /// Which, from 1, ...
+    pub number: usize,
+    /// ... of how many.
+    pub of: usize,
+}
+
 /// How far a run is.
 #[derive(Debug, Clone)]
 pub struct Progress {
@@ -43,8 +54,8 @@ pub struct Progress {
     pub attempt: usize,
     /// Tries in all.
     pub attempts: usize,
-    /// Which teacher of the run's own is learning, from 1, and of how many; steps are then those of all of them.
-    pub teacher: Option<(usize, usize)>,
+    /// Which part of the work before the run's own it is, if it is one; steps are then those of all parts.
+    pub part: Option<Part>,
 }
 
 pub(super) struct Learner<'a> {

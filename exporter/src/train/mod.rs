@@ -34,6 +34,7 @@ mod teacher;
 #[cfg(test)]
 mod tests;
 mod texts;
+mod trial;
 mod value;
 
 use std::path::PathBuf;
@@ -43,13 +44,14 @@ pub use baselines::baselines;
 pub use bench::{StepBench, bench_step};
 pub use folds::Folds;
 pub use graph::Precision;
-pub use learner::Progress;
+pub use learner::{Part, Progress};
 pub use options::{CheckpointOptions, Init, Method, Sampling, Split, Teacher, TeacherOptions, TrainOptions, Try};
 pub use recipe::{Amount, Effort, Given, Recipe};
 pub use run::{HeadAlone, Outcome, run};
 pub use select::{Layers, Selection, Tune};
 pub use state::{Attempt, Epoch};
 pub use texts::Data;
+pub use trial::Trial;
 
 use overmask::engine::EngineError;
 use overmask::error::ErrorKind;

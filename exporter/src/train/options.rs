@@ -188,6 +188,9 @@ pub struct TrainOptions {
     pub pooling: Pooling,
     /// Part of the training examples that chooses the checkpoint, unless they are given.
     pub dev_fraction: f64,
+    /// Into how many parts all examples are cut to see whether masks pay: on each part a head and a mask are tried that
+    /// learnt the others, and the better kind is kept. Without it the dev split decides.
+    pub dev_folds: Option<usize>,
     /// How these are drawn.
     pub split: Split,
     /// Where the step graph runs.
@@ -249,6 +252,7 @@ impl TrainOptions {
             max_tokens: 64,
             pooling: Pooling::Mean,
             dev_fraction: 0.1,
+            dev_folds: None,
             split: Split::Random,
             device: Device::Cpu,
             threads: std::thread::available_parallelism().map_or(1, usize::from),

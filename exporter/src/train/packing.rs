@@ -129,6 +129,7 @@ pub(super) fn facts(
         Some(dev) => facts.push(("dev_sha256", json!(data::digest(dev)))),
         None => {
             facts.push(("dev_fraction", json!(o.dev_fraction)));
+            facts.extend(o.dev_folds.map(|parts| ("dev_folds", json!(parts))));
             facts.extend((o.split != Split::Random).then_some(("dev_split", json!(o.split))));
         }
     }

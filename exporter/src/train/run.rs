@@ -15,6 +15,7 @@ use super::measure::{Measured, Meter};
 use super::options::Split;
 use super::state::{Attempt, Best, Epoch, Mark};
 use super::texts::{Data, Texts};
+use super::trial::{self, Trial};
 use super::{Method, TrainError, TrainOptions, head, packing, teacher};
 use crate::baseline;
 use crate::data::{self, Dataset, LabelSet, Summary};
@@ -39,6 +40,8 @@ pub struct Outcome {
     pub eval: Option<Card>,
     /// How good teachers of the run's own are, if it has any.
     pub folds: Option<Folds>,
+    /// What heads and masks came to on parts of the examples, if that was tried.
+    pub trial: Option<Trial>,
     /// The head alone, from which masks of few examples started; none for other methods.
     pub head: Option<HeadAlone>,
     /// The try whose state the pack is, or if that is the head alone, the best other one: its place in `attempts`.
@@ -129,6 +132,9 @@ pub fn run(
         Method::Mask => Some(head::learn(base, &texts, &labels, options, stop)?),
         _ => None,
     };
+    let trial = options.dev_folds.filter(|_| start.as_ref().is_some_and(|start| start.counts));
+    let trial = trial.map(|parts| trial::run(base, (data.train, &dev), &labels, (parts, options), stop, progress));
+    let trial = trial.transpose()?;
     let few = texts.train.len() < head::MANY;
     let best = start.as_ref().filter(|_| few).map(|start| &start.best);
     let folds = teacher::teach(base, teacher.as_ref(), (&rest, &mut texts), &labels, options, stop, progress)?;
@@ -146,7 +152,11 @@ pub fn run(
         head = Some(HeadAlone { dev: alone.dev.clone(), eval: alone.eval.clone() });
         // As they are stored, too: rounding may turn a tie. Of equals the mask is taken: on texts that chose nothing
         // it is the better one more often.
-        if start.counts && (mark.score > chosen.0.score || alone.dev.main() > chosen.1.dev.main()) {
+        let is_better = match trial {
+            Some(Trial { head, mask, .. }) => head > mask,
+            None => mark.score > chosen.0.score || alone.dev.main() > chosen.1.dev.main(),
+        };
+        if start.counts && is_better {
             chosen = (mark, alone);
         }
         learnt.attempts.iter_mut().for_each(|attempt| attempt.curve.insert(0, start.epoch));
@@ -158,6 +168,7 @@ pub fn run(
         dev: of_dev,
         eval: of_eval,
         folds,
+        trial,
         head,
         attempt: mark.attempt,
         epoch: mark.epoch,

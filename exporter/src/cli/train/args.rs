@@ -84,6 +84,11 @@ pub(crate) struct TrainArgs {
     pub(super) measure: Measure,
     #[command(flatten)]
     tuning: Tuning,
+    /// Cut all examples into K parts, and see on each part whether a mask that learnt the others is better than a head
+    /// that did: the better kind is kept, whatever the dev split says, which chooses the epoch alone. For few examples,
+    /// as a dev split of them decides by chance; takes K times the time of one mask before the run's own.
+    #[arg(long, value_name = "K", help_heading = "Measuring", value_parser = clap::value_parser!(u16).range(2..))]
+    dev_folds: Option<u16>,
     #[command(flatten)]
     pub(super) teacher: TeacherArgs,
     #[command(flatten)]
@@ -402,6 +407,7 @@ impl TrainArgs {
             init: self.what.init,
             sampling: self.what.sampling,
             initial_sparsity: self.what.initial_sparsity,
+            dev_folds: self.dev_folds.map(usize::from),
             target_sparsity: self.what.target_sparsity,
             ramp: self.what.ramp,
             polish: self.what.polish,

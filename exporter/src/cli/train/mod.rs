@@ -25,7 +25,7 @@ use super::{output, places};
 use crate::baseline::Measured;
 use crate::data::Unlabelled;
 use crate::score::{self, Card};
-use crate::train::{self, Attempt, HeadAlone, Method, Outcome, Progress, Teacher, TrainOptions};
+use crate::train::{self, Attempt, HeadAlone, Method, Outcome, Part, Progress, Teacher, TrainOptions, Trial};
 
 impl TrainArgs {
     /// Checks where files are to be written, before the work: that they can be, and that none takes the
@@ -103,9 +103,10 @@ pub(super) fn run(args: &TrainArgs, verbosity: Verbosity) -> Result<(), Error> {
     let (dev, eval, unlabelled) = (dev.as_ref(), eval.as_ref(), unlabelled.as_ref());
     let data = train::Data { train: &train, dev, eval, unlabelled };
     let metric = options.form.kind.metric();
-    let mut teacher = None;
+    let mut what = None;
     let outcome = train::run(&base, data, &options, &stop, &mut |now| {
-        if std::mem::replace(&mut teacher, now.teacher).is_some() && now.teacher.is_none() {
+        let now_what = now.part.map(|part| part.what);
+        if std::mem::replace(&mut what, now_what).is_some_and(|before| now_what != Some(before)) {
             // Other steps, of another length.
             bar.reset();
         }
@@ -134,8 +135,8 @@ fn message(now: &Progress, metric: &str) -> String {
     // The one that is under way; at the end, the last.
     let epoch = (now.epoch + 1).min(now.epochs);
     let of_tries = if now.attempts > 1 { format!("try {} of {}, ", now.attempt, now.attempts) } else { String::new() };
-    let of_tries = match now.teacher {
-        Some((teacher, teachers)) => format!("teacher {teacher} of {teachers}, "),
+    let of_tries = match now.part {
+        Some(Part { what, number, of }) => format!("{what} {number} of {of}, "),
         None => of_tries,
     };
     format!("{of_tries}epoch {epoch} of {}, loss {:.3}{best}", now.epochs, now.loss)
@@ -161,11 +162,25 @@ fn stopped(steps: u64, state: Option<&Path>) -> String {
     }
 }
 
+/// Fewer examples than these choose by chance.
+const DEV_ENOUGH: usize = 100;
+
 /// What is said of a mask that does not pay.
 fn advice(options: &TrainOptions, outcome: &Outcome, head: &HeadAlone) -> Option<String> {
     let gain = outcome.dev.main() - head.dev.main();
-    if gain > 0.0 && outcome.epoch > 0 {
+    let pays = outcome.trial.map_or(gain > 0.0, |trial| trial.mask > trial.head);
+    if pays && outcome.epoch > 0 {
         return None;
+    }
+    if let Some(Trial { folds, head, mask }) = outcome.trial {
+        let metric = outcome.dev.metric.replace('_', " ");
+        let what = if outcome.epoch == 0 { "and the pack is the head alone" } else { "no more than the head alone" };
+        return Some(format!(
+            "masks do not pay here: on {folds} parts that they did not learn they come to {metric} {}, the head alone to \
+             {}, {what}",
+            score::say(outcome.dev.metric, mask),
+            score::say(outcome.dev.metric, head),
+        ));
     }
     let what = match (outcome.epoch, gain < 0.0) {
         (0, _) => "no mask was better than the head alone on the dev split, and the pack is that head",
@@ -173,8 +188,10 @@ fn advice(options: &TrainOptions, outcome: &Outcome, head: &HeadAlone) -> Option
         (_, false) => "on the dev split the mask is no better than the head alone",
     };
     let best = if options.tries.is_empty() { "`--effort best`, " } else { "" };
+    // Where few choose, it is chance as often as not.
+    let folds = if outcome.dev_texts < DEV_ENOUGH { "`--dev-folds 5`, which lets all examples choose, " } else { "" };
     Some(format!(
-        "{what} ({} examples). More examples may help, or {best}`--granularity weight`, `--tune norms,biases`",
+        "{what} ({} examples). More examples may help, or {folds}{best}`--granularity weight`, `--tune norms,biases`",
         outcome.dev_texts
     ))
 }
@@ -235,6 +252,7 @@ fn report(args: &TrainArgs, options: &TrainOptions, outcome: &Outcome) -> Result
         })),
         "epoch": outcome.epoch,
         "teachers": outcome.folds,
+        "trial": outcome.trial,
         "train_texts": outcome.train_texts,
         "dev_texts": outcome.dev_texts,
         "batch_size": options.batch_size,
@@ -387,7 +405,7 @@ mod tests {
             dev: None,
             attempt: 1,
             attempts: 1,
-            teacher: None,
+            part: None,
         };
         assert_eq!(message(&now, "accuracy"), "epoch 1 of 2, loss 0.500");
         (now.epoch, now.dev) = (1, Some(0.9));
@@ -396,7 +414,7 @@ mod tests {
         assert!(message(&now, "accuracy").starts_with("epoch 2 of 2, "));
         now.attempts = 5;
         assert!(message(&now, "accuracy").starts_with("try 1 of 5, epoch 2 of 2, "));
-        now.teacher = Some((3, 4));
+        now.part = Some(Part { what: "teacher", number: 3, of: 4 });
         assert!(message(&now, "accuracy").starts_with("teacher 3 of 4, epoch 2 of 2, "));
     }
 

@@ -21,7 +21,7 @@ use crate::import::{ImportError, files};
 const TOLERANCE: f32 = 1e-4;
 
 /// The `config.json` of a model: beside it, or above the folder that models in ONNX have in a repository of a hub.
-pub(super) fn config_of(model: &Path) -> Option<PathBuf> {
+pub(super) fn config_beside(model: &Path) -> Option<PathBuf> {
     let folder = match model.parent() {
         Some(folder) if folder.as_os_str().is_empty() => Path::new("."),
         Some(folder) => folder,
@@ -34,8 +34,8 @@ pub(super) fn config_of(model: &Path) -> Option<PathBuf> {
 }
 
 /// How many tokens a text may have, where the config says so and no table of positions does.
-pub(super) fn positions_of(model: &Path) -> Option<usize> {
-    let config = Config::read(&config_of(model)?).ok()?;
+pub(super) fn positions_of(config: &Path) -> Option<usize> {
+    let config = Config::read(config).ok()?;
     (config.position_rows == 0).then_some(config.architecture.max_positions)
 }
 
@@ -51,9 +51,7 @@ pub(super) fn of_config<'a>(
     let mut config = Config::read(config)?;
     let own = &mut config.architecture.max_positions;
     *own = (*own).min(max_positions.unwrap_or(*own));
-    // A graph of a model with modules around the encoder has a prefix of its own.
-    let found = weights.weights.iter().find_map(|weight| weight.name.strip_suffix(config.spelling.words));
-    Known::collect(&config, "", found.unwrap_or_default(), weights)
+    Known::collect(&config, "", "", weights)
 }
 
 /// The weights of a graph.
@@ -70,8 +68,14 @@ impl Tensors for GraphWeights<'_> {
 
     fn floats(&self, name: &str, shape: &[usize]) -> Result<Cow<'_, [u8]>, ImportError> {
         let wrong = |reason| ImportError::Tensor { path: self.path.to_owned(), name: name.to_owned(), reason };
-        let found = self.weights.iter().find(|weight| weight.name == name);
-        let found = found.ok_or_else(|| wrong("is missing".to_owned()))?;
+        // A model with modules around the encoder puts their names before those of its tensors, not always the same.
+        let is_same = |of: &str| of.strip_suffix(name).is_some_and(|before| before.is_empty() || before.ends_with('.'));
+        let mut all = self.weights.iter().filter(|weight| is_same(&weight.name));
+        let found = match (all.next(), all.next()) {
+            (Some(found), None) => found,
+            (None, _) => return Err(wrong("is missing".to_owned())),
+            (Some(_), Some(_)) => return Err(wrong("is there more than once".to_owned())),
+        };
         match (found.shape.as_slice(), shape) {
             (found_shape, shape) if found_shape == shape => Ok(Cow::Borrowed(&found.bytes)),
             // A linear weight that no mask touches stays as the graph has it, [inputs, outputs].

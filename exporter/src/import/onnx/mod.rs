@@ -2,7 +2,7 @@
 //! by Optimum, or by whatever else writes the same operators.
 //!
 //! The graph stays what it is, unless it is of a family whose structure is known: then its weights become a base of that
-//! family ([`known`]). Else it is brought into the form that the rest of the program reads:
+//! family (`known`). Else it is brought into the form that the rest of the program reads:
 //! constants are initializers, inputs are `input_ids`, `attention_mask` and `token_type_ids` (as
 //! far as there are such), the one output is `last_hidden_state`, the operator set is
 //! [`OPSET`](overmask_graph::OPSET), and each linear weight has its module's name and is read
@@ -33,6 +33,7 @@ use overmask_graph::{External, GraphBuilder, MAX_MODEL_BYTES, encode};
 
 pub use self::precision::Widened;
 use super::bundle::{self, Parts};
+use super::config::Config;
 use super::{ImportError, Origin};
 use crate::autodiff::{self, AutodiffError};
 
@@ -46,6 +47,8 @@ pub struct Options {
     pub output: Option<String>,
     /// Most tokens of a text; without it, what the position embeddings hold.
     pub max_positions: Option<usize>,
+    /// The `config.json` that says what encoder it is; without it, the one beside the model.
+    pub config: Option<PathBuf>,
     /// What the manifest says of the weights' origin.
     pub origin: Origin,
 }
@@ -73,8 +76,13 @@ pub struct Imported {
 /// `out` is taken.
 pub fn import(path: &Path, out: &Path, options: &Options) -> Result<Imported, ImportError> {
     bundle::check_place(out)?;
-    let max_positions = options.max_positions.or_else(|| known::positions_of(path));
-    let options = &Options { max_positions, ..options.clone() };
+    if let Some(config) = &options.config {
+        // One that was asked for has to be of use.
+        Config::read(config)?;
+    }
+    let config = options.config.clone().or_else(|| known::config_beside(path));
+    let max_positions = options.max_positions.or_else(|| known::positions_of(config.as_deref()?));
+    let options = &Options { max_positions, config, ..options.clone() };
     let encoder = Encoder::read(path, options)?;
     let (recognised, base, unprobed) = match encoder.write_known(path, out, options)? {
         Ok((family, base)) => (Ok(family), base, None),
@@ -161,11 +169,11 @@ impl Encoder {
         out: &Path,
         options: &Options,
     ) -> Result<Result<(&'static str, Base), String>, ImportError> {
-        let Some(config) = known::config_of(path) else {
+        let Some(config) = &options.config else {
             return Ok(Err("there is no config.json beside it, which would say what encoder it is".to_owned()));
         };
         let weights = known::GraphWeights { path, weights: &self.weights };
-        let known = match known::of_config(&config, &weights, options.max_positions) {
+        let known = match known::of_config(config, &weights, options.max_positions) {
             Ok(known) => known,
             Err(error) => return Ok(Err(error.to_string())),
         };

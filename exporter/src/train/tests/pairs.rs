@@ -11,7 +11,8 @@ fn pairs_need_a_base_that_tells_their_texts_apart() {
     let options = TrainOptions { form: Form { pair: true, ..Form::CLASSIFY }, ..TrainOptions::new("x", Method::Head) };
     for (name, refused) in [("bert-torchscript.onnx", false), ("roberta-dynamo.onnx", true)] {
         let tokenizer = fixture().join("tokenizer.json");
-        let import = onnx::Options { tokenizer, output: None, max_positions: None, origin: hf::Origin::default() };
+        let import =
+            onnx::Options { tokenizer, output: None, max_positions: None, config: None, origin: hf::Origin::default() };
         let model = fixture().join("../onnx").join(name);
         let base = onnx::import(&model, &dir.path().join(name), &import).unwrap().base;
         let checked =

@@ -105,6 +105,43 @@ fn a_pack_is_never_worse_than_the_head_alone() {
     }
 }
 
+/// Where few examples choose, those that a state did not learn decide between masks and the head alone.
+#[test]
+fn folds_decide_whether_a_mask_pays() {
+    let (_dir, base) = base();
+    let folds = |o: TrainOptions| TrainOptions { dev_folds: Some(3), ..o };
+    let wild = TrainOptions { learning_rate: 5.0, ..options(Method::Mask, 1) };
+    for o in [options(Method::Mask, 1), wild] {
+        let mut seen = Vec::new();
+        let (data, o) = (texts(60), folds(o));
+        let data = Data { train: &data, dev: None, eval: None, unlabelled: None };
+        let outcome = train::run(&base, data, &o, &AtomicBool::new(false), &mut |now| {
+            let part = now.part.map(|part| (part.what, part.number, part.of));
+            if seen.last() != Some(&part) {
+                seen.push(part);
+            }
+        });
+        let outcome = outcome.unwrap();
+        assert_eq!(seen, [Some(("fold", 1, 3)), Some(("fold", 2, 3)), Some(("fold", 3, 3)), None]);
+        let train::Trial { folds, head, mask } = outcome.trial.unwrap();
+        assert!(folds == 3 && (0.0..=1.0).contains(&head) && (0.0..=1.0).contains(&mask));
+        assert_eq!(outcome.epoch == 0, head > mask, "{head} {mask} {:?}", outcome.attempts);
+        assert_eq!(outcome.pack.document.provenance["dev_folds"], 3);
+        // The run's own part is what it is without.
+        let alone = learn(&base, &texts(60), &TrainOptions { dev_folds: None, ..o }).unwrap();
+        assert_eq!(alone.attempts, outcome.attempts);
+        assert!(alone.trial.is_none());
+    }
+    let refused = |o: TrainOptions| learn(&base, &texts(60), &folds(o)).unwrap_err().to_string();
+    let usual = || options(Method::Mask, 1);
+    assert!(refused(TrainOptions { target_sparsity: Some(0.5), ..usual() }).starts_with("dev_folds: "));
+    assert!(refused(TrainOptions { granularity: Granularity::TwoOfFour, ..usual() }).starts_with("dev_folds: "));
+    assert!(refused(options(Method::Head, 1)).starts_with("dev_folds: "));
+    let many = TrainOptions { dev_folds: Some(61), ..usual() };
+    let error = learn(&base, &texts(60), &many).unwrap_err().to_string();
+    assert!(error.starts_with("dev_folds: 61 parts of 60 examples"), "{error}");
+}
+
 #[test]
 fn the_best_try_is_the_run_that_it_would_be_alone() {
     let (dir, base) = base();

@@ -142,12 +142,12 @@ fn teachers_of_a_runs_own_teach_what_they_have_not_learnt() {
         let o = TrainOptions { teacher, ..options(Method::Mask, seed) };
         let (stop, mut seen) = (AtomicBool::new(false), Vec::new());
         let outcome = train::run(&base, only(&data), &o, &stop, &mut |now| {
-            stop.store(now.teacher.is_some() && now.step >= stop_after, Ordering::Relaxed);
-            if now.teacher.is_some() {
+            stop.store(now.part.is_some() && now.step >= stop_after, Ordering::Relaxed);
+            if now.part.is_some() {
                 assert!(now.step <= now.steps);
             }
-            if seen.last() != Some(&now.teacher) {
-                seen.push(now.teacher);
+            if seen.last() != Some(&now.part.map(|part| (part.number, part.of))) {
+                seen.push(now.part.map(|part| (part.number, part.of)));
             }
         });
         (outcome, seen)

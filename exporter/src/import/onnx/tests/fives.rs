@@ -168,6 +168,29 @@ fn graphs_of_known_families_are_recognised() {
     }
 }
 
+/// A config that was named has to be there and of use; names of modules around the encoder do not matter.
+#[test]
+fn a_config_may_be_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.onnx");
+    let mut model = overmask_graph::read_model(&fixture("bert-torchscript17-f32")).unwrap();
+    let graph = model.graph.as_mut().unwrap();
+    // As sentence-transformers export it: other prefixes before the one and the other.
+    let wrapped = |name: &str| match name.ends_with("word_embeddings.weight") {
+        true => format!("0.auto_model.{name}"),
+        false => name.to_owned(),
+    };
+    graph.initializer.iter_mut().for_each(|tensor| tensor.name = wrapped(&tensor.name));
+    graph.node.iter_mut().flat_map(|node| &mut node.input).for_each(|name| *name = wrapped(name));
+    fs::write(&path, encode(&model)).unwrap();
+    let config = Some(fixtures().join("alike/bert/config.json"));
+    let imported = import(&path, &dir.path().join("base"), &Options { config, ..options() }).unwrap();
+    assert_eq!(imported.recognised, Ok("bert"));
+    let missing = Options { config: Some(dir.path().join("none.json")), ..options() };
+    let error = import(&path, &dir.path().join("other"), &missing).unwrap_err();
+    assert!(error.to_string().contains("none.json"), "{error}");
+}
+
 /// A config that says another thing than the graph computes is found out.
 #[test]
 fn a_graph_that_computes_something_else_stays_as_it_is() {

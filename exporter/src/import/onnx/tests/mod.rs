@@ -50,7 +50,7 @@ fn export(name: &str) -> PathBuf {
 
 fn options() -> Options {
     let tokenizer = fixtures().join("tiny-bert/tokenizer.json");
-    Options { tokenizer, output: None, max_positions: None, origin: Origin::default() }
+    Options { tokenizer, output: None, max_positions: None, config: None, origin: Origin::default() }
 }
 
 fn imported(path: &Path) -> (TempDir, Imported) {
