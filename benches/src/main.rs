@@ -7,6 +7,7 @@ mod codec;
 mod coders;
 mod contenders;
 mod device;
+mod encoders;
 mod instructions;
 mod peers;
 mod plans;
@@ -25,6 +26,7 @@ usage: bench codec REPORT BASE PACK...
        bench budget REPORT BASE TEXTS
        bench peers REPORT BASE TEXTS PROGRAM WEIGHT-PACK BLOCK-PACK HALF-PACK
        bench plans REPORT BASE TEXTS
+       bench encoders REPORT TEXTS BASE...
        bench precisions REPORT BASE TEXTS PYTHON PYTHON BF16-BASE INT8-BASE HALF-PACK MODEL [PACK MODEL TEXTS]...
        bench instructions REPORT BASE TEXTS WEIGHT-PACK HALF-PACK INT8-BASE ONNX ONNX COMMAND...
        bench serve REPORT BASE TEXTS PROGRAM PACK PYTHON MODEL MODEL...
@@ -52,6 +54,9 @@ fn main() -> Result<()> {
     match (name, args) {
         (Some("codec"), [report, base, packs @ ..]) if !packs.is_empty() => codec::run(base, packs)?.finish(report),
         (Some("budget"), [report, base, texts]) => budget::run(base, texts)?.finish(report),
+        (Some("encoders"), [report, texts, bases @ ..]) if !bases.is_empty() => {
+            encoders::run(texts, bases)?.finish(report)
+        }
         (Some("plans"), [report, base, texts]) => plans::run(base, texts)?.finish(report),
         (Some("precisions"), [report, base, texts, python, deepsparse, bf16, int8, half, model, tasks @ ..]) => {
             let (tasks, []) = tasks.as_chunks() else { bail!(USAGE) };

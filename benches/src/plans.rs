@@ -27,13 +27,13 @@ const WARM_UP: usize = 3;
 const TASKS: usize = 5;
 
 /// A kind of tasks.
-struct Kind {
-    name: &'static str,
-    granularity: Granularity,
+pub(crate) struct Kind {
+    pub(crate) name: &'static str,
+    pub(crate) granularity: Granularity,
     /// Of 100 units so many are zero.
-    zeros: u64,
+    pub(crate) zeros: u64,
     /// The first layer that is masked.
-    from: usize,
+    pub(crate) from: usize,
 }
 
 /// Measures plans with one and two threads.
@@ -142,14 +142,14 @@ fn again(
     Ok(())
 }
 
-fn plan(engine: &NativeEngine, plan: &Plan) -> Result<()> {
+pub(crate) fn plan(engine: &NativeEngine, plan: &Plan) -> Result<()> {
     engine.run(plan)?;
     Ok(())
 }
 
 impl Kind {
     /// A task of this kind.
-    fn add(&self, base: &Base, engine: &NativeEngine, seed: u64) -> Result<TaskId> {
+    pub(crate) fn add(&self, base: &Base, engine: &NativeEngine, seed: u64) -> Result<TaskId> {
         let mut state = seed + 1;
         let mut next = || {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -169,7 +169,7 @@ impl Kind {
 
 /// The medians, in milliseconds, of what takes turns. The first run after a pause does not count: see
 /// [`PAUSE`](crate::contenders::PAUSE).
-fn interleaved<const N: usize>(mut runs: [&mut dyn FnMut() -> Result<()>; N]) -> Result<[f64; N]> {
+pub(crate) fn interleaved<const N: usize>(mut runs: [&mut dyn FnMut() -> Result<()>; N]) -> Result<[f64; N]> {
     let mut times = [const { Vec::new() }; N];
     for round in 0..WARM_UP + ROUNDS {
         for (run, times) in runs.iter_mut().zip(&mut times) {

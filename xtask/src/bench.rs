@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -86,6 +86,18 @@ pub(crate) fn plans(work: &Work) -> Result<()> {
     let (dir, _) = folders(work)?;
     let texts = learn::data(work, &TASKS[1], "test");
     measure(&ready, work, "plans", &dir.join("plans.json"))?.arg(texts).show()
+}
+
+/// The encoders that `cargo xtask models` has imported, on the native engine and on ONNX Runtime.
+pub(crate) fn encoders(work: &Work) -> Result<()> {
+    let ready = setup::everything(work)?;
+    let bases = crate::models::bases(work);
+    ensure!(!bases.is_empty(), "there are no encoders yet; fetch and import them first: cargo xtask models");
+    let (dir, _) = folders(work)?;
+    setup::benches(work)?;
+    let texts = learn::data(work, &TASKS[1], "test");
+    let run = ready.run("bench").arg("encoders").arg(dir.join("encoders.json")).arg(texts);
+    bases.iter().fold(run, Run::arg).show()
 }
 
 /// The native engine beside its peers, and what a device pays for it.

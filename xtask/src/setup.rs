@@ -104,7 +104,8 @@ fn assets(work: &Work) -> Result<Ready<'_>> {
     Ok(Ready { work, library })
 }
 
-fn fetch(work: &Work, name: &str, dir: &Path) -> Result<()> {
+/// Fetches what has this name into a directory, unless it is there.
+pub(crate) fn fetch(work: &Work, name: &str, dir: &Path) -> Result<()> {
     let fetch = Run::new(work.program("overmask-export")).args("fetch").arg(name).arg("-o").arg(dir);
     work.timed("fetching", || fetch.show())
 }

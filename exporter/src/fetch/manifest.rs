@@ -319,7 +319,10 @@ mod tests {
     #[test]
     fn an_unknown_name_lists_the_known_ones() {
         let message = Manifest::find("gpt").unwrap_err().to_string();
-        assert!(message.contains("`gpt`; known are: dialogue, minilm-l6, movie, "), "{message}");
+        assert!(
+            message.contains("`gpt`; known are: bge-small-int8, colbert-small-int8, defender-minilm-int8, dialogue, "),
+            "{message}"
+        );
     }
 
     #[test]

