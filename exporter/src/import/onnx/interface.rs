@@ -2,7 +2,7 @@
 
 use overmask_graph::GraphBuilder;
 use overmask_graph::encoder::OUTPUT;
-use overmask_graph::proto::{Dimension, GraphProto, ValueInfoProto, data_type};
+use overmask_graph::proto::{Dimension, GraphProto, NodeProto, ValueInfoProto, data_type};
 
 use super::{Problem, normal};
 use crate::autodiff::shape::Shapes;
@@ -34,8 +34,12 @@ pub(super) fn choose_output(graph: &mut GraphProto, wanted: Option<&str>) -> Res
                 Problem::option("output", reason)
             }
             None => {
+                // What a classifier is exported with has no hidden states for an output, but computes them.
+                let advice = last_norm(graph).map_or_else(String::new, |name| {
+                    format!(", which may be an inner value: that of the last layer norm is `{name}`")
+                });
                 let reason = format!(
-                    "none of {found:?} has three axes; name the [batch, sequence, width] one with --output-name"
+                    "none of {found:?} has three axes; name the [batch, sequence, width] one with --output-name{advice}"
                 );
                 Problem::new("outputs", reason)
             }
@@ -49,6 +53,15 @@ pub(super) fn choose_output(graph: &mut GraphProto, wanted: Option<&str>) -> Res
     graph.output = vec![chosen];
     normal::rename(graph, &name, OUTPUT);
     Ok(())
+}
+
+/// The value of a graph's last layer norm, an operator or a module of that name.
+fn last_norm(graph: &GraphProto) -> Option<&str> {
+    let is_norm = |node: &&NodeProto| {
+        let name = node.name.to_lowercase();
+        node.op_type == "LayerNormalization" || name.contains("layernorm") || name.contains("layer_norm")
+    };
+    graph.node.iter().rfind(is_norm)?.output.first().map(String::as_str)
 }
 
 /// Gives inputs our names and type.

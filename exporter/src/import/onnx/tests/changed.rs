@@ -67,7 +67,11 @@ fn what_is_no_text_encoder_is_refused_with_a_reason() {
             "tensor `embeddings.LayerNorm.weight`: the value at [5] is NaN",
         ),
         (|m| graph(m).input.retain(|i| i.name != "attention_mask"), "reads `attention_mask`, which nothing"),
-        (|m| graph(m).output.retain(|o| o.name == "pooler_output"), "has three axes; name"),
+        (
+            |m| graph(m).output.retain(|o| o.name == "pooler_output"),
+            "has three axes; name the [batch, sequence, width] one with --output-name, which may be an inner value: that \
+             of the last layer norm is `last_hidden_state`",
+        ),
         (
             |m| graph(m).node.iter_mut().filter(|n| n.op_type == "Softmax").for_each(|n| n.op_type = "Relu".into()),
             "Softmax",
