@@ -16,6 +16,7 @@ use super::onnx::tests::{check_gradients, difference, fixtures, hidden};
 use super::{Origin, hf};
 use crate::data::rng;
 use crate::quantize;
+use crate::train::Selection;
 
 /// Checkpoints, with the family of the base that each becomes.
 const FAMILIES: [(&str, &str); 8] = [
@@ -159,6 +160,18 @@ fn large() {
         println!("| {name} | {:.1e} | {:.1e} | {largest:.1} |", apart[0], apart[1]);
         assert!(apart.iter().all(|apart| *apart <= 1e-4 * largest.max(1.0)), "{name}: {apart:?}");
     }
+}
+
+/// Layers that share their weights are one to a selection.
+#[test]
+fn a_selection_of_layers_that_share_their_weights_is_told_so() {
+    let (_dir, base) = imported(&folder("albert"));
+    let layers = "1-".parse().unwrap();
+    let selection = Selection { layers: &layers, modules: &[] };
+    let error = selection.tensors(&base).unwrap_err().to_string();
+    assert!(error.starts_with("layers: have no maskable tensor; those that have are 0 (layers that share"), "{error}");
+    let (_dir, base) = imported(&folder("mpnet"));
+    assert_eq!(selection.tensors(&base).unwrap().len(), 6);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Which tensors of the base a run masks or trains.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 use std::str::FromStr;
 
@@ -103,12 +103,16 @@ impl Selection<'_> {
             known.dedup();
             return Err(TrainError::Module { module: unknown.clone(), known: known.join(", ") });
         }
-        let chosen = |tensor: &&MaskableTensor| {
-            self.layers.contains(tensor.layer) && (self.modules.is_empty() || self.modules.contains(&module(tensor)))
-        };
-        let tensors: Vec<MaskableTensor> = all.iter().filter(chosen).cloned().collect();
+        let of_modules = |tensor: &&MaskableTensor| self.modules.is_empty() || self.modules.contains(&module(tensor));
+        let chosen = all.iter().filter(of_modules).filter(|tensor| self.layers.contains(tensor.layer));
+        let tensors: Vec<MaskableTensor> = chosen.cloned().collect();
         if tensors.is_empty() {
-            return wrong("layers", "and `modules` leave nothing".to_owned());
+            let with: BTreeSet<usize> = all.iter().filter(of_modules).map(|tensor| tensor.layer).collect();
+            let with: Vec<String> = with.iter().map(usize::to_string).collect();
+            let of = if self.modules.is_empty() { "" } else { " of these `modules`" };
+            let shared = "layers that share their weights count as the first of them";
+            let reason = format!("have no maskable tensor{of}; those that have are {} ({shared})", with.join(", "));
+            return wrong("layers", reason);
         }
         Ok(tensors)
     }
