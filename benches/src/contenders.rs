@@ -138,11 +138,10 @@ impl OnnxRuntime {
         let batch = &batch.padded;
         let shape = [batch.batch, batch.sequence];
         let tensor = |values: &Vec<i64>| ort::value::Tensor::from_array((shape, values.clone())).map_err(plain);
-        let inputs = ort::inputs![
-            INPUT_IDS => tensor(&batch.input_ids)?,
-            ATTENTION_MASK => tensor(&batch.attention_mask)?,
-            TOKEN_TYPE_IDS => tensor(&batch.token_type_ids)?,
-        ];
+        // Some families read no segments.
+        let read = self.0.inputs().iter().map(|input| input.name().to_owned()).collect::<Vec<_>>();
+        let of = |name: String| batch.input(&name).map(|values| Ok((name, tensor(values)?)));
+        let inputs = read.into_iter().filter_map(of).collect::<Result<Vec<_>>>()?;
         let outputs = self.0.run(inputs).map_err(plain)?;
         ensure!(outputs.len() == 1, "not one output");
         let (_, values) = outputs[0].try_extract_tensor::<f32>().map_err(plain)?;

@@ -31,7 +31,7 @@ pub struct Trial {
     pub mask: f64,
 }
 
-/// Tries heads and masks on parts of the examples; `dev` is for learners, which need one, and chooses nothing here.
+/// Tries heads and masks on parts of the examples; `dev` is read beside them, and chooses nothing here.
 ///
 /// # Errors
 /// When there are fewer examples than parts, the run is stopped, or the runtime fails.
@@ -71,7 +71,8 @@ pub(super) fn run(
     for (part, [learnt, tried]) in cuts.iter().enumerate() {
         go_on(stop)?;
         log::info!("fold {} of {parts}: learns {} examples, is tried on {}", part + 1, learnt.len(), tried.len());
-        let of_part = texts.part(learnt);
+        // What it is tried on is what it says of itself.
+        let of_part = Texts { dev: texts.train.pick(tried), ..texts.part(learnt) };
         let start = head::learn(base, &of_part, labels, &own, stop)?;
         let few = learnt.len() < head::MANY;
         let mut learner = Learner::new(base, of_part, labels, few.then_some(&start.best), &own, stop)?;
