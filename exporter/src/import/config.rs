@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use overmask::base::Architecture;
 use overmask::base::family::bert::{self, BUCKETS, Kin};
 use overmask::base::family::encoder::Activation;
 use overmask::base::family::{Family, modernbert};
+use overmask::base::{Architecture, MAX_POSITIONS};
 use serde::Deserialize;
 
 use super::spelling::Spelling;
@@ -153,6 +153,16 @@ impl Config {
         }
     }
 
+    /// What is wrong where there is no row of the table of positions behind those of padding.
+    pub(super) fn no_positions(&self) -> ImportError {
+        ImportError::Unsupported {
+            path: self.path.clone(),
+            field: "pad_token_id",
+            found: format!("`{}`", self.positions_before.saturating_sub(1)),
+            supported: "a number with rows of max_position_embeddings behind it",
+        }
+    }
+
     /// What is wrong where the weights are of fewer layers.
     pub(super) fn too_many_layers(&self) -> ImportError {
         ImportError::Unsupported {
@@ -228,6 +238,9 @@ impl Reader<'_> {
         self.check_heads(f.num_attention_heads, f.hidden_size)?;
         if !(f.hidden_size / f.num_attention_heads).is_multiple_of(2) {
             return self.unsupported("num_attention_heads", f.num_attention_heads, "heads of an even width");
+        }
+        if f.max_position_embeddings > MAX_POSITIONS {
+            return self.unsupported("max_position_embeddings", f.max_position_embeddings, "at most 65536");
         }
         let global_every = self.global_every(f)?;
         let (global_theta, local_theta) = match &f.rope_parameters {

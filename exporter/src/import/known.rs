@@ -60,13 +60,17 @@ impl<'a> Known<'a> {
             let Own { name: theirs, part, parts } = spelling.own(name.strip_prefix(own).unwrap_or(name));
             let theirs = format!("{prefix}{theirs}");
             let rows = |rows: usize| [&[rows], &shape[1..]].concat();
+            // A config may ask for rows that are not there.
             let some = |whole: Cow<'a, [u8]>, of: usize, first: usize| {
-                let row = whole.len() / of.max(1);
-                Cow::Owned(whole[row * first..row * (first + shape[0])].to_vec())
+                let mut rows = whole.chunks_exact((whole.len() / of.max(1)).max(1)).skip(first).take(shape[0]);
+                if shape[0] == 0 || rows.len() < shape[0] {
+                    return Err(config.no_positions());
+                }
+                Ok(Cow::Owned(rows.by_ref().flatten().copied().collect()))
             };
             values.push(match config.position_rows {
                 all if Some(name) == positions && all != shape[0] => {
-                    some(tensors.floats(&theirs, &rows(all))?, all, config.positions_before)
+                    some(tensors.floats(&theirs, &rows(all))?, all, config.positions_before)?
                 }
                 // One segment, which adds nothing.
                 _ if encoder.embeddings.segments.as_ref() == Some(name) && !spelling.has_segments => {
@@ -74,7 +78,7 @@ impl<'a> Known<'a> {
                 }
                 _ if parts > 1 => {
                     let all = shape[0] * parts;
-                    some(tensors.floats(&theirs, &rows(all))?, all, shape[0] * part)
+                    some(tensors.floats(&theirs, &rows(all))?, all, shape[0] * part)?
                 }
                 _ => tensors.floats(&theirs, shape)?,
             });

@@ -162,6 +162,30 @@ fn large() {
     }
 }
 
+/// What a config asks for that the weights have not, or that nothing bounds, is refused by name.
+#[test]
+fn configs_ask_for_no_more_than_there_is() {
+    for (name, from, to, said) in [
+        ("roberta", "\"pad_token_id\": 1", "\"pad_token_id\": 40", "`pad_token_id` is `40`"),
+        ("mpnet", "\"pad_token_id\": 1", "\"pad_token_id\": 18446744073709551615", "`pad_token_id` is"),
+        (
+            "modernbert",
+            "\"max_position_embeddings\": 32",
+            "\"max_position_embeddings\": 10000000000000",
+            "at most 65536",
+        ),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let config = fs::read_to_string(folder(name).join("config.json")).unwrap();
+        assert!(config.contains(from), "{name}");
+        fs::write(dir.path().join("config.json"), config.replacen(from, to, 1)).unwrap();
+        fs::copy(folder(name).join("model.safetensors"), dir.path().join("model.safetensors")).unwrap();
+        fs::copy(fixtures().join("tiny-bert/tokenizer.json"), dir.path().join("tokenizer.json")).unwrap();
+        let error = hf::import(dir.path(), &dir.path().join("base"), &Origin::default()).unwrap_err().to_string();
+        assert!(error.contains(said), "{name}: {error}");
+    }
+}
+
 /// Layers that share their weights are one to a selection.
 #[test]
 fn a_selection_of_layers_that_share_their_weights_is_told_so() {

@@ -159,6 +159,9 @@ impl TryFrom<Fields> for Architecture {
     }
 }
 
+/// The most positions of an encoder that has no table of them, whose length would be a limit.
+pub const MAX_POSITIONS: usize = 65_536;
+
 /// The most layers of an encoder whose layers are listed by their number alone.
 pub const MAX_LAYERS: usize = 1_000;
 
@@ -189,6 +192,9 @@ impl Architecture {
         match self.family {
             _ if self.is_known() && self.layers > MAX_LAYERS => {
                 return wrong("layers", format!("{}; {MAX_LAYERS} are the most", self.layers));
+            }
+            Family::ModernBert(_) if self.max_positions > MAX_POSITIONS => {
+                return wrong("max_positions", format!("{}; {MAX_POSITIONS} are the most", self.max_positions));
             }
             Family::ModernBert(modernbert::Sizes { global_every: 0, .. }) => {
                 return wrong("global_every", "is 0".to_owned());

@@ -16,7 +16,7 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-pub use architecture::{Architecture, GraphHints, MAX_LAYERS};
+pub use architecture::{Architecture, GraphHints, MAX_LAYERS, MAX_POSITIONS};
 pub use identity::{base_id, graph_base_id};
 pub use manifest::{BaseManifest, FORMAT, MaskableTensor};
 pub use pooling::Pooling;

@@ -135,6 +135,8 @@ fn architectures_of_every_family_are_read_as_they_are_written() {
         modern(3),
         Family::Onnx(GraphHints { intermediate_size: Some(8), layer_norm_eps: None }),
     ];
+    let long = Architecture { max_positions: MAX_POSITIONS + 1, ..of(modern(2)) };
+    assert_eq!(long.check().unwrap_err().0, "architecture/max_positions", "no table bounds it");
     let mut identities = std::collections::BTreeSet::new();
     for family in families {
         let text = serde_json::to_string(&of(family)).unwrap();

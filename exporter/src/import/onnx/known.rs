@@ -34,8 +34,7 @@ pub(super) fn config_beside(model: &Path) -> Option<PathBuf> {
 }
 
 /// How many tokens a text may have, where the config says so and no table of positions does.
-pub(super) fn positions_of(config: &Path) -> Option<usize> {
-    let config = Config::read(config).ok()?;
+pub(super) fn positions_of(config: &Config) -> Option<usize> {
     (config.position_rows == 0).then_some(config.architecture.max_positions)
 }
 
@@ -44,11 +43,10 @@ pub(super) fn positions_of(config: &Path) -> Option<usize> {
 /// # Errors
 /// When it is none that is known, or the graph has not its weights under their names.
 pub(super) fn of_config<'a>(
-    config: &Path,
+    mut config: Config,
     weights: &'a GraphWeights<'a>,
     max_positions: Option<usize>,
 ) -> Result<Known<'a>, ImportError> {
-    let mut config = Config::read(config)?;
     let own = &mut config.architecture.max_positions;
     *own = (*own).min(max_positions.unwrap_or(*own));
     Known::collect(&config, "", "", weights)

@@ -26,7 +26,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use overmask::base::family::Family;
-use overmask::base::{Architecture, Base, GraphHints, MaskableTensor, file};
+use overmask::base::{Architecture, Base, GraphHints, MaskableTensor, TensorBytes, file};
 use overmask::fs::Staged;
 use overmask_graph::proto::{GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, data_type};
 use overmask_graph::{External, GraphBuilder, MAX_MODEL_BYTES, encode};
@@ -76,15 +76,22 @@ pub struct Imported {
 /// `out` is taken.
 pub fn import(path: &Path, out: &Path, options: &Options) -> Result<Imported, ImportError> {
     bundle::check_place(out)?;
-    if let Some(config) = &options.config {
+    let config = match &options.config {
         // One that was asked for has to be of use.
-        Config::read(config)?;
-    }
-    let config = options.config.clone().or_else(|| known::config_beside(path));
-    let max_positions = options.max_positions.or_else(|| known::positions_of(config.as_deref()?));
-    let options = &Options { max_positions, config, ..options.clone() };
+        Some(config) => Ok(Config::read(config)?),
+        None => match known::config_beside(path) {
+            Some(config) => Config::read(&config).map_err(|error| error.to_string()),
+            None => Err("there is no config.json beside it, which would say what encoder it is".to_owned()),
+        },
+    };
+    let of_config = config.as_ref().ok().and_then(known::positions_of);
+    let options = &Options { max_positions: options.max_positions.or(of_config), ..options.clone() };
     let encoder = Encoder::read(path, options)?;
-    let (recognised, base, unprobed) = match encoder.write_known(path, out, options)? {
+    let known = match config {
+        Ok(config) => encoder.write_known(path, out, config, options)?,
+        Err(reason) => Err(reason),
+    };
+    let (recognised, base, unprobed) = match known {
         Ok((family, base)) => (Ok(family), base, None),
         Err(reason) => {
             let (base, unprobed) = encoder.write(path, out, options)?;
@@ -123,16 +130,8 @@ struct Encoder {
 impl Encoder {
     /// Writes the graph as it is, and tries it; returns why not, if that cannot be.
     fn write(&self, path: &Path, out: &Path, options: &Options) -> Result<(Base, Option<String>), ImportError> {
-        let parts = Parts {
-            architecture: self.architecture.clone(),
-            maskable: self.maskable.clone(),
-            tensors: self.weights.iter().map(|w| (w.name.as_str(), w.shape.as_slice(), &w.bytes[..])).collect(),
-            weights: path.to_owned(),
-            tokenizer: bundle::Tokenizer::read(options.tokenizer.clone())?,
-            pooling: None,
-            max_tokens: None,
-            origin: options.origin.clone(),
-        };
+        let tensors = self.weights.iter().map(|w| (w.name.as_str(), w.shape.as_slice(), &w.bytes[..])).collect();
+        let parts = parts(path, options, self.architecture.clone(), self.maskable.clone(), tensors)?;
         let graph = |offsets: &BTreeMap<String, u64>| {
             let mut b = GraphBuilder::extend(self.graph.clone());
             for weight in &self.weights {
@@ -167,11 +166,9 @@ impl Encoder {
         &self,
         path: &Path,
         out: &Path,
+        config: Config,
         options: &Options,
     ) -> Result<Result<(&'static str, Base), String>, ImportError> {
-        let Some(config) = &options.config else {
-            return Ok(Err("there is no config.json beside it, which would say what encoder it is".to_owned()));
-        };
         let weights = known::GraphWeights { path, weights: &self.weights };
         let known = match known::of_config(config, &weights, options.max_positions) {
             Ok(known) => known,
@@ -183,16 +180,8 @@ impl Encoder {
         if let Some(reason) = unprobed {
             return Ok(Err(format!("whether it computes the same was not tried: {reason}")));
         }
-        let parts = Parts {
-            architecture: known.architecture.clone(),
-            maskable: known.encoder.maskable(),
-            tensors: known.tensors(),
-            weights: path.to_owned(),
-            tokenizer: bundle::Tokenizer::read(options.tokenizer.clone())?,
-            pooling: None,
-            max_tokens: None,
-            origin: options.origin.clone(),
-        };
+        let (architecture, maskable) = (known.architecture.clone(), known.encoder.maskable());
+        let parts = parts(path, options, architecture, maskable, known.tensors())?;
         let mut differs = None;
         let written = bundle::write(
             out,
@@ -210,6 +199,26 @@ impl Encoder {
             (written, None) => Ok(Ok((known.architecture.family.name(), written?))),
         }
     }
+}
+
+/// What a bundle is made of that comes from a graph.
+fn parts<'a>(
+    path: &Path,
+    options: &Options,
+    architecture: Architecture,
+    maskable: Vec<MaskableTensor>,
+    tensors: Vec<TensorBytes<'a>>,
+) -> Result<Parts<'a>, ImportError> {
+    Ok(Parts {
+        architecture,
+        maskable,
+        tensors,
+        weights: path.to_owned(),
+        tokenizer: bundle::Tokenizer::read(options.tokenizer.clone())?,
+        pooling: None,
+        max_tokens: None,
+        origin: options.origin.clone(),
+    })
 }
 
 /// A tensor on its way into the bundle's file of weights.

@@ -24,8 +24,10 @@ impl Angles {
             known.len() - 1
         });
         let angles = &mut known[place];
-        let frequencies = frequencies(theta, d);
-        for position in angles.turns.len() / half.max(1)..positions {
+        let there = angles.turns.len() / half.max(1);
+        // Most passes need no more than those before.
+        let frequencies = if there < positions { frequencies(theta, d) } else { Vec::new() };
+        for position in there..positions {
             // In f32, as PyTorch computes them.
             let turn = |frequency: &f32| (position as f32 * frequency).sin_cos();
             angles.turns.extend(frequencies.iter().map(turn).map(|(sin, cos)| [cos, sin]));
