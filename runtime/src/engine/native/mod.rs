@@ -39,6 +39,7 @@ mod model;
 mod norm;
 mod packed;
 mod pass;
+mod places;
 mod pool;
 mod rotary;
 mod schedule;
@@ -211,7 +212,7 @@ impl NativeEngine {
         let tasks = plan.tasks().iter().map(|(task, _)| self.task(*task)).collect::<Result<Vec<_>, _>>()?;
         let asked = tasks.iter().zip(plan.tasks());
         let asked: Vec<Asked<'_>> = asked.map(|(task, (_, texts))| Asked { classes: &task.classes, texts }).collect();
-        let pass = Pass { base, tasks: &tasks, isa: *isa, threads: pool.threads(), cache: self.cache.as_ref(), budget };
+        let pass = Pass { base, tasks: &tasks, isa: *isa, pool, cache: self.cache.as_ref(), budget };
         let found = pool.run(|| pass.run(texts, &asked))?;
         let of = |((_, of), data): (&(_, Vec<usize>), _)| Hidden::of_texts(texts, of, self.model.width, data);
         Ok(plan.tasks().iter().zip(found).map(of).collect())

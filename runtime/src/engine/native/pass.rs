@@ -7,9 +7,10 @@ use std::sync::Arc;
 use half::bf16;
 use overmask_kernels::{Isa, NR, Row, Scratch};
 
+use super::Task;
 use super::budget::{Budget, Stage};
 use super::cache::Cache;
-use super::{Task, pool};
+use super::pool::Pool;
 use crate::base::Base;
 
 /// Rows of a norm or an embedding that are worth handing to another thread.
@@ -21,7 +22,7 @@ pub(super) struct Pass<'a> {
     /// The tasks that it is for; at least one.
     pub(super) tasks: &'a [Arc<Task>],
     pub(super) isa: Isa,
-    pub(super) threads: usize,
+    pub(super) pool: &'a Pool,
     /// Prefixes of texts that came before, if they are kept.
     pub(super) cache: Option<&'a Cache>,
     /// Where the time goes, if somebody wants to know.
@@ -70,7 +71,8 @@ impl Pass<'_> {
 
     /// Rows in as many parts as are worth it.
     pub(super) fn parts(&self, rows: usize) -> Vec<Range<usize>> {
-        let part = if self.threads == 1 { rows } else { rows.div_ceil(2 * self.threads).max(MIN_PART) };
+        let threads = self.pool.threads();
+        let part = if threads == 1 { rows } else { rows.div_ceil(2 * threads).max(MIN_PART) };
         (0..rows).step_by(part).map(|start| start..rows.min(start + part)).collect()
     }
 
@@ -83,7 +85,7 @@ impl Pass<'_> {
 
     /// Calls a function for each of some parts, on all threads, with memory of the thread.
     pub(super) fn each<T: Send>(&self, parts: Vec<T>, run: impl Fn(T, &mut Memory) + Sync) {
-        pool::each(self.threads, parts, |part| MEMORY.with_borrow_mut(|memory| run(part, memory)));
+        self.pool.each(parts, |part| MEMORY.with_borrow_mut(|memory| run(part, memory)));
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! A pass hands out work some forty times, tens of microseconds each, and waking a thread that fell
 //! asleep in between takes as long. So while a pass runs, the pool's other threads stay awake for
-//! it, and sleep when it is over.
+//! it, and sleep when it is over, each on a processor of its own if there are as many.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,11 +10,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder, Yield};
 
+use super::places::Places;
+
 /// Threads that passes share; none for a single one, which needs nobody to hand work to.
 pub(super) struct Pool {
     threads: Option<ThreadPool>,
+    state: Arc<State>,
+}
+
+/// What the threads know of each other.
+struct State {
     /// Passes that run now.
-    running: Arc<AtomicUsize>,
+    running: AtomicUsize,
+    places: Places,
 }
 
 /// Pauses between two looks for work.
@@ -23,12 +31,18 @@ const PAUSES: usize = 16;
 /// Looks in vain after which a thread lets others have its core between two.
 const PATIENCE: usize = 256;
 
+/// How often a pass lets others have its core before some work, while threads are missing: one may wait for that very
+/// core, and moves as soon as it runs.
+const YIELDS: usize = 16;
+
 thread_local! {
     /// Whether a pass runs on this thread. While it waits for its parts the thread may take other
     /// work, but must not stay awake for another pass, which may wait for this one.
     static RUNS: Cell<bool> = const { Cell::new(false) };
     /// Whether this thread stays awake already.
     static AWAKE: Cell<bool> = const { Cell::new(false) };
+    /// How often the pass that runs on this thread may still let others have its core.
+    static YIELDS_LEFT: Cell<usize> = const { Cell::new(0) };
 }
 
 impl Pool {
@@ -36,7 +50,8 @@ impl Pool {
     /// When the threads cannot be started.
     pub(super) fn new(threads: usize) -> Result<Self, ThreadPoolBuildError> {
         let pool = ThreadPoolBuilder::new().num_threads(threads).thread_name(|i| format!("native-{i}"));
-        Ok(Pool { threads: (threads > 1).then(|| pool.build()).transpose()?, running: Arc::default() })
+        let state = State { running: AtomicUsize::new(0), places: Places::new(threads) };
+        Ok(Pool { threads: (threads > 1).then(|| pool.build()).transpose()?, state: Arc::new(state) })
     }
 
     pub(super) fn threads(&self) -> usize {
@@ -47,25 +62,47 @@ impl Pool {
     pub(super) fn run<R: Send>(&self, pass: impl FnOnce() -> R + Send) -> R {
         let Some(pool) = &self.threads else { return pass() };
         pool.install(|| {
-            self.running.fetch_add(1, Ordering::AcqRel);
+            self.state.running.fetch_add(1, Ordering::AcqRel);
             let _end = OnDrop(|| {
-                self.running.fetch_sub(1, Ordering::AcqRel);
+                self.state.running.fetch_sub(1, Ordering::AcqRel);
             });
             let before = RUNS.replace(true);
             let _restore = OnDrop(|| RUNS.set(before));
-            let running = Arc::clone(&self.running);
-            pool.spawn_broadcast(move |_| stay_awake(&running));
-            pass()
+            let here = self.state.arrive();
+            YIELDS_LEFT.set(YIELDS);
+            let state = Arc::clone(&self.state);
+            pool.spawn_broadcast(move |_| stay_awake(&state));
+            let found = pass();
+            drop(here);
+            found
         })
+    }
+
+    /// Calls a function for each of some parts of the pass that runs here, on all threads.
+    pub(super) fn each<T: Send>(&self, parts: Vec<T>, run: impl Fn(T) + Sync) {
+        let helpers = self.threads().min(parts.len()).saturating_sub(1);
+        if helpers == 0 {
+            return parts.into_iter().for_each(run);
+        }
+        if YIELDS_LEFT.get() > 0 && !self.state.places.are_taken() {
+            YIELDS_LEFT.set(YIELDS_LEFT.get() - 1);
+            std::thread::yield_now();
+        }
+        share(helpers, parts, run);
     }
 }
 
-/// Calls a function for each of some parts of a pass, on so many threads of the pool that runs it.
-pub(super) fn each<T: Send>(threads: usize, parts: Vec<T>, run: impl Fn(T) + Sync) {
-    let helpers = threads.min(parts.len()).saturating_sub(1);
-    if helpers == 0 {
-        return parts.into_iter().for_each(run);
+impl State {
+    /// Says that this thread of the pool takes part in a pass, until what is returned is dropped.
+    fn arrive(&self) -> impl Drop {
+        let thread = rayon::current_thread_index().unwrap_or(0);
+        self.places.arrive(thread);
+        OnDrop(move || self.places.depart(thread))
     }
+}
+
+/// Calls a function for each of some parts, here and on so many other threads of the pool.
+fn share<T: Send>(helpers: usize, parts: Vec<T>, run: impl Fn(T) + Sync) {
     let parts = Mutex::new(parts.into_iter());
     let next = || parts.lock().unwrap_or_else(PoisonError::into_inner).next();
     let work = || {
@@ -84,13 +121,14 @@ pub(super) fn each<T: Send>(threads: usize, parts: Vec<T>, run: impl Fn(T) + Syn
 /// Nothing that this runs ever waits for another thread, but a pass that begins here, and that
 /// knows that it runs: so a thread stays awake only where nobody below it on the stack is waited
 /// for.
-fn stay_awake(running: &AtomicUsize) {
+fn stay_awake(state: &State) {
     if AWAKE.replace(true) {
         return;
     }
     let _restore = OnDrop(|| AWAKE.set(false));
+    let _here = (!RUNS.get()).then(|| state.arrive());
     let mut idle = 0;
-    while running.load(Ordering::Acquire) > 0 && !RUNS.get() {
+    while state.running.load(Ordering::Acquire) > 0 && !RUNS.get() {
         match rayon::yield_now() {
             Some(Yield::Executed) => idle = 0,
             Some(Yield::Idle) | None if idle < PATIENCE => {
@@ -128,7 +166,7 @@ mod tests {
                         assert!(!fail || i != 17, "a part that fails");
                         sum.fetch_add(i * i, Ordering::Relaxed);
                     };
-                    each(threads, (0..50).collect(), add);
+                    pool.each((0..50).collect(), add);
                 }
                 sum.into_inner()
             };
