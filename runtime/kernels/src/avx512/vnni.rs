@@ -2,13 +2,17 @@
 //! one, and adds them up.
 
 use std::arch::x86_64::{
-    __m512i, _mm512_dpbusd_epi32, _mm512_loadu_si512, _mm512_maskz_mov_epi8, _mm512_set1_epi32, _mm512_setzero_si512,
-    _mm512_storeu_si512,
+    __m128i, __m512i, _CMP_UNORD_Q, _mm_storeu_si128, _mm512_add_epi32, _mm512_add_ps, _mm512_castps_si512,
+    _mm512_cmp_ps_mask, _mm512_cvtepi32_epi8, _mm512_dpbusd_epi32, _mm512_loadu_ps, _mm512_loadu_si512,
+    _mm512_maskz_loadu_ps, _mm512_maskz_mov_epi8, _mm512_max_epi32, _mm512_max_ps, _mm512_min_epi32, _mm512_min_ps,
+    _mm512_mul_ps, _mm512_reduce_max_ps, _mm512_reduce_min_ps, _mm512_set1_epi32, _mm512_set1_ps, _mm512_setzero_ps,
+    _mm512_setzero_si512, _mm512_storeu_si512, _mm512_sub_epi32,
 };
 
 use super::{Instructions, prefetch};
+use crate::codes::{self, Coder, ROUNDING};
 use crate::kernel::{Codes, Kernel, Operands, by_rows};
-use crate::{Affine, Element, NR, Row, codes};
+use crate::{Affine, Element, NR, Row};
 
 /// That the processor has AVX-512 F, BW and VNNI.
 #[derive(Debug, Clone, Copy)]
@@ -52,9 +56,52 @@ impl Codes for Vnni {
     }
 }
 
+/// As [`codes::quantize`], of which compilers make several passes over a row.
 #[target_feature(enable = "avx512f,avx512bw")]
 fn quantize(from: &[&[Row]], inputs: usize, to: &mut [&mut [Row<u8>]], rows: &mut [Affine]) {
-    codes::quantize(from, inputs, 0, to, rows);
+    let (whole, used) = (inputs / NR, inputs % NR);
+    // Of a last panel that is not full.
+    let mask = u32::MAX >> (NR - used.max(1));
+    for (r, row) in rows.iter_mut().enumerate() {
+        let (mut least, mut most) = ([_mm512_setzero_ps(); 2], [_mm512_setzero_ps(); 2]);
+        let mut is_nan = 0;
+        for (panel, values) in from.iter().enumerate() {
+            let mask = if panel < whole { u32::MAX } else { mask };
+            let p = values[r].as_ptr();
+            // SAFETY: a row has 32 values.
+            let values = unsafe {
+                [_mm512_maskz_loadu_ps(mask as u16, p), _mm512_maskz_loadu_ps((mask >> 16) as u16, p.add(NR / 2))]
+            };
+            // What a lower or an upper end becomes by what is not a number does not matter.
+            least = [_mm512_min_ps(least[0], values[0]), _mm512_min_ps(least[1], values[1])];
+            most = [_mm512_max_ps(most[0], values[0]), _mm512_max_ps(most[1], values[1])];
+            is_nan |= _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(values[0], values[1]);
+        }
+        let ends = (
+            _mm512_reduce_min_ps(_mm512_min_ps(least[0], least[1])),
+            _mm512_reduce_max_ps(_mm512_max_ps(most[0], most[1])),
+        );
+        let Some(Coder { inverse, zero }) = codes::affine(if is_nan == 0 { ends } else { (f32::NAN, f32::NAN) }, row)
+        else {
+            to.iter_mut().for_each(|panel| panel[r] = [0; NR]);
+            continue;
+        };
+        let (inverse, zero) = (_mm512_set1_ps(inverse), _mm512_set1_epi32(zero));
+        let largest = _mm512_set1_epi32(255);
+        let (rounding, bits) = (_mm512_set1_ps(ROUNDING), _mm512_set1_epi32(ROUNDING.to_bits().cast_signed()));
+        for (from, to) in from.iter().zip(to.iter_mut()) {
+            let (from, to) = (from[r].as_ptr(), to[r].as_mut_ptr());
+            for half in [0, NR / 2] {
+                // SAFETY: a row has 32 values, and 32 codes.
+                unsafe {
+                    let rounded = _mm512_add_ps(_mm512_mul_ps(_mm512_loadu_ps(from.add(half)), inverse), rounding);
+                    let code = _mm512_add_epi32(_mm512_sub_epi32(_mm512_castps_si512(rounded), bits), zero);
+                    let code = _mm512_min_epi32(_mm512_max_epi32(code, _mm512_setzero_si512()), largest);
+                    _mm_storeu_si128(to.add(half).cast::<__m128i>(), _mm512_cvtepi32_epi8(code));
+                }
+            }
+        }
+    }
 }
 
 #[target_feature(enable = "avx512f,avx512bw")]

@@ -36,7 +36,7 @@ impl SimdOp for Softmax<'_> {
                     largest = ops.max(largest, ops.load(values));
                 }
             }
-            let largest = ops.fold_splat(largest, f32::NEG_INFINITY, f32::max);
+            let largest = ops.splat(among(isa, largest));
             let (scale, shift) = (ops.splat(scale), ops.mul(largest, ops.splat(-scale)));
             let mut sum = ops.zero();
             for panel in 0..=last {
@@ -49,6 +49,23 @@ impl SimdOp for Softmax<'_> {
             *factor = 1.0 / ops.sum(sum);
         }
     }
+}
+
+/// The largest value of a register; of what is no number, any.
+#[inline(always)]
+fn among<I: Isa>(isa: I, x: I::F32) -> f32 {
+    const MOST: usize = 16;
+    let ops = isa.f32();
+    let mut lanes = [f32::NEG_INFINITY; MOST];
+    ops.store(x, &mut lanes[..ops.len()]);
+    let mut half = MOST;
+    while half > 1 {
+        half /= 2;
+        for i in 0..half {
+            lanes[i] = if lanes[half + i] > lanes[i] { lanes[half + i] } else { lanes[i] };
+        }
+    }
+    lanes[0]
 }
 
 /// Below, 2ˣ is hardly a number any more; it is taken for this power.
