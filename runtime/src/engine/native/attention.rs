@@ -80,12 +80,18 @@ impl Pass<'_> {
         let panels = out.len() / rows / self.heads();
         let [query, key, value] = [0, 1, 2].map(|i| &qkv[i * out.len()..][..out.len()]);
         let of_texts: Vec<Range<usize>> = texts.iter().map(|text| text.rows.clone()).collect();
+        // Few texts give no work for each thread.
+        let threads = self.pool.threads();
+        let by_text = texts.len() > threads;
         let mut parts = Vec::new();
         for (number, out) in out.chunks_exact_mut(panels * rows).enumerate() {
             let of_head = number * panels * rows..(number + 1) * panels * rows;
             let qkv = [&query[of_head.clone()], &key[of_head.clone()], &value[of_head]];
             let outs = by_rows(out, rows, &of_texts);
-            parts.extend(texts.iter().zip(outs).map(|(text, out)| (Head { number, qkv, rows }, text, out)));
+            let lane = |text: &Text<'_>| by_text.then(|| text.rows.start * threads / rows);
+            parts.extend(
+                texts.iter().zip(outs).map(|(text, out)| (lane(text), (Head { number, qkv, rows }, text, out))),
+            );
         }
         self.each(parts, |(head, text, out), memory| self.head(head, text, memory, out));
     }

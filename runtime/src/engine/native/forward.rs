@@ -20,9 +20,9 @@ use super::cache::Prefixes;
 use super::model::{Embeddings, Layer, Linear, Norm};
 use super::norm::LayerNorm;
 use super::packed::Weight;
-use super::pass::{Memory, Pass, by_rows};
+use super::pass::{Memory, Pass, Piece, by_rows};
 use super::rotary::Angles;
-use super::schedule::{self, Asked, Group, Schedule, Source, Step, Stream, Trunk};
+use super::schedule::{self, Asked, Schedule, Source, Step, Stream, Trunk};
 use crate::base::family::encoder::Activation;
 use crate::base::{Precision, Stored};
 use crate::engine::{EngineError, TokenBatch};
@@ -201,8 +201,9 @@ impl Pass<'_> {
     ) {
         let (rows, inputs) = (step.rows(), of(0)[0].inputs());
         let activations = Activations::new(x, rows, inputs);
+        let pieces = self.pieces(step);
         if self.base.precision() == Precision::Int8 {
-            self.timed(Stage::Linears, || self.quantize(step, x, inputs, codes));
+            self.timed(Stage::Linears, || self.quantize(rows, &pieces, x, inputs, codes));
         }
         // Linear layers of one place have the same shape in all tasks.
         let panels: Vec<(usize, usize)> = of(0)
@@ -211,22 +212,22 @@ impl Pass<'_> {
             .flat_map(|(linear, of)| (0..of.panels()).map(move |panel| (linear, panel)))
             .collect();
         out.resize(panels.len() * rows, [0.0; NR]);
-        let mut parts = Vec::with_capacity(panels.len() * step.groups.len());
+        let mut parts = Vec::with_capacity(panels.len() * pieces.len());
         for (i, ((linear, panel), mut sums)) in panels.into_iter().zip(out.chunks_exact_mut(rows)).enumerate() {
-            // All groups of a panel one after the other: its weights come from memory once.
-            for (number, group) in step.groups.iter().enumerate() {
-                let (these, others) = sums.split_at_mut(group.rows.len());
-                parts.push((i, linear, panel, (number, group), these));
+            // All pieces of a panel one after the other: its weights come from memory once.
+            for (number, piece) in pieces.iter().enumerate() {
+                let (these, others) = sums.split_at_mut(piece.rows.len());
+                parts.push((piece.lane, (i, linear, panel, (number, piece), these)));
                 sums = others;
             }
         }
-        self.each(parts, |(i, linear, panel, (number, group), sums), memory| {
-            let Group { rows: of_group, task } = group;
+        self.each(parts, |(i, linear, panel, (number, piece), sums), memory| {
+            let Piece { rows: of_piece, task, .. } = piece;
             let linear = &of(*task)[linear];
             self.timed(Stage::Linears, || {
                 let mut bias = Some(&linear.bias[panel]);
                 if let Epilogue::Add(x) = epilogue {
-                    for (sums, x) in sums.iter_mut().zip(&x[i * rows + of_group.start..]) {
+                    for (sums, x) in sums.iter_mut().zip(&x[i * rows + of_piece.start..]) {
                         let values = x.iter().zip(&linear.bias[panel]);
                         sums.iter_mut().zip(values).for_each(|(sum, (x, bias))| *sum = x + bias);
                     }
@@ -234,7 +235,7 @@ impl Pass<'_> {
                 }
                 let of_task = &self.tasks[*task];
                 let (isa, mask, packed) = (self.isa, of_task.mask(linear), &of_task.model.packed);
-                let activations = activations.of_rows(of_group.clone());
+                let activations = activations.of_rows(of_piece.clone());
                 match linear.weight(packed) {
                     Weight::F32(weight) => {
                         Product { activations, weight, mask, panel, bias }.run(isa, &mut memory.f32, sums);
@@ -244,7 +245,7 @@ impl Pass<'_> {
                     }
                     Weight::Int8(weight) => {
                         let Codes { values, rows: affine } = &*codes;
-                        let (start, end) = (of_group.start + number, of_group.end + number);
+                        let (start, end) = (of_piece.start + number, of_piece.end + number);
                         let activations = Activations::new(values, affine.len(), inputs).of_rows(start..end + 1);
                         let product = Product { activations, weight, mask, panel, bias: Some(&[0; NR]) };
                         memory.sums.resize(end + 1 - start, [0; NR]);
@@ -263,7 +264,7 @@ impl Pass<'_> {
     fn gate(&self, activation: Activation, rows: usize, x: &mut Vec<Row>) {
         let half = x.len() / 2;
         let (up, gates) = x.split_at_mut(half);
-        let parts = up.chunks_mut(rows).zip(gates.chunks(rows)).collect();
+        let parts = up.chunks_mut(rows).zip(gates.chunks(rows)).map(|part| (None, part)).collect();
         self.each(parts, |(up, gates), _| {
             self.timed(Stage::Gelu, || {
                 activate(activation, up);
@@ -288,7 +289,8 @@ impl Pass<'_> {
         let (parts, positions): (Vec<_>, Vec<_>) = step.streams.iter().flat_map(of_stream).unzip();
         let panels = self.panels();
         for of_one in qkv.chunks_exact_mut(panels * rows).take(2) {
-            let parts = by_rows(of_one, rows, &parts).into_iter().zip(positions.iter().copied()).collect();
+            let parts = by_rows(of_one, rows, &parts).into_iter().zip(positions.iter().copied());
+            let parts = parts.map(|part| (None, part)).collect();
             self.each(parts, |(mut panels, position), _| {
                 self.timed(Stage::Attention, || angles.turn(heads, position, &mut panels));
             });
@@ -296,32 +298,31 @@ impl Pass<'_> {
     }
 
     /// Makes codes of all rows of some activations.
-    fn quantize(&self, step: &Step, x: &[Row], inputs: usize, codes: &mut Codes) {
-        let rows = step.rows() + step.groups.len();
-        codes.values.resize(inputs.div_ceil(NR) * rows, [0; NR]);
-        codes.rows.resize(rows, Affine::default());
-        // The rows that the parts are made of; none for the one behind a group's.
+    fn quantize(&self, rows: usize, pieces: &[Piece], x: &[Row], inputs: usize, codes: &mut Codes) {
+        let coded = rows + pieces.len();
+        codes.values.resize(inputs.div_ceil(NR) * coded, [0; NR]);
+        codes.rows.resize(coded, Affine::default());
+        // The rows that the parts are made of; none for the one behind a piece's.
         let mut from = Vec::new();
-        for group in &step.groups {
+        for piece in pieces {
+            let parts = self.parts(piece.rows.len()).into_iter();
             from.extend(
-                self.parts(group.rows.len())
-                    .into_iter()
-                    .map(|part| Some(group.rows.start + part.start..group.rows.start + part.end)),
+                parts.map(|part| (piece.lane, Some(piece.rows.start + part.start..piece.rows.start + part.end))),
             );
-            from.push(None);
+            from.push((piece.lane, None));
         }
         let mut next = 0;
-        let of_part = |from: &Option<Range<usize>>| {
+        let of_part = |(_, from): &(_, Option<Range<usize>>)| {
             let start = next;
             next += from.as_ref().map_or(1, Range::len);
             start..next
         };
         let to: Vec<Range<usize>> = from.iter().map(of_part).collect();
-        let affine = by_rows(&mut codes.rows, rows, &to);
-        let parts = from.into_iter().zip(by_rows(&mut codes.values, rows, &to)).zip(affine).collect();
-        self.each(parts, |((from, mut to), mut affine), _| match from {
+        let to = by_rows(&mut codes.values, coded, &to).into_iter().zip(by_rows(&mut codes.rows, coded, &to));
+        let parts = from.into_iter().zip(to).map(|((lane, from), to)| (lane, (from, to))).collect();
+        self.each(parts, |(from, (mut to, mut affine)), _| match from {
             Some(part) => {
-                let from: Vec<&[Row]> = x.chunks_exact(step.rows()).map(|panel| &panel[part.clone()]).collect();
+                let from: Vec<&[Row]> = x.chunks_exact(rows).map(|panel| &panel[part.clone()]).collect();
                 affine.iter_mut().for_each(|rows| self.isa.quantize(&from, inputs, &mut to, rows));
             }
             None => to.iter_mut().for_each(|row| row.fill([1; NR])),
@@ -333,8 +334,9 @@ impl Pass<'_> {
         if of(0).is_none() {
             return;
         }
-        let (parts, tasks) = self.parts_of(step);
-        let parts = by_rows(x, step.rows(), &parts).into_iter().zip(tasks).collect();
+        let (parts, whose): (Vec<_>, Vec<_>) = self.parts_of(step).into_iter().unzip();
+        let parts = by_rows(x, step.rows(), &parts).into_iter().zip(whose);
+        let parts = parts.map(|(panels, (lane, task))| (lane, (panels, task))).collect();
         self.each(parts, |(mut panels, task), memory| {
             if let Some(norm) = of(task) {
                 self.timed(Stage::Norms, || self.norm_rows(norm, &mut panels, memory));
@@ -363,13 +365,13 @@ impl Pass<'_> {
         LayerNorm { norm, epsilon: self.tasks[0].model.epsilon, panels, row: &mut memory.row }.dispatch();
     }
 
-    /// The rows of a step in parts of one class each, with their tasks.
-    fn parts_of(&self, step: &Step) -> (Vec<Range<usize>>, Vec<usize>) {
-        let of_group = |group: &Group| {
-            let (start, task) = (group.rows.start, group.task);
-            self.parts(group.rows.len()).into_iter().map(move |part| (start + part.start..start + part.end, task))
+    /// The rows of a step in parts of one class each, with their lanes and tasks.
+    fn parts_of(&self, step: &Step) -> Vec<(Range<usize>, (Option<usize>, usize))> {
+        let of_piece = |Piece { rows, task, lane }| {
+            let parts = self.parts(rows.len()).into_iter();
+            parts.map(move |part| (rows.start + part.start..rows.start + part.end, (lane, task)))
         };
-        step.groups.iter().flat_map(of_group).unzip()
+        self.pieces(step).into_iter().flat_map(of_piece).collect()
     }
 
     /// Norms of the sums of token, position and segment embeddings, as wide as the layers.
@@ -396,9 +398,10 @@ impl Pass<'_> {
         x.resize(rows * width.div_ceil(NR), [0.0; NR]);
         streams.clear();
         streams.extend(step.streams.iter().map(|stream| stream.rows.clone()));
-        let (parts, tasks) = self.parts_of(step);
-        let parts = by_rows(x, rows, &parts).into_iter().zip(parts.into_iter().zip(tasks)).collect();
-        self.each(parts, |(mut panels, (part, task)), memory| {
+        let (parts, whose): (Vec<_>, Vec<_>) = self.parts_of(step).into_iter().unzip();
+        let parts = by_rows(x, rows, &parts).into_iter().zip(parts.into_iter().zip(whose));
+        let parts = parts.map(|(panels, (part, (lane, task)))| (lane, (panels, part, task))).collect();
+        self.each(parts, |(mut panels, part, task), memory| {
             self.timed(Stage::Embedding, || {
                 for (i, of_row) in tokens[part].iter().enumerate() {
                     memory.row.clear();

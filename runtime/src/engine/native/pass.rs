@@ -11,10 +11,15 @@ use super::Task;
 use super::budget::{Budget, Stage};
 use super::cache::Cache;
 use super::pool::Pool;
+use super::schedule::{Group, Step};
 use crate::base::Base;
 
 /// Rows of a norm or an embedding that are worth handing to another thread.
 const MIN_PART: usize = 8;
+
+/// Rows for which it is worth that a thread reads a weight for itself: with as many for each, threads keep to rows of
+/// their own, which stay in their caches; with fewer, they keep to outputs, and weights come from memory once.
+const MIN_STRIP: usize = 32;
 
 /// What all parts of a pass need.
 pub(super) struct Pass<'a> {
@@ -27,6 +32,16 @@ pub(super) struct Pass<'a> {
     pub(super) cache: Option<&'a Cache>,
     /// Where the time goes, if somebody wants to know.
     pub(super) budget: Option<&'a Budget>,
+}
+
+/// Rows of one class.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Piece {
+    pub(super) rows: Range<usize>,
+    /// A task of the class, as its place among those that ask.
+    pub(super) task: usize,
+    /// The thread that keeps to them, if one does.
+    pub(super) lane: Option<usize>,
 }
 
 /// Memory of a thread for a part of a pass.
@@ -76,6 +91,21 @@ impl Pass<'_> {
         (0..rows).step_by(part).map(|start| start..rows.min(start + part)).collect()
     }
 
+    /// The rows of a step by class, and by the threads that keep to rows of their own.
+    pub(super) fn pieces(&self, step: &Step) -> Vec<Piece> {
+        let (rows, threads) = (step.rows(), self.pool.threads());
+        let strips = if rows < threads * MIN_STRIP { 1 } else { threads };
+        let of_group = |group: &Group| {
+            let (Range { start, end }, task) = (group.rows.clone(), group.task);
+            (0..strips).map(move |strip| Piece {
+                rows: start.max(strip * rows / strips)..end.min((strip + 1) * rows / strips),
+                task,
+                lane: (strips > 1).then_some(strip),
+            })
+        };
+        step.groups.iter().flat_map(of_group).filter(|piece| !piece.rows.is_empty()).collect()
+    }
+
     pub(super) fn timed<R>(&self, stage: Stage, run: impl FnOnce() -> R) -> R {
         match self.budget {
             Some(budget) => budget.timed(stage, run),
@@ -83,8 +113,12 @@ impl Pass<'_> {
         }
     }
 
-    /// Calls a function for each of some parts, on all threads, with memory of the thread.
-    pub(super) fn each<T: Send>(&self, parts: Vec<T>, run: impl Fn(T, &mut Memory) + Sync) {
+    /// Calls a function for each of some parts, on all threads, with memory of the thread. Parts without a lane go to
+    /// threads in their order, to each about as many.
+    pub(super) fn each<T: Send>(&self, parts: Vec<(Option<usize>, T)>, run: impl Fn(T, &mut Memory) + Sync) {
+        let (threads, count) = (self.pool.threads(), parts.len());
+        let parts = parts.into_iter().enumerate();
+        let parts = parts.map(|(i, (lane, part))| (lane.unwrap_or(i * threads / count), part));
         self.pool.each(parts, |part| MEMORY.with_borrow_mut(|memory| run(part, memory)));
     }
 }

@@ -68,27 +68,29 @@ impl Pool {
             });
             let before = RUNS.replace(true);
             let _restore = OnDrop(|| RUNS.set(before));
-            let here = self.state.arrive();
+            let _here = self.state.arrive();
             YIELDS_LEFT.set(YIELDS);
             let state = Arc::clone(&self.state);
             pool.spawn_broadcast(move |_| stay_awake(&state));
-            let found = pass();
-            drop(here);
-            found
+            pass()
         })
     }
 
-    /// Calls a function for each of some parts of the pass that runs here, on all threads.
-    pub(super) fn each<T: Send>(&self, parts: Vec<T>, run: impl Fn(T) + Sync) {
+    /// Calls a function for each of some parts of the pass that runs here, on all threads. A part comes with its lane:
+    /// each thread has one of its own, and takes parts of others, from their ends, when that is empty. What was made in a
+    /// lane is near to the thread that reads it there.
+    pub(super) fn each<T: Send>(&self, parts: impl ExactSizeIterator<Item = (usize, T)>, run: impl Fn(T) + Sync) {
         let helpers = self.threads().min(parts.len()).saturating_sub(1);
         if helpers == 0 {
-            return parts.into_iter().for_each(run);
+            return parts.for_each(|(_, part)| run(part));
         }
         if YIELDS_LEFT.get() > 0 && !self.state.places.are_taken() {
             YIELDS_LEFT.set(YIELDS_LEFT.get() - 1);
             std::thread::yield_now();
         }
-        share(helpers, parts, run);
+        let mut lanes: Vec<Vec<T>> = (0..self.threads()).map(|_| Vec::new()).collect();
+        parts.for_each(|(lane, part)| lanes[lane].push(part));
+        share(helpers, lanes, run);
     }
 }
 
@@ -101,11 +103,17 @@ impl State {
     }
 }
 
-/// Calls a function for each of some parts, here and on so many other threads of the pool.
-fn share<T: Send>(helpers: usize, parts: Vec<T>, run: impl Fn(T) + Sync) {
-    let parts = Mutex::new(parts.into_iter());
-    let next = || parts.lock().unwrap_or_else(PoisonError::into_inner).next();
+/// Calls a function for each part of some lanes, here and on so many other threads of the pool.
+fn share<T: Send>(helpers: usize, lanes: Vec<Vec<T>>, run: impl Fn(T) + Sync) {
+    let lanes: Vec<_> = lanes.into_iter().map(|parts| Mutex::new(parts.into_iter())).collect();
+    let take = |lane: usize, from: fn(&mut std::vec::IntoIter<T>) -> Option<T>| {
+        from(&mut lanes[lane % lanes.len()].lock().unwrap_or_else(PoisonError::into_inner))
+    };
     let work = || {
+        let own = rayon::current_thread_index().unwrap_or(0);
+        let others = || (own + 1..own + lanes.len()).find_map(|other| take(other, DoubleEndedIterator::next_back));
+        // The lock of one lane is given back before that of another is taken.
+        let next = || take(own, Iterator::next).or_else(others);
         while let Some(part) = next() {
             run(part);
         }
@@ -166,7 +174,9 @@ mod tests {
                         assert!(!fail || i != 17, "a part that fails");
                         sum.fetch_add(i * i, Ordering::Relaxed);
                     };
-                    pool.each((0..50).collect(), add);
+                    // Also where a thread finds all of its own work with another.
+                    let lane = |i: u32| if fail { 0 } else { i as usize % threads };
+                    pool.each((0..50u32).map(|i| (lane(i), u64::from(i))), add);
                 }
                 sum.into_inner()
             };

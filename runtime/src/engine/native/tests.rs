@@ -215,6 +215,34 @@ proptest! {
 }
 
 #[test]
+fn as_many_threads_as_may_be_give_the_same() {
+    for precision in PRECISIONS {
+        let dir = tempfile::tempdir().unwrap();
+        let parts = Parts::of(LAYERS, 64).stored_as(precision);
+        let base = Arc::new(parts.base(dir.path(), numbers(1), |_| ()));
+        // Enough rows for threads to keep to rows of their own, of one text and of many, with two tasks; and a few.
+        for lengths in [vec![10; 15], vec![9, 9, 9], (1..11).collect()] {
+            let mut batch = TokenBatch::new(0);
+            for length in &lengths {
+                batch.push(&(0..*length).map(|i| i % 10).collect::<Vec<u32>>(), &vec![0; *length as usize]);
+            }
+            for isa in Isa::available() {
+                let run = |threads: usize| {
+                    let options = EngineOptions::default().threads(threads).isa(Some(isa));
+                    let engine = NativeEngine::new(Arc::clone(&base), &options).unwrap();
+                    let tasks = [[0, 1, 0, 0], [0, 1, 2, 0]].map(|recipe| add(&engine, &parts, recipe));
+                    engine.run(&Plan::new(batch.clone(), &vec![tasks.to_vec(); lengths.len()])).unwrap()
+                };
+                let alone = run(1);
+                for threads in [2, 3, 5] {
+                    assert_eq!(run(threads), alone, "{precision}, {isa}, {threads} threads");
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn a_text_that_came_before_starts_where_its_task_does() {
     let dir = tempfile::tempdir().unwrap();
     let parts = Parts::of(LAYERS, 64);
