@@ -25,7 +25,7 @@ use overmask::pack::{Input, PackFile, Packs, Patch};
 use overmask::task::Tokenizer;
 use overmask::trust::{Keyring, PublicKey};
 use overmask_exporter::fetch::{self, Manifest};
-use overmask_exporter::import::fuzz as checkpoint;
+use overmask_exporter::import::{Origin, fuzz as checkpoint, hf};
 use overmask_kernels::{Activations, Isa, NR, PanelMask, Panels, Product, Row, Scratch, Tabled, Units};
 use overmask_oci::{Reference, fuzz as registry};
 use sha2::{Digest, Sha256};
@@ -35,7 +35,7 @@ use tempfile::TempDir;
 pub type Target = fn(&[u8]);
 
 /// Every target with its name: the one list of them. `cargo xtask fuzz` finds the names in `seeds/`.
-pub const TARGETS: [(&str, Target); 11] = [
+pub const TARGETS: [(&str, Target); 12] = [
     ("pack", pack),
     ("mask", mask),
     ("base", base),
@@ -47,6 +47,7 @@ pub const TARGETS: [(&str, Target); 11] = [
     ("derived", derived),
     ("oci", oci),
     ("torch", torch),
+    ("config", config),
 ];
 
 /// A pack or a pack set: what can be read can be written again and is the same.
@@ -264,6 +265,30 @@ pub fn derived(bytes: &[u8]) {
 /// A checkpoint of PyTorch, and the pickle in one.
 pub fn torch(bytes: &[u8]) {
     let _ = (checkpoint::torch(bytes), checkpoint::pickle(bytes));
+}
+
+/// The `config.json` of a checkpoint, beside tensors of its family: a base, or an error that leaves nothing behind.
+pub fn config(bytes: &[u8]) {
+    static PLACE: OnceLock<TempDir> = OnceLock::new();
+    let place = PLACE.get_or_init(|| {
+        let place = tempfile::tempdir().unwrap();
+        for seeds::Checkpoint { family, weights, .. } in seeds::CHECKPOINTS {
+            let dir = place.path().join(family);
+            std::fs::create_dir(&dir).unwrap();
+            std::fs::write(dir.join("model.safetensors"), weights).unwrap();
+            std::fs::write(dir.join(file::TOKENIZER), seeds::TOKENIZER).unwrap();
+        }
+        place
+    });
+    let said: serde_json::Value = serde_json::from_slice(bytes).unwrap_or_default();
+    let is_said = |known: &&seeds::Checkpoint| said["model_type"] == known.family;
+    let known = seeds::CHECKPOINTS.iter().find(is_said).unwrap_or(&seeds::CHECKPOINTS[0]);
+    let (dir, out) = (place.path().join(known.family), place.path().join("out"));
+    std::fs::write(dir.join("config.json"), bytes).unwrap();
+    match hf::import(&dir, &out, &Origin::default()) {
+        Ok(_) => std::fs::remove_dir_all(&out).unwrap(),
+        Err(_) => assert_eq!(std::fs::read_dir(place.path()).unwrap().count(), seeds::CHECKPOINTS.len()),
+    }
 }
 
 /// What a registry says, and a file of logins; the first byte chooses what it is. Nothing of it breaks out of a header or

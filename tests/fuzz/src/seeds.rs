@@ -38,6 +38,29 @@ const UNIGRAM: &str = r#"{"version":"1.0",
 "model":{"type":"Unigram","unk_id":1,"byte_fallback":true,
 "vocab":[["<s>",0.0],["<unk>",0.0],["▁",-2.5],["a",-1.5],["▁a",-2],["it",-3.25],["ab",-3],["<0x3F>",-4.0]]}}"#;
 
+/// The tokenizer of small checkpoints.
+pub const TOKENIZER: &str = include_str!("../../fixtures/tiny-bert/tokenizer.json");
+
+/// A small checkpoint.
+pub struct Checkpoint {
+    pub family: &'static str,
+    pub config: &'static str,
+    pub weights: &'static [u8],
+}
+
+macro_rules! checkpoints {
+    ($($name:literal)*) => {
+        [$(Checkpoint {
+            family: $name,
+            config: include_str!(concat!("../../fixtures/alike/", $name, "/config.json")),
+            weights: include_bytes!(concat!("../../fixtures/alike/", $name, "/model.safetensors")),
+        }),*]
+    };
+}
+
+/// One of each spelling.
+pub const CHECKPOINTS: [Checkpoint; 6] = checkpoints!["bert" "roberta" "distilbert" "albert" "mpnet" "modernbert"];
+
 /// Sound inputs of a target.
 pub fn seeds(target: &str) -> Vec<Vec<u8>> {
     match target {
@@ -47,7 +70,7 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
             let dir = tempfile::tempdir().unwrap();
             vec![serde_json::to_vec(&super::write_bundle(dir.path())).unwrap()]
         }
-        "tokenizer" => vec![include_bytes!("../../fixtures/tiny-bert/tokenizer.json").to_vec(), UNIGRAM.into()],
+        "tokenizer" => vec![TOKENIZER.into(), UNIGRAM.into()],
         "archive" => archives(),
         "onnx" => vec![model()],
         // Few and many rows, masks of weights, of whole steps, of other blocks, and none.
@@ -64,6 +87,7 @@ pub fn seeds(target: &str) -> Vec<Vec<u8>> {
             let end = file.windows(3).position(|three| three == b"sb.").unwrap() + 3;
             vec![file[start..end].to_vec(), file]
         }
+        "config" => CHECKPOINTS.iter().map(|checkpoint| checkpoint.config.into()).collect(),
         "signature" => vec![SIGNATURE.into(), PUBLIC_KEY.into()],
         other => panic!("there is no target {other}"),
     }
