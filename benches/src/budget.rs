@@ -10,10 +10,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use overmask::base::Base;
+use half::bf16;
+use overmask::base::{Base, Precision};
 use overmask::engine::native::{Budget, NativeEngine, Stage};
 use overmask::engine::{Changes, Engine};
-use overmask_kernels::{Activations, Isa, NR, PanelMask, Panels, Product, Scratch};
+use overmask_kernels::{Activations, Isa, NR, PanelMask, Panels, Product, Scratch, Tabled};
 use serde_json::Value;
 
 use crate::contenders::{Batch, Contender, OnnxRuntime, Texts, options};
@@ -22,71 +23,92 @@ use crate::rows::Rows;
 const PASSES: usize = 60;
 const WARM_UP: usize = 5;
 
-/// Measures both, with one and two threads.
-pub(crate) fn run(base: &Path, texts: &Path) -> Result<Rows> {
-    let base = Arc::new(Base::open(base)?);
-    let texts = Texts::read(&base, texts)?;
+/// Measures both, with one and two threads, and ours on the base in bf16 and int8 as well.
+pub(crate) fn run(base: &Path, variants: [&Path; 2], texts: &Path) -> Result<Rows> {
+    let bases = [base, variants[0], variants[1]].map(|path| Base::open(path).map(Arc::new));
+    let bases = bases.into_iter().collect::<Result<Vec<_>, _>>()?;
+    let texts = Texts::read(&bases[0], texts)?;
     let mut rows = Rows::default();
-    // What the products with weights do for each token.
-    let weights: usize = base.manifest().maskable.iter().map(|tensor| tensor.outputs * tensor.inputs).sum();
     for threads in [1, 2] {
-        let limits = Limits::measure(threads)?;
-        rows.add(format!("{threads} thr: arithmetic limit"), "GFLOP/s", limits.flops / 1e9, None, "");
-        rows.add(format!("{threads} thr: memory limit"), "GB/s", limits.bytes / 1e9, None, "");
-        for length in [Some(16), Some(64), Some(128), None] {
-            let (what, batch) = texts.batch(length)?;
-            let theirs = of_onnx_runtime(&base, threads, &batch)?;
-            let ours = of_native(&base, threads, &batch)?;
-            for part in Stage::ALL.map(Stage::name).into_iter().chain(["other", "all"]) {
-                let theirs = theirs.get(part).copied().unwrap_or_default();
-                rows.add(format!("{threads} thr, {what}: {part}"), "ms", ours[part], Some(theirs), "");
+        let memory = memory(threads);
+        rows.add(format!("{threads} thr: memory limit"), "GB/s", memory / 1e9, None, "");
+        for base in &bases {
+            let precision = base.precision();
+            let arithmetic = arithmetic(threads, precision)?;
+            rows.add(format!("{threads} thr, {precision}: arithmetic limit"), "GOP/s", arithmetic / 1e9, None, "");
+            let maskable = &base.manifest().maskable;
+            let weights: usize = maskable.iter().map(|tensor| tensor.outputs * tensor.inputs).sum();
+            for length in [Some(16), Some(64), Some(128), None] {
+                let (what, batch) = texts.batch(length)?;
+                let title = format!("{threads} thr, {precision}, {what}");
+                let peer = (precision == Precision::F32).then(|| of_onnx_runtime(base, threads, &batch)).transpose()?;
+                let ours = of_native(base, threads, &batch)?;
+                for part in Stage::ALL.map(Stage::name).into_iter().chain(["other", "all"]) {
+                    let theirs = peer.as_ref().map(|parts| parts.get(part).copied().unwrap_or_default());
+                    rows.add(format!("{title}: {part}"), "ms", ours[part], theirs, "");
+                }
+                // Each weight is read once and used for every token.
+                let operations = 2.0 * (weights * batch.ragged.tokens()) as f64;
+                let seconds = ours["linears"] / 1e3 / threads as f64;
+                let limit = arithmetic.min(memory * operations / (bytes(precision) * weights) as f64);
+                let name = format!("{title}: linears, against the roofline");
+                rows.add(name, "GOP/s", operations / seconds / 1e9, Some(limit / 1e9), "");
             }
-            // Each weight is read once and used for every token.
-            let tokens = batch.ragged.tokens();
-            let flops = 2.0 * (weights * tokens) as f64;
-            let seconds = ours["linears"] / 1e3 / threads as f64;
-            let limit = limits.flops.min(limits.bytes * flops / (4 * weights) as f64);
-            let name = format!("{threads} thr, {what}: linears, against the roofline");
-            rows.add(name, "GFLOP/s", flops / seconds / 1e9, Some(limit / 1e9), "");
         }
     }
     Ok(rows)
 }
 
-/// What the machine can do at most, with all threads at once: the roofline of Williams, Waterman and
-/// Patterson (2009).
-struct Limits {
-    /// Floating-point operations a second.
-    flops: f64,
-    /// Bytes a second, read from memory.
-    bytes: f64,
+/// Bytes of a weight.
+fn bytes(precision: Precision) -> usize {
+    match precision {
+        Precision::F32 => 4,
+        Precision::Bf16 => 2,
+        Precision::Int8 => 1,
+    }
 }
 
-impl Limits {
-    fn measure(threads: usize) -> Result<Limits> {
-        let isa = options(threads)?.isa.unwrap_or_else(Isa::best);
-        // Weights of 16 kB and activations of 7 kB stay in the nearest cache.
-        let flops = best(threads, || {
-            const STEPS: usize = 128;
-            let (weight, rows) = (vec![[0.5; NR]; STEPS], vec![[0.25; NR]; 14 * STEPS / NR]);
-            let weight = Panels::new(weight.as_flattened(), NR, STEPS);
-            let (mut sums, mut scratch, count) = (vec![[0.0; NR]; 14], Scratch::default(), 5_000);
-            for _ in 0..count {
-                let activations = Activations::new(&rows, 14, STEPS);
-                let product = Product { activations, weight, mask: PanelMask::Dense, panel: 0, bias: None };
-                product.run(isa, &mut scratch, &mut sums);
-            }
-            std::hint::black_box(&sums);
-            2.0 * (count * STEPS * NR * 14) as f64
-        });
-        // Far more than any cache holds.
-        let values = vec![1u64; 16 << 20];
-        let bytes = best(threads, || {
-            std::hint::black_box(values.iter().fold(0u64, |sum, value| sum.wrapping_add(*value)));
-            size_of_val(&values[..]) as f64
-        });
-        Ok(Limits { flops, bytes })
-    }
+/// Multiplications and additions a second that products can do at most, with all threads at once: with [`memory`] the
+/// roofline of Williams, Waterman and Patterson (2009).
+fn arithmetic(threads: usize, precision: Precision) -> Result<f64> {
+    let isa = options(threads)?.isa.unwrap_or_else(Isa::best);
+    Ok(match precision {
+        Precision::F32 => of_tile::<f32>(threads, isa, 0.5, 0.25, 0.0),
+        Precision::Bf16 => of_tile::<bf16>(threads, isa, bf16::ONE, 0.25, 0.0),
+        Precision::Int8 => of_tile::<i8>(threads, isa, 3, 5, 0),
+    })
+}
+
+/// Of products of a tile and a panel that stay in the nearest cache.
+fn of_tile<E: Tabled>(threads: usize, isa: Isa, weight: E, activation: E::Activation, sum: E::Sum) -> f64
+where
+    E::Activation: Sync,
+    E::Sum: Sync,
+{
+    const ROWS: usize = 14;
+    const INPUTS: usize = 128;
+    best(threads, || {
+        let mut packed = vec![E::default(); Panels::<E>::packed_len(NR, INPUTS)];
+        Panels::pack(&[weight; NR * INPUTS], NR, INPUTS, &mut packed);
+        let (weight, rows) = (Panels::new(&packed, NR, INPUTS), [[activation; NR]; ROWS * INPUTS / NR]);
+        let (mut sums, mut scratch, count) = ([[sum; NR]; ROWS], Scratch::default(), 5_000);
+        for _ in 0..count {
+            let activations = Activations::new(&rows, ROWS, INPUTS);
+            let product = Product { activations, weight, mask: PanelMask::Dense, panel: 0, bias: None };
+            product.run(isa, &mut scratch, &mut sums);
+        }
+        std::hint::black_box(&sums);
+        2.0 * (count * INPUTS * NR * ROWS) as f64
+    })
+}
+
+/// Bytes a second that all threads read at once, of far more than any cache holds.
+fn memory(threads: usize) -> f64 {
+    let values = vec![1u64; 16 << 20];
+    best(threads, || {
+        std::hint::black_box(values.iter().fold(0u64, |sum, value| sum.wrapping_add(*value)));
+        size_of_val(&values[..]) as f64
+    })
 }
 
 /// The best rate of some work that says how much it was, done by all threads at once.

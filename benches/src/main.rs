@@ -23,7 +23,7 @@ use overmask::base::{Base, Precision};
 
 const USAGE: &str = "\
 usage: bench codec REPORT BASE PACK...
-       bench budget REPORT BASE TEXTS
+       bench budget REPORT BASE TEXTS BF16-BASE INT8-BASE
        bench peers REPORT BASE TEXTS PROGRAM WEIGHT-PACK BLOCK-PACK HALF-PACK
        bench plans REPORT BASE TEXTS
        bench encoders REPORT TEXTS BASE...
@@ -53,7 +53,7 @@ fn main() -> Result<()> {
     let (name, args) = args.split_first().map_or((None, &args[..]), |(name, args)| (name.to_str(), args));
     match (name, args) {
         (Some("codec"), [report, base, packs @ ..]) if !packs.is_empty() => codec::run(base, packs)?.finish(report),
-        (Some("budget"), [report, base, texts]) => budget::run(base, texts)?.finish(report),
+        (Some("budget"), [report, base, texts, bf16, int8]) => budget::run(base, [bf16, int8], texts)?.finish(report),
         (Some("encoders"), [report, texts, bases @ ..]) if !bases.is_empty() => {
             encoders::run(texts, bases)?.finish(report)
         }

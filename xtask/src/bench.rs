@@ -77,7 +77,11 @@ pub(crate) fn budget(work: &Work) -> Result<()> {
     let ready = setup::everything(work)?;
     let (dir, _) = folders(work)?;
     let texts = learn::data(work, &TASKS[1], "test");
-    measure(&ready, work, "budget", &dir.join("budget.json"))?.arg(texts).show()
+    let mut run = measure(&ready, work, "budget", &dir.join("budget.json"))?.arg(texts);
+    for dtype in ["bf16", "int8"] {
+        run = run.arg(variant(&ready, work, &dir, dtype)?);
+    }
+    run.show()
 }
 
 /// What several tasks on one text cost, which share what they have in common.
