@@ -38,9 +38,10 @@ pub(super) struct BaselineArgs {
     /// Decides splits, the order of examples, dropout and start values.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// The longest input of a head, in tokens with the special ones.
-    #[arg(long, value_name = "N", default_value_t = 64)]
-    max_tokens: usize,
+    /// The longest input of a head, in tokens with the special ones; default: 64, or as many as the base takes if that
+    /// is less.
+    #[arg(long, value_name = "N")]
+    max_tokens: Option<usize>,
     /// Threads; default: all.
     #[arg(long, value_name = "N", value_parser = overmask_cli::threads())]
     threads: Option<u16>,
@@ -62,7 +63,9 @@ pub(super) fn run(args: &BaselineArgs) -> Result<(), Error> {
     let options = TrainOptions {
         form,
         seed: args.seed,
-        max_tokens: args.max_tokens,
+        max_tokens: args.max_tokens.unwrap_or_else(|| {
+            base.as_ref().map_or(usual.max_tokens, |base| TrainOptions::usual_tokens(base.manifest()))
+        }),
         pooling: match form.kind {
             TaskKind::Tag => Pooling::First,
             _ => of_base.unwrap_or(Pooling::Mean),

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::ValueEnum;
+use overmask::base::BaseManifest;
 use overmask::engine::Device;
 use overmask::mask::Granularity;
 use overmask::pack::{FloatType, Pooling};
@@ -217,7 +218,15 @@ pub struct TrainOptions {
     pub delta_dtype: FloatType,
 }
 
+/// The longest input where nobody says, unless a base takes less.
+const MAX_TOKENS: usize = 64;
+
 impl TrainOptions {
+    /// The longest input that is meant for a base where nobody says, in tokens with the special ones.
+    pub fn usual_tokens(base: &BaseManifest) -> usize {
+        MAX_TOKENS.min(base.architecture.max_positions)
+    }
+
     /// The fixed settings, for one text with one label; [`TrainOptions::fit`] makes those of a mask fit the data.
     pub fn new(name: impl Into<String>, method: Method) -> Self {
         let alone = method == Method::Head;
@@ -249,7 +258,7 @@ impl TrainOptions {
             damping: 0.0,
             teacher: None,
             seed: 1,
-            max_tokens: 64,
+            max_tokens: MAX_TOKENS,
             pooling: Pooling::Mean,
             dev_fraction: 0.1,
             dev_folds: None,

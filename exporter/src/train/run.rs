@@ -111,6 +111,7 @@ pub fn run(
         log::warn!("{doubt}");
     }
     teacher::check(data.train, data.unlabelled, options)?;
+    trial::check(data.train, options)?;
     for other in [data.dev, data.eval].into_iter().flatten() {
         labels.gold(other)?;
     }

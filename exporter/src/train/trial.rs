@@ -31,10 +31,24 @@ pub struct Trial {
     pub mask: f64,
 }
 
+/// Sees that there is an example for each part.
+///
+/// # Errors
+/// When there is not.
+pub(super) fn check(all: &Dataset, o: &TrainOptions) -> Result<(), TrainError> {
+    match o.dev_folds {
+        Some(parts) if all.len() < parts => {
+            let reason = format!("{parts} parts of {} examples, that is without any in some", all.len());
+            Err(TrainError::Option { field: "dev_folds", reason })
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Tries heads and masks on parts of the examples; `dev` is read beside them, and chooses nothing here.
 ///
 /// # Errors
-/// When there are fewer examples than parts, the run is stopped, or the runtime fails.
+/// When the run is stopped, or the runtime fails.
 pub(super) fn run(
     base: &Arc<Base>,
     (all, dev): (&Dataset, &Dataset),
@@ -43,10 +57,6 @@ pub(super) fn run(
     stop: &AtomicBool,
     progress: &mut dyn FnMut(&Progress),
 ) -> Result<Trial, TrainError> {
-    if all.len() < parts {
-        let reason = format!("{parts} parts of {} examples, that is without any in some", all.len());
-        return Err(TrainError::Option { field: "dev_folds", reason });
-    }
     let texts = Texts::read(base, all, dev, None, labels, o)?;
     let part_of = data::folds(all, parts, o.seed ^ salt::TRIAL);
     let part_of: Vec<usize> = texts.train.places.iter().map(|place| part_of[*place]).collect();

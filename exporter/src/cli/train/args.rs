@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Error;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, ValueEnum};
+use overmask::base::BaseManifest;
 use overmask::engine::Device;
 use overmask::mask::Granularity;
 use overmask::pack::{FloatType, Pooling, TaskKind, check_name};
@@ -205,9 +206,10 @@ struct Tuning {
     /// the threshold for little and masks take fewer bytes: 1 with two to three times the learning rate.
     #[arg(long, value_name = "FACTOR", default_value_t = 0.0)]
     damping: f64,
-    /// The longest input, in tokens with the special ones; longer ones are cut.
-    #[arg(long, value_name = "N", default_value_t = 64)]
-    max_tokens: usize,
+    /// The longest input, in tokens with the special ones; longer ones are cut; default: 64, or as many as the base
+    /// takes if that is less.
+    #[arg(long, value_name = "N")]
+    max_tokens: Option<usize>,
     /// How the tokens' vectors become what the head sees; default: as the base's checkpoint says, else mean; for
     /// --task tag first.
     #[arg(long, value_parser = poolings())]
@@ -367,6 +369,11 @@ impl TrainArgs {
         })
     }
 
+    /// The longest input, with this base.
+    pub(super) fn max_tokens(&self, base: &BaseManifest) -> usize {
+        self.tuning.max_tokens.unwrap_or_else(|| TrainOptions::usual_tokens(base))
+    }
+
     /// The options for these examples, those to choose by included unless they are in a file of their own, and so many
     /// texts without a label.
     pub(super) fn fitted(&self, options: TrainOptions, train: &Dataset, unlabelled: usize) -> TrainOptions {
@@ -423,7 +430,7 @@ impl TrainArgs {
             damping: self.tuning.damping,
             teacher,
             seed: self.seed,
-            max_tokens: self.tuning.max_tokens,
+            max_tokens: self.tuning.max_tokens.unwrap_or(usual.max_tokens),
             pooling: self.pooling(None),
             device: self.machine.device,
             threads: self.machine.threads.map_or(usual.threads, usize::from),

@@ -87,8 +87,10 @@ pub(super) fn run(args: &TrainArgs, verbosity: Verbosity) -> Result<(), Error> {
     let base = Arc::new(places::f32_base(&args.base)?);
     // What is learnt on a damaged base fits no other.
     base.verify()?;
-    let options = TrainOptions { pooling: args.pooling(base.manifest().pooling), ..options };
-    if let Some(most) = base.manifest().max_tokens.filter(|most| options.max_tokens > *most) {
+    let manifest = base.manifest();
+    let (pooling, max_tokens) = (args.pooling(manifest.pooling), args.max_tokens(manifest));
+    let options = TrainOptions { pooling, max_tokens, ..options };
+    if let Some(most) = manifest.max_tokens.filter(|most| options.max_tokens > *most) {
         log::warn!("--max-tokens {}: the base was trained with texts of at most {most} tokens", options.max_tokens);
     }
     let options = args.fitted(options, &train, unlabelled.as_ref().map_or(0, |texts| texts.inputs.len()));

@@ -25,7 +25,7 @@ pub(super) fn choose_output(graph: &mut GraphProto, wanted: Option<&str>) -> Res
             let inner = graph.node.iter().any(|n| n.output.iter().any(|o| o == name));
             inner.then(|| ValueInfoProto { name: name.to_owned(), ..Default::default() })
         }),
-        None => named(OUTPUT).or_else(|| graph.output.iter().find(|o| three(o))).cloned(),
+        None => named(OUTPUT).or_else(|| graph.output.iter().find(|o| three(o) && !is_answer(o))).cloned(),
     };
     let Some(chosen) = chosen else {
         return Err(match wanted {
@@ -38,9 +38,11 @@ pub(super) fn choose_output(graph: &mut GraphProto, wanted: Option<&str>) -> Res
                 let advice = last_norm(graph).map_or_else(String::new, |name| {
                     format!(", which may be an inner value: that of the last layer norm is `{name}`")
                 });
-                let reason = format!(
-                    "none of {found:?} has three axes; name the [batch, sequence, width] one with --output-name{advice}"
-                );
+                let what = match graph.output.iter().find(|o| three(o)) {
+                    Some(answer) => format!("`{}` is what a head says of each token, no hidden state", answer.name),
+                    None => format!("none of {found:?} has three axes"),
+                };
+                let reason = format!("{what}; name the [batch, sequence, width] one with --output-name{advice}");
                 Problem::new("outputs", reason)
             }
         });
@@ -53,6 +55,11 @@ pub(super) fn choose_output(graph: &mut GraphProto, wanted: Option<&str>) -> Res
     graph.output = vec![chosen];
     normal::rename(graph, &name, OUTPUT);
     Ok(())
+}
+
+/// Whether an output is a head's, as taggers and models of masked words have one for each token.
+fn is_answer(output: &ValueInfoProto) -> bool {
+    output.name.to_lowercase().contains("logits")
 }
 
 /// The value of a graph's last layer norm, an operator or a module of that name.

@@ -334,9 +334,9 @@ impl Pass<'_> {
         if of(0).is_none() {
             return;
         }
-        let (parts, whose): (Vec<_>, Vec<_>) = self.parts_of(step).into_iter().unzip();
-        let parts = by_rows(x, step.rows(), &parts).into_iter().zip(whose);
-        let parts = parts.map(|(panels, (lane, task))| (lane, (panels, task))).collect();
+        let pieces = self.parts_of(step);
+        let parts = by_rows(x, step.rows(), pieces.iter().map(|piece| &piece.rows)).into_iter().zip(&pieces);
+        let parts = parts.map(|(panels, piece)| (piece.lane, (panels, piece.task))).collect();
         self.each(parts, |(mut panels, task), memory| {
             if let Some(norm) = of(task) {
                 self.timed(Stage::Norms, || self.norm_rows(norm, &mut panels, memory));
@@ -365,11 +365,11 @@ impl Pass<'_> {
         LayerNorm { norm, epsilon: self.tasks[0].model.epsilon, panels, row: &mut memory.row }.dispatch();
     }
 
-    /// The rows of a step in parts of one class each, with their lanes and tasks.
-    fn parts_of(&self, step: &Step) -> Vec<(Range<usize>, (Option<usize>, usize))> {
-        let of_piece = |Piece { rows, task, lane }| {
-            let parts = self.parts(rows.len()).into_iter();
-            parts.map(move |part| (rows.start + part.start..rows.start + part.end, (lane, task)))
+    /// The rows of a step by class, in parts that are worth handing to another thread.
+    fn parts_of(&self, step: &Step) -> Vec<Piece> {
+        let of_piece = |piece: Piece| {
+            let (start, parts) = (piece.rows.start, self.parts(piece.rows.len()));
+            parts.into_iter().map(move |part| Piece { rows: start + part.start..start + part.end, ..piece })
         };
         self.pieces(step).into_iter().flat_map(of_piece).collect()
     }
@@ -398,12 +398,12 @@ impl Pass<'_> {
         x.resize(rows * width.div_ceil(NR), [0.0; NR]);
         streams.clear();
         streams.extend(step.streams.iter().map(|stream| stream.rows.clone()));
-        let (parts, whose): (Vec<_>, Vec<_>) = self.parts_of(step).into_iter().unzip();
-        let parts = by_rows(x, rows, &parts).into_iter().zip(parts.into_iter().zip(whose));
-        let parts = parts.map(|(panels, (part, (lane, task)))| (lane, (panels, part, task))).collect();
-        self.each(parts, |(mut panels, part, task), memory| {
+        let pieces = self.parts_of(step);
+        let parts = by_rows(x, rows, pieces.iter().map(|piece| &piece.rows)).into_iter().zip(&pieces);
+        let parts = parts.map(|(panels, piece)| (piece.lane, (panels, piece))).collect();
+        self.each(parts, |(mut panels, piece), memory| {
             self.timed(Stage::Embedding, || {
-                for (i, of_row) in tokens[part].iter().enumerate() {
+                for (i, of_row) in tokens[piece.rows.clone()].iter().enumerate() {
                     memory.row.clear();
                     memory.row.resize(width, 0.0);
                     of_row.iter().flatten().for_each(|(table, number)| table.add_row(*number, &mut memory.row));
@@ -411,7 +411,7 @@ impl Pass<'_> {
                         panel[i][..values.len()].copy_from_slice(values);
                     }
                 }
-                self.norm_rows(&of(task).norm, &mut panels, memory);
+                self.norm_rows(&of(piece.task).norm, &mut panels, memory);
             });
         });
         if of(0).projection.is_some() {

@@ -125,10 +125,15 @@ impl Pass<'_> {
 
 /// Cuts values in panels into parts that have some rows of every panel; the parts are all rows, one
 /// after the other.
-pub(super) fn by_rows<'a, T>(panels: &'a mut [T], rows: usize, parts: &[Range<usize>]) -> Vec<Vec<&'a mut [T]>> {
-    let mut all: Vec<Vec<&mut [T]>> = parts.iter().map(|_| Vec::with_capacity(panels.len() / rows)).collect();
+pub(super) fn by_rows<'a, 'p, T>(
+    panels: &'a mut [T],
+    rows: usize,
+    parts: impl IntoIterator<Item = &'p Range<usize>, IntoIter: Clone>,
+) -> Vec<Vec<&'a mut [T]>> {
+    let parts = parts.into_iter();
+    let mut all: Vec<Vec<&mut [T]>> = parts.clone().map(|_| Vec::with_capacity(panels.len() / rows)).collect();
     for mut panel in panels.chunks_exact_mut(rows) {
-        for (part, all) in parts.iter().zip(&mut all) {
+        for (part, all) in parts.clone().zip(&mut all) {
             let (these, others) = panel.split_at_mut(part.len());
             all.push(these);
             panel = others;

@@ -73,6 +73,14 @@ fn what_is_no_text_encoder_is_refused_with_a_reason() {
              of the last layer norm is `last_hidden_state`",
         ),
         (
+            |m| {
+                graph(m).output.retain(|o| o.name != "pooler_output");
+                normal::rename(graph(m), "last_hidden_state", "logits");
+            },
+            "`logits` is what a head says of each token, no hidden state; name the [batch, sequence, width] one with \
+             --output-name, which may be an inner value",
+        ),
+        (
             |m| graph(m).node.iter_mut().filter(|n| n.op_type == "Softmax").for_each(|n| n.op_type = "Relu".into()),
             "Softmax",
         ),
