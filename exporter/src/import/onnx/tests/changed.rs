@@ -41,7 +41,7 @@ fn an_operator_without_a_gradient_is_named_and_the_base_runs() {
 #[test]
 fn what_is_no_text_encoder_is_refused_with_a_reason() {
     type Change = fn(&mut ModelProto);
-    let cases: [(Change, &str); 15] = [
+    let cases: [(Change, &str); 16] = [
         (|m| m.opset_import[0].version = 10, "`opset_import`: is 10"),
         (|m| m.opset_import.clear(), "operator set is missing"),
         (|m| m.functions.push(Vec::new()), "`functions`"),
