@@ -11,13 +11,20 @@ full  every tensor of the encoder trains, the embeddings too
 lora  Hu et al., *LoRA: Low-Rank Adaptation of Large Language Models* (ICLR 2022), on all six linear
       layers of each encoder layer: the strong setting, costlier than query and value alone. A starts
       uniform within +-1/sqrt(inputs), B at zero, the product counts alpha / rank; the base does not change.
+vera  Kopiczko et al., *VeRA: Vector-based Random Matrix Adaptation* (ICLR 2024), on the same layers: A
+      and B are random, the same in every layer and never stored (a seed makes them again); what trains are
+      a vector of the rank, 0.1 at the start, and one of the outputs, 0 at the start
+bitfit  Ben Zaken et al., *BitFit* (ACL 2022): the biases of the layers, norms included
 head  the encoder stays as it is; each text goes through it once
+
+--stored int8 rounds what trains in the encoder to int8 with a scale in f16 for each row of a matrix, or each
+vector, where f16 is asked for otherwise; the head stays f16.
 
 All else is as in `overmask-export train`: mean pooling, dropout on the pooled vector, a linear head that
 starts at N(0, 0.02), AdamW without weight decay, linear warm-up and decay, gradients clipped by their norm
 together, batches of similar length, the epoch that is best on the dev split (the lower loss where two are
-equal). The best state is rounded to f16, as a pack would store it, and then measured once on the test
-texts. The encoder has no dropout unless --encoder-dropout asks for BERT's. Without --test nothing but the
+equal). The best state is rounded, to f16 unless said otherwise, as a pack would store it, and then measured once
+on the test texts. The encoder has no dropout unless --encoder-dropout asks for BERT's. Without --test nothing but the
 dev split is measured.
 
 Exit codes: 0 ok, 2 wrong command line, 3 wrong or missing input data, 1 anything else.
@@ -40,7 +47,15 @@ import bert
 import texts
 
 # Epochs and learning rates (encoder, head) that are used unless said otherwise.
-DEFAULTS = {"full": (4, 1e-4, 1e-3), "lora": (4, 1e-3, 1e-3), "head": (100, None, 1e-2)}
+DEFAULTS = {
+    "full": (4, 1e-4, 1e-3),
+    "lora": (4, 1e-3, 1e-3),
+    "vera": (4, 1e-2, 1e-3),
+    "bitfit": (4, 3e-3, 1e-3),
+    "head": (100, None, 1e-2),
+}
+# Ranks that are used unless said otherwise.
+RANKS = {"lora": 8, "vera": 256}
 CLIP_NORM = 1.0
 
 
@@ -94,12 +109,29 @@ class Model:
                 layer = name.removesuffix(".weight")
                 self.encoder[layer + ".lora_a"] = low / math.sqrt(inputs)
                 self.encoder[layer + ".lora_b"] = torch.zeros(outputs, rank)
-        self.linear = self.adapted_linear if method == "lora" else bert.plain_linear
+        elif method == "vera":
+            self.shared = shared_matrices(config, params, rank, generator)
+            for name in bert.maskable_names(config):
+                layer = name.removesuffix(".weight")
+                self.encoder[layer + ".vera_d"] = torch.full((rank,), 0.1)
+                self.encoder[layer + ".vera_b"] = torch.zeros(params[name].shape[0])
+        elif method == "bitfit":
+            layers = lambda name: name.startswith("encoder.layer.") and name.endswith(".bias")
+            self.encoder = {name: tensor for name, tensor in self.params.items() if layers(name)}
+        adapted = {"lora": self.lora_linear, "vera": self.vera_linear}
+        self.linear = adapted.get(method, bert.plain_linear)
         self.trained = self.encoder | self.head
         for tensor in self.trained.values():
             tensor.requires_grad_()
 
-    def adapted_linear(self, params, name, x):
+    def vera_linear(self, params, name, x):
+        """x W^T + b + ((x A^T) d B^T) times the outputs' vector; A and B are cut to the layer's size."""
+        a, b = self.shared
+        outputs, inputs = params[name + ".weight"].shape
+        low = F.linear(x, a[:, :inputs]) * self.encoder[name + ".vera_d"]
+        return bert.plain_linear(params, name, x) + F.linear(low, b[:outputs]) * self.encoder[name + ".vera_b"]
+
+    def lora_linear(self, params, name, x):
         """x W^T + b + scale x A^T B^T."""
         low = F.linear(x, self.encoder[name + ".lora_a"])
         return bert.plain_linear(params, name, x) + self.scale * F.linear(
@@ -149,10 +181,25 @@ class Model:
         return {name: tensor.detach().clone() for name, tensor in self.trained.items()}
 
     @torch.no_grad()
-    def restore_as_stored(self, state):
-        """Takes over a state as f16 keeps it."""
+    def restore_as_stored(self, state, stored="f16"):
+        """Takes over a state as f16 keeps it, or int8 that of the encoder."""
         for name, tensor in self.trained.items():
-            tensor.copy_(state[name].half())
+            as_int8 = stored == "int8" and name in self.encoder
+            tensor.copy_(in_int8(state[name]) if as_int8 else state[name].half())
+
+
+def shared_matrices(config, params, rank, generator):
+    """VeRA's A [rank, most inputs] and B [most outputs, rank], uniform as Kaiming has it."""
+    shapes = [params[name].shape for name in bert.maskable_names(config)]
+    outputs, inputs = (max(sizes) for sizes in zip(*shapes))
+    uniform = lambda *shape: (torch.rand(*shape, generator=generator) * 2.0 - 1.0) * math.sqrt(3.0 / shape[1])
+    return uniform(rank, inputs), uniform(outputs, rank)
+
+
+def in_int8(tensor):
+    """What int8 codes with a scale in f16 for each row, or for a vector, keep of a tensor."""
+    scale = (tensor.abs().amax(-1, keepdim=True) / 127.0).half().float()
+    return torch.where(scale > 0, (tensor / scale).round().clamp(-127, 127) * scale, torch.zeros(()))
 
 
 def factor(step, steps, warmup):
@@ -197,7 +244,7 @@ def learn(model, train, dev, options):
         # Equal accuracies are common on small dev splits; then the lower loss is better.
         if best is None or (epochs[-1][1], -dev_loss) > (epochs[best][1], -epochs[best][2]):
             best, kept = epoch, model.state()
-    model.restore_as_stored(kept)
+    model.restore_as_stored(kept, options.stored)
     losses, accuracies, dev_losses = ([round(v, 6) for v in values] for values in zip(*epochs))
     return {
         "train_loss": losses,
@@ -258,7 +305,7 @@ def run(options):
     )
 
     torch.manual_seed(texts.generator(options.seed, "dropout").getrandbits(63))
-    adapters = options.rank, options.alpha
+    adapters = options.rank or 1, options.alpha
     model = Model(options.method, config, params, len(labels), options.seed, *adapters)
     del params
     start = time.perf_counter()
@@ -283,9 +330,9 @@ def run(options):
             "test_macro_f1": round(texts.macro_f1(gold, predicted), 6),
         }
     return result | {
-        "encoder_bytes_f16": stored_bytes(model.encoder),
-        "head_bytes_f16": stored_bytes(model.head),
-        "task_bytes_f16": stored_bytes(model.trained),
+        "encoder_bytes": stored_bytes(model.encoder, options.stored),
+        "head_bytes": stored_bytes(model.head),
+        "task_bytes": stored_bytes(model.encoder, options.stored) + stored_bytes(model.head),
         "seconds": round(seconds, 3),
         "peak_rss_bytes": peak_rss(),
         "torch": torch.__version__,
@@ -297,15 +344,20 @@ def settings(options):
     unused = {"checkpoint", "train", "dev", "test", "json", "method"}
     if options.dev:
         unused |= {"dev_fraction"}
+    if options.method not in RANKS:
+        unused |= {"rank"}
     if options.method != "lora":
-        unused |= {"rank", "alpha"}
+        unused |= {"alpha"}
     if options.method == "head":
         unused |= {"learning_rate", "encoder_dropout"}
     return {name: value for name, value in vars(options).items() if name not in unused}
 
 
-def stored_bytes(tensors):
-    """Bytes of what a task brings along, as f16; twice that as f32."""
+def stored_bytes(tensors, stored="f16"):
+    """Bytes of what a task brings along."""
+    if stored == "int8":
+        # Codes, and a scale for each row.
+        return sum(tensor.numel() + 2 * (tensor.numel() // tensor.shape[-1]) for tensor in tensors.values())
     return sum(2 * tensor.numel() for tensor in tensors.values())
 
 
@@ -366,7 +418,7 @@ def arguments(words=None):
     add(
         "--learning-rate",
         type=positive(float),
-        help="the encoder's; default: 1e-4 for full, 1e-3 for lora",
+        help="the encoder's; default: 1e-4 for full, 1e-3 for lora, 1e-2 for vera, 3e-3 for bitfit",
     )
     add("--head-learning-rate", type=positive(float), help="default: 1e-3; 1e-2 for a head alone")
     add("--batch-size", type=positive(int), default=32)
@@ -374,7 +426,8 @@ def arguments(words=None):
     add("--warmup", type=fraction, default=0.06, help="the part of all steps in which the rates rise")
     add("--dropout", type=fraction, default=0.1, help="on the pooled vector")
     add("--encoder-dropout", type=fraction, default=0.0, help="on hidden states and attention weights")
-    add("--rank", type=positive(int), default=8, help="of lora")
+    add("--rank", type=positive(int), help="of lora (8) and vera (256)")
+    add("--stored", choices=("f16", "int8"), default="f16", help="what of the encoder trains, at the end")
     add("--alpha", type=positive(float), default=16.0, help="of lora")
     add("--seed", type=int, default=1, help="decides the dev split, order, dropout and starting values")
     add("--threads", type=positive(int), default=os.cpu_count(), help="default: all processors")
@@ -384,6 +437,9 @@ def arguments(words=None):
         parser.error(
             "--learning-rate is the encoder's, which does not train: --head-learning-rate is the head's"
         )
+    if options.rank and options.method not in RANKS:
+        parser.error(f"--rank is of {' and '.join(RANKS)}")
+    options.rank = options.rank or RANKS.get(options.method)
     epochs, rate, head_rate = DEFAULTS[options.method]
     options.epochs = options.epochs or epochs
     options.learning_rate = options.learning_rate or rate
@@ -408,7 +464,7 @@ def main():
     print(f"dev accuracy   {result['dev_accuracy'][best - 1]:.4f} after epoch {best}")
     if "test_accuracy" in result:
         print(f"test accuracy  {result['test_accuracy']:.4f}, macro F1 {result['test_macro_f1']:.4f}")
-    print(f"bytes a task   {result['task_bytes_f16']} as f16")
+    print(f"bytes a task   {result['task_bytes']}")
     print(
         f"seconds        {result['seconds']:.0f}, at most {result['peak_rss_bytes'] >> 20} MiB resident"
     )

@@ -103,7 +103,7 @@ class WithFiles(unittest.TestCase):
 
 class Learning(WithFiles):
     def test_every_method_learns(self):
-        rates = {"full": "3e-3", "lora": "1e-2"}
+        rates = {"full": "3e-3", "lora": "1e-2", "vera": "1e-1", "bitfit": "1e-1"}
         for method in finetune.DEFAULTS:
             with self.subTest(method):
                 rate = ["--learning-rate", rates[method]] if method in rates else []
@@ -142,7 +142,7 @@ class Learning(WithFiles):
 
     def test_what_does_not_train_does_not_change(self):
         _, before = bert.load(self.directory)
-        for method in ("lora", "head", "full"):
+        for method in finetune.DEFAULTS:
             with self.subTest(method):
                 options, data, model = (
                     self.options(method, "--epochs", "1"),
@@ -151,8 +151,11 @@ class Learning(WithFiles):
                 )
                 head = model.state()["head.weight"]
                 finetune.learn(model, data, data, options)
-                same = [torch.equal(model.params[name], tensor) for name, tensor in before.items()]
-                self.assertEqual(all(same), method != "full")
+                changed = {n for n, tensor in before.items() if not torch.equal(model.params[n], tensor)}
+                self.assertEqual(bool(changed), method in ("full", "bitfit"))
+                if method == "bitfit":
+                    self.assertTrue(all(name.endswith(".bias") for name in changed))
+                    self.assertEqual(changed, set(model.encoder))
                 self.assertFalse(torch.equal(model.head["head.weight"], head))
                 if method == "lora":
                     moved = [
@@ -193,6 +196,34 @@ class Adapters(WithFiles):
         state = {name: torch.full_like(tensor, 0.1) for name, tensor in model.trained.items()}
         model.restore_as_stored(state)
         self.assertEqual(model.head["head.bias"][0].item(), torch.tensor(0.1).half().item())
+
+
+    def test_int8_rounds_each_row_of_the_encoder_alone(self):
+        model = self.model("lora")
+        state = {name: torch.randn_like(tensor) for name, tensor in model.trained.items()}
+        model.restore_as_stored(state, "int8")
+        for name, tensor in model.encoder.items():
+            steps = state[name].abs().amax(-1, keepdim=True) / 127.0
+            off = (tensor.detach() - state[name]).abs()
+            self.assertTrue((off <= 0.51 * steps + 1e-3 * state[name].abs()).all() and off.max() > 0)
+        self.assertTrue(torch.equal(model.head["head.bias"].detach(), state["head.bias"].half().float()))
+        sizes = [(t.numel(), t.numel() // t.shape[-1]) for t in model.encoder.values()]
+        expected = sum(values + 2 * rows for values, rows in sizes)
+        self.assertEqual(finetune.stored_bytes(model.encoder, "int8"), expected)
+        self.assertEqual(finetune.in_int8(torch.zeros(3)).tolist(), [0.0] * 3)
+
+    def test_vera_starts_as_nothing_and_shares_its_matrices(self):
+        model, plain, data = self.model("vera"), self.model("head"), self.data()
+        with torch.no_grad():
+            self.assertTrue(torch.equal(model.pool(data, [0, 5]), plain.pool(data, [0, 5])))
+            for tensor in model.encoder.values():
+                tensor.normal_(std=0.1)
+            a, b = model.shared
+            for name in bert.maskable_names(model.config):
+                layer, (outputs, inputs) = name.removesuffix(".weight"), plain.params[name].shape
+                low = model.encoder[layer + ".vera_d"][:, None] * a[:, :inputs]
+                plain.params[name] += model.encoder[layer + ".vera_b"][:, None] * (b[:outputs] @ low)
+            torch.testing.assert_close(model.pool(data, [0, 5]), plain.pool(data, [0, 5]))
 
 
 class Batches(WithFiles):

@@ -137,7 +137,7 @@ class Tuner:
             for name in (
                 "test_accuracy",
                 "test_macro_f1",
-                "task_bytes_f16",
+                "task_bytes",
                 "seconds",
                 "peak_rss_bytes",
             ):
@@ -182,7 +182,7 @@ def markdown(result):
         cost = f"{row['seconds']:.0f} | {row['peak_rss_bytes'] >> 20}"
         yield f"| seed {row['seed']} | {figures} | {cost} |"
     yield f"| mean | | {result['test_accuracy']['mean']:.4f} | {result['test_macro_f1']['mean']:.4f} | | |"
-    yield f"\n{result['seeds'][0]['task_bytes_f16']} bytes a task as f16"
+    yield f"\n{result['seeds'][0]['task_bytes']} bytes a task"
 
 
 def arguments(words=None):

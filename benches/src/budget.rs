@@ -32,9 +32,9 @@ pub(crate) fn run(base: &Path, variants: [&Path; 2], texts: &Path) -> Result<Row
     for threads in [1, 2] {
         let memory = memory(threads);
         rows.add(format!("{threads} thr: memory limit"), "GB/s", memory / 1e9, None, "");
-        for base in &bases {
+        for (base, (bytes, arithmetic)) in bases.iter().zip(LIMITS) {
             let precision = base.precision();
-            let arithmetic = arithmetic(threads, precision)?;
+            let arithmetic = arithmetic(threads, options(threads)?.isa.unwrap_or_else(Isa::best));
             rows.add(format!("{threads} thr, {precision}: arithmetic limit"), "GOP/s", arithmetic / 1e9, None, "");
             let maskable = &base.manifest().maskable;
             let weights: usize = maskable.iter().map(|tensor| tensor.outputs * tensor.inputs).sum();
@@ -50,7 +50,7 @@ pub(crate) fn run(base: &Path, variants: [&Path; 2], texts: &Path) -> Result<Row
                 // Each weight is read once and used for every token.
                 let operations = 2.0 * (weights * batch.ragged.tokens()) as f64;
                 let seconds = ours["linears"] / 1e3 / threads as f64;
-                let limit = arithmetic.min(memory * operations / (bytes(precision) * weights) as f64);
+                let limit = arithmetic.min(memory * operations / (bytes * weights) as f64);
                 let name = format!("{title}: linears, against the roofline");
                 rows.add(name, "GOP/s", operations / seconds / 1e9, Some(limit / 1e9), "");
             }
@@ -59,25 +59,16 @@ pub(crate) fn run(base: &Path, variants: [&Path; 2], texts: &Path) -> Result<Row
     Ok(rows)
 }
 
-/// Bytes of a weight.
-fn bytes(precision: Precision) -> usize {
-    match precision {
-        Precision::F32 => 4,
-        Precision::Bf16 => 2,
-        Precision::Int8 => 1,
-    }
-}
+/// Bytes of a weight, and the multiplications and additions a second that products can do at most, with all threads at
+/// once: with [`memory`] the roofline of Williams, Waterman and Patterson (2009).
+type Limit = (usize, fn(usize, Isa) -> f64);
 
-/// Multiplications and additions a second that products can do at most, with all threads at once: with [`memory`] the
-/// roofline of Williams, Waterman and Patterson (2009).
-fn arithmetic(threads: usize, precision: Precision) -> Result<f64> {
-    let isa = options(threads)?.isa.unwrap_or_else(Isa::best);
-    Ok(match precision {
-        Precision::F32 => of_tile::<f32>(threads, isa, 0.5, 0.25, 0.0),
-        Precision::Bf16 => of_tile::<bf16>(threads, isa, bf16::ONE, 0.25, 0.0),
-        Precision::Int8 => of_tile::<i8>(threads, isa, 3, 5, 0),
-    })
-}
+/// In f32, bf16 and int8.
+const LIMITS: [Limit; 3] = [
+    (4, |threads, isa| of_tile::<f32>(threads, isa, 0.5, 0.25, 0.0)),
+    (2, |threads, isa| of_tile::<bf16>(threads, isa, bf16::ONE, 0.25, 0.0)),
+    (1, |threads, isa| of_tile::<i8>(threads, isa, 3, 5, 0)),
+];
 
 /// Of products of a tile and a panel that stay in the nearest cache.
 fn of_tile<E: Tabled>(threads: usize, isa: Isa, weight: E, activation: E::Activation, sum: E::Sum) -> f64

@@ -119,6 +119,9 @@ fn options_that_cannot_be_are_refused_before_the_work() {
         error.to_string()
     };
     assert!(change(|o| o.name = "a\nb".into()).starts_with("name: "));
+    assert!(change(|o| o.max_tokens = 33).starts_with("max_tokens: 33 is not from 3 to 32"));
+    assert_eq!(TrainOptions::usual_tokens(base.manifest()), 32);
+    assert!(change(|o| o.dev_folds = Some(41)).starts_with("dev_folds: 41 parts of 40 examples"));
     assert!(change(|o| o.name = "x".repeat(257)).starts_with("name: "));
     assert!(change(|o| (o.method, o.polish) = (Method::Full, 0.5)).starts_with("polish: is for `method` mask"));
     assert!(change(|o| (o.method, o.layers) = (Method::Full, "0".parse().unwrap())).starts_with("layers: "));
