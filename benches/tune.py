@@ -194,7 +194,7 @@ def arguments(words=None):
     add("--train", type=file, required=True, metavar="FILE")
     add("--dev", type=file, metavar="FILE", help="default: a part of --train, by seed")
     add("--test", type=file, required=True, metavar="FILE")
-    add("--method", choices=("full", "lora", "head"), required=True)
+    add("--method", choices=("full", "lora", "vera", "bitfit", "head"), required=True)
     add("--learning-rates", type=float, nargs="+", required=True, metavar="RATE")
     add("--grid-seeds", type=int, nargs="+", default=[1], metavar="SEED", help="for choosing (1)")
     add("--seeds", type=int, nargs="+", default=[1, 2, 3], metavar="SEED", help="for measuring (1 2 3)")
