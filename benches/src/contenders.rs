@@ -18,7 +18,6 @@ use overmask::task::Tokenizer;
 use overmask_graph::encoder::{ATTENTION_MASK, INPUT_IDS, Padded, TOKEN_TYPE_IDS};
 use overmask_graph::proto::{GraphProto, NodeProto};
 use rten_tensor::NdTensor;
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use serde_json::Value;
 
 /// Texts as tokens: as ours takes them, and as the others do.
@@ -104,10 +103,7 @@ impl Contender for Ours {
 
 /// ONNX Runtime on the base's own graph, with all its optimisations; it packs the constant weights
 /// as it likes.
-pub(crate) struct OnnxRuntime {
-    session: Session,
-    threads: usize,
-}
+pub(crate) struct OnnxRuntime(Session);
 
 impl OnnxRuntime {
     /// A session; `profile` is where to write what each operator took, if anywhere.
@@ -124,20 +120,15 @@ impl OnnxRuntime {
         let builder = Session::builder(overmask_ort::environment()?).map_err(plain)?;
         let builder = builder.with_optimization_level(GraphOptimizationLevel::All).map_err(plain)?;
         let mut builder = builder.with_intra_threads(threads).map_err(plain)?;
-        if threads > 1 {
-            // Each of its own threads on a processor, from the second one on; the first is for who calls.
-            let others = (2..=threads).map(|number| number.to_string()).collect::<Vec<_>>().join(";");
-            builder = builder.with_config_entry("session.intra_op_thread_affinities", others).map_err(plain)?;
-        }
         if let Some(path) = profile {
             builder = builder.with_profiling(path).map_err(plain)?;
         }
-        Ok(OnnxRuntime { session: builder.commit_from_file(model).map_err(plain)?, threads })
+        Ok(OnnxRuntime(builder.commit_from_file(model).map_err(plain)?))
     }
 
     /// Ends profiling; returns the file.
     pub(crate) fn end_profiling(&mut self) -> Result<String> {
-        self.session.end_profiling().map_err(plain)
+        self.0.end_profiling().map_err(plain)
     }
 }
 
@@ -148,34 +139,13 @@ impl OnnxRuntime {
         let shape = [batch.batch, batch.sequence];
         let tensor = |values: &Vec<i64>| ort::value::Tensor::from_array((shape, values.clone())).map_err(plain);
         // Some families read no segments.
-        let read = self.session.inputs().iter().map(|input| input.name().to_owned()).collect::<Vec<_>>();
+        let read = self.0.inputs().iter().map(|input| input.name().to_owned()).collect::<Vec<_>>();
         let of = |name: String| batch.input(&name).map(|values| Ok((name, tensor(values)?)));
         let inputs = read.into_iter().filter_map(of).collect::<Result<Vec<_>>>()?;
-        let _here = (self.threads > 1).then(OnFirst::stay);
-        let outputs = self.session.run(inputs).map_err(plain)?;
+        let outputs = self.0.run(inputs).map_err(plain)?;
         ensure!(outputs.len() == 1, "not one output");
         let (_, values) = outputs[0].try_extract_tensor::<f32>().map_err(plain)?;
         Ok(values.to_vec())
-    }
-}
-
-/// Keeps this thread on the first processor as long as it lives, so that it meets none of ONNX Runtime's there: where a
-/// kernel leaves two threads on one, two threads would take as long as one.
-struct OnFirst(CpuSet);
-
-impl OnFirst {
-    fn stay() -> Option<OnFirst> {
-        let allowed = sched_getaffinity(None).ok()?;
-        let mut first = CpuSet::new();
-        first.set(0);
-        sched_setaffinity(None, &first).ok().map(|()| OnFirst(allowed))
-    }
-}
-
-impl Drop for OnFirst {
-    fn drop(&mut self) {
-        // It could before.
-        let _ = sched_setaffinity(None, &self.0);
     }
 }
 
