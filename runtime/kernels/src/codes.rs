@@ -25,43 +25,38 @@ pub(super) const ROUNDING: f32 = 12_582_912.0;
 /// less `taken`, in the low bits. What lies behind the last input is any code.
 #[inline(always)]
 pub(super) fn quantize(from: &[&[Row]], inputs: usize, taken: u8, to: &mut [&mut [Row<u8>]], rows: &mut [Affine]) {
-    // Zero is in every range, so it may stand behind the last input.
-    let (whole, used) = (inputs / NR, inputs % NR);
     for (r, row) in rows.iter_mut().enumerate() {
-        let mut last: Row = [0.0; NR];
-        if let Some(panel) = from.get(whole) {
-            last[..used].copy_from_slice(&panel[r][..used]);
+        let mut range = Range::default();
+        for (panel, from) in from.iter().enumerate() {
+            match inputs - panel * NR {
+                0..NR => {
+                    // Zero is in every range.
+                    let mut values = [0.0; NR];
+                    let used = inputs - panel * NR;
+                    values[..used].copy_from_slice(&from[r][..used]);
+                    range.widen(&values);
+                }
+                _ => range.widen(&from[r]),
+            }
         }
-        let values = || from[..whole].iter().map(|panel| &panel[r]).chain([&last]);
-        // One after the other: of a loop over all three, compilers make moves of lanes.
-        let least = fold(values(), |least: f32, value| if value < least { value } else { least });
-        let most = fold(values(), |most: f32, value| if value > most { value } else { most });
-        let bits = fold(values(), |bits: u32, value| bits.max(magnitude(value)));
-        let is_finite = among(bits, u32::max) < f32::INFINITY.to_bits();
-        let ends = (among(least, f32::min), among(most, f32::max));
-        let Some(codes) = affine(if is_finite { ends } else { (f32::NAN, f32::NAN) }, row) else {
+        let Some(Coder { inverse, zero }) = affine(range.ends(), row) else {
             to.iter_mut().for_each(|panel| panel[r] = [0; NR]);
             continue;
         };
         for (from, to) in from.iter().zip(to.iter_mut()) {
-            let all = to[r].iter_mut().zip(&from[r]);
-            all.for_each(|(code, value)| *code = (codes.of(*value) as u8).wrapping_sub(taken));
+            let codes = to[r].iter_mut().zip(&from[r]);
+            codes.for_each(|(code, value)| {
+                let nearest = round(value * inverse).wrapping_add(zero).clamp(0, 255);
+                *code = (nearest as u8).wrapping_sub(taken);
+            });
         }
     }
 }
 
-/// What makes codes of values.
-#[derive(Clone, Copy)]
+/// What makes codes of values: the nearest integers to `inverse` times the value, and `zero` more.
 pub(super) struct Coder {
     pub(super) inverse: f32,
     pub(super) zero: i32,
-}
-
-impl Coder {
-    #[inline(always)]
-    fn of(self, value: f32) -> i32 {
-        round(value * self.inverse).wrapping_add(self.zero).clamp(0, 255)
-    }
 }
 
 /// What the codes of a row stand for that goes from one value to another; without what makes codes, all are 0.
@@ -79,31 +74,38 @@ pub(super) fn affine((least, most): (f32, f32), row: &mut Affine) -> Option<Code
     Some(Coder { inverse, zero })
 }
 
-/// A number that grows with the magnitude of a value; of what is not finite, no less than that of infinity.
-#[inline(always)]
-fn magnitude(value: f32) -> u32 {
-    value.to_bits() << 1 >> 1
+/// Values of a row that are looked at side by side.
+const LANES: usize = 16;
+
+/// Where the values of a row lie, zero among them.
+#[derive(Default)]
+struct Range {
+    least: [f32; LANES],
+    most: [f32; LANES],
+    /// The values times zero: a number that is not finite leaves NaN.
+    zeros: [f32; LANES],
 }
 
-/// What a function makes of 0 and of values, for each place in a panel.
-#[inline(always)]
-fn fold<'a, T: Copy + Default>(values: impl Iterator<Item = &'a Row>, with: impl Fn(T, f32) -> T) -> Row<T> {
-    let mut found = [T::default(); NR];
-    for values in values {
-        found = std::array::from_fn(|i| with(found[i], values[i]));
+impl Range {
+    #[inline(always)]
+    fn widen(&mut self, values: &Row) {
+        for values in values.as_chunks::<LANES>().0 {
+            let of_lanes = self.least.iter_mut().zip(&mut self.most).zip(&mut self.zeros);
+            for (((least, most), zeros), value) in of_lanes.zip(values) {
+                *least = if *value < *least { *value } else { *least };
+                *most = if *value > *most { *value } else { *most };
+                *zeros += value * 0.0;
+            }
+        }
     }
-    found
-}
 
-/// What a function makes of all values of a panel.
-#[inline(always)]
-fn among<T: Copy>(mut values: Row<T>, with: impl Fn(T, T) -> T) -> T {
-    let mut half = NR;
-    while half > 1 {
-        half /= 2;
-        (0..half).for_each(|i| values[i] = with(values[i], values[half + i]));
+    /// The least and the largest value; NaN if one is not finite.
+    #[inline(always)]
+    fn ends(&self) -> (f32, f32) {
+        let zero: f32 = self.zeros.iter().sum();
+        let ends = (self.least.iter().copied().fold(0.0, f32::min), self.most.iter().copied().fold(0.0, f32::max));
+        (ends.0 + zero, ends.1 + zero)
     }
-    values[0]
 }
 
 /// The nearest integer, ties to even, of a value from -2²² to 2²²; of others any.
