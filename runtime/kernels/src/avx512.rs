@@ -3,6 +3,7 @@
 #![cfg(target_arch = "x86_64")]
 #![allow(unsafe_code)]
 
+mod dpbf16;
 mod vnni;
 
 use std::arch::x86_64::{
@@ -14,6 +15,7 @@ use std::arch::x86_64::{
 
 use half::bf16;
 
+pub(super) use self::dpbf16::Bf16;
 pub(super) use self::vnni::Vnni;
 use super::avx2::prefetch;
 use super::kernel::{self, Instructions, Kernel, Operands, by_rows};

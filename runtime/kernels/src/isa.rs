@@ -8,31 +8,37 @@ use half::bf16;
 #[cfg(target_arch = "x86_64")]
 use super::avx2::{Avx2, AvxVnni};
 #[cfg(target_arch = "x86_64")]
-use super::avx512::{Avx512, Vnni};
+use super::avx512::{Avx512, Bf16, Vnni};
 use super::kernel::{Codes, Kernel, detected};
 #[cfg(target_arch = "aarch64")]
-use super::neon::{DotProduct, MatrixMultiply, Neon};
+use super::neon::{Bf16, DotProduct, MatrixMultiply, Neon};
 use super::portable::Portable;
 use super::product::{Kernels, Product, Scratch};
 use super::{Affine, Element, NR, PanelMask, Row};
 
 /// Every instruction set with kernels of its own, the fastest last.
 static TABLE: &[InstructionSet] = &[
-    InstructionSet::new::<Portable, Portable>("portable"),
+    InstructionSet::new::<Portable, Portable, Portable>("portable"),
     #[cfg(target_arch = "x86_64")]
-    InstructionSet::new::<Avx2, Avx2>("avx2"),
+    InstructionSet::new::<Avx2, Avx2, Avx2>("avx2"),
     #[cfg(target_arch = "x86_64")]
-    InstructionSet::new::<Avx2, AvxVnni>("avxvnni"),
+    InstructionSet::new::<Avx2, Avx2, AvxVnni>("avxvnni"),
     #[cfg(target_arch = "x86_64")]
-    InstructionSet::new::<Avx512, Avx2>("avx512"),
+    InstructionSet::new::<Avx512, Avx512, Avx2>("avx512"),
+    // Before what has all but its bf16, and so never taken by itself: on the processors that it was measured on, widening
+    // is faster.
     #[cfg(target_arch = "x86_64")]
-    InstructionSet::new::<Avx512, Vnni>("avx512vnni"),
+    InstructionSet::new::<Avx512, Bf16, Vnni>("avx512bf16"),
+    #[cfg(target_arch = "x86_64")]
+    InstructionSet::new::<Avx512, Avx512, Vnni>("avx512vnni"),
     #[cfg(target_arch = "aarch64")]
-    InstructionSet::new::<Neon, Neon>("neon"),
+    InstructionSet::new::<Neon, Neon, Neon>("neon"),
     #[cfg(target_arch = "aarch64")]
-    InstructionSet::new::<Neon, DotProduct>("neondot"),
+    InstructionSet::new::<Neon, Neon, DotProduct>("neondot"),
     #[cfg(target_arch = "aarch64")]
-    InstructionSet::new::<Neon, MatrixMultiply>("neoni8mm"),
+    InstructionSet::new::<Neon, Neon, MatrixMultiply>("neoni8mm"),
+    #[cfg(target_arch = "aarch64")]
+    InstructionSet::new::<Neon, Bf16, MatrixMultiply>("neonbf16"),
 ];
 
 /// A line of the table.
@@ -87,13 +93,13 @@ impl<E: Tabled> Product<'_, E> {
 }
 
 impl InstructionSet {
-    /// A line with the kernels for floating-point numbers and those for int8.
-    const fn new<F: Kernel<f32> + Kernel<bf16>, I: Kernel<i8> + Codes>(name: &'static str) -> Self {
+    /// A line with the kernels for f32, bf16 and int8.
+    const fn new<F: Kernel<f32>, B: Kernel<bf16>, I: Kernel<i8> + Codes>(name: &'static str) -> Self {
         InstructionSet {
             name,
-            is_there: || F::detect().is_some() && I::detect().is_some(),
+            is_there: || F::detect().is_some() && B::detect().is_some() && I::detect().is_some(),
             f32: Kernels::new::<F>(),
-            bf16: Kernels::new::<F>(),
+            bf16: Kernels::new::<B>(),
             int8: Kernels::new::<I>(),
             activation_zero: I::ACTIVATION_ZERO,
             quantize: |from, inputs, to, rows| detected::<I>().quantize(from, inputs, to, rows),
@@ -159,6 +165,11 @@ impl Isa {
     pub fn dequantize(self, sums: &[Row<i32>], rows: &[Affine], outputs: &Row, bias: Option<&Row>, to: &mut [Row]) {
         assert!(rows.len() + 1 == sums.len() && to.len() == rows.len());
         (self.0.dequantize)(sums, rows, outputs, bias, to);
+    }
+
+    /// Whether products of an element round their activations to its precision, as instructions that multiply bf16 do.
+    pub fn rounds<E: Tabled>(self) -> bool {
+        E::kernels(self.0).rounds
     }
 
     /// What a [`Product`] does with a mask for so many rows, in a few words.

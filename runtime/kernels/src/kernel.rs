@@ -98,6 +98,9 @@ pub(super) trait Kernel<E: Element>: Instructions {
     /// Steps of a panel that are gone through at once where they are listed; it divides [`DEPTH`].
     const LISTED_DEPTH: usize = DEPTH;
 
+    /// Whether activations are rounded to the weights' precision before they are multiplied.
+    const ROUNDS: bool = false;
+
     /// Whether so many kept steps of all are listed in a product of so many rows; the others are taken for masked ones.
     fn lists(_kept: usize, _steps: usize, _rows: usize) -> bool {
         true

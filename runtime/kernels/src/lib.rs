@@ -12,8 +12,9 @@
 //! | [`PanelMask::Weights`] and [`PanelMask::Inputs`], few rows, AVX-512, no int8 | the mask goes into the multiply-adds |
 //! | both otherwise | the first tile masks the panel as it reads it and leaves it masked for the others |
 //!
-//! Elements are f32, bf16, which becomes f32 when it is loaded, and int8, whose activations are codes as well, with a scale
-//! and a zero of their own for each row ([`Isa::quantize`], [`Isa::dequantize`]).
+//! Elements are f32, bf16, which becomes f32 when it is loaded or is multiplied with activations that are rounded to bf16
+//! ([`Isa::rounds`]), and int8, whose activations are codes as well, with a scale and a zero of their own for each row
+//! ([`Isa::quantize`], [`Isa::dequantize`]).
 //!
 //! Two things vary, each in one place; the loop over the tiles is written once for all of them:
 //!

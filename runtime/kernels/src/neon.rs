@@ -4,7 +4,9 @@
 #![cfg(target_arch = "aarch64")]
 #![allow(unsafe_code)]
 
+mod bfmmla;
 mod int8;
+mod twos;
 
 use std::arch::aarch64::{
     float32x4_t, uint8x16_t, uint16x8_t, uint32x4_t, vandq_u16, vandq_u32, vdupq_n_f32, vdupq_n_u16, vdupq_n_u32,
@@ -17,6 +19,7 @@ use std::slice::Iter;
 
 use half::bf16;
 
+pub(super) use self::bfmmla::Bf16;
 pub(super) use self::int8::{DotProduct, MatrixMultiply};
 use super::kernel::{Instructions, Kernel, Operands, by_rows};
 use super::{Element, NR, Row};

@@ -40,11 +40,12 @@ pub struct Kernels<E: Element> {
     pub(super) run: Run<E>,
     /// What is done with a mask in a product of so many rows.
     pub(super) form: fn(PanelMask<'_>, usize) -> &'static str,
+    pub(super) rounds: bool,
 }
 
 impl<E: Element> Kernels<E> {
     pub(super) const fn new<K: Kernel<E>>() -> Self {
-        Kernels { run: run::<E, K>, form: form::<E, K> }
+        Kernels { run: run::<E, K>, form: form::<E, K>, rounds: K::ROUNDS }
     }
 }
 

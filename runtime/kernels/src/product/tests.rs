@@ -40,8 +40,8 @@ macro_rules! floats {
                 self.into()
             }
 
-            fn of_activation(activation: f32, _: Isa) -> f64 {
-                activation.into()
+            fn of_activation(activation: f32, isa: Isa) -> f64 {
+                if isa.rounds::<$element>() { $from(activation).into() } else { activation.into() }
             }
 
             fn sum(value: i16) -> f32 {

@@ -27,7 +27,10 @@ fn chosen(named: Option<String>, available: &[String], features: &Features) -> F
     let is_portable = kernels == PORTABLE;
     if kernels != best {
         let level = if is_portable { Level::Warning } else { Level::Note };
-        return finding.advise(level, format!("unset OVERMASK_ISA: this processor runs {best}, which is faster"));
+        return finding.advise(
+            level,
+            format!("unset OVERMASK_ISA: this processor runs {best}, which is faster where both were measured"),
+        );
     }
     finding.advise_if(is_portable, Level::Warning, || {
         let lacks = features.iter().filter(|(name, has)| !has && ["avx2", "fma", "asimd"].contains(name));

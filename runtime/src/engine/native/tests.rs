@@ -357,12 +357,15 @@ proptest! {
                 let apart = variant.iter().zip(&found[0]).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
                 prop_assert!(apart < most, "{isa}: {apart}");
             }
-            let is_alike = |a: &Vec<f32>, b: &Vec<f32>| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-4);
+            let is_alike = |a: &Vec<f32>, b: &Vec<f32>, most| a.iter().zip(b).all(|(a, b)| (a - b).abs() < most);
+            // Where activations are rounded, too, they have 8 bits of precision.
+            let of_bf16 = if isa.rounds::<half::bf16>() { 0.05 } else { 1e-4 };
             match first.is_empty() {
                 true => first = found,
                 // Sums of codes are exact, what is between them rounds a little differently; a code may then be another.
                 false => {
-                    prop_assert!(is_alike(&first[0], &found[0]) && is_alike(&first[1], &found[1]));
+                    prop_assert!(is_alike(&first[0], &found[0], 1e-4), "{isa}");
+                    prop_assert!(is_alike(&first[1], &found[1], of_bf16), "{isa}");
                     let apart = first[2].iter().zip(&found[2]).map(|(a, b)| (a - b).abs()).sum::<f32>();
                     prop_assert!(apart / (found[2].len() as f32) < 0.01, "{isa}: {apart}");
                 }

@@ -2,14 +2,15 @@
 //! twice what `sdot` does. Two steps make eight inputs, which are brought side by side as they are loaded.
 
 use std::arch::aarch64::{
-    int8x16_t, int32x4_t, uint8x8_t, vcombine_s32, vcombine_u8, vdupq_n_s8, vdupq_n_s32, vget_high_s32, vget_low_s32,
-    vld1_u8, vreinterpretq_s8_s32, vreinterpretq_s8_u8, vreinterpretq_s32_s8, vzip1q_s32, vzip2q_s32,
+    int8x16_t, int32x4_t, uint8x8_t, vcombine_u8, vdupq_n_s8, vdupq_n_s32, vld1_u8, vreinterpretq_s8_s32,
+    vreinterpretq_s8_u8, vreinterpretq_s32_s8, vzip1q_s32, vzip2q_s32,
 };
 use std::arch::{asm, is_aarch64_feature_detected};
 
-use super::{DotProduct, INPUTS, STEPS, Step, ZERO, load_lanes, mask, store_lanes, weights};
+use super::{DotProduct, INPUTS, STEPS, Step, ZERO, mask, weights};
 use crate::kernel::{Codes, Instructions, Kernel, Operands, by_rows};
 use crate::neon::LANES;
+use crate::neon::twos::{PAIRS, Sums, TWOS, load, store};
 use crate::{NR, Row};
 
 /// That the processor multiplies matrices of int8, and has dot products.
@@ -45,19 +46,10 @@ impl Kernel<i8> for MatrixMultiply {
     }
 }
 
-/// Pairs of rows of a tile.
-const PAIRS: usize = 3;
-
-/// Pairs of outputs of half a panel.
-const TWOS: usize = NR / 4;
-
-/// For each pair of rows and each pair of outputs the sums of the first row, then those of the second.
-type Sums = [[int32x4_t; TWOS]; PAIRS];
-
 #[target_feature(enable = "neon,i8mm")]
 fn dense<const R: usize>(Operands { a, b, bias, .. }: Operands<'_, i8>, sums: &mut [Row<i32>]) {
     for half in [0, NR / 2] {
-        let mut all = load::<R>(bias, sums, half);
+        let mut all = load::<R, _>(bias, sums, half);
         for (panel, steps) in b.chunks(STEPS).enumerate() {
             let rows = a.panel(panel, R);
             let (twos, rest) = steps.as_chunks::<2>();
@@ -68,7 +60,7 @@ fn dense<const R: usize>(Operands { a, b, bias, .. }: Operands<'_, i8>, sums: &m
                 add::<R>(&mut all, rows, steps.len() - 1, last, None, half);
             }
         }
-        store(sums, half, all);
+        store::<R, _>(sums, half, all);
     }
 }
 
@@ -116,34 +108,4 @@ fn eight(row: &Row<u8>, k: usize) -> uint8x8_t {
     let values = &row[k * INPUTS..][..2 * INPUTS];
     // SAFETY: there are eight.
     unsafe { vld1_u8(values.as_ptr()) }
-}
-
-#[target_feature(enable = "neon")]
-#[inline]
-fn load<const R: usize>(bias: Option<&Row<i32>>, sums: &[Row<i32>], half: usize) -> Sums {
-    let mut all = [[vdupq_n_s32(0); TWOS]; PAIRS];
-    for (all, pair) in all.iter_mut().zip(sums.chunks(2)) {
-        let [first, second] = [&pair[0], pair.last().unwrap_or(&pair[0])].map(|row| bias.unwrap_or(row));
-        for (i, [low, high]) in all.as_chunks_mut().0.iter_mut().enumerate() {
-            let output = half + LANES * i;
-            let (first, second) = (load_lanes(first, output), load_lanes(second, output));
-            *low = vcombine_s32(vget_low_s32(first), vget_low_s32(second));
-            *high = vcombine_s32(vget_high_s32(first), vget_high_s32(second));
-        }
-    }
-    all
-}
-
-#[target_feature(enable = "neon")]
-#[inline]
-fn store(sums: &mut [Row<i32>], half: usize, all: Sums) {
-    for (all, pair) in all.iter().zip(sums.chunks_mut(2)) {
-        for (i, [low, high]) in all.as_chunks().0.iter().enumerate() {
-            let output = half + LANES * i;
-            if let [_, second] = pair {
-                store_lanes(second, output, vcombine_s32(vget_high_s32(*low), vget_high_s32(*high)));
-            }
-            store_lanes(&mut pair[0], output, vcombine_s32(vget_low_s32(*low), vget_low_s32(*high)));
-        }
-    }
 }
