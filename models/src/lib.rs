@@ -4,7 +4,7 @@
 //! The manifests are data; `overmask-exporter` reads them and fetches what they name.
 
 /// Every manifest: its name and its text, in the order of the names.
-pub const MANIFESTS: [(&str, &str); 13] = [
+pub const MANIFESTS: [(&str, &str); 14] = [
     ("bge-small-int8", include_str!("../bge-small-int8.toml")),
     ("colbert-small-int8", include_str!("../colbert-small-int8.toml")),
     ("defender-minilm-int8", include_str!("../defender-minilm-int8.toml")),
@@ -12,6 +12,7 @@ pub const MANIFESTS: [(&str, &str); 13] = [
     ("e5-small-int8", include_str!("../e5-small-int8.toml")),
     ("minilm-l6", include_str!("../minilm-l6.toml")),
     ("movie", include_str!("../movie.toml")),
+    ("mpnet-base", include_str!("../mpnet-base.toml")),
     ("ms-marco-minilm-int8", include_str!("../ms-marco-minilm-int8.toml")),
     ("onnxruntime", include_str!("../onnxruntime.toml")),
     ("ratings", include_str!("../ratings.toml")),

