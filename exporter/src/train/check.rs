@@ -47,7 +47,7 @@ impl TrainOptions {
             (
                 "dev_folds",
                 self.dev_folds.is_some(),
-                masks && !pairs && self.target_sparsity.is_none() && self.initial_sparsity <= usual.initial_sparsity,
+                self.may_be_head_alone(),
                 "masks that need no zeros, in whose place a head alone may be kept",
             ),
             ("dense_learning_rate", self.dense_learning_rate != usual.dense_learning_rate, dense, replaces),

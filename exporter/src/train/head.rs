@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use overmask::base::Base;
-use overmask::mask::Granularity;
 
 use super::course::Learnt;
 use super::learner::Learner;
@@ -59,10 +58,7 @@ pub(super) fn learn(
     let mark = Mark { attempt: 0, epoch: 0, ..learnt.best.mark };
     let loss = learnt.attempts.iter().flat_map(|attempt| &attempt.curve).next_back().map_or(0.0, |last| last.loss);
     let epoch = Epoch { epoch: 0, step: 0, loss, dev: mark.score, dev_loss: mark.loss, sparsity: 0.0 };
-    // Whoever asks for zeros wants no pack without any.
-    let usual = TrainOptions::new("", Method::Mask).initial_sparsity;
-    let asked = o.target_sparsity.is_some() || o.initial_sparsity > usual || o.granularity == Granularity::TwoOfFour;
-    let counts = !asked;
+    let counts = o.may_be_head_alone();
     log::info!("head alone: dev {} {:.4}, dev loss {:.4}", o.form.kind.metric(), mark.score, mark.loss);
     Ok(Start { best: Best { mark, ..learnt.best }, epoch, counts })
 }

@@ -222,6 +222,14 @@ pub struct TrainOptions {
 const MAX_TOKENS: usize = 64;
 
 impl TrainOptions {
+    /// Whether a mask may turn out to be the head alone, without a zero: whoever asks for zeros wants no pack without any.
+    pub(super) fn may_be_head_alone(&self) -> bool {
+        self.method == Method::Mask
+            && self.granularity != Granularity::TwoOfFour
+            && self.target_sparsity.is_none()
+            && self.initial_sparsity <= TrainOptions::new("", Method::Mask).initial_sparsity
+    }
+
     /// The longest input that is meant for a base where nobody says, in tokens with the special ones.
     pub fn usual_tokens(base: &BaseManifest) -> usize {
         MAX_TOKENS.min(base.architecture.max_positions)

@@ -19,7 +19,8 @@ pub enum Effort {
     /// What serves most data.
     #[default]
     Normal,
-    /// Several rates and lengths; the best on the dev split is kept. Seven times the time.
+    /// Several rates and lengths; the best on the dev split is kept. Seven times the time. Few examples are cut into folds
+    /// to see whether a mask pays at all, for five times the time more.
     Best,
     /// Whatever the data are: 3 epochs at 0.004 in batches of 32, a tenth of the examples at random for choosing.
     Fixed,
@@ -80,6 +81,11 @@ const RATE: f64 = 1e-2;
 /// What [`Effort::Best`] tries besides: factors of the rate and of the epochs.
 const TRIES: [(f64, u32); 4] = [(0.5, 1), (2.0, 1), (1.0, 2), (2.0, 2)];
 
+/// Into how many folds [`Effort::Best`] cuts few examples ...
+const FOLDS: usize = 5;
+/// ... of which there are as many at least.
+const LEAST_FOR_FOLDS: usize = 20;
+
 /// What fits some number of examples.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Recipe {
@@ -93,6 +99,8 @@ pub struct Recipe {
     pub dev_fraction: f64,
     /// What is tried besides.
     pub tries: Vec<Try>,
+    /// Folds that say whether a mask pays.
+    pub dev_folds: Option<usize>,
 }
 
 impl Recipe {
@@ -131,7 +139,9 @@ impl Recipe {
                 }
             }
         }
-        Recipe { epochs, batch_size, learning_rate, dev_fraction, tries }
+        let few = (LEAST_FOR_FOLDS..FEW).contains(&examples) && !has_dev;
+        let dev_folds = (effort == Effort::Best && few).then_some(FOLDS);
+        Recipe { epochs, batch_size, learning_rate, dev_fraction, tries, dev_folds }
     }
 }
 
@@ -149,9 +159,11 @@ impl TrainOptions {
                 ..self
             };
         }
-        let Recipe { epochs, batch_size, learning_rate, dev_fraction, tries } = Recipe::new(effort, given, amount);
+        let Recipe { epochs, batch_size, learning_rate, dev_fraction, tries, dev_folds } =
+            Recipe::new(effort, given, amount);
+        let dev_folds = self.dev_folds.or(dev_folds.filter(|_| self.may_be_head_alone()));
         let split = Split::Stratified;
-        TrainOptions { epochs, batch_size, learning_rate, dev_fraction, tries, split, ..self }
+        TrainOptions { epochs, batch_size, learning_rate, dev_fraction, tries, dev_folds, split, ..self }
     }
 }
 
@@ -166,11 +178,11 @@ mod tests {
     #[test]
     fn few_examples_are_learnt_for_as_many_steps_as_some() {
         for examples in [10, 50, 100, 300, 1_000, 2_000, 5_000, 10_000, 1_000_000] {
-            let Recipe { epochs, batch_size, learning_rate, dev_fraction, tries } = normal(examples);
+            let Recipe { epochs, batch_size, learning_rate, dev_fraction, tries, dev_folds } = normal(examples);
             let learnt = examples as f64 * (1.0 - dev_fraction);
             let steps = (learnt / batch_size as f64).ceil() * f64::from(epochs);
             assert!(steps >= LEAST_STEPS as f64 && epochs as usize >= LEAST_EPOCHS, "{examples}: {steps}");
-            assert!(learning_rate == RATE && tries.is_empty(), "{examples}");
+            assert!(learning_rate == RATE && tries.is_empty() && dev_folds.is_none(), "{examples}");
         }
         // Of many examples the length of the fixed settings.
         let many = normal(8_000);
@@ -185,6 +197,19 @@ mod tests {
             assert_eq!((normal(examples).dev_fraction * examples as f64).round() as usize, chosen, "{examples}");
         }
         assert_eq!(normal(0).epochs as usize, LEAST_STEPS);
+    }
+
+    #[test]
+    fn with_time_few_examples_are_cut_into_folds() {
+        let folds = |o: TrainOptions, amount| o.fit(Effort::Best, Given::default(), amount).dev_folds;
+        let usual = || TrainOptions::new("a", Method::Mask);
+        let few = Amount::labelled(300);
+        assert_eq!(folds(usual(), few), Some(FOLDS));
+        assert_eq!(folds(TrainOptions { dev_folds: Some(3), ..usual() }, few), Some(3));
+        assert_eq!(folds(usual(), Amount { has_dev: true, ..few }), None);
+        assert_eq!((folds(usual(), Amount::labelled(19)), folds(usual(), Amount::labelled(1_000))), (None, None));
+        // Zeros that are asked for are learnt in any case.
+        assert_eq!(folds(TrainOptions { target_sparsity: Some(0.5), ..usual() }, few), None);
     }
 
     #[test]
