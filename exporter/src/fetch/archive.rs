@@ -16,6 +16,7 @@ use zip::ZipArchive;
 use zip::result::ZipError;
 
 use super::manifest::Wanted;
+use super::packing::{Packing, packing};
 use super::{FetchError, unreadable, unwritable};
 
 /// The longest archive within an archive that is unpacked.
@@ -25,30 +26,6 @@ const LONGEST_INNER: u64 = 1 << 30;
 /// hold them in memory, and a packed MB unpacks to a thousand.
 const LONGEST_LIST: u64 = 16 << 20;
 const LONGEST_NAMES: u64 = 1 << 20;
-
-/// How an archive is packed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Packing {
-    Zip,
-    TarGz,
-}
-
-fn packing(name: &str) -> Option<Packing> {
-    let name = name.to_ascii_lowercase();
-    let ends = |endings: &[&str]| endings.iter().any(|e| name.ends_with(e));
-    if ends(&[".whl", ".zip"]) {
-        Some(Packing::Zip)
-    } else if ends(&[".tar.gz", ".tgz"]) {
-        Some(Packing::TarGz)
-    } else {
-        None
-    }
-}
-
-/// Whether the file's name is that of an archive that we can read.
-pub(super) fn is_archive(path: &Path) -> bool {
-    packing(&path.to_string_lossy()).is_some()
-}
 
 /// Takes the wanted files out of the archive and puts them into `into`, digests checked.
 ///

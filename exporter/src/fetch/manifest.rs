@@ -5,7 +5,8 @@ use std::path::{Component, Path};
 use overmask_models::MANIFESTS;
 use serde::Deserialize;
 
-use super::{FetchError, archive, unreadable};
+use super::packing::is_archive;
+use super::{FetchError, unreadable};
 use crate::toml_text;
 
 /// What a manifest describes.
@@ -228,7 +229,7 @@ impl Manifest {
                     }
                     let Some(joined) = &source.joined else { return Err(format!("{} is missing", of("joined"))) };
                     check_file_name(&of("joined"), joined)?;
-                    if !archive::is_archive(Path::new(joined)) {
+                    if !is_archive(Path::new(joined)) {
                         return Err(format!("{}: `{joined}` ends in none of .zip, .whl, .tar.gz, .tgz", of("joined")));
                     }
                 }

@@ -11,6 +11,7 @@
 mod archive;
 mod error;
 mod manifest;
+mod packing;
 mod recipe;
 mod source;
 

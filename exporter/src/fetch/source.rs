@@ -7,6 +7,7 @@ use std::process::{Command, Output, Stdio};
 use overmask::error::ErrorKind;
 
 use super::manifest::{Archive, Manifest, Package, Source, Wanted};
+use super::packing::is_archive;
 use super::{FetchError, archive, unreadable, unwritable};
 
 /// Lines of a failed program's output that a message shows.
@@ -131,7 +132,7 @@ fn from_local(
     if meta.is_dir() {
         return from_directory(manifest, wanted, path, scratch, staged);
     }
-    if !archive::is_archive(path) {
+    if !is_archive(path) {
         return match wanted {
             [only] => copy(path, only, staged),
             _ => Err(FetchError::Absent { place: path.to_owned(), name: names(wanted) }),
@@ -280,7 +281,7 @@ fn from_url(url: &str, source: &Source, wanted: &[&Wanted], scratch: &Path, stag
         }
         return Ok(());
     }
-    if archive::is_archive(Path::new(url)) {
+    if is_archive(Path::new(url)) {
         return archive::extract(&local(url, u64::MAX, scratch)?, &source.inside, wanted, scratch, staged);
     }
     match wanted {
