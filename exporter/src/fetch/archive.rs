@@ -44,9 +44,9 @@ pub(super) fn extract(
     };
     if let Some((first, deeper)) = outer.split_first() {
         let name = first.rsplit('/').next().unwrap_or(first);
-        let inner = scratch.join(format!("inner-{}-{name}", deeper.len()));
-        each(archive, &[first], &mut |_, reader| unpack_inner(reader, archive, &inner))?;
-        return extract(&inner, &inside[1..], wanted, scratch, into);
+        let within = scratch.join(format!("inner-{}-{name}", deeper.len()));
+        join([(archive, first.as_str())], &within)?;
+        return extract(&within, &inside[1..], wanted, scratch, into);
     }
     let paths: Vec<String> = wanted
         .iter()
@@ -60,7 +60,9 @@ pub(super) fn extract(
 /// digest.
 pub(super) fn place(reader: &mut dyn Read, wanted: &Wanted, origin: &Path, into: &Path) -> Result<(), FetchError> {
     let mut hasher = Sha256::new();
-    let copied = copy(reader, origin, &into.join(&wanted.name), wanted.size, &mut |bytes| hasher.update(bytes))?;
+    let to = into.join(&wanted.name);
+    let mut out = File::create(&to).map_err(unwritable(&to))?;
+    let copied = copy(reader, origin, (&mut out, &to), wanted.size, &mut |bytes| hasher.update(bytes))?;
     let (name, origin) = (wanted.name.clone(), origin.display().to_string());
     if copied != Some(wanted.size) {
         return Err(FetchError::Size { name, origin, expected: wanted.size });
@@ -72,39 +74,32 @@ pub(super) fn place(reader: &mut dyn Read, wanted: &Wanted, origin: &Path, into:
     Ok(())
 }
 
-fn unpack_inner(reader: &mut dyn Read, origin: &Path, to: &Path) -> Result<(), FetchError> {
+/// An archive within an archive, or a part of one.
+fn inner(reader: &mut dyn Read, origin: &Path, to: (&mut File, &Path)) -> Result<(), FetchError> {
     match copy(reader, origin, to, LONGEST_INNER, &mut |_| ())? {
         Some(_) => Ok(()),
         None => Err(broken(origin, format!("an archive in it is longer than {LONGEST_INNER} bytes"))),
     }
 }
 
-/// Puts a part, which lies in each of these archives, behind the one before, into a new archive.
-pub(super) fn join<'a>(
-    parts: impl IntoIterator<Item = (&'a Path, &'a str)>,
-    to: &Path,
-    scratch: &Path,
-) -> Result<(), FetchError> {
-    let part = scratch.join("part");
+/// Makes an archive of its parts, which lie in these archives, in this order.
+pub(super) fn join<'a>(parts: impl IntoIterator<Item = (&'a Path, &'a str)>, to: &Path) -> Result<(), FetchError> {
     let mut out = File::create(to).map_err(unwritable(to))?;
     for (archive, name) in parts {
-        each(archive, &[name], &mut |_, reader| unpack_inner(reader, archive, &part))?;
-        let mut part = File::open(&part).map_err(unreadable(&part))?;
-        io::copy(&mut part, &mut out).map_err(unwritable(to))?;
+        each(archive, &[name], &mut |_, reader| inner(reader, archive, (&mut out, to)))?;
     }
-    std::fs::remove_file(&part).map_err(unwritable(&part))
+    Ok(())
 }
 
-/// Copies what `reader` gives of `origin` into a new file, and shows it to `see`. Returns the
+/// Appends what `reader` gives of `origin` to a file, and shows it to `see`. Returns the
 /// length, or nothing when there are more than `most` bytes: then it stops.
 fn copy(
     reader: &mut dyn Read,
     origin: &Path,
-    to: &Path,
+    (out, to): (&mut File, &Path),
     most: u64,
     see: &mut dyn FnMut(&[u8]),
 ) -> Result<Option<u64>, FetchError> {
-    let mut out = File::create(to).map_err(unwritable(to))?;
     let mut buffer = vec![0; 1 << 16];
     let mut copied = 0;
     loop {

@@ -106,16 +106,14 @@ impl Attempt<'_> {
 }
 
 /// The archive that a source's packages have, given theirs.
-fn whole(source: &Source, mut archives: Vec<PathBuf>, scratch: &Path) -> Result<PathBuf, FetchError> {
-    match &source.joined {
-        None => Ok(archives.swap_remove(0)),
-        Some(name) => {
-            let joined = scratch.join(name);
-            let parts = archives.iter().zip(&source.parts).map(|(archive, part)| (archive.as_path(), &*part.file));
-            archive::join(parts, &joined, scratch)?;
-            Ok(joined)
-        }
-    }
+fn whole(source: &Source, archives: Vec<PathBuf>, scratch: &Path) -> Result<PathBuf, FetchError> {
+    let Some(name) = &source.joined else {
+        let only = archives.into_iter().next();
+        return only.ok_or_else(|| FetchError::Absent { place: scratch.to_owned(), name: "package".to_owned() });
+    };
+    let joined = scratch.join(name);
+    archive::join(archives.iter().zip(&source.parts).map(|(archive, part)| (archive.as_path(), &*part.file)), &joined)?;
+    Ok(joined)
 }
 
 /// A local path may be: the only wanted file; an archive of one of the sources, or one that

@@ -139,8 +139,8 @@ impl Recipe {
                 }
             }
         }
-        let few = (LEAST_FOR_FOLDS..FEW).contains(&examples) && !has_dev;
-        let dev_folds = (effort == Effort::Best && few).then_some(FOLDS);
+        let decides_by_chance = (LEAST_FOR_FOLDS..FEW).contains(&examples) && !has_dev;
+        let dev_folds = (effort == Effort::Best && decides_by_chance).then_some(FOLDS);
         Recipe { epochs, batch_size, learning_rate, dev_fraction, tries, dev_folds }
     }
 }
