@@ -123,16 +123,16 @@ fn registry() -> Vec<Vec<u8>> {
 /// What the derived file holds that is a seed.
 pub const DERIVED: [u32; 20] = [7; 20];
 
-/// A derived file, made in a directory.
-pub fn derived_file(dir: &Path) -> DerivedFile {
+/// A derived file of these values, made in a directory.
+pub fn derived_file(dir: &Path, values: &[u32]) -> DerivedFile {
     let file = DerivedFile::new(&Directory::open(dir.join("derived")).unwrap(), "masks32", [7; 32]);
-    file.find_or_make(DERIVED.len(), |_| Ok::<_, Infallible>(DERIVED.to_vec())).unwrap();
+    file.find_or_make(values.len(), |_| Ok::<_, Infallible>(values.to_vec())).unwrap();
     file
 }
 
 fn derived() -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
-    std::fs::read(derived_file(dir.path()).path()).unwrap()
+    std::fs::read(derived_file(dir.path(), &DERIVED).path()).unwrap()
 }
 
 fn packs() -> Vec<Vec<u8>> {
