@@ -1,6 +1,7 @@
 //! The command line of `overmask-export`: one file a subcommand, no logic that the library
 //! lacks.
 
+mod adapt;
 mod analyze;
 mod baseline;
 mod bench_step;
@@ -88,6 +89,7 @@ enum Command {
     Diff(diff::DiffArgs),
     Analyze(analyze::AnalyzeArgs),
     Quantize(quantize::QuantizeArgs),
+    Adapt(adapt::AdaptArgs),
     Plan(plan::PlanArgs),
     Repack(repack::RepackArgs),
     Patch(patch::PatchArgs),
@@ -131,6 +133,7 @@ pub fn main() -> process::ExitCode {
         Command::Diff(args) => diff::run(args),
         Command::Analyze(args) => analyze::run(args, cli.verbosity),
         Command::Quantize(args) => quantize::run(args),
+        Command::Adapt(args) => adapt::run(args, cli.verbosity),
         Command::Plan(args) => plan::run(args),
         Command::Repack(args) => repack::run(args),
         Command::Patch(args) => patch::run(args),

@@ -77,11 +77,14 @@ pub fn read_with(path: &Path, form: Form, options: &ReadOptions) -> Result<Datas
 }
 
 /// Reads a data file for its texts alone: what they are is not looked at, if the file says it at all. A `.conll` file
-/// has its tags all the same.
+/// has its tags all the same; a `.txt` file has a text a line.
 ///
 /// # Errors
 /// As [`read_with()`].
 pub fn read_unlabelled(path: &Path, form: Form, options: &ReadOptions) -> Result<Unlabelled, DataError> {
+    if ending(path) == "txt" && form.inputs().len() == 1 && form.kind != TaskKind::Tag && path.is_file() {
+        return lines(path, options);
+    }
     let (format, bytes) = open(path, form, options)?;
     let text = encoding::text(path, &bytes)?;
     let fields = Fields { needed: form.inputs(), instead: &[] };
@@ -97,6 +100,20 @@ pub fn read_unlabelled(path: &Path, form: Form, options: &ReadOptions) -> Result
         return Err(DataError::Empty { path: path.to_owned() });
     }
     Ok(Unlabelled { path: path.to_owned(), inputs })
+}
+
+/// The lines of a file that are not blank.
+fn lines(path: &Path, options: &ReadOptions) -> Result<Unlabelled, DataError> {
+    // It has neither fields nor what parts them.
+    options.check(path, Form::CLASSIFY, false, false)?;
+    let bytes = overmask::fs::read(path).map_err(|source| DataError::Io { path: path.to_owned(), source })?;
+    let lines = encoding::text(path, &bytes)?.lines().zip(1..).filter(|(line, _)| !line.trim().is_empty());
+    let inputs: Vec<(Input, usize)> =
+        lines.map(|(line, number)| (Input::Text(line.trim().to_owned()), number)).collect();
+    match inputs.is_empty() {
+        true => Err(DataError::Empty { path: path.to_owned() }),
+        false => Ok(Unlabelled { path: path.to_owned(), inputs }),
+    }
 }
 
 /// A file's format, which its name tells, and its bytes.
@@ -214,6 +231,25 @@ mod tests {
         let text = "id,Text,label\n1,\"a, \"\"b\"\"\",x\n2,\"two\nlines\", y \r\n3,c,x\n";
         let expected = [("a, \"b\"", "x", 2), ("two\nlines", "y", 3), ("c", "x", 5)];
         assert_eq!(pairs("a.csv", text), expect(&expected));
+    }
+
+    #[test]
+    fn lines_are_texts_where_no_label_is_asked_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a.txt");
+        fs::write(&path, "\u{feff}a, b\r\n\n \n  c\n").unwrap();
+        let texts = read_unlabelled(&path, Form::CLASSIFY, &ReadOptions::default()).unwrap();
+        let expected = [("a, b", 1), ("c", 4)].map(|(text, line)| (Input::Text(text.into()), line));
+        assert_eq!(texts.inputs, expected);
+        // Nobody would know what they are, or where the second text begins.
+        assert!(matches!(read(&path, Form::CLASSIFY), Err(DataError::Format { .. })));
+        let pair = Form { pair: true, ..Form::CLASSIFY };
+        assert!(matches!(read_unlabelled(&path, pair, &ReadOptions::default()), Err(DataError::Format { .. })));
+        let column = ReadOptions { text_column: Some("body".into()), ..ReadOptions::default() };
+        assert!(read_unlabelled(&path, Form::CLASSIFY, &column).is_err());
+        fs::write(&path, "\n").unwrap();
+        let empty = read_unlabelled(&path, Form::CLASSIFY, &ReadOptions::default());
+        assert!(matches!(empty, Err(DataError::Empty { .. })));
     }
 
     #[test]

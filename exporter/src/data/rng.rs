@@ -40,6 +40,10 @@ pub(crate) mod stream {
     pub(crate) const LINEAR: u64 = 13;
     /// Cutting a data set into parts that teachers are apart from.
     pub(crate) const FOLDS: u64 = 14;
+    /// How the random masks of a step are for which a base is prepared.
+    pub(crate) const ADAPTATION: u64 = 15;
+    /// Which units they zero.
+    pub(crate) const ADAPTATION_MASKS: u64 = 16;
 }
 
 /// Each counter owns 2^32 words of its stream, so that counters do not overlap.

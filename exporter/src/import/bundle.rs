@@ -3,10 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use overmask::base::{self, Architecture, Base, BaseManifest, MaskableTensor, Pooling, Precision, TensorBytes, file};
+use overmask::base::{
+    self, Architecture, Base, BaseError, BaseManifest, MaskableTensor, Pooling, Precision, TensorBytes, file,
+};
 use overmask::fs::{Staged, file_digest};
 use overmask::task::{TaskError, Tokenizer as Opened};
 use overmask_graph::proto::ModelProto;
+use overmask_graph::variant;
 
 use super::{ImportError, Origin};
 
@@ -47,7 +50,7 @@ impl Tokenizer {
 }
 
 /// Checks that a bundle may go to `out`.
-pub(super) fn check_place(out: &Path) -> Result<(), ImportError> {
+pub fn check_place(out: &Path) -> Result<(), ImportError> {
     Ok(Staged::check(out)?)
 }
 
@@ -113,6 +116,45 @@ pub(super) fn write(
 
     staged.publish()?;
     Ok(Base::open(out)?)
+}
+
+/// Writes a base whose tensors have other values, of the same shapes: another base, with an identity of its own.
+///
+/// # Errors
+/// As [`write`].
+pub fn rewrite(
+    base: &Base,
+    tensors: &BTreeMap<String, Vec<f32>>,
+    source: String,
+    out: &Path,
+) -> Result<Base, ImportError> {
+    let manifest = base.manifest();
+    let bytes = |values: &Vec<f32>| values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<u8>>();
+    let changed: BTreeMap<&str, Vec<u8>> =
+        tensors.iter().map(|(name, values)| (name.as_str(), bytes(values))).collect();
+    let names = base.names();
+    let tensor = |name: &'_ String| {
+        let (shape, bytes) = base.tensor_bytes(name)?;
+        Ok((shape, changed.get(name.as_str()).map_or(bytes, Vec::as_slice)))
+    };
+    let values: Vec<(&[usize], &[u8])> = names.iter().map(tensor).collect::<Result<_, BaseError>>()?;
+    let path = base.dir().join(file::TOKENIZER);
+    let parts = Parts {
+        architecture: manifest.architecture.clone(),
+        maskable: manifest.maskable.clone(),
+        tensors: names.iter().zip(values).map(|(name, (shape, bytes))| (name.as_str(), shape, bytes)).collect(),
+        weights: base.dir().join(file::WEIGHTS),
+        tokenizer: Tokenizer::read(path)?,
+        pooling: manifest.pooling,
+        max_tokens: manifest.max_tokens,
+        origin: Origin { source: Some(source), licence: Some(manifest.licence.clone()) },
+    };
+    let graph = |offsets: &BTreeMap<String, u64>| {
+        let mut model = overmask_graph::read_base(base)?;
+        variant::store_as(&mut model, Precision::F32, offsets)?;
+        Ok(model)
+    };
+    write(out, parts, graph, |_| Ok(()))
 }
 
 /// A file of the checkpoint.

@@ -14,6 +14,8 @@ mod spelling;
 mod tests;
 mod vocab;
 
+pub use self::bundle::{check_place, rewrite};
+
 use std::error::Error;
 use std::path::PathBuf;
 

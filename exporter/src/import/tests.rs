@@ -1,9 +1,11 @@
 //! Every family whose structure is known: checkpoints of transformers 5 beside what PyTorch computes
 //! (`tests/fixtures/make_onnx5.py`).
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use overmask::base::{Base, Precision};
 use overmask::engine::TokenBatch;
@@ -14,9 +16,9 @@ use tempfile::TempDir;
 
 use super::onnx::tests::{check_gradients, difference, fixtures, hidden};
 use super::{Origin, hf};
-use crate::data::rng;
+use crate::data::{Unlabelled, rng};
 use crate::quantize;
-use crate::train::Selection;
+use crate::train::{AdaptOptions, Selection, adapt, graph};
 
 /// Checkpoints, with the family of the base that each becomes.
 const FAMILIES: [(&str, &str); 8] = [
@@ -113,6 +115,23 @@ fn masks_act_alike_on_every_engine_and_in_every_precision() {
             println!("{name}: {}: {apart:.1e}", precision.name());
             assert!(apart <= tolerance, "{name}: {}: {apart}", precision.name());
         }
+    }
+}
+
+/// What is prepared for masks is compared with the base after each layer that has weights of its own.
+#[test]
+fn bases_can_be_prepared_for_masks() {
+    let input = |i: usize| (format!("good film {i}").into(), i + 1);
+    let texts = Unlabelled { path: PathBuf::from("texts.txt"), inputs: (0..20).map(input).collect() };
+    let granularity = Granularity::Block { rows: 4, cols: 1 };
+    let options = AdaptOptions { granularity, steps: 2, max_tokens: 16, ..AdaptOptions::default() };
+    for (name, _) in FAMILIES {
+        let (_dir, base) = imported(&folder(name));
+        let layers: HashSet<usize> = base.manifest().maskable.iter().map(|tensor| tensor.layer).collect();
+        assert_eq!(graph::states(&base).unwrap().count, layers.len(), "{name}");
+        let adapted = adapt(&base, &texts, &options, &AtomicBool::new(false), &mut |_| ()).unwrap();
+        assert!(adapted.before.dense == 0.0 && adapted.before.half > 0.0, "{name}: {adapted:?}");
+        assert!(adapted.after.half.is_finite() && adapted.after.dense > 0.0, "{name}: {adapted:?}");
     }
 }
 

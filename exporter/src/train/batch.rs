@@ -77,6 +77,13 @@ impl Scale {
     }
 }
 
+/// The tokens of a batch as an encoder's inputs.
+pub(super) fn token_feed(batch: &Padded) -> Result<Feed, TrainError> {
+    let shape = [batch.batch, batch.sequence];
+    let of = |name: &str| Ok((name.to_owned(), i64_value(&shape, batch.input(name).cloned().unwrap_or_default())?));
+    encoder::INPUTS.into_iter().map(of).collect()
+}
+
 /// What examples are to the step graph.
 pub(super) enum Inputs {
     /// Token numbers.
@@ -294,9 +301,7 @@ impl Examples {
                     let firsts: Vec<i64> = these.iter().enumerate().flat_map(start).collect();
                     all.push((name::FIRSTS.to_owned(), i64_value(&[rows], firsts)?));
                 }
-                all.push((encoder::INPUT_IDS.to_owned(), i64_value(&shape, batch.input_ids)?));
-                all.push((encoder::ATTENTION_MASK.to_owned(), i64_value(&shape, batch.attention_mask)?));
-                all.push((encoder::TOKEN_TYPE_IDS.to_owned(), i64_value(&shape, batch.token_type_ids)?));
+                all.extend(token_feed(&batch)?);
             }
             Inputs::Features(features) => {
                 let values = indices.iter().flat_map(|i| features[*i].concat()).collect();

@@ -9,7 +9,7 @@ use overmask::mask::Granularity;
 use serde::Serialize;
 
 use super::batch::{Scale, dropout};
-use super::graph::name;
+use super::graph::{Objective, name};
 use super::session::{Placement, fresh, frozen};
 use super::setup::{Rates, initial, spec};
 use super::step::{Backend, MicroBatch, StepSession};
@@ -49,7 +49,7 @@ pub fn bench_step(
     let placement = Placement { device: options.device, threads: options.threads, profile: profile.clone() };
     let weights = frozen(base, &graph.frozen, &placement)?;
     let state = fresh(initial(base, &graph, options, None, Scale::ONE)?);
-    let mut session = StepSession::new(backend, &graph, &spec, state, &weights, &placement)?;
+    let mut session = StepSession::new(backend, &graph, spec.optimizer(), state, &weights, &placement)?;
     let (scores, dense, head) = (options.learning_rate, options.dense_learning_rate, options.head_learning_rate);
     let rates = Rates { scores, dense, head };
     let (size, a) = (options.batch_size, &base.manifest().architecture);

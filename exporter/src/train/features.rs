@@ -13,7 +13,7 @@ use overmask_graph::encoder::Padded;
 use overmask_ort::OrtEngine;
 
 use super::batch::{Examples, Inputs};
-use super::session::PrefixSession;
+use super::session::BaseSession;
 use super::{TrainError, TrainOptions, go_on};
 
 /// Examples that run through the encoder at once.
@@ -113,7 +113,7 @@ pub(super) fn embed(base: &Base, examples: &mut Examples, scale: Option<f32>) ->
 
 /// Runs the prefix once for every example and keeps what it gives.
 pub(super) fn keep_prefixes(
-    session: &mut PrefixSession,
+    session: &mut BaseSession,
     examples: &mut Examples,
     tokenizer: &Tokenizer,
     width: usize,
@@ -127,7 +127,8 @@ pub(super) fn keep_prefixes(
         go_on(stop)?;
         let batch = Padded::from(&tokenizer.batch(indices.iter().map(|i| &tokens[*i])));
         let values = session.run(&batch, width)?;
-        for (index, row) in indices.iter().zip(values.chunks_exact(batch.sequence * width)) {
+        let rows = values.iter().flat_map(|values| values.chunks_exact(batch.sequence * width));
+        for (index, row) in indices.iter().zip(rows) {
             prefixes[*index] = row[..tokens[*index].len() * width].to_vec();
         }
     }

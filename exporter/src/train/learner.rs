@@ -13,8 +13,8 @@ use tempfile::TempDir;
 
 use super::batch::{Examples, Inputs};
 use super::features::{self, FrozenEncoder};
-use super::graph::{self, Encoder, Graph, Role, Spec, name};
-use super::session::{self, ForwardSession, Frozen, Placement, PrefixSession};
+use super::graph::{self, Encoder, Graph, Objective, Role, Spec, name};
+use super::session::{self, BaseSession, ForwardSession, Frozen, Placement};
 use super::setup::{initial, spec};
 use super::sparsity::{self, Phases};
 use super::state::{Best, Kept};
@@ -118,7 +118,7 @@ impl<'a> Learner<'a> {
         let forward = graph::forward(base, &spec)?;
         if let Some(prefix) = &graph.prefix {
             let placement = Placement { device: options.device, threads: options.threads, profile: None };
-            let mut session = PrefixSession::new(prefix, base, &placement)?;
+            let mut session = BaseSession::of_prefix(prefix, base, &placement)?;
             for examples in [&mut train, &mut dev] {
                 features::keep_prefixes(&mut session, examples, &tokenizer, width, stop)?;
             }
@@ -131,7 +131,7 @@ impl<'a> Learner<'a> {
         let frozen = session::frozen(base, &graph.frozen, &placement)?;
         let start = start.map(|best| best.kept.clone());
         let state = session::fresh(initial(base, &graph, options, start.as_ref(), train.scale)?);
-        let step = StepSession::new(backend, &graph, &spec, state, &frozen, &placement)?;
+        let step = StepSession::new(backend, &graph, spec.optimizer(), state, &frozen, &placement)?;
         let forward = ForwardSession::new(&forward, &frozen, &placement)?;
         Ok(Learner {
             base,
@@ -159,7 +159,7 @@ impl<'a> Learner<'a> {
         let (backend, scale) = (Backend::of(o.device, o.in_parts()), self.train.scale);
         let state = session::fresh(initial(self.base, &self.graph, o, self.start.as_ref(), scale)?);
         let placement = Placement { device: o.device, threads: o.threads, profile: None };
-        self.step = StepSession::new(backend, &self.graph, &self.spec, state, &self.frozen, &placement)?;
+        self.step = StepSession::new(backend, &self.graph, self.spec.optimizer(), state, &self.frozen, &placement)?;
         self.threshold = 0.0;
         Ok(())
     }

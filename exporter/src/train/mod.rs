@@ -1,5 +1,6 @@
 //! Training: a base, labelled texts and a method become a pack.
 
+mod adapt;
 mod baselines;
 mod batch;
 mod bench;
@@ -23,6 +24,7 @@ mod recipe;
 mod run;
 pub mod schedule;
 pub mod scores;
+mod sealed;
 mod select;
 mod session;
 mod setup;
@@ -40,6 +42,7 @@ mod value;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+pub use adapt::{AdaptOptions, AdaptProgress, Adapted, Distances, adapt};
 pub use baselines::baselines;
 pub use bench::{StepBench, bench_step};
 pub use folds::Folds;

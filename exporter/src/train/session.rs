@@ -9,13 +9,14 @@ use ort::value::{DynValue, Tensor};
 use overmask::base::Base;
 use overmask::engine::Device;
 use overmask_graph::GraphBuilder;
-use overmask_graph::encoder::{self, Padded};
+use overmask_graph::encoder::Padded;
 use overmask_graph::proto::{ModelProto, data_type};
 use overmask_ort::{Binding, Bound, allocator, environment, on_device, usable};
 
 use super::TrainError;
+use super::batch::token_feed;
 use super::graph::{self, Graph, Prefix, name, next};
-use super::value::{Feed, f32_value, i64_value};
+use super::value::{Feed, f32_value};
 
 /// Where and with how many threads sessions run.
 #[derive(Debug, Clone)]
@@ -126,33 +127,50 @@ pub(super) fn scalar(value: &Bound) -> Result<f32, TrainError> {
     value.download()?.first().copied().ok_or_else(|| TrainError::Runtime("an empty scalar".to_owned()))
 }
 
-/// What runs once for each example: what lies below everything that trains.
-pub(super) struct PrefixSession {
+/// A part of the base, which nothing changes.
+pub(super) struct BaseSession {
     session: Session,
     binding: Binding,
+    outputs: Vec<String>,
 }
 
-impl PrefixSession {
-    pub(super) fn new(prefix: &Prefix, base: &Arc<Base>, placement: &Placement) -> Result<Self, TrainError> {
-        let session = open(&prefix.model, &Placement { profile: None, ..placement.clone() })?;
+impl BaseSession {
+    /// From tokens to some values, each [batch, sequence, width]; `frozen` are the weights that the graph reads.
+    pub(super) fn new(
+        model: &ModelProto,
+        frozen: &Frozen,
+        outputs: Vec<String>,
+        placement: &Placement,
+    ) -> Result<Self, TrainError> {
+        let session = open(model, &Placement { profile: None, ..placement.clone() })?;
         let mut binding = Binding::new(&session)?;
-        for (name, value) in frozen(base, &prefix.frozen, placement)? {
-            binding.input(&name, &value)?;
+        for (name, value) in frozen {
+            binding.input(name, value)?;
         }
-        Ok(PrefixSession { session, binding })
+        Ok(BaseSession { session, binding, outputs })
     }
 
-    /// The output for a batch, [batch, sequence, width].
-    pub(super) fn run(&mut self, batch: &Padded, width: usize) -> Result<Vec<f32>, TrainError> {
+    /// The part below all that trains.
+    pub(super) fn of_prefix(prefix: &Prefix, base: &Arc<Base>, placement: &Placement) -> Result<Self, TrainError> {
+        let frozen = frozen(base, &prefix.frozen, placement)?;
+        Self::new(&prefix.model, &frozen, vec![name::PREFIX.to_owned()], placement)
+    }
+
+    /// The outputs for a batch, [batch, sequence, width] each.
+    pub(super) fn run(&mut self, batch: &Padded, width: usize) -> Result<Vec<Vec<f32>>, TrainError> {
         let shape = [batch.batch, batch.sequence];
-        for name in encoder::INPUTS.into_iter().filter(|n| reads(&self.session, n)) {
-            let values = batch.input(name).cloned().unwrap_or_default();
-            self.binding.input(name, &owned(i64_value(&shape, values)?))?;
+        for (name, value) in token_feed(batch)?.into_iter().filter(|(name, _)| reads(&self.session, name)) {
+            self.binding.input(&name, &owned(value))?;
         }
-        let output = owned(f32_value(&[batch.batch, batch.sequence, width], vec![0.0; shape[0] * shape[1] * width])?);
-        self.binding.output(name::PREFIX, &output)?;
+        let empty = || f32_value(&[shape[0], shape[1], width], vec![0.0; shape[0] * shape[1] * width]);
+        let mut outputs = Vec::with_capacity(self.outputs.len());
+        for name in &self.outputs {
+            let output = owned(empty()?);
+            self.binding.output(name, &output)?;
+            outputs.push(output);
+        }
         self.binding.run(&mut self.session)?;
-        Ok(output.download()?)
+        outputs.into_iter().map(|output| Ok(output.download()?)).collect()
     }
 }
 

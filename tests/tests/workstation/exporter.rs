@@ -1,6 +1,7 @@
 //! The program `overmask-export` as a user meets it, on a tiny encoder: what is learnt is what
 //! `overmask` runs, and whatever goes wrong has its exit code and leaves nothing.
 
+mod adapted;
 mod measured;
 mod taught;
 

@@ -49,13 +49,27 @@ impl TrainArgs {
         ];
         let read: Vec<_> = read.into_iter().filter_map(|(option, path)| Some((option, path?))).collect();
         places::check(&written, &read)?;
-        let stale = options.checkpoint.as_ref().filter(|checkpoint| !checkpoint.resume && checkpoint.file.exists());
-        if let Some(checkpoint) = stale {
-            let path = checkpoint.file.display();
-            let message = format!("--checkpoint {path}: is there; go on from it with --resume, or remove it");
-            return Err(CodedError { message, code: ExitCode::Usage }.into());
+        let checkpoint = options.checkpoint.as_ref();
+        checkpoint.map_or(Ok(()), |checkpoint| fresh_checkpoint(&checkpoint.file, checkpoint.resume))
+    }
+}
+
+/// Refuses to write over the state of a run that nobody goes on from.
+pub(super) fn fresh_checkpoint(file: &Path, resume: bool) -> Result<(), Error> {
+    if !resume && file.exists() {
+        let message = format!("--checkpoint {}: is there; go on from it with --resume, or remove it", file.display());
+        return Err(CodedError { message, code: ExitCode::Usage }.into());
+    }
+    Ok(())
+}
+
+/// Removes the state of a run whose result is there: nobody goes on from it.
+pub(super) fn remove_checkpoint(file: &Path) {
+    match std::fs::remove_file(file) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            log::warn!("cannot remove {}, of which nobody has use any more: {e}", file.display());
         }
-        Ok(())
+        _ => (),
     }
 }
 
@@ -120,13 +134,7 @@ pub(super) fn run(args: &TrainArgs, verbosity: Verbosity) -> Result<(), Error> {
     let outcome = outcome.map_err(in_flags)?;
     outcome.pack.write(&args.output, Some(&base))?;
     if let Some(checkpoint) = options.checkpoint.as_ref().filter(|_| !outcome.stopped) {
-        // The pack is there: nobody goes on from here.
-        match std::fs::remove_file(&checkpoint.file) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                log::warn!("cannot remove {}, of which nobody has use any more: {e}", checkpoint.file.display());
-            }
-            _ => (),
-        }
+        remove_checkpoint(&checkpoint.file);
     }
     report(args, &options, &outcome)
 }
@@ -145,7 +153,7 @@ fn message(now: &Progress, metric: &str) -> String {
 }
 
 /// What is answered to Ctrl-C, with the file of the run's state if it has one.
-fn stopping(state: Option<&Path>) -> String {
+pub(super) fn stopping(state: Option<&Path>) -> String {
     match state {
         Some(state) => format!(
             "stopping after this step; once more ends at once, and {} has the run as it was last written",

@@ -6,7 +6,7 @@ use overmask::mask::Granularity;
 use overmask_graph::GraphBuilder;
 use overmask_graph::proto::data_type;
 
-use super::{Role, Trained, declare, name, noise};
+use super::{Role, Trained, declare, keep, name, noise};
 use crate::train::TrainError;
 
 /// A weight under a mask.
@@ -27,55 +27,75 @@ pub(super) fn insert(
     noisy: bool,
     trained: &mut Vec<Trained>,
 ) -> Result<Vec<Masked>, TrainError> {
-    let mut nodes = b.take_nodes();
-    let mut all = Vec::new();
     if !tensors.is_empty() && !noisy && granularity != Granularity::TwoOfFour {
         b.input(name::THRESHOLD, data_type::FLOAT, &[]);
     }
-    for tensor in tensors {
+    let mut all = Vec::new();
+    put_between(b, tensors, |b, tensor| {
         let scores = format!("scores/{}", tensor.name);
         let dims = units(tensor, granularity)?;
         let mut threshold = name::THRESHOLD.to_owned();
         if noisy {
             declare(&dims, |dims| threshold = b.input(&noise(&tensor.name), data_type::FLOAT, dims));
         }
-        let masked = apply(b, tensor, granularity, &scores, &threshold);
-        for node in &mut nodes {
-            node.input.iter_mut().filter(|i| **i == tensor.name).for_each(|i| i.clone_from(&masked));
-        }
+        let keep = match granularity {
+            Granularity::TwoOfFour => best_two(b, &scores),
+            Granularity::Weight | Granularity::Block { .. } => b.op("Greater", &[&scores, &threshold], &[]),
+        };
+        let keep = b.op("Cast", &[&keep], &[("to", i64::from(data_type::FLOAT).into())]);
+        let masked = apply(b, tensor, granularity, &keep);
         trained.push(Trained { name: scores.clone(), dims, role: Role::Scores(tensor.clone()) });
-        all.push(Masked { tensor: tensor.clone(), granularity, scores, masked });
-    }
-    b.append(nodes);
+        all.push(Masked { tensor: tensor.clone(), granularity, scores, masked: masked.clone() });
+        Ok(masked)
+    })?;
     Ok(all)
 }
 
-/// W where its unit's score is above the threshold, else 0.
-fn apply(
+/// The same with masks that are inputs ([`keep`]).
+pub(super) fn insert_given(
     b: &mut GraphBuilder,
-    tensor: &MaskableTensor,
+    tensors: &[MaskableTensor],
     granularity: Granularity,
-    scores: &str,
-    threshold: &str,
-) -> String {
-    let keep = match granularity {
-        Granularity::TwoOfFour => best_two(b, scores),
-        Granularity::Weight | Granularity::Block { .. } => b.op("Greater", &[scores, threshold], &[]),
-    };
-    let keep = b.op("Cast", &[&keep], &[("to", i64::from(data_type::FLOAT).into())]);
+) -> Result<(), TrainError> {
+    put_between(b, tensors, |b, tensor| {
+        let given = keep(&tensor.name);
+        declare(&units(tensor, granularity)?, |dims| drop(b.input(&given, data_type::FLOAT, dims)));
+        Ok(apply(b, tensor, granularity, &given))
+    })
+}
+
+/// Lets the nodes that read a tensor read what `masked` makes of it.
+fn put_between(
+    b: &mut GraphBuilder,
+    tensors: &[MaskableTensor],
+    mut masked: impl FnMut(&mut GraphBuilder, &MaskableTensor) -> Result<String, TrainError>,
+) -> Result<(), TrainError> {
+    let mut nodes = b.take_nodes();
+    for tensor in tensors {
+        let masked = masked(b, tensor)?;
+        for node in &mut nodes {
+            node.input.iter_mut().filter(|i| **i == tensor.name).for_each(|i| i.clone_from(&masked));
+        }
+    }
+    b.append(nodes);
+    Ok(())
+}
+
+/// W where `keep` has 1 for its unit, 0 where it has 0.
+fn apply(b: &mut GraphBuilder, tensor: &MaskableTensor, granularity: Granularity, keep: &str) -> String {
     let flat = [tensor.outputs as i64, tensor.inputs as i64];
     match granularity {
-        Granularity::Weight => b.op("Mul", &[&tensor.name, &keep], &[]),
+        Granularity::Weight => b.op("Mul", &[&tensor.name, keep], &[]),
         Granularity::TwoOfFour => {
             let shape = b.shape(&flat);
-            let keep = b.op("Transpose", &[&keep], &[("perm", vec![1, 2, 0].into())]);
+            let keep = b.op("Transpose", &[keep], &[("perm", vec![1, 2, 0].into())]);
             let keep = b.op("Reshape", &[&keep, &shape], &[]);
             b.op("Mul", &[&tensor.name, &keep], &[])
         }
         Granularity::Block { rows, cols } => {
             let blocks = Blocks::of(tensor, rows, cols);
             let (grid, open) = (b.shape(&blocks.grid), b.shape(&blocks.open));
-            let keep = b.op("Reshape", &[&keep, &grid], &[]);
+            let keep = b.op("Reshape", &[keep, &grid], &[]);
             let weight = b.op("Reshape", &[&tensor.name, &open], &[]);
             let masked = b.op("Mul", &[&weight, &keep], &[]);
             let flat = b.shape(&flat);

@@ -6,6 +6,7 @@
 //! next values are outputs. The base's weights are inputs too, bound once. Nothing in the graph is
 //! random or remembers anything, so a step is a pure function.
 
+mod adaptation;
 mod loss;
 mod mask;
 mod optimizer;
@@ -17,11 +18,12 @@ use overmask::mask::Granularity;
 use overmask::pack::{Pooling, TaskKind};
 use overmask_graph::encoder;
 use overmask_graph::passes::{gelu, half, head};
-use overmask_graph::proto::{ModelProto, data_type};
+use overmask_graph::proto::{GraphProto, ModelProto, data_type};
 use overmask_graph::{self, GraphBuilder};
 
+pub use self::adaptation::{Adaptation, States, states};
 pub use self::mask::units;
-pub use self::optimizer::{BETA1, BETA2, CLIP_EPSILON};
+pub use self::optimizer::{BETA1, BETA2, CLIP_EPSILON, Optimizer};
 pub use self::precision::Precision;
 pub use self::prefix::Prefix;
 
@@ -122,6 +124,17 @@ pub fn sum(parameter: &str) -> String {
     format!("sum/{parameter}")
 }
 
+/// The input that says which units of a tensor are kept, 1 or 0 each.
+pub fn keep(tensor: &str) -> String {
+    format!("keep/{tensor}")
+}
+
+/// The input that holds what an encoder that is trained to be another's like gives after some of its layers: the
+/// other's, f32 [batch, sequence, width].
+pub fn state(number: usize) -> String {
+    format!("state/{number}")
+}
+
 /// The input that holds what the scores of a tensor are compared with, where each unit has a
 /// threshold of its own.
 pub fn noise(tensor: &str) -> String {
@@ -183,11 +196,6 @@ pub struct Spec {
 }
 
 impl Spec {
-    /// Whether the loss is scaled: small gradients vanish in f16.
-    pub(crate) fn scales_loss(&self) -> bool {
-        self.precision == Precision::F16
-    }
-
     /// The name of the dimension that counts rows of logits: texts are one each, words are not.
     fn rows(&self) -> &'static str {
         match (&self.encoder, self.pooling) {
@@ -195,6 +203,19 @@ impl Spec {
             _ => "rows",
         }
     }
+}
+
+/// What is learnt.
+pub trait Objective {
+    /// The forward pass, its loss, and the gradients of the loss times the input `scale`, if there is one.
+    ///
+    /// # Errors
+    /// When the base's graph cannot be read, a tensor does not divide into blocks, or the graph has an operator that
+    /// cannot be differentiated.
+    fn differentiated(&self, base: &Base, scale: Option<&str>) -> Result<Differentiated, TrainError>;
+
+    /// How gradients change parameters.
+    fn optimizer(&self) -> Optimizer;
 }
 
 /// A graph with what must be fed to it.
@@ -215,35 +236,35 @@ pub struct Graph {
 /// # Errors
 /// When the base's graph cannot be read or a tensor does not divide into blocks.
 pub fn forward(base: &Base, spec: &Spec) -> Result<Graph, TrainError> {
-    let forward = Forward::new(base, spec, false)?;
-    let logits = forward.logits.clone();
-    Ok(forward.finish(&[(&logits, name::LOGITS, &[spec.rows(), "labels"])]))
+    let Forward { open, logits, .. } = Forward::new(base, spec, false)?;
+    Ok(open.finish(&[(&logits, name::LOGITS, &[spec.rows(), "labels"])]))
 }
 
 /// The whole training step.
 ///
 /// # Errors
-/// As [`forward`], and when the graph has an operator that cannot be differentiated.
-pub fn step(base: &Base, spec: &Spec) -> Result<Graph, TrainError> {
-    let scale = spec.scales_loss().then_some(name::LOSS_SCALE);
-    let Differentiated { mut forward, loss, gradients } = Differentiated::new(base, spec, scale)?;
-    let norm = optimizer::update(&mut forward.b, &forward.trained, &gradients, spec, scale);
-    Ok(forward.finish(&[(&loss, name::LOSS, &[]), (&norm, name::NORM, &[])]))
+/// As [`Objective::differentiated`].
+pub fn step(base: &Base, objective: &dyn Objective) -> Result<Graph, TrainError> {
+    let optimizer = objective.optimizer();
+    let scale = optimizer.scales_loss.then_some(name::LOSS_SCALE);
+    let Differentiated { mut open, loss, gradients } = objective.differentiated(base, scale)?;
+    let norm = optimizer::update(&mut open.b, &open.trained, &gradients, optimizer, scale);
+    Ok(open.finish(&[(&loss, name::LOSS, &[]), (&norm, name::NORM, &[])]))
 }
 
 /// A step up to its gradients ([`gradient`]), those of the loss times [`name::SHARE`].
 ///
 /// # Errors
 /// As [`step`].
-pub fn gradients(base: &Base, spec: &Spec) -> Result<Graph, TrainError> {
-    let Differentiated { mut forward, loss, gradients } = Differentiated::new(base, spec, Some(name::SHARE))?;
-    let Forward { b, trained, .. } = &mut forward;
+pub fn gradients(base: &Base, objective: &dyn Objective) -> Result<Graph, TrainError> {
+    let Differentiated { mut open, loss, gradients } = objective.differentiated(base, Some(name::SHARE))?;
+    let Open { b, trained, .. } = &mut open;
     let values: Vec<_> = trained.iter().zip(gradients).map(|(t, value)| (gradient(&t.name), value)).collect();
     b.rename_all(&values);
     for (parameter, (name, _)) in trained.iter().zip(&values) {
         declare(&parameter.dims, |dims| b.output(name, data_type::FLOAT, dims));
     }
-    Ok(forward.finish(&[(&loss, name::LOSS, &[])]))
+    Ok(open.finish(&[(&loss, name::LOSS, &[])]))
 }
 
 /// The first half of a step whose batch comes in parts: the gradients of a part are added to those of
@@ -251,9 +272,9 @@ pub fn gradients(base: &Base, spec: &Spec) -> Result<Graph, TrainError> {
 ///
 /// # Errors
 /// As [`step`].
-pub fn sums(base: &Base, spec: &Spec) -> Result<Graph, TrainError> {
-    let Differentiated { mut forward, loss, gradients } = Differentiated::new(base, spec, Some(name::SHARE))?;
-    let Forward { b, trained, .. } = &mut forward;
+pub fn sums(base: &Base, objective: &dyn Objective) -> Result<Graph, TrainError> {
+    let Differentiated { mut open, loss, gradients } = objective.differentiated(base, Some(name::SHARE))?;
+    let Open { b, trained, .. } = &mut open;
     for (parameter, gradient) in trained.iter().zip(&gradients) {
         let before = sum(&parameter.name);
         declare(&parameter.dims, |dims| {
@@ -262,11 +283,11 @@ pub fn sums(base: &Base, spec: &Spec) -> Result<Graph, TrainError> {
             b.output(&next(&before), data_type::FLOAT, dims);
         });
     }
-    Ok(forward.finish(&[(&loss, name::LOSS, &[])]))
+    Ok(open.finish(&[(&loss, name::LOSS, &[])]))
 }
 
 /// The second half: the sums change the parameters.
-pub fn update(trained: &[Trained], spec: &Spec) -> ModelProto {
+pub fn update(trained: &[Trained], optimizer: Optimizer) -> ModelProto {
     let mut b = GraphBuilder::new("update");
     let mut sums = Vec::with_capacity(trained.len());
     for parameter in trained {
@@ -275,33 +296,26 @@ pub fn update(trained: &[Trained], spec: &Spec) -> ModelProto {
             sums.push(b.input(&sum(&parameter.name), data_type::FLOAT, dims));
         });
     }
-    let scale = spec.scales_loss().then(|| b.input(name::LOSS_SCALE, data_type::FLOAT, &[]));
-    let norm = optimizer::update(&mut b, trained, &sums, spec, scale.as_deref());
+    let scale = optimizer.scales_loss.then(|| b.input(name::LOSS_SCALE, data_type::FLOAT, &[]));
+    let norm = optimizer::update(&mut b, trained, &sums, optimizer, scale.as_deref());
     b.output_as(&norm, name::NORM, data_type::FLOAT, &[]);
     b.finish()
 }
 
 /// A forward pass with its gradients.
-struct Differentiated {
-    forward: Forward,
+pub struct Differentiated {
+    open: Open,
     loss: String,
     /// Of each parameter.
     gradients: Vec<String>,
 }
 
-impl Differentiated {
-    /// The gradients are those of the loss times the input `scale`, if there is one.
-    fn new(base: &Base, spec: &Spec, scale: Option<&str>) -> Result<Self, TrainError> {
-        let mut forward = Forward::new(base, spec, true)?;
-        let Forward { b, trained, pooled, logits, masked, .. } = &mut forward;
-        let loss = loss::loss(b, spec, logits, pooled, base.manifest().architecture.hidden_size);
-        let scaled = match scale {
-            None => loss.clone(),
-            Some(scale) => {
-                b.input(scale, data_type::FLOAT, &[]);
-                b.op("Mul", &[&loss, scale], &[])
-            }
-        };
+impl Objective for Spec {
+    fn differentiated(&self, base: &Base, scale: Option<&str>) -> Result<Differentiated, TrainError> {
+        let Forward { mut open, pooled, logits, masked } = Forward::new(base, self, true)?;
+        let Open { b, trained, .. } = &mut open;
+        let loss = loss::loss(b, self, &logits, &pooled, base.manifest().architecture.hidden_size);
+        let scaled = scaled(b, &loss, scale);
         // The straight-through estimator (Bengio et al. 2013): the gradient of the score is that of
         // the mask bit, so the masked weight is where differentiation stops.
         let wrt: Vec<String> = trained
@@ -314,16 +328,61 @@ impl Differentiated {
                 *gradient = mask::score_gradient(b, m, gradient);
             }
         }
-        Ok(Differentiated { forward, loss, gradients })
+        Ok(Differentiated { open, loss, gradients })
+    }
+
+    fn optimizer(&self) -> Optimizer {
+        let Spec { clip_norm, damping, precision, .. } = *self;
+        // Small gradients vanish in f16.
+        Optimizer { clip_norm, damping, scales_loss: precision == Precision::F16 }
+    }
+}
+
+/// The loss times the input `scale`, if there is one.
+fn scaled(b: &mut GraphBuilder, loss: &str, scale: Option<&str>) -> String {
+    let Some(scale) = scale else { return loss.to_owned() };
+    b.input(scale, data_type::FLOAT, &[]);
+    b.op("Mul", &[loss, scale], &[])
+}
+
+/// A base's graph, without outputs, all of whose weights are inputs; and their names.
+fn encoder_of(base: &Base) -> Result<(GraphProto, Vec<String>), TrainError> {
+    let mut model = overmask_graph::read_model(&base.model_path())?;
+    let weights = overmask_graph::external_names(&model)?;
+    overmask_graph::initializers_to_inputs(&mut model, &weights.iter().map(String::as_str).collect::<Vec<_>>())?;
+    let mut graph = model.graph.unwrap_or_default();
+    // The encoder's own outputs are inner values here.
+    graph.output.clear();
+    gelu::fold_constants(&mut graph);
+    Ok((graph, weights))
+}
+
+/// A tensor of the base that trains itself.
+fn dense(base: &Base, name: &str) -> Result<Trained, TrainError> {
+    Ok(Trained { name: name.to_owned(), dims: base.tensor_f32(name)?.0.to_vec(), role: Role::Dense })
+}
+
+/// A graph that is being made.
+struct Open {
+    b: GraphBuilder,
+    trained: Vec<Trained>,
+    frozen: Vec<String>,
+    prefix: Option<Prefix>,
+}
+
+impl Open {
+    /// The graph, with values that become outputs: their name and shape.
+    fn finish(mut self, outputs: &[(&str, &str, &[&str])]) -> Graph {
+        for (value, name, shape) in outputs {
+            self.b.output_as(value, name, data_type::FLOAT, shape);
+        }
+        Graph { model: self.b.finish(), trained: self.trained, frozen: self.frozen, prefix: self.prefix }
     }
 }
 
 /// A forward pass.
 struct Forward {
-    b: GraphBuilder,
-    trained: Vec<Trained>,
-    frozen: Vec<String>,
-    prefix: Option<Prefix>,
+    open: Open,
     /// What the head sees, before dropout: [rows, width].
     pooled: String,
     logits: String,
@@ -341,16 +400,10 @@ impl Forward {
                 let features = b.input(name::FEATURES, data_type::FLOAT, &["rows", &width.to_string()]);
                 (b, features)
             }
-            Encoder::Live { masked: tensors, granularity, noisy, dense } => {
-                let mut model = overmask_graph::read_model(&base.model_path())?;
-                frozen = overmask_graph::external_names(&model)?;
-                let names: Vec<&str> = frozen.iter().map(String::as_str).collect();
-                overmask_graph::initializers_to_inputs(&mut model, &names)?;
-                let mut graph = model.graph.unwrap_or_default();
-                // The encoder's own outputs are inner values here.
-                graph.output.clear();
-                gelu::fold_constants(&mut graph);
-                let live = || tensors.iter().map(|tensor| &tensor.name).chain(dense);
+            Encoder::Live { masked: tensors, granularity, noisy, dense: own } => {
+                let (mut graph, weights) = encoder_of(base)?;
+                frozen = weights;
+                let live = || tensors.iter().map(|tensor| &tensor.name).chain(own);
                 frozen.retain(|name| live().all(|l| l != name));
                 if spec.cut_prefix {
                     let live: Vec<&str> = live().map(String::as_str).collect();
@@ -361,9 +414,8 @@ impl Forward {
                 frozen.retain(|name| graph.input.iter().any(|input| input.name == *name));
                 let mut b = GraphBuilder::extend(graph);
                 masked = mask::insert(&mut b, tensors, *granularity, *noisy && training, &mut trained)?;
-                for name in dense {
-                    let dims = base.tensor_f32(name)?.0.to_vec();
-                    trained.push(Trained { name: name.clone(), dims, role: Role::Dense });
+                for name in own {
+                    trained.push(dense(base, name)?);
                 }
                 if let Some(to) = spec.precision.half().filter(|_| training) {
                     half::lower(&mut b, to, encoder::OUTPUT);
@@ -382,15 +434,7 @@ impl Forward {
         let dropped = b.input(name::DROPOUT, data_type::FLOAT, &[spec.rows(), &width.to_string()]);
         let seen = b.op("Mul", &[&pooled, &dropped], &[]);
         let logits = b.op("Gemm", &[&seen, name::HEAD_WEIGHT, name::HEAD_BIAS], &[("transB", 1i64.into())]);
-        Ok(Forward { b, trained, frozen, prefix, pooled, logits, masked })
-    }
-
-    /// The graph, with values that become outputs: their name and shape.
-    fn finish(mut self, outputs: &[(&str, &str, &[&str])]) -> Graph {
-        for (value, name, shape) in outputs {
-            self.b.output_as(value, name, data_type::FLOAT, shape);
-        }
-        Graph { model: self.b.finish(), trained: self.trained, frozen: self.frozen, prefix: self.prefix }
+        Ok(Forward { open: Open { b, trained, frozen, prefix }, pooled, logits, masked })
     }
 }
 

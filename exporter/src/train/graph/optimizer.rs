@@ -3,7 +3,7 @@
 use overmask_graph::GraphBuilder;
 use overmask_graph::proto::data_type;
 
-use super::{Role, Spec, Trained, declare, name, next};
+use super::{Role, Trained, declare, name, next};
 
 /// AdamW's decay of the first moment.
 pub const BETA1: f64 = 0.9;
@@ -12,6 +12,17 @@ pub const BETA2: f64 = 0.999;
 
 /// What is added to the norm that gradients are clipped by, so that a norm of 0 divides nothing; PyTorch's.
 pub const CLIP_EPSILON: f32 = 1e-6;
+
+/// How gradients change parameters.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Optimizer {
+    /// Largest norm of all gradients together.
+    pub clip_norm: f32,
+    /// How much scores with small gradients are held back; 0 for plain AdamW.
+    pub damping: f32,
+    /// Whether the loss is scaled before it is differentiated.
+    pub scales_loss: bool,
+}
 
 /// Clips the gradients' common norm and lets AdamW (Loshchilov & Hutter 2019), without weight decay,
 /// change each parameter. Returns the norm before clipping. Scores whose rate is 0 are not part of the norm.
@@ -30,7 +41,7 @@ pub(super) fn update(
     b: &mut GraphBuilder,
     trained: &[Trained],
     gradients: &[String],
-    spec: &Spec,
+    optimizer: Optimizer,
     loss_scale: Option<&str>,
 ) -> String {
     for rate in [name::SCORE_RATE, name::DENSE_RATE, name::HEAD_RATE] {
@@ -54,7 +65,7 @@ pub(super) fn update(
     if let Some(factor) = loss_scale {
         norm = b.op("Div", &[&norm, factor], &[]);
     }
-    let (tiny, limit, one) = (b.float(CLIP_EPSILON), b.float(spec.clip_norm), b.float(1.0));
+    let (tiny, limit, one) = (b.float(CLIP_EPSILON), b.float(optimizer.clip_norm), b.float(1.0));
     let above = b.op("Add", &[&norm, &tiny], &[]);
     let ratio = b.op("Div", &[&limit, &above], &[]);
     let mut scale = b.op("Min", &[&ratio, &one], &[]);
@@ -75,9 +86,9 @@ pub(super) fn update(
         b.node("Add", &[&old, &square], &[&next(&v)], &[]);
         let root = b.op("Sqrt", &[&next(&v)], &[]);
         let epsilon = match parameter.role {
-            Role::Scores(_) if spec.damping > 0.0 => {
+            Role::Scores(_) if optimizer.damping > 0.0 => {
                 let mean = b.op("ReduceMean", &[&next(&v)], &[("keepdims", 0i64.into())]);
-                let (size, damping) = (b.op("Sqrt", &[&mean], &[]), b.float(spec.damping));
+                let (size, damping) = (b.op("Sqrt", &[&mean], &[]), b.float(optimizer.damping));
                 let damped = b.op("Mul", &[&size, &damping], &[]);
                 b.op("Add", &[&damped, name::EPSILON], &[])
             }

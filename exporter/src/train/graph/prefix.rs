@@ -18,24 +18,44 @@ pub struct Prefix {
     pub frozen: Vec<String>,
 }
 
-/// Takes the prefix off a graph, whose weights are inputs: `live` are those that train, `frozen` the
-/// others. [`name::PREFIX`] becomes an input in its place.
+/// A value that all above is made of, but for weights, and what costs nothing to make anew of the tokens.
+pub(super) struct Waist {
+    pub(super) value: String,
+    /// Whether its shape is [batch · sequence, width], not [batch, sequence, width].
+    flat: bool,
+    /// What is made of the weights above.
+    above: HashSet<String>,
+}
+
+impl Waist {
+    /// Its value as [batch, sequence, width].
+    pub(super) fn unfolded(&self, b: &mut GraphBuilder, width: usize) -> String {
+        if self.flat { unfold(b, &self.value, width) } else { self.value.clone() }
+    }
+}
+
+/// Gives a value the batch and sequence of the tokens.
+fn unfold(b: &mut GraphBuilder, value: &str, width: usize) -> String {
+    let like = b.op("Shape", &["input_ids"], &[]);
+    let last = b.shape(&[width as i64]);
+    let whole = b.op("Concat", &[&like, &last], &[("axis", 0i64.into())]);
+    b.op("Reshape", &[value, &whole], &[])
+}
+
+/// The waist below all that reads some weights, `live`; `frozen` are the others.
 ///
-/// Where several values of the prefix are read, as keys are beside the layer's input when only queries train, it
-/// ends at the one that the others can be made of.
-///
-/// None when it is not worth it, or more than one value would have to be kept: then the graph stays as
-/// it is.
-pub(super) fn cut(graph: &mut GraphProto, live: &[&str], frozen: &[String], width: usize) -> Option<Prefix> {
+/// Where several values from below are read, as keys are beside the layer's input when only queries train, it
+/// is the one that the others can be made of. None where more than one value would have to be kept.
+pub(super) fn waist(graph: &GraphProto, live: &[&str], frozen: &[String], width: usize) -> Option<Waist> {
     let is_weight = |name: &String| frozen.contains(name) || live.contains(&name.as_str());
     let texts = graph.input.iter().map(|input| &input.name).filter(|name| !is_weight(name));
     let of_texts = reached(&graph.node, texts.cloned().collect());
     let weighty = reached(&graph.node, frozen.iter().cloned().collect());
-    let live = reached(&graph.node, live.iter().copied().map(str::to_owned).collect());
+    let above = reached(&graph.node, live.iter().copied().map(str::to_owned).collect());
     // What is made of texts and of weights that do not train, and read by what does. Weights in another
     // order, shapes and masks of padding are made anew: they cost nothing.
-    let is_made = |value: &String| weighty.contains(value) && of_texts.contains(value) && !live.contains(value);
-    let readers = graph.node.iter().filter(|node| node.output.iter().any(|o| live.contains(o)));
+    let is_made = |value: &String| weighty.contains(value) && of_texts.contains(value) && !above.contains(value);
+    let readers = graph.node.iter().filter(|node| node.output.iter().any(|o| above.contains(o)));
     let read: HashSet<&String> = readers.flat_map(|node| &node.input).filter(|i| is_made(i)).collect();
     let ends: Vec<&String> = graph.node.iter().flat_map(|node| &node.output).filter(|o| read.contains(o)).collect();
     // Nothing that it is made of has to be made for the others again.
@@ -47,19 +67,25 @@ pub(super) fn cut(graph: &mut GraphProto, live: &[&str], frozen: &[String], widt
         above.iter().flat_map(|node| &node.output).all(|output| !below.contains(output))
     };
     let value = (*ends.iter().rev().find(makes_others)?).clone();
+    let shapes = Shapes::infer(graph).ok()?;
+    let (shape, ids) = (shapes.get(&value)?, shapes.get("input_ids")?);
+    let [batch, sequence] = ids else { return None };
+    let width = Dim::known(width as i64);
+    let flat = shape == [batch.times(sequence)?, width.clone()];
+    // Not of an encoder that has the sequence first.
+    let fits = flat || shape == [batch.clone(), sequence.clone(), width];
+    fits.then_some(Waist { value, flat, above })
+}
+
+/// Takes the prefix off a graph, whose weights are inputs: `live` are those that train, `frozen` the
+/// others. [`name::PREFIX`] becomes an input in its place.
+///
+/// None when it is not worth it, or there is no [`waist`]: then the graph stays as it is.
+pub(super) fn cut(graph: &mut GraphProto, live: &[&str], frozen: &[String], width: usize) -> Option<Prefix> {
+    let Waist { value, flat, above: live } = waist(graph, live, frozen, width)?;
     let nodes = needed(&graph.node, std::slice::from_ref(&value), None);
     // Embeddings alone are cheaper than what it takes to keep them.
     if !nodes.iter().any(|node| matches!(node.op_type.as_str(), "Gemm" | "MatMul")) {
-        return None;
-    }
-    let shapes = Shapes::infer(graph).ok()?;
-    let (shape, ids) = (shapes.get(&value)?.to_vec(), shapes.get("input_ids")?);
-    let [batch, sequence] = ids else { return None };
-    let width_dim = Dim::known(width as i64);
-    // Not of an encoder that has the sequence first.
-    let fits =
-        shape == [batch.clone(), sequence.clone(), width_dim.clone()] || shape == [batch.times(sequence)?, width_dim];
-    if !fits {
         return None;
     }
     let mut below = GraphProto { node: nodes, output: Vec::new(), ..graph.clone() };
@@ -68,10 +94,8 @@ pub(super) fn cut(graph: &mut GraphProto, live: &[&str], frozen: &[String], widt
     let weights: Vec<String> = tokens.into_iter().filter(|name| frozen.contains(name)).collect();
     let mut b = GraphBuilder::extend(below);
     let open = ["batch", "sequence", &width.to_string()];
-    let like = b.op("Shape", &["input_ids"], &[]);
-    let last = b.shape(&[width as i64]);
-    let whole = b.op("Concat", &[&like, &last], &[("axis", 0i64.into())]);
-    b.node("Reshape", &[&value, &whole], &[name::PREFIX], &[]);
+    let whole = unfold(&mut b, &value, width);
+    b.node("Identity", &[&whole], &[name::PREFIX], &[]);
     b.output(name::PREFIX, data_type::FLOAT, &open);
     let model = b.finish();
 
@@ -82,12 +106,12 @@ pub(super) fn cut(graph: &mut GraphProto, live: &[&str], frozen: &[String], widt
     let mut b = GraphBuilder::extend(std::mem::take(graph));
     let nodes = b.take_nodes();
     let prefix = b.input(name::PREFIX, data_type::FLOAT, &open);
-    match shape.len() {
-        2 => {
+    match flat {
+        true => {
             let flat = b.shape(&[-1, width as i64]);
             b.node("Reshape", &[&prefix, &flat], &[&value], &[]);
         }
-        _ => b.node("Identity", &[&prefix], &[&value], &[]),
+        false => b.node("Identity", &[&prefix], &[&value], &[]),
     }
     b.append(nodes);
     *graph = b.finish().graph.unwrap_or_default();

@@ -10,7 +10,7 @@ use overmask_ort::{Binding, Bound};
 
 use super::{Ready, StepSizes, Stepper, index_of};
 use crate::train::TrainError;
-use crate::train::graph::{self, Graph, Spec, Trained, name, next};
+use crate::train::graph::{self, Graph, Optimizer, Trained, name, next};
 use crate::train::session::{Bindings, Frozen, Placement, all_owned, bind, device_buffers, open, owned, scalar};
 use crate::train::value::f32_value;
 
@@ -55,13 +55,13 @@ impl DeviceStep {
     /// For batches that come in parts; `graph` is of [`graph::sums`].
     pub(super) fn in_parts(
         graph: &Graph,
-        spec: &Spec,
+        optimizer: Optimizer,
         state: Vec<Vec<f32>>,
         frozen: &Frozen,
         placement: &Placement,
     ) -> Result<Self, TrainError> {
         let profile = placement.profile.as_ref().map(|path| path.with_file_name("update"));
-        let update = open(&graph::update(&graph.trained, spec), &Placement { profile, ..placement.clone() })?;
+        let update = open(&graph::update(&graph.trained, optimizer), &Placement { profile, ..placement.clone() })?;
         let mut step = Self::start(update, &graph.trained, state, placement.device)?;
         step.gradients = Some(GradientSession::new(graph, frozen, placement)?);
         Ok(step)

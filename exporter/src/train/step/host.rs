@@ -9,7 +9,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 use super::adamw::{self, Change};
 use super::{Ready, StepSizes, Stepper, index_of};
 use crate::train::TrainError;
-use crate::train::graph::{self, CLIP_EPSILON, Graph, Spec, Trained, name};
+use crate::train::graph::{self, CLIP_EPSILON, Graph, Optimizer, Trained, name};
 use crate::train::session::{Bindings, Frozen, Placement, bind, device_buffers, open, owned, scalar};
 use crate::train::value::f32_value;
 
@@ -30,15 +30,14 @@ pub(super) struct HostStep {
     in_parts: bool,
     /// What the gradients in place make of the state.
     next: Option<(StepSizes, f32)>,
-    clip_norm: f32,
-    damping: f32,
+    optimizer: Optimizer,
     pool: ThreadPool,
 }
 
 impl HostStep {
     pub(super) fn new(
         graph: &Graph,
-        spec: &Spec,
+        optimizer: Optimizer,
         state: Vec<Vec<f32>>,
         frozen: &Frozen,
         placement: &Placement,
@@ -67,8 +66,7 @@ impl HostStep {
             sums: Vec::new(),
             in_parts: false,
             next: None,
-            clip_norm: spec.clip_norm,
-            damping: spec.damping,
+            optimizer,
             pool,
         };
         step.restore(state)?;
@@ -136,7 +134,7 @@ impl Stepper for HostStep {
             moving(&self.trained, sizes).map(of).sum::<Result<f64, TrainError>>()
         })?;
         let norm = (squares.sqrt() / f64::from(loss_scale)) as f32;
-        let clipped = (self.clip_norm / (norm + CLIP_EPSILON)).min(1.0);
+        let clipped = (self.optimizer.clip_norm / (norm + CLIP_EPSILON)).min(1.0);
         self.next = Some((sizes, clipped / loss_scale));
         Ok((loss, norm))
     }
@@ -146,7 +144,7 @@ impl Stepper for HostStep {
         let (sizes, scale) = self.next.take().ok_or_else(nothing)?;
         let gradients = if self.in_parts { Gradients::Sums(&self.sums) } else { Gradients::Whole(&self.gradients) };
         let (trained, parameters, moments, damping) =
-            (&self.trained, &self.parameters, &mut self.moments, self.damping);
+            (&self.trained, &self.parameters, &mut self.moments, self.optimizer.damping);
         self.pool.install(|| {
             for (index, rate) in moving(trained, sizes) {
                 let damping = if trained[index].scores_of().is_some() { damping } else { 0.0 };

@@ -17,7 +17,7 @@ use overmask_ort::Bound;
 use self::device::DeviceStep;
 use self::host::HostStep;
 use super::TrainError;
-use super::graph::{self, Graph, Role, Spec, Trained, name};
+use super::graph::{self, Graph, Objective, Optimizer, Role, Trained, name};
 use super::loss_scale::LossScale;
 use super::session::{Bindings, Frozen, Placement, all_owned};
 use super::value::{Feed, f32_value};
@@ -87,11 +87,11 @@ impl Backend {
     }
 
     /// The graph that it starts from.
-    pub(super) fn graph(self, base: &Base, spec: &Spec) -> Result<Graph, TrainError> {
+    pub(super) fn graph(self, base: &Base, objective: &dyn Objective) -> Result<Graph, TrainError> {
         match self {
-            Backend::Host => graph::gradients(base, spec),
-            Backend::Device => graph::step(base, spec),
-            Backend::DeviceInParts => graph::sums(base, spec),
+            Backend::Host => graph::gradients(base, objective),
+            Backend::Device => graph::step(base, objective),
+            Backend::DeviceInParts => graph::sums(base, objective),
         }
     }
 }
@@ -133,17 +133,17 @@ impl StepSession {
     pub(super) fn new(
         backend: Backend,
         graph: &Graph,
-        spec: &Spec,
+        optimizer: Optimizer,
         state: Vec<Vec<f32>>,
         frozen: &Frozen,
         placement: &Placement,
     ) -> Result<Self, TrainError> {
         let stepper: Box<dyn Stepper> = match backend {
-            Backend::Host => Box::new(HostStep::new(graph, spec, state, frozen, placement)?),
+            Backend::Host => Box::new(HostStep::new(graph, optimizer, state, frozen, placement)?),
             Backend::Device => Box::new(DeviceStep::new(graph, state, frozen, placement)?),
-            Backend::DeviceInParts => Box::new(DeviceStep::in_parts(graph, spec, state, frozen, placement)?),
+            Backend::DeviceInParts => Box::new(DeviceStep::in_parts(graph, optimizer, state, frozen, placement)?),
         };
-        Ok(StepSession { stepper, scale: spec.scales_loss().then(LossScale::new) })
+        Ok(StepSession { stepper, scale: optimizer.scales_loss.then(LossScale::new) })
     }
 
     /// Runs one step on a batch and returns loss and gradient norm; `shared` is what all parts see. A

@@ -1,6 +1,7 @@
 //! The step graph of a tiny encoder against what PyTorch recorded
 //! (`tests/fixtures/make_fixture.py`).
 
+mod adapt;
 mod damping;
 mod pairs;
 mod runs;
@@ -22,7 +23,7 @@ use overmask_graph::proto::data_type;
 use overmask_graph::{self, GraphBuilder};
 use safetensors::SafeTensors;
 
-use super::graph::{self, Distillation, Encoder, Graph, Precision, Spec, name};
+use super::graph::{self, Distillation, Encoder, Graph, Objective, Precision, Spec, name};
 use super::placement as profile;
 use super::scores::to_mask;
 use super::session::{ForwardSession, Placement, copies, fresh, frozen};
@@ -123,7 +124,7 @@ fn start(
     let graph = backend.graph(base, spec).unwrap();
     let weights = frozen(base, &graph.frozen, &placement()).unwrap();
     let state = fresh(initial(reference, &graph, scores));
-    let session = StepSession::new(backend, &graph, spec, state, &weights, &placement()).unwrap();
+    let session = StepSession::new(backend, &graph, spec.optimizer(), state, &weights, &placement()).unwrap();
     (graph, session)
 }
 
@@ -422,7 +423,7 @@ fn a_profile_tells_shapes_from_the_rest() {
     let weights = frozen(&base, &graph.frozen, &placement()).unwrap();
     let state = fresh(initial(&reference, &graph, Some("scores_block")));
     let placement = Placement { profile: Some(dir.path().join("step")), ..placement() };
-    let mut session = StepSession::new(Backend::Device, &graph, &spec, state, &weights, &placement).unwrap();
+    let mut session = StepSession::new(Backend::Device, &graph, spec.optimizer(), state, &weights, &placement).unwrap();
     step(&mut session, &reference, 0);
     let text = std::fs::read(&session.end_profiling().unwrap()[0]).unwrap();
     let here = profile::placed(&text, Device::Cpu).unwrap();

@@ -1,0 +1,189 @@
+//! `overmask-export adapt`: a base that is better for masks.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Error;
+use clap::{Args, ValueHint};
+use overmask::engine::Device;
+use overmask::mask::Granularity;
+use overmask_cli::{ExitCode, Verbosity};
+use serde_json::json;
+
+use super::data::DataArgs;
+use super::train::{fresh_checkpoint, in_flags, remove_checkpoint, stop_when_asked, stopping};
+use super::{output, places};
+use crate::data::Form;
+use crate::import;
+use crate::train::{self, AdaptOptions, CheckpointOptions, TrainOptions};
+
+/// Prepare a base for masks, once for all tasks.
+///
+/// Learns, from texts without labels, to give under random masks what the base gives without one, so that more of its
+/// weights can be zeroed for less. What comes of it is another base with an identity of its own: packs are learnt on it
+/// anew. Texts should be like those of its tasks, some ten thousand of them; none should be among those that a task is
+/// measured on. Ctrl-C or SIGTERM ends the run and writes what has been learnt so far, as a base, or with --checkpoint as
+/// the state that --resume goes on from; a second one ends it at once.
+#[derive(Debug, Args)]
+#[command(
+    before_help = "Example:\n  overmask-export adapt --base base/ --texts texts.txt -o adapted/\n  \
+                   overmask-export train --base adapted/ --data trec/train.jsonl --target-sparsity 0.5 -o trec.pack",
+    after_help = ExitCode::HELP
+)]
+pub(super) struct AdaptArgs {
+    /// The base bundle.
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    base: PathBuf,
+    /// The texts: a .txt file, one a line, or a data file, of which labels are not looked at.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    texts: PathBuf,
+    /// Where to write the new base; must not exist, or be empty.
+    #[arg(short, long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    output: PathBuf,
+    /// What random masks keep or zero together: that of the tasks to come.
+    #[arg(long, default_value = "block:32x1")]
+    granularity: Granularity,
+    /// The largest part of all units that a random mask zeroes: somewhat more than the tasks' own.
+    #[arg(long, value_name = "FRACTION", default_value_t = AdaptOptions::default().sparsity)]
+    sparsity: f64,
+    /// Steps; texts are read again and again until they are done.
+    #[arg(long, value_name = "N", default_value_t = AdaptOptions::default().steps)]
+    steps: u64,
+    /// Texts a step.
+    #[arg(long, value_name = "N", default_value_t = AdaptOptions::default().batch_size)]
+    batch_size: usize,
+    /// Learning rate, at its highest.
+    #[arg(long, value_name = "RATE", default_value_t = AdaptOptions::default().learning_rate)]
+    learning_rate: f64,
+    /// The part of all steps in which the rate rises from zero.
+    #[arg(long, value_name = "FRACTION", default_value_t = AdaptOptions::default().warmup)]
+    warmup: f64,
+    /// The largest norm of all gradients together.
+    #[arg(long, value_name = "NORM", default_value_t = AdaptOptions::default().clip_norm)]
+    clip_norm: f64,
+    /// The longest text, in tokens with the special ones; longer ones are cut; default: 64, or as many as the base
+    /// takes if that is less.
+    #[arg(long, value_name = "N")]
+    max_tokens: Option<usize>,
+    /// Decides masks, the order of texts, and which of them measure.
+    #[arg(long, default_value_t = AdaptOptions::default().seed)]
+    seed: u64,
+    /// Where the steps run: cpu or cuda.
+    #[arg(long, default_value_t = Device::Cpu)]
+    device: Device,
+    /// Threads of a CPU run; default: all. A run repeats bit for bit with the same seed and number of threads.
+    #[arg(long, value_name = "N", value_parser = overmask_cli::threads())]
+    threads: Option<u16>,
+    /// Write the state of the run to this file, now and then; it is removed at the end.
+    #[arg(long, value_name = "FILE")]
+    checkpoint: Option<PathBuf>,
+    /// Steps between two writes of the state.
+    #[arg(long, value_name = "N", default_value_t = 200, requires = "checkpoint")]
+    checkpoint_every: u64,
+    /// Go on from --checkpoint, if the file is there: the result is that of an unbroken run.
+    #[arg(long, requires = "checkpoint")]
+    resume: bool,
+    #[command(flatten)]
+    files: DataArgs,
+    /// Print what was learnt as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl AdaptArgs {
+    fn options(&self, usual_tokens: usize) -> AdaptOptions {
+        let usual = AdaptOptions::default();
+        AdaptOptions {
+            granularity: self.granularity,
+            sparsity: self.sparsity,
+            steps: self.steps,
+            batch_size: self.batch_size,
+            learning_rate: self.learning_rate,
+            warmup: self.warmup,
+            clip_norm: self.clip_norm,
+            max_tokens: self.max_tokens.unwrap_or(usual_tokens),
+            seed: self.seed,
+            device: self.device,
+            threads: self.threads.map_or(usual.threads, usize::from),
+            checkpoint: self.checkpoint.as_ref().map(|file| CheckpointOptions {
+                file: file.clone(),
+                every: self.checkpoint_every,
+                resume: self.resume,
+            }),
+        }
+    }
+}
+
+pub(super) fn run(args: &AdaptArgs, verbosity: Verbosity) -> Result<(), Error> {
+    places::check_directory("-o", &args.output)?;
+    import::check_place(&args.output)?;
+    if let Some(file) = &args.checkpoint {
+        places::check(&[("--checkpoint", file.as_path())], &[("--texts", args.texts.as_path())])?;
+        fresh_checkpoint(file, args.resume)?;
+    }
+    let texts = args.files.read_unlabelled(&args.texts, Form::CLASSIFY)?;
+    let base = Arc::new(places::f32_base(&args.base)?);
+    // What is learnt on a damaged base is of no use.
+    base.verify()?;
+    let options = args.options(TrainOptions::usual_tokens(base.manifest()));
+    let stop = stop_when_asked(stopping(args.checkpoint.as_deref()))?;
+    let bar = output::bar(verbosity, options.steps, "{wide_bar} {pos}/{len} steps, {msg}, {eta} left")?;
+    let adapted = train::adapt(&base, &texts, &options, &stop, &mut |now| {
+        bar.set_position(now.step);
+        bar.set_message(format!("loss {:.4}", now.loss));
+    });
+    bar.finish_and_clear();
+    let adapted = adapted.map_err(in_flags)?;
+    match &args.checkpoint {
+        Some(file) if adapted.stopped => {
+            let (steps, of) = (adapted.steps, options.steps);
+            log::warn!(
+                "stopped after {steps} of {of} steps; the same command with --resume goes on: {}",
+                file.display()
+            );
+            return Ok(());
+        }
+        Some(_) => (),
+        None if adapted.stopped => {
+            log::warn!("stopped after {} of {} steps; this is the base as it is now", adapted.steps, options.steps);
+        }
+        None => (),
+    }
+    let manifest = base.manifest();
+    let source = format!(
+        "{}; base {} adapted to masks of {} with {} texts in {} steps",
+        manifest.source,
+        &base.base_id()[..12],
+        options.granularity,
+        adapted.texts,
+        adapted.steps
+    );
+    let written = import::rewrite(&base, &adapted.tensors, source, &args.output)?;
+    log::info!(
+        "{}: base {}; packs of {} do not fit it, learn them anew",
+        args.output.display(),
+        &written.base_id()[..12],
+        &base.base_id()[..12]
+    );
+    if let Some(file) = &args.checkpoint {
+        remove_checkpoint(file);
+    }
+    if args.json {
+        return output::json(&json!({
+            "base": args.output.display().to_string(),
+            "base_id": written.base_id(),
+            "of": base.base_id(),
+            "texts": adapted.texts,
+            "texts_digest": texts.digest(),
+            "repeated": adapted.repeated,
+            "held_out": adapted.held,
+            "steps": adapted.steps,
+            "stopped": adapted.stopped,
+            "loss": adapted.loss,
+            "before": adapted.before,
+            "after": adapted.after,
+            "seconds": adapted.seconds,
+        }));
+    }
+    Ok(())
+}
