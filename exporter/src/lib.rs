@@ -8,7 +8,7 @@
 //! | [`quantize`](mod@quantize) | a base in another precision |
 //! | [`data`] | labelled texts: reading, splitting, batching |
 //! | [`autodiff`] | a forward ONNX graph becomes a backward one |
-//! | [`train`] | the training step as an ONNX graph, and the loop around it |
+//! | [`train`] | the training step as an ONNX graph, and the loop around it; bases prepared for masks |
 //! | [`metrics`] | how good predictions are |
 //! | [`score`] | all metrics of a task's kind, and where its mistakes are |
 //! | [`evaluate`](mod@evaluate) | a pack measured through the code that devices run |

@@ -233,8 +233,9 @@ pub(super) struct TeacherArgs {
     /// times the time of --method full.
     #[arg(long, value_name = "K", conflicts_with = "teacher", value_parser = clap::value_parser!(u16).range(2..))]
     teacher_folds: Option<u16>,
-    /// Texts without a label, in a file like --data, of which labels are not looked at: the teacher says what they
-    /// are (of --teacher-folds, the mean of all), and they are learnt beside the examples. None chooses or measures.
+    /// Texts without a label, in a file like --data, of which labels are not looked at, or a .txt file with one a
+    /// line: the teacher says what they are (of --teacher-folds, the mean of all), and they are learnt beside the
+    /// examples. None chooses or measures.
     #[arg(long, value_name = "FILE")]
     pub(super) unlabelled: Option<PathBuf>,
     /// The part that a teacher, or soft labels, have of the loss [default: 0.5].

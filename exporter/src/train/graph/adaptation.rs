@@ -1,15 +1,16 @@
 //! The step that prepares a base for masks: it learns to give under random masks what it gave without one.
 //!
-//! Student and base are compared after every layer where one value carries all ([`states`]), and at the end.
+//! Student and base are compared by what every layer gives ([`states`]).
 
 use overmask::base::{Base, MaskableTensor};
 use overmask::mask::Granularity;
 use overmask_graph::proto::{GraphProto, ModelProto, data_type};
 use overmask_graph::{GraphBuilder, encoder};
 
-use super::prefix::{Waist, waist};
+use super::prefix::{Halves, Waist};
 use super::{Differentiated, Graph, Objective, Open, Optimizer, Trained, dense, encoder_of, mask, name, scaled, state};
 use crate::autodiff;
+use crate::autodiff::shape::Shapes;
 use crate::train::TrainError;
 
 /// What is added to what distances are divided by, so that states of zeros divide nothing.
@@ -95,18 +96,16 @@ pub fn states(base: &Base) -> Result<States, TrainError> {
     Ok(States { model: b.finish(), frozen, count: values.len() })
 }
 
-/// What lies between each two layers that have weights of their own.
+/// What each layer gives to the next that has weights of its own, but for the last one.
 fn waists(base: &Base, graph: &GraphProto, weights: &[String]) -> Vec<Waist> {
     let manifest = base.manifest();
+    let Ok(shapes) = Shapes::infer(graph) else { return Vec::new() };
     let below = |first: usize| {
-        let (live, frozen): (Vec<_>, Vec<_>) = weights
-            .iter()
-            .partition(|name| manifest.maskable.iter().any(|tensor| tensor.name == **name && tensor.layer >= first));
-        if live.is_empty() {
-            return None;
-        }
+        let is_above = |name: &&String| manifest.maskable.iter().any(|t| t.name == **name && t.layer >= first);
+        let (live, frozen): (Vec<&String>, Vec<&String>) = weights.iter().partition(is_above);
         let live: Vec<&str> = live.into_iter().map(String::as_str).collect();
-        waist(graph, &live, &frozen.into_iter().cloned().collect::<Vec<_>>(), manifest.architecture.hidden_size)
+        let frozen: Vec<String> = frozen.into_iter().cloned().collect();
+        Halves::of(graph, &live, &frozen).output(&shapes, manifest.architecture.hidden_size)
     };
     (1..manifest.architecture.layers).filter_map(below).collect()
 }

@@ -18,13 +18,11 @@ pub struct Prefix {
     pub frozen: Vec<String>,
 }
 
-/// A value that all above is made of, but for weights, and what costs nothing to make anew of the tokens.
+/// An output of the layers below others.
 pub(super) struct Waist {
     pub(super) value: String,
     /// Whether its shape is [batch · sequence, width], not [batch, sequence, width].
     flat: bool,
-    /// What is made of the weights above.
-    above: HashSet<String>,
 }
 
 impl Waist {
@@ -42,52 +40,79 @@ fn unfold(b: &mut GraphBuilder, value: &str, width: usize) -> String {
     b.op("Reshape", &[value, &whole], &[])
 }
 
-/// The waist below all that reads some weights, `live`; `frozen` are the others.
-///
-/// Where several values from below are read, as keys are beside the layer's input when only queries train, it
-/// is the one that the others can be made of. None where more than one value would have to be kept.
-pub(super) fn waist(graph: &GraphProto, live: &[&str], frozen: &[String], width: usize) -> Option<Waist> {
-    let is_weight = |name: &String| frozen.contains(name) || live.contains(&name.as_str());
-    let texts = graph.input.iter().map(|input| &input.name).filter(|name| !is_weight(name));
-    let of_texts = reached(&graph.node, texts.cloned().collect());
-    let weighty = reached(&graph.node, frozen.iter().cloned().collect());
-    let above = reached(&graph.node, live.iter().copied().map(str::to_owned).collect());
-    // What is made of texts and of weights that do not train, and read by what does. Weights in another
-    // order, shapes and masks of padding are made anew: they cost nothing.
-    let is_made = |value: &String| weighty.contains(value) && of_texts.contains(value) && !above.contains(value);
-    let readers = graph.node.iter().filter(|node| node.output.iter().any(|o| above.contains(o)));
-    let read: HashSet<&String> = readers.flat_map(|node| &node.input).filter(|i| is_made(i)).collect();
-    let ends: Vec<&String> = graph.node.iter().flat_map(|node| &node.output).filter(|o| read.contains(o)).collect();
-    // Nothing that it is made of has to be made for the others again.
-    let whole: Vec<String> = ends.iter().map(|end| (*end).clone()).collect();
-    let makes_others = |value: &&&String| {
-        let below = needed(&graph.node, std::slice::from_ref(*value), None);
-        let below: HashSet<&String> = below.iter().flat_map(|node| &node.output).filter(|o| is_made(o)).collect();
-        let above = needed(&graph.node, &whole, Some(value));
-        above.iter().flat_map(|node| &node.output).all(|output| !below.contains(output))
-    };
-    let value = (*ends.iter().rev().find(makes_others)?).clone();
-    let shapes = Shapes::infer(graph).ok()?;
-    let (shape, ids) = (shapes.get(&value)?, shapes.get("input_ids")?);
+/// A graph in two parts: what is made of some weights, and what is not.
+pub(super) struct Halves<'a> {
+    graph: &'a GraphProto,
+    /// What is made of texts and of the other weights. Weights in another order, shapes and masks of padding are made
+    /// anew where they are read: they cost nothing.
+    below: HashSet<String>,
+    /// What is made of the weights above.
+    above: HashSet<String>,
+    /// What is read above of what is made below, in the order in which it is made.
+    ends: Vec<String>,
+}
+
+impl<'a> Halves<'a> {
+    /// `live` are the weights above, `frozen` the others.
+    pub(super) fn of(graph: &'a GraphProto, live: &[&str], frozen: &[String]) -> Self {
+        let is_weight = |name: &String| frozen.contains(name) || live.contains(&name.as_str());
+        let texts = graph.input.iter().map(|input| &input.name).filter(|name| !is_weight(name));
+        let mut below = reached(&graph.node, texts.cloned().collect());
+        let weighty = reached(&graph.node, frozen.iter().cloned().collect());
+        let above = reached(&graph.node, live.iter().copied().map(str::to_owned).collect());
+        below.retain(|value| weighty.contains(value) && !above.contains(value));
+        let readers = graph.node.iter().filter(|node| node.output.iter().any(|o| above.contains(o)));
+        let read: HashSet<&String> = readers.flat_map(|node| &node.input).filter(|i| below.contains(*i)).collect();
+        let made = graph.node.iter().flat_map(|node| &node.output);
+        let ends = made.filter(|output| read.contains(output)).cloned().collect();
+        Halves { graph, below, above, ends }
+    }
+
+    /// The first that is read above of all that has the shape of a layer's output.
+    pub(super) fn output(&self, shapes: &Shapes, width: usize) -> Option<Waist> {
+        self.ends.iter().find_map(|value| waist(shapes, value, width))
+    }
+
+    /// The one of `ends` that the others can be made of without anything below it, as keys beside the layer's input
+    /// when only queries train.
+    fn only(&self) -> Option<&String> {
+        let makes_others = |value: &&String| {
+            let below = needed(&self.graph.node, std::slice::from_ref(*value), None);
+            let outputs = below.iter().flat_map(|node| &node.output);
+            let below: HashSet<&String> = outputs.filter(|output| self.below.contains(*output)).collect();
+            let above = needed(&self.graph.node, &self.ends, Some(value));
+            above.iter().flat_map(|node| &node.output).all(|output| !below.contains(output))
+        };
+        self.ends.iter().rev().find(makes_others)
+    }
+}
+
+/// A value that has the shape of a layer's output.
+fn waist(shapes: &Shapes, value: &str, width: usize) -> Option<Waist> {
+    let (shape, ids) = (shapes.get(value)?, shapes.get("input_ids")?);
     let [batch, sequence] = ids else { return None };
     let width = Dim::known(width as i64);
     let flat = shape == [batch.times(sequence)?, width.clone()];
     // Not of an encoder that has the sequence first.
     let fits = flat || shape == [batch.clone(), sequence.clone(), width];
-    fits.then_some(Waist { value, flat, above })
+    fits.then(|| Waist { value: value.to_owned(), flat })
 }
 
 /// Takes the prefix off a graph, whose weights are inputs: `live` are those that train, `frozen` the
 /// others. [`name::PREFIX`] becomes an input in its place.
 ///
-/// None when it is not worth it, or there is no [`waist`]: then the graph stays as it is.
+/// None when it is not worth it, or more than one value would have to be kept: then the graph stays as
+/// it is.
 pub(super) fn cut(graph: &mut GraphProto, live: &[&str], frozen: &[String], width: usize) -> Option<Prefix> {
-    let Waist { value, flat, above: live } = waist(graph, live, frozen, width)?;
+    let halves = Halves::of(graph, live, frozen);
+    let value = halves.only()?.clone();
+    let live = halves.above;
     let nodes = needed(&graph.node, std::slice::from_ref(&value), None);
     // Embeddings alone are cheaper than what it takes to keep them.
     if !nodes.iter().any(|node| matches!(node.op_type.as_str(), "Gemm" | "MatMul")) {
         return None;
     }
+    let Waist { flat, .. } = waist(&Shapes::infer(graph).ok()?, &value, width)?;
     let mut below = GraphProto { node: nodes, output: Vec::new(), ..graph.clone() };
     drop_unread(&mut below, std::slice::from_ref(&value));
     let tokens: Vec<String> = inputs(&wrap(&below)).into_iter().map(str::to_owned).collect();
