@@ -7,7 +7,7 @@ use std::process::Command;
 use overmask::mask::Granularity;
 use overmask::pack::{Pack, Pooling, TaskKind};
 use overmask_exporter::export::{Extent, export};
-use overmask_exporter::train::graph::{self, Distillation, Encoder, Precision, Spec};
+use overmask_exporter::train::graph::{self, Adaptation, Distillation, Encoder, Objective, Precision, Spec};
 use overmask_graph::{encode, proto::ModelProto};
 use overmask_tests::{Recipe, asset, base, base_dir};
 
@@ -77,14 +77,27 @@ fn every_training_graph_passes() {
         Spec { encoder: masked(block, 0, false), precision: Precision::Bf16, ..spec() },
         Spec { encoder: full, kind: TaskKind::Regress, labels: 1, teacher, ..spec() },
     ] {
-        let graphs =
-            [graph::step, graph::gradients, graph::sums, graph::forward].map(|build| build(&base, &spec).unwrap());
-        assert_eq!(complaint_of(&graph::update(&graphs[0].trained, &spec)), None);
-        for graph in graphs {
+        let graphs = [graph::step, graph::gradients, graph::sums].map(|build| build(&base, &spec).unwrap());
+        assert_eq!(complaint_of(&graph::update(&graphs[0].trained, spec.optimizer())), None);
+        for graph in graphs.into_iter().chain([graph::forward(&base, &spec).unwrap()]) {
             if let Some(prefix) = &graph.prefix {
                 assert_eq!(complaint_of(&prefix.model), None);
             }
             assert_eq!(complaint_of(&graph.model), None, "{:?} {:?} {:?}", spec.kind, spec.pooling, spec.teacher);
+        }
+    }
+}
+
+#[test]
+fn every_graph_that_prepares_a_base_passes() {
+    let base = base();
+    assert_eq!(complaint_of(&graph::states(&base).unwrap().model), None);
+    for granularity in [Granularity::Block { rows: 32, cols: 1 }, Granularity::Weight, Granularity::TwoOfFour] {
+        let masked = base.manifest().maskable.clone();
+        let adaptation = Adaptation { masked, granularity, dense: Vec::new(), clip_norm: 1.0 };
+        assert_eq!(complaint_of(&adaptation.distance(&base).unwrap().model), None);
+        for build in [graph::step, graph::gradients] {
+            assert_eq!(complaint_of(&build(&base, &adaptation).unwrap().model), None, "{granularity}");
         }
     }
 }
