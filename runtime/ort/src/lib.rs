@@ -1,13 +1,13 @@
 //! The engine of ONNX Runtime, on the CPU or an NVIDIA GPU.
 //!
-//! The base's maskable weights become inputs of the graph. The base's own values are seen where
-//! the memory map has them (on a GPU: uploaded once) and shared by all tasks. Adding a task runs a
-//! small graph, `Where(keep, weight, 0)`, for each masked tensor; the results stay on the device,
-//! bound to the task's inputs, so that going from one task to another is choosing another binding.
-//! A task that replaces other tensors, norms for example, runs on a session in which these are
-//! inputs, too; tasks that replace the same ones share it.
+//! The base's maskable weights become inputs of the graph, and a small graph, `Where(keep, weight, 0)`, masks them. What a
+//! task keeps is a choice ([`Resident`]): its masked weights, so that going from one task to another is choosing another
+//! binding, while the base's own values are seen where the memory map has them and shared by all tasks; or the bits of
+//! its masks, which are applied when it is its turn. A task that replaces other tensors, norms for example, runs on a
+//! session in which these are inputs, too; tasks that replace the same ones share it.
 
 mod about;
+mod active;
 mod binding;
 mod library;
 mod masking;
@@ -33,12 +33,33 @@ use overmask_graph as graph;
 use overmask_graph::encoder::{self, Padded};
 
 pub use self::about::{API, About, about};
+use self::active::{Active, Bits};
 pub use self::binding::{Binding, Bound};
 pub use self::library::{Found, environment, find, library, look_in};
 use self::masking::Masker;
 
 /// Where ONNX Runtime looks for external data when a model does not come from a file.
 const EXTERNAL_FOLDER: &str = "session.model_external_initializers_file_folder_path";
+
+/// What a task keeps on the device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resident {
+    /// Its masked weights: as much as the base's, and a switch costs nothing.
+    Weights,
+    /// A byte for each unit of its masks. All tasks together have the base's weights and one masked copy of them, and a
+    /// switch is one pass over these.
+    Bits,
+}
+
+impl Resident {
+    /// A GPU passes over all weights in less time than it takes to start a text; memory is what it lacks.
+    fn of(device: Device) -> Self {
+        match device {
+            Device::Cpu => Resident::Weights,
+            Device::Cuda => Resident::Bits,
+        }
+    }
+}
 
 /// An encoder in ONNX Runtime. Threads that share one take turns; ONNX Runtime itself spreads a
 /// batch over the threads that it was given.
@@ -52,9 +73,7 @@ struct Inner {
     // Fields drop in this order: what refers to a session goes before it.
     tasks: BTreeMap<TaskId, Task>,
     ids: TaskIds,
-    /// The base's own values, made when first needed.
-    shared: BTreeMap<String, Arc<Bound>>,
-    masker: Masker,
+    weights: Weights,
     /// By the tensors that are inputs besides the maskable ones.
     sessions: BTreeMap<Vec<String>, Session>,
     /// The fields of a batch that the graph reads.
@@ -64,10 +83,22 @@ struct Inner {
     base: Arc<Base>,
 }
 
+/// Where the maskable weights are.
+enum Weights {
+    Copies {
+        /// The base's own values, made when first needed.
+        shared: BTreeMap<String, Arc<Bound>>,
+        masker: Masker,
+    },
+    Active(Active),
+}
+
 /// A task that was added: which session runs it, and with which weights.
 struct Task {
     replaced: Vec<String>,
     binding: Binding,
+    /// What makes the active weights its own, if it has none.
+    bits: Option<Bits>,
 }
 
 impl OrtEngine {
@@ -77,15 +108,31 @@ impl OrtEngine {
     /// When the library cannot be loaded, the device is not there, the base's graph cannot
     /// be read, or an option is for `native` alone.
     pub fn new(base: Arc<Base>, device: Device, options: &EngineOptions) -> Result<Self, EngineError> {
+        Self::with(base, device, options, Resident::of(device))
+    }
+
+    /// The same, with a choice of what tasks keep.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn with(
+        base: Arc<Base>,
+        device: Device,
+        options: &EngineOptions,
+        resident: Resident,
+    ) -> Result<Self, EngineError> {
         options.check(EngineKind::Ort(device))?;
         check_precision(&base, EngineKind::Ort(device))?;
         let (session, inputs) = open(&base, device, options, &[])?;
         let sessions = BTreeMap::from([(Vec::new(), session)]);
-        let masker = Masker::new(device, options)?;
-        let (tasks, ids, shared) = (BTreeMap::new(), TaskIds::default(), BTreeMap::new());
+        let weights = match resident {
+            Resident::Weights => Weights::Copies { shared: BTreeMap::new(), masker: Masker::new(device, options)? },
+            Resident::Bits => Weights::Active(Active::new(&base, device, options)?),
+        };
+        let (tasks, ids) = (BTreeMap::new(), TaskIds::default());
         let options = options.clone();
         let of_inner = Arc::clone(&base);
-        let inner = Inner { tasks, ids, shared, masker, sessions, inputs, device, options, base: of_inner };
+        let inner = Inner { tasks, ids, weights, sessions, inputs, device, options, base: of_inner };
         Ok(OrtEngine { base, device, inner: Mutex::new(inner) })
     }
 
@@ -95,25 +142,43 @@ impl OrtEngine {
     }
 }
 
-impl Inner {
-    /// The base's own value of a tensor, on the engine's device.
-    fn shared(&mut self, name: &str) -> Result<Arc<Bound>, EngineError> {
-        if let Some(value) = self.shared.get(name) {
+impl Weights {
+    /// Where a task that has these masks finds a maskable tensor.
+    fn of(
+        &mut self,
+        name: &str,
+        masks: &[NamedMask],
+        base: &Arc<Base>,
+        device: Device,
+    ) -> Result<Arc<Bound>, EngineError> {
+        let (shared, masker) = match self {
+            Weights::Active(active) => {
+                let missing = || failed(device, format!("no active weights of `{name}`"));
+                return active.weights(name).ok_or_else(missing);
+            }
+            Weights::Copies { shared, masker } => (shared, masker),
+        };
+        if let Some(NamedMask { mask, .. }) = masks.iter().find(|m| m.tensor == name) {
+            return masker.apply(mask, &Arc::new(Bound::of_base(base, name)?));
+        }
+        if let Some(value) = shared.get(name) {
             return Ok(Arc::clone(value));
         }
-        let mut value = Arc::new(Bound::of_base(&self.base, name)?);
-        if self.device == Device::Cuda {
+        let mut value = Arc::new(Bound::of_base(base, name)?);
+        if device == Device::Cuda {
             // Masking nothing is the way to the device. Bound as it is, it would be uploaded anew
             // for each task.
-            let shape = self.base.shape(name)?;
+            let shape = base.shape(name)?;
             let all = Mask::keep_all(Granularity::Weight, shape[0], shape[1]);
-            let all = all.map_err(|e| failed(self.device, e))?;
-            value = self.masker.apply(&all, &value)?;
+            let all = all.map_err(|e| failed(device, e))?;
+            value = masker.apply(&all, &value)?;
         }
-        self.shared.insert(name.to_owned(), Arc::clone(&value));
+        shared.insert(name.to_owned(), Arc::clone(&value));
         Ok(value)
     }
+}
 
+impl Inner {
     fn add(&mut self, masks: &[NamedMask], deltas: &[Delta]) -> Result<TaskId, EngineError> {
         let (device, base) = (self.device, Arc::clone(&self.base));
         let other = deltas.iter().filter(|delta| base.maskable(&delta.tensor).is_none());
@@ -129,20 +194,18 @@ impl Inner {
             if deltas.iter().any(|delta| delta.tensor == tensor.name) {
                 continue;
             }
-            let value = match masks.iter().find(|m| m.tensor == tensor.name) {
-                Some(NamedMask { mask, .. }) => {
-                    self.masker.apply(mask, &Arc::new(Bound::of_base(&base, &tensor.name)?))?
-                }
-                None => self.shared(&tensor.name)?,
-            };
-            bind(&tensor.name, value)?;
+            bind(&tensor.name, self.weights.of(&tensor.name, masks, &base, device)?)?;
         }
         for Delta { tensor, shape, values, .. } in deltas {
             let value = Tensor::from_array((shape.clone(), values.clone())).map_err(|e| failed(device, e))?;
             bind(tensor, Arc::new(Bound::owned(value.into_dyn())))?;
         }
+        let bits = match &mut self.weights {
+            Weights::Active(active) => Some(active.bits(masks)?),
+            Weights::Copies { .. } => None,
+        };
         let task = self.ids.next();
-        self.tasks.insert(task, Task { replaced, binding });
+        self.tasks.insert(task, Task { replaced, binding, bits });
         Ok(task)
     }
 }
@@ -189,7 +252,7 @@ impl Engine for OrtEngine {
     fn remove(&self, task: TaskId) -> Result<(), EngineError> {
         let mut inner = self.inner();
         let Inner { tasks, sessions, .. } = &mut *inner;
-        let Task { replaced, binding } = tasks.remove(&task).ok_or(EngineError::NoTask(task))?;
+        let Task { replaced, binding, .. } = tasks.remove(&task).ok_or(EngineError::NoTask(task))?;
         drop(binding);
         // A session that no task runs on is a copy of the base that nobody needs; the usual one stays.
         if !replaced.is_empty() && tasks.values().all(|other| other.replaced != replaced) {
@@ -200,11 +263,14 @@ impl Engine for OrtEngine {
 
     fn encode(&self, task: TaskId, texts: &TokenBatch) -> Result<Hidden, EngineError> {
         let mut inner = self.inner();
-        let Inner { tasks, sessions, inputs, base, .. } = &mut *inner;
+        let Inner { tasks, sessions, inputs, base, weights, .. } = &mut *inner;
         texts.check(base)?;
         let missing = EngineError::NoTask(task);
-        let Some(Task { replaced, binding }) = tasks.get_mut(&task) else { return Err(missing) };
+        let Some(Task { replaced, binding, bits }) = tasks.get_mut(&task) else { return Err(missing) };
         let Some(session) = sessions.get_mut(replaced) else { return Err(missing) };
+        if let (Weights::Active(active), Some(bits)) = (weights, bits) {
+            active.activate(task, bits)?;
+        }
         let hidden = base.manifest().architecture.hidden_size;
         let padded = Padded::from(texts);
         let values = run(session, binding, inputs, &padded, hidden).map_err(|e| failed(self.device, e))?;
