@@ -5,17 +5,18 @@ use std::sync::Arc;
 
 use anyhow::Error;
 use clap::{Args, ValueHint};
+use overmask::base::Base;
 use overmask::engine::Device;
 use overmask::mask::Granularity;
-use overmask_cli::{ExitCode, Verbosity};
+use overmask_cli::{CodedError, ExitCode, Verbosity};
 use serde_json::json;
 
-use super::data::DataArgs;
+use super::data::in_flags as texts_in_flags;
 use super::train::{fresh_checkpoint, in_flags, remove_checkpoint, stop_when_asked, stopping};
 use super::{output, places};
-use crate::data::Form;
+use crate::data::{self, Delimiter, Form, ReadOptions, Unlabelled};
 use crate::import;
-use crate::train::{self, AdaptOptions, CheckpointOptions, TrainOptions};
+use crate::train::{self, AdaptOptions, Adapted, CheckpointOptions, TrainOptions};
 
 /// Prepare a base for masks, once for all tasks.
 ///
@@ -34,7 +35,7 @@ pub(super) struct AdaptArgs {
     /// The base bundle.
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     base: PathBuf,
-    /// The texts: a .txt file, one a line, or a data file, of which labels are not looked at.
+    /// The texts: a .txt file, one a line, or a .jsonl, .csv or .tsv file with a field `text`.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     texts: PathBuf,
     /// Where to write the new base; must not exist, or be empty.
@@ -43,9 +44,10 @@ pub(super) struct AdaptArgs {
     /// What random masks keep or zero together: that of the tasks to come.
     #[arg(long, default_value = "block:32x1")]
     granularity: Granularity,
-    /// The largest part of all units that a random mask zeroes: somewhat more than the tasks' own.
-    #[arg(long, value_name = "FRACTION", default_value_t = AdaptOptions::default().sparsity)]
-    sparsity: f64,
+    /// The largest part of all units that a random mask zeroes, somewhat more than the tasks' own [default: 0.6]; of
+    /// `2:4` it is half.
+    #[arg(long, value_name = "FRACTION")]
+    sparsity: Option<f64>,
     /// Steps; texts are read again and again until they are done.
     #[arg(long, value_name = "N", default_value_t = AdaptOptions::default().steps)]
     steps: u64,
@@ -83,8 +85,16 @@ pub(super) struct AdaptArgs {
     /// Go on from --checkpoint, if the file is there: the result is that of an unbroken run.
     #[arg(long, requires = "checkpoint")]
     resume: bool,
-    #[command(flatten)]
-    files: DataArgs,
+    /// Do not fail when nodes that compute have run on the CPU instead of the GPU.
+    #[arg(long)]
+    allow_cpu_fallback: bool,
+    /// What stands between the fields of .csv and .tsv files: one character, such as `;`, or `tab`; default: a
+    /// comma in .csv, a tab in .tsv.
+    #[arg(long, value_name = "CHAR")]
+    delimiter: Option<Delimiter>,
+    /// The column (of JSONL the field) that holds the text; default: `text`.
+    #[arg(long, value_name = "NAME")]
+    text_column: Option<String>,
     /// Print what was learnt as JSON.
     #[arg(long)]
     json: bool,
@@ -95,7 +105,7 @@ impl AdaptArgs {
         let usual = AdaptOptions::default();
         AdaptOptions {
             granularity: self.granularity,
-            sparsity: self.sparsity,
+            sparsity: self.sparsity.unwrap_or(usual.sparsity),
             steps: self.steps,
             batch_size: self.batch_size,
             learning_rate: self.learning_rate,
@@ -110,18 +120,59 @@ impl AdaptArgs {
                 every: self.checkpoint_every,
                 resume: self.resume,
             }),
+            check_placement: self.device == Device::Cuda && !self.allow_cpu_fallback,
         }
+    }
+
+    /// Checks before the work what would fail after it.
+    fn check(&self) -> Result<(), Error> {
+        let wrong = |message: String| Err(CodedError { message, code: ExitCode::Usage }.into());
+        if self.sparsity.is_some() && self.granularity == Granularity::TwoOfFour {
+            return wrong("--sparsity: is not for --granularity 2:4, of which half is zero".to_owned());
+        }
+        if self.texts.extension().is_some_and(|ending| ending.eq_ignore_ascii_case("txt")) {
+            let fields = [("--delimiter", self.delimiter.is_some()), ("--text-column", self.text_column.is_some())];
+            if let Some((flag, _)) = fields.into_iter().find(|(_, given)| *given) {
+                return wrong(format!("{flag}: is for files with fields, and --texts has a text a line"));
+            }
+        }
+        places::check_directory("-o", &self.output)?;
+        import::try_place(&self.output)?;
+        let Some(file) = &self.checkpoint else { return Ok(()) };
+        let read = [("--texts", self.texts.as_path()), ("-o", self.output.as_path())];
+        places::check(&[("--checkpoint", file.as_path())], &read)?;
+        places::check_outside(("--checkpoint", file), ("-o", &self.output))?;
+        fresh_checkpoint(file, self.resume)
+    }
+
+    /// What was learnt, and the base that was written, if one was.
+    fn print(&self, base: &Base, texts: &Unlabelled, adapted: &Adapted, written: Option<&Base>) -> Result<(), Error> {
+        if !self.json {
+            return Ok(());
+        }
+        output::json(&json!({
+            "base": written.map(|_| self.output.display().to_string()),
+            "base_id": written.map(Base::base_id),
+            "of": base.base_id(),
+            "texts": adapted.texts,
+            "texts_digest": texts.digest(),
+            "repeated": adapted.repeated,
+            "held_out": adapted.held,
+            "steps": adapted.steps,
+            "stopped": adapted.stopped,
+            "loss": adapted.loss,
+            "before": adapted.before,
+            "after": adapted.after,
+            "seconds": adapted.seconds,
+        }))
     }
 }
 
 pub(super) fn run(args: &AdaptArgs, verbosity: Verbosity) -> Result<(), Error> {
-    places::check_directory("-o", &args.output)?;
-    import::check_place(&args.output)?;
-    if let Some(file) = &args.checkpoint {
-        places::check(&[("--checkpoint", file.as_path())], &[("--texts", args.texts.as_path())])?;
-        fresh_checkpoint(file, args.resume)?;
-    }
-    let texts = args.files.read_unlabelled(&args.texts, Form::CLASSIFY)?;
+    args.check()?;
+    let (delimiter, text_column) = (args.delimiter, args.text_column.clone());
+    let columns = ReadOptions { delimiter, text_column, ..ReadOptions::default() };
+    let texts = data::read_unlabelled(&args.texts, Form::CLASSIFY, &columns).map_err(texts_in_flags)?;
     let base = Arc::new(places::f32_base(&args.base)?);
     // What is learnt on a damaged base is of no use.
     base.verify()?;
@@ -134,20 +185,13 @@ pub(super) fn run(args: &AdaptArgs, verbosity: Verbosity) -> Result<(), Error> {
     });
     bar.finish_and_clear();
     let adapted = adapted.map_err(in_flags)?;
-    match &args.checkpoint {
-        Some(file) if adapted.stopped => {
-            let (steps, of) = (adapted.steps, options.steps);
-            log::warn!(
-                "stopped after {steps} of {of} steps; the same command with --resume goes on: {}",
-                file.display()
-            );
-            return Ok(());
-        }
-        Some(_) => (),
-        None if adapted.stopped => {
-            log::warn!("stopped after {} of {} steps; this is the base as it is now", adapted.steps, options.steps);
-        }
-        None => (),
+    let (steps, of) = (adapted.steps, options.steps);
+    if let Some(file) = args.checkpoint.as_ref().filter(|_| adapted.stopped && adapted.saved) {
+        log::warn!("stopped after {steps} of {of} steps; the same command with --resume goes on: {}", file.display());
+        return args.print(&base, &texts, &adapted, None);
+    }
+    if adapted.stopped {
+        log::warn!("stopped after {steps} of {of} steps; this is the base as it is now");
     }
     let manifest = base.manifest();
     let source = format!(
@@ -168,22 +212,5 @@ pub(super) fn run(args: &AdaptArgs, verbosity: Verbosity) -> Result<(), Error> {
     if let Some(file) = &args.checkpoint {
         remove_checkpoint(file);
     }
-    if args.json {
-        return output::json(&json!({
-            "base": args.output.display().to_string(),
-            "base_id": written.base_id(),
-            "of": base.base_id(),
-            "texts": adapted.texts,
-            "texts_digest": texts.digest(),
-            "repeated": adapted.repeated,
-            "held_out": adapted.held,
-            "steps": adapted.steps,
-            "stopped": adapted.stopped,
-            "loss": adapted.loss,
-            "before": adapted.before,
-            "after": adapted.after,
-            "seconds": adapted.seconds,
-        }));
-    }
-    Ok(())
+    args.print(&base, &texts, &adapted, Some(&written))
 }

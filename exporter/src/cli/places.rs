@@ -114,6 +114,19 @@ pub(super) fn check_directory(option: &str, dir: &Path) -> Result<(), Error> {
     Ok(())
 }
 
+/// Checks that a file is not in a directory that is to be made.
+///
+/// # Errors
+/// When it is.
+pub(super) fn check_outside((option, file): (&str, &Path), (other, dir): (&str, &Path)) -> Result<(), Error> {
+    let place = real(dir);
+    if real(file).ancestors().any(|above| above == place) {
+        let message = format!("{option} {}: is in the directory of {other}; name another place", file.display());
+        return Err(CodedError { message, code: ExitCode::Usage }.into());
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -152,6 +165,18 @@ mod tests {
             let error = check_directory("-o", &place).unwrap_err();
             assert_eq!(ExitCode::of(&error), ExitCode::DeviceOrStore);
             assert!(error.to_string().contains("is in a base bundle"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_file_is_not_in_a_directory_that_is_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("out");
+        std::fs::create_dir(&out).unwrap();
+        let check = |file: &Path| check_outside(("--checkpoint", file), ("-o", &out));
+        check(&dir.path().join("run.state")).unwrap();
+        for inside in [out.clone(), out.join("run.state"), dir.path().join("out/../out/run.state")] {
+            assert_eq!(ExitCode::of(&check(&inside).unwrap_err()), ExitCode::Usage);
         }
     }
 

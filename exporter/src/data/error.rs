@@ -28,7 +28,8 @@ pub enum DataError {
     /// The name says nothing of the format.
     #[error(
         "{}: the name says no format that is read here; name the file .jsonl (one object a line), \
-         .csv or .tsv (with a header), or .conll (a word and its tag a line)",
+         .csv or .tsv (with a header), or .conll (a word and its tag a line); where labels are not looked at, .txt \
+         (a text a line) will do, too",
         path.display()
     )]
     Format {

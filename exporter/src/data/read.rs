@@ -82,8 +82,8 @@ pub fn read_with(path: &Path, form: Form, options: &ReadOptions) -> Result<Datas
 /// # Errors
 /// As [`read_with()`].
 pub fn read_unlabelled(path: &Path, form: Form, options: &ReadOptions) -> Result<Unlabelled, DataError> {
-    if ending(path) == "txt" && form.inputs().len() == 1 && form.kind != TaskKind::Tag && path.is_file() {
-        return lines(path, options);
+    if ending(path) == "txt" && form.inputs().len() == 1 && form.kind != TaskKind::Tag && !path.is_dir() {
+        return lines(path);
     }
     let (format, bytes) = open(path, form, options)?;
     let text = encoding::text(path, &bytes)?;
@@ -102,10 +102,9 @@ pub fn read_unlabelled(path: &Path, form: Form, options: &ReadOptions) -> Result
     Ok(Unlabelled { path: path.to_owned(), inputs })
 }
 
-/// The lines of a file that are not blank.
-fn lines(path: &Path, options: &ReadOptions) -> Result<Unlabelled, DataError> {
-    // It has neither fields nor what parts them.
-    options.check(path, Form::CLASSIFY, false, false)?;
+/// The lines of a file that are not blank. It has neither fields nor what parts them: options that say how these are are
+/// for a command's other files.
+fn lines(path: &Path) -> Result<Unlabelled, DataError> {
     let bytes = overmask::fs::read(path).map_err(|source| DataError::Io { path: path.to_owned(), source })?;
     let lines = encoding::text(path, &bytes)?.lines().zip(1..).filter(|(line, _)| !line.trim().is_empty());
     let inputs: Vec<(Input, usize)> =
@@ -246,7 +245,9 @@ mod tests {
         let pair = Form { pair: true, ..Form::CLASSIFY };
         assert!(matches!(read_unlabelled(&path, pair, &ReadOptions::default()), Err(DataError::Format { .. })));
         let column = ReadOptions { text_column: Some("body".into()), ..ReadOptions::default() };
-        assert!(read_unlabelled(&path, Form::CLASSIFY, &column).is_err());
+        assert_eq!(read_unlabelled(&path, Form::CLASSIFY, &column).unwrap(), texts);
+        let absent = read_unlabelled(&dir.path().join("b.txt"), Form::CLASSIFY, &column);
+        assert!(matches!(absent, Err(DataError::Io { .. })));
         fs::write(&path, "\n").unwrap();
         let empty = read_unlabelled(&path, Form::CLASSIFY, &ReadOptions::default());
         assert!(matches!(empty, Err(DataError::Empty { .. })));

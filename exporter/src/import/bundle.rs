@@ -49,8 +49,17 @@ impl Tokenizer {
     }
 }
 
+/// Checks that a bundle can go to `out`, by making and removing what it is made in.
+///
+/// # Errors
+/// When something is there, or nothing can be written beside it.
+pub fn try_place(out: &Path) -> Result<(), ImportError> {
+    Staged::new(out)?;
+    Ok(())
+}
+
 /// Checks that a bundle may go to `out`.
-pub fn check_place(out: &Path) -> Result<(), ImportError> {
+pub(super) fn check_place(out: &Path) -> Result<(), ImportError> {
     Ok(Staged::check(out)?)
 }
 

@@ -14,7 +14,7 @@ mod spelling;
 mod tests;
 mod vocab;
 
-pub use self::bundle::{check_place, rewrite};
+pub use self::bundle::{rewrite, try_place};
 
 use std::error::Error;
 use std::path::PathBuf;

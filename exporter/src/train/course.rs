@@ -21,6 +21,10 @@ use crate::data;
 /// So many epochs are told each; of more, only those that are the best so far.
 const TOLD: u32 = 20;
 
+/// What to do about a run whose numbers grow without end.
+pub(super) const STEADIER: &str = "lower the learning rates (`learning_rate` of scores, `dense_learning_rate`, \
+    `head_learning_rate`), lengthen `warmup`, or leave `precision` f16";
+
 /// What a run comes to.
 pub(super) struct Learnt {
     /// The best state of all tries.
@@ -264,7 +268,7 @@ impl Learner<'_> {
         course.step += 1;
         if !loss.is_finite() || !norm.is_finite() {
             let what = format!("the loss is {loss} and the norm of its gradients {norm}");
-            return Err(TrainError::Diverged { step: course.step, what });
+            return Err(TrainError::Diverged { step: course.step, what, advice: STEADIER });
         }
         losses.write(course.before + course.step, loss, norm)?;
         Ok(loss)

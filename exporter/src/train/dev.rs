@@ -3,6 +3,7 @@
 use overmask::task;
 
 use super::TrainError;
+use super::course::STEADIER;
 use super::learner::Learner;
 use crate::data::Gold;
 use crate::score::{self, Said};
@@ -23,7 +24,7 @@ impl Learner<'_> {
             let mut logits = self.forward.logits(|name| self.step.parameter(name), inputs)?;
             if let Some(value) = logits.iter().find(|l| !l.is_finite()) {
                 let what = format!("the head says {value} of an example of the dev split");
-                return Err(TrainError::Diverged { step, what });
+                return Err(TrainError::Diverged { step, what, advice: STEADIER });
             }
             let mut each = logits.chunks_exact_mut(labels);
             for index in indices {

@@ -70,7 +70,7 @@ fn go_on(stop: &AtomicBool) -> Result<(), TrainError> {
 
 /// What can go wrong in training.
 ///
-/// Messages name fields of [`TrainOptions`], as `teacher.weight` for one of [`TeacherOptions`], and of [`Data`] as
+/// Messages name fields of [`TrainOptions`] or [`AdaptOptions`], as `teacher.weight` for one of [`TeacherOptions`], and of [`Data`] as
 /// `data.dev`; [`TrainError::field`] says which one a message begins with.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -155,15 +155,14 @@ pub enum TrainError {
         known: String,
     },
     /// Something is no number any more.
-    #[error(
-        "at step {step} {what}; lower the learning rates (`learning_rate` of scores, `dense_learning_rate`, \
-         `head_learning_rate`), lengthen `warmup`, or leave `precision` f16"
-    )]
+    #[error("at step {step} {what}; {advice}")]
     Diverged {
         /// The step, from 1.
         step: u64,
         /// What it is.
         what: String,
+        /// What to do.
+        advice: &'static str,
     },
     /// Nodes that the device should run are elsewhere.
     #[error(
@@ -206,7 +205,7 @@ impl<R> From<ort::Error<R>> for TrainError {
 }
 
 impl TrainError {
-    /// The field of [`TrainOptions`] that it is about, with whose name the message begins.
+    /// The field of the options that it is about, with whose name the message begins.
     pub fn field(&self) -> Option<&'static str> {
         match self {
             Self::Option { field, .. } => Some(field),

@@ -174,7 +174,7 @@ impl BaseSession {
     }
 }
 
-/// The forward pass over parameters that lie elsewhere, for choosing checkpoints.
+/// The forward pass over parameters that lie elsewhere, which tells how good they are.
 pub(super) struct ForwardSession {
     session: Session,
     binding: Binding,
@@ -203,15 +203,24 @@ impl ForwardSession {
     ) -> Result<Vec<f32>, TrainError> {
         // The first input has a row for each row of logits.
         let rows = inputs.first().and_then(|(_, value)| value.shape().first()).map_or(0, |n| *n as usize);
-        for (name, value) in inputs.into_iter().filter(|(name, _)| reads(&self.session, name)) {
-            self.binding.input(&name, &owned(value))?;
-        }
+        self.run(parameter, &all_owned(inputs), name::LOGITS, &[rows, self.labels])
+    }
+
+    /// The output of this name and shape; inputs that were bound before stay.
+    pub(super) fn run<'a>(
+        &mut self,
+        parameter: impl Fn(&str) -> Result<&'a Arc<Bound>, TrainError>,
+        inputs: &Bindings,
+        output: &str,
+        shape: &[usize],
+    ) -> Result<Vec<f32>, TrainError> {
+        bind(&self.session, &mut self.binding, inputs)?;
         for name in &self.parameters {
             self.binding.input(name, parameter(name)?)?;
         }
-        let logits = owned(f32_value(&[rows, self.labels], vec![0.0; rows * self.labels])?);
-        self.binding.output(name::LOGITS, &logits)?;
+        let value = owned(f32_value(shape, vec![0.0; shape.iter().product()])?);
+        self.binding.output(output, &value)?;
         self.binding.run(&mut self.session)?;
-        Ok(logits.download()?)
+        Ok(value.download()?)
     }
 }

@@ -72,6 +72,8 @@ mod tests {
 
     #[test]
     fn errors_say_what_to_type() {
+        let advice = "lower the learning rates (`learning_rate` of scores, `dense_learning_rate`, `head_learning_rate`), \
+                      lengthen `warmup`, or leave `precision` f16";
         let option = |field, reason: &str| TrainError::Option { field, reason: reason.to_owned() };
         let path = PathBuf::from("a.file");
         for (error, said) in [
@@ -115,7 +117,7 @@ mod tests {
                 "--checkpoint a.file: is of a run in which `seed` was 1, not 2; remove the file to start anew",
             ),
             (
-                TrainError::Diverged { step: 3, what: "the loss is NaN".into() },
+                TrainError::Diverged { step: 3, what: "the loss is NaN".into(), advice },
                 "at step 3 the loss is NaN; lower the learning rates (--learning-rate of scores, \
                  --dense-learning-rate, --head-learning-rate), lengthen --warmup, or leave --precision f16",
             ),

@@ -23,7 +23,6 @@ pub(super) struct Masks {
     tensors: Vec<Ranked>,
     granularity: Granularity,
     most: f32,
-    seed: u64,
 }
 
 /// A tensor and its units.
@@ -38,7 +37,7 @@ struct Ranked {
 impl Masks {
     /// # Errors
     /// When a tensor does not divide into whole blocks.
-    pub(super) fn new(base: &Base, of: &Adaptation, most: f64, seed: u64) -> Result<Self, TrainError> {
+    pub(super) fn new(base: &Base, of: &Adaptation, most: f64) -> Result<Self, TrainError> {
         let granularity = of.granularity;
         let ranked = |tensor: &MaskableTensor| {
             let (_, weights) = base.tensor_f32(&tensor.name)?;
@@ -46,22 +45,25 @@ impl Masks {
             Ok(Ranked { name: tensor.name.clone(), dims: graph::units(tensor, granularity)?, ranks })
         };
         let tensors = of.masked.iter().map(ranked).collect::<Result<_, TrainError>>()?;
-        Ok(Masks { tensors, granularity, most: most as f32, seed })
+        Ok(Masks { tensors, granularity, most: most as f32 })
     }
 
     /// Those of a step, as the graph's inputs: of any sparsity up to the largest, by size or by chance, or none.
-    pub(super) fn of_step(&self, step: u64) -> Result<Feed, TrainError> {
-        let lots = rng::uniform(self.seed, stream::ADAPTATION, step, 3);
+    pub(super) fn of_step(&self, seed: u64, step: u64) -> Result<Feed, TrainError> {
+        let lots = rng::uniform(seed, stream::ADAPTATION, step, 3);
         let sparsity = if lots[0] < DENSE { 0.0 } else { lots[1] * self.most };
-        self.given(sparsity, lots[2] * CHANCE, step)
+        self.given(seed, sparsity, lots[2] * CHANCE, step)
     }
 
     /// Masks of a sparsity, and how much chance weighs in them. Tensors have half to one and a half times of it, as
     /// those of a task do.
-    pub(super) fn given(&self, sparsity: f32, chance: f32, number: u64) -> Result<Feed, TrainError> {
+    pub(super) fn given(&self, seed: u64, sparsity: f32, chance: f32, number: u64) -> Result<Feed, TrainError> {
         let of_tensor = |(index, Ranked { name, dims, ranks }): (usize, &Ranked)| {
+            if sparsity == 0.0 {
+                return Ok((graph::keep(name), f32_value(dims, vec![1.0; ranks.len()])?));
+            }
             // Tensors have places of their own in the stream.
-            let seed = self.seed ^ ((index as u64 + 1) << 40);
+            let seed = seed ^ ((index as u64 + 1) << 40);
             let mut lots = rng::uniform(seed, stream::ADAPTATION_MASKS, number, ranks.len() + 1);
             let share = (sparsity * (0.5 + lots.pop().unwrap_or_default())).min(MOST);
             let scores: Vec<f32> = ranks.iter().zip(lots).map(|(rank, lot)| rank + chance * (lot - 0.5)).collect();

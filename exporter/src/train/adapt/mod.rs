@@ -13,20 +13,21 @@ use overmask::engine::Device;
 use overmask::mask::Granularity;
 use overmask::task::{Tokenizer, Tokens};
 use overmask_graph::encoder::Padded;
-use overmask_ort::{Binding, usable};
+use overmask_ort::usable;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use self::masks::Masks;
 use super::batch::{salt, token_feed};
 use super::graph::{self, Adaptation, Graph, Objective, States, name};
 use super::sealed::{self, Sealed};
 use super::select::{self, Tune};
-use super::session::{BaseSession, Frozen, Placement, fresh, frozen, open, owned, scalar};
+use super::session::{BaseSession, ForwardSession, Frozen, Placement, all_owned, fresh, frozen};
 use super::setup::Rates;
 use super::step::{Backend, MicroBatch, StepSession};
 use super::value::{Feed, f32_value};
-use super::{CheckpointOptions, TrainError, schedule};
+use super::{CheckpointOptions, TrainError, placement, schedule};
 use crate::data::rng::{self, stream};
 use crate::data::{self, Unlabelled};
 
@@ -35,15 +36,18 @@ const HELD: usize = 20;
 /// ... but no more than these.
 const MOST_HELD: usize = 128;
 
-/// How often the distance is said on the way.
+/// In how many parts the distance is said on the way.
 const REPORTS: u64 = 10;
+
+/// What to do about a run whose numbers grow without end.
+const STEADIER: &str = "lower `learning_rate`, or lengthen `warmup`";
 
 /// How a base is prepared.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AdaptOptions {
     /// Unit of the random masks.
     pub granularity: Granularity,
-    /// The largest part of all units that a random mask zeroes.
+    /// The largest part of all units that a random mask zeroes; of `2:4` it zeroes half.
     pub sparsity: f64,
     /// Steps.
     pub steps: u64,
@@ -65,6 +69,8 @@ pub struct AdaptOptions {
     pub threads: usize,
     /// The run on disk, if it is to be there.
     pub checkpoint: Option<CheckpointOptions>,
+    /// Whether the run fails when a node that computes has run outside the device.
+    pub check_placement: bool,
 }
 
 impl Default for AdaptOptions {
@@ -82,6 +88,7 @@ impl Default for AdaptOptions {
             device: Device::Cpu,
             threads: usable(0),
             checkpoint: None,
+            check_placement: false,
         }
     }
 }
@@ -145,8 +152,8 @@ pub struct AdaptProgress {
 pub struct Distances {
     /// Without a mask.
     pub dense: f32,
-    /// Under random masks with a tenth of all units zero.
-    pub tenth: f32,
+    /// Under random masks with a tenth of all units zero; `2:4` has always half.
+    pub tenth: Option<f32>,
     /// With half of them.
     pub half: f32,
 }
@@ -172,6 +179,8 @@ pub struct Adapted {
     pub loss: f32,
     /// Whether it was stopped before its end.
     pub stopped: bool,
+    /// Whether all that was learnt is on disk, to go on from.
+    pub saved: bool,
     /// Seconds from the first step to the last, what is measured on the way included.
     pub seconds: f64,
 }
@@ -193,11 +202,13 @@ pub fn adapt(
     // Before the work: `ort` panics where it finds no library.
     overmask_ort::environment()?;
     let mut run = Run::start(base, texts, options)?;
-    super::go_on(stop)?;
     let facts = facts(base, texts, options);
     let mut course = match run.saved(&facts)? {
         Some(course) => course,
-        None => Document { facts, step: 0, loss: 0.0, before: run.distances()?, seconds: 0.0 },
+        None => {
+            super::go_on(stop)?;
+            Document { facts, step: 0, loss: 0.0, before: run.distances()?, seconds: 0.0 }
+        }
     };
     log::info!("before: {}", course.before);
     let (first, started) = (course.step, Instant::now());
@@ -213,7 +224,6 @@ pub fn adapt(
                 }
                 // One step is done in any case, so that there is something to keep.
                 if course.step > first && stop.load(Ordering::Relaxed) {
-                    run.save(&course);
                     break 'run true;
                 }
                 let loss = run.step(batch, course.step)?;
@@ -232,18 +242,24 @@ pub fn adapt(
         }
         false
     };
+    // Whatever becomes of the base that is written of it.
+    let saved = run.save(&course);
     let after = run.distances()?;
     log::info!("after: {after}");
     let tensors = run.graph.trained.iter().map(|t| Ok((t.name.clone(), run.session.download(&t.name)?)));
     let tensors = tensors.collect::<Result<_, TrainError>>()?;
     let (texts, held, repeated) = (run.learnt.len(), run.held.len(), run.repeated);
     let Document { step: steps, loss, before, seconds, .. } = course;
-    Ok(Adapted { tensors, before, after, texts, held, repeated, steps, loss, stopped, seconds })
+    Ok(Adapted { tensors, before, after, texts, held, repeated, steps, loss, stopped, saved, seconds })
 }
 
 /// What decides a run: a checkpoint of another one is of no use.
 fn facts(base: &Base, texts: &Unlabelled, o: &AdaptOptions) -> BTreeMap<String, Value> {
     let facts = [
+        ("tool", json!(concat!("overmask-export ", env!("CARGO_PKG_VERSION")))),
+        ("method", json!("adapt")),
+        ("device", json!(o.device.to_string())),
+        ("threads", json!(o.threads)),
         ("base", json!(base.base_id())),
         ("texts", json!(texts.digest())),
         ("granularity", json!(o.granularity.to_string())),
@@ -262,7 +278,11 @@ fn facts(base: &Base, texts: &Unlabelled, o: &AdaptOptions) -> BTreeMap<String, 
 impl std::fmt::Display for Distances {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Distances { dense, tenth, half } = self;
-        write!(f, "{dense:.4} from the base without a mask, {tenth:.4} with 10 % zeros, {half:.4} with 50 %")
+        write!(f, "{dense:.4} from the base without a mask, ")?;
+        if let Some(tenth) = tenth {
+            write!(f, "{tenth:.4} with 10 % zeros, ")?;
+        }
+        write!(f, "{half:.4} with 50 %")
     }
 }
 
@@ -275,12 +295,12 @@ struct Run<'a> {
     held: Vec<Tokens>,
     repeated: usize,
     masks: Masks,
-    /// Those of the texts that are held out.
-    fixed: Masks,
     states: BaseSession,
     graph: Graph,
     session: StepSession,
-    distance: Distance,
+    forward: ForwardSession,
+    /// Where the first step's profiles are written, until they are read.
+    profiles: Option<TempDir>,
 }
 
 impl<'a> Run<'a> {
@@ -309,10 +329,12 @@ impl<'a> Run<'a> {
         }
         let (granularity, clip_norm) = (o.granularity, o.clip_norm as f32);
         let adaptation = Adaptation { masked, granularity, dense, clip_norm };
-        let masks = Masks::new(base, &adaptation, o.sparsity, o.seed)?;
-        let fixed = Masks::new(base, &adaptation, o.sparsity, o.seed ^ salt::DEV)?;
+        let masks = Masks::new(base, &adaptation, o.sparsity)?;
         let backend = Backend::of(o.device, false);
-        let placement = Placement { device: o.device, threads: o.threads, profile: None };
+        let profiles = o.check_placement.then(tempfile::tempdir).transpose();
+        let profiles = profiles.map_err(|source| TrainError::Write { path: std::env::temp_dir(), source })?;
+        let profile = profiles.as_ref().map(|dir| dir.path().join("step"));
+        let placement = Placement { device: o.device, threads: o.threads, profile };
         let graph = backend.graph(base, &adaptation)?;
         let States { model, frozen: all, count } = graph::states(base)?;
         log::info!("compared with the base after {count} of its {} layers", base.manifest().architecture.layers);
@@ -323,9 +345,22 @@ impl<'a> Run<'a> {
         let state = fresh(initial.collect::<Result<_, TrainError>>()?);
         let own: Frozen = weights.into_iter().filter(|(name, _)| graph.frozen.contains(name)).collect();
         let session = StepSession::new(backend, &graph, adaptation.optimizer(), state, &own, &placement)?;
-        let distance = Distance::new(&adaptation.distance(base)?, &own, &placement)?;
+        let forward = ForwardSession::new(&adaptation.distance(base)?, &own, &placement)?;
         let width = base.manifest().architecture.hidden_size;
-        Ok(Run { options: o, tokenizer, width, learnt, held, repeated, masks, fixed, states, graph, session, distance })
+        Ok(Run {
+            options: o,
+            tokenizer,
+            width,
+            learnt,
+            held,
+            repeated,
+            masks,
+            states,
+            graph,
+            session,
+            forward,
+            profiles,
+        })
     }
 
     /// The run on disk, if it is to go on from there; puts its state in place.
@@ -340,29 +375,35 @@ impl<'a> Run<'a> {
         Ok(Some(document))
     }
 
-    /// Writes the run to disk, if it has a file. A write that fails leaves the last whole file and does not end the
-    /// run: there may be room again when the next one is due.
-    fn save(&self, document: &Document) {
-        let Some(checkpoint) = &self.options.checkpoint else { return };
+    /// Writes the run to disk, if it has a file, and returns whether it is there. A write that fails leaves the last
+    /// whole file and does not end the run: there may be room again when the next one is due.
+    fn save(&self, document: &Document) -> bool {
+        let Some(checkpoint) = &self.options.checkpoint else { return false };
         let state = self.session.state();
         let done =
             state.and_then(|state| sealed::write(&checkpoint.file, document, &sealed::of_state(&self.graph, &state)));
-        if let Err(error) = done {
+        if let Err(error) = &done {
             log::warn!("step {}: {error}; a run that is cut off before the next write loses more", document.step);
         }
+        done.is_ok()
     }
 
     fn step(&mut self, batch: &[usize], step: u64) -> Result<f32, TrainError> {
         let texts: Vec<&Tokens> = batch.iter().map(|i| &self.learnt[*i]).collect();
         let mut inputs = inputs(&mut self.states, &self.tokenizer, &texts, self.width)?;
-        inputs.extend(self.masks.of_step(step)?);
         let o = self.options;
+        inputs.extend(self.masks.of_step(o.seed, step)?);
         let rate = o.learning_rate * schedule::factor(step, o.steps, o.warmup);
         let sizes = Rates { scores: rate, dense: rate, head: rate }.at(step);
         let (loss, norm) = self.session.run(vec![MicroBatch { inputs, share: 1.0 }], Feed::new(), sizes)?;
         if !loss.is_finite() || !norm.is_finite() {
             let what = format!("the loss is {loss} and the norm of its gradients {norm}");
-            return Err(TrainError::Diverged { step: step + 1, what });
+            return Err(TrainError::Diverged { step: step + 1, what, advice: STEADIER });
+        }
+        if let Some(_dir) = self.profiles.take() {
+            for profile in self.session.end_profiling()? {
+                placement::check(&profile, o.device)?;
+            }
         }
         Ok(loss)
     }
@@ -370,16 +411,20 @@ impl<'a> Run<'a> {
     /// How far the texts that are held out are from the base, under masks that are the same at each call.
     fn distances(&mut self) -> Result<Distances, TrainError> {
         let mut sums = [0.0; 3];
-        let chunks = || self.held.chunks(self.options.batch_size);
-        for (number, texts) in (0..).zip(chunks()) {
+        let o = self.options;
+        for (number, texts) in (0..).zip(self.held.chunks(o.batch_size)) {
             let texts: Vec<&Tokens> = texts.iter().collect();
+            let inputs = all_owned(inputs(&mut self.states, &self.tokenizer, &texts, self.width)?);
             for (sum, sparsity) in sums.iter_mut().zip([0.0, 0.1, 0.5]) {
-                let mut inputs = inputs(&mut self.states, &self.tokenizer, &texts, self.width)?;
-                inputs.extend(self.fixed.given(sparsity, 1.0, number)?);
-                *sum += self.distance.of(&self.session, inputs)? * texts.len() as f32;
+                let mut all = inputs.clone();
+                all.extend(all_owned(self.masks.given(o.seed ^ salt::DEV, sparsity, 1.0, number)?));
+                let parameter = |name: &str| self.session.parameter(name);
+                let distance = self.forward.run(parameter, &all, name::LOSS, &[])?;
+                *sum += distance.first().copied().unwrap_or_default() * texts.len() as f32;
             }
         }
         let [dense, tenth, half] = sums.map(|sum| sum / self.held.len() as f32);
+        let tenth = (o.granularity != Granularity::TwoOfFour).then_some(tenth);
         Ok(Distances { dense, tenth, half })
     }
 }
@@ -398,34 +443,4 @@ fn inputs(
         inputs.push((graph::state(number), f32_value(&shape, values)?));
     }
     Ok(inputs)
-}
-
-/// The forward pass alone, over the parameters of a step.
-struct Distance {
-    session: ort::session::Session,
-    binding: Binding,
-    parameters: Vec<String>,
-}
-
-impl Distance {
-    fn new(graph: &Graph, frozen: &Frozen, placement: &Placement) -> Result<Self, TrainError> {
-        let session = open(&graph.model, placement)?;
-        let mut binding = Binding::new(&session)?;
-        for (name, value) in frozen {
-            binding.input(name, value)?;
-        }
-        let parameters = graph.trained.iter().map(|t| t.name.clone()).collect();
-        Ok(Distance { session, binding, parameters })
-    }
-
-    fn of(&mut self, step: &StepSession, inputs: Feed) -> Result<f32, TrainError> {
-        super::session::bind(&self.session, &mut self.binding, &super::session::all_owned(inputs))?;
-        for name in &self.parameters {
-            self.binding.input(name, step.parameter(name)?)?;
-        }
-        let loss = owned(f32_value(&[], vec![0.0])?);
-        self.binding.output(name::LOSS, &loss)?;
-        self.binding.run(&mut self.session)?;
-        scalar(&loss)
-    }
 }

@@ -87,7 +87,7 @@ fn a_run_repeats_and_goes_on_as_if_nothing_had_been() {
         stop.store(now.step == 5, Ordering::Relaxed);
     });
     let cut = cut.unwrap();
-    assert_eq!((cut.steps, cut.stopped), (5, true));
+    assert_eq!((cut.steps, cut.stopped, cut.saved), (5, true, true));
     let resumed = run(&base, &texts(30), &with(1000, true)).unwrap();
     assert!(resumed.tensors == wanted.tensors && resumed.before == wanted.before && resumed.after == wanted.after);
     assert_eq!((resumed.steps, resumed.stopped, resumed.loss), (12, false, wanted.loss));
@@ -95,6 +95,16 @@ fn a_run_repeats_and_goes_on_as_if_nothing_had_been() {
     // What was written last goes on, too, wherever the run was cut off; with other texts nothing does.
     run(&base, &texts(30), &with(7, false)).unwrap();
     assert_eq!(run(&base, &texts(30), &with(1000, true)).unwrap().tensors, wanted.tensors);
+    let threads = AdaptOptions { threads: 2, ..with(1000, true) };
+    let error = run(&base, &texts(30), &threads).unwrap_err();
+    assert!(error.to_string().contains("is of a run in which `threads` was 1, not 2"), "{error}");
+    // A state that cannot be written is said, and what was learnt is there all the same.
+    let nowhere = AdaptOptions {
+        checkpoint: Some(CheckpointOptions { file: dir.path().join("absent/x"), every: 5, resume: false }),
+        ..whole.clone()
+    };
+    let kept = run(&base, &texts(30), &nowhere).unwrap();
+    assert!(!kept.saved && kept.tensors == wanted.tensors);
     let error = run(&base, &texts(31), &with(1000, true)).unwrap_err();
     assert!(error.to_string().contains("is of a run in which `texts` was"), "{error}");
     let mut bytes = std::fs::read(&file).unwrap();

@@ -40,11 +40,13 @@ fn a_base_is_adapted_and_learnt_on() {
     for (out, more, code, said) in [
         ("out/adapted", vec!["--texts", &lines], 8, "is a base bundle"),
         ("out/b", vec!["--texts", &base], 3, "is a directory"),
-        ("out/b", vec!["--texts", "absent.txt"], 3, "absent.txt"),
+        ("out/b", vec!["--texts", "absent.txt"], 3, "cannot read absent.txt"),
         ("out/b", vec!["--texts", &lines, "--steps", "0"], 2, "--steps"),
         ("out/b", vec!["--texts", &lines, "--sparsity", "2"], 2, "--sparsity: 2 is not between 0 and 1"),
         ("out/b", vec!["--texts", &lines, "--resume"], 2, "--checkpoint"),
         ("out/b", vec!["--texts", &lines, "--checkpoint", &lines], 2, "is the file of --texts, too"),
+        ("out/b", vec!["--texts", &lines, "--text-column", "a"], 2, "--text-column: is for files with fields"),
+        ("absent/b", vec!["--texts", &lines], 8, "absent"),
     ] {
         let got = adapt(out, &more);
         assert!(got.code == code && got.stderr.contains(said), "{more:?}: {got:?}");
