@@ -32,13 +32,13 @@ fn a_base_is_adapted_and_learnt_on() {
         ran(command.arg("good film"))
     };
     assert_eq!(run("out/adapted").code, 0);
-    failed(&run("base"), 6, &["is for base"]);
+    failed(&run("base"), 6, &["does not fit the base"]);
 
     // Nothing that is wrong leaves anything behind, and nothing that is there is touched.
     let made = place.made();
     let base = place.path("base").display().to_string();
     for (out, more, code, said) in [
-        ("out/adapted", vec!["--texts", &lines], 8, "is a base bundle"),
+        ("out/adapted", vec!["--texts", &lines], 8, "is in a base bundle"),
         ("out/b", vec!["--texts", &base], 3, "is a directory"),
         ("out/b", vec!["--texts", "absent.txt"], 3, "cannot read absent.txt"),
         ("out/b", vec!["--texts", &lines, "--steps", "0"], 2, "--steps"),
@@ -46,7 +46,7 @@ fn a_base_is_adapted_and_learnt_on() {
         ("out/b", vec!["--texts", &lines, "--resume"], 2, "--checkpoint"),
         ("out/b", vec!["--texts", &lines, "--checkpoint", &lines], 2, "is the file of --texts, too"),
         ("out/b", vec!["--texts", &lines, "--text-column", "a"], 2, "--text-column: is for files with fields"),
-        ("absent/b", vec!["--texts", &lines], 8, "absent"),
+        ("/proc/b", vec!["--texts", &lines], 8, "/proc"),
     ] {
         let got = adapt(out, &more);
         assert!(got.code == code && got.stderr.contains(said), "{more:?}: {got:?}");
