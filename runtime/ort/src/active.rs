@@ -32,11 +32,11 @@ pub(super) struct Active {
 /// Maskable tensors with the same number of columns.
 struct Group {
     tensors: Vec<MaskableTensor>,
-    // Dropped before the session that it refers to.
+    // Dropped in this order: both refer to the session.
     binding: Binding,
-    session: Session,
     /// Of each tensor the weights that the encoder reads.
     active: Vec<Arc<Bound>>,
+    session: Session,
 }
 
 /// What a task keeps: for each group the units of its masks, bool [down, 1, across, 1], on the device.
@@ -123,7 +123,7 @@ impl Group {
             Ok((binding, active))
         };
         let (binding, active) = bind().map_err(|e| failed(device, e))?;
-        Ok(Group { tensors, binding, session, active })
+        Ok(Group { tensors, binding, active, session })
     }
 
     /// The units of a task's masks over all rows of the group, and their shape, [down, 1, across, 1]: blocks where all
