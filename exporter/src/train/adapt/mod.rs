@@ -36,6 +36,9 @@ const HELD: usize = 20;
 /// ... but no more than these.
 const MOST_HELD: usize = 128;
 
+/// Fewer texts than these are learnt by heart.
+const FEW: usize = 1000;
+
 /// In how many parts the distance is said on the way.
 const REPORTS: u64 = 10;
 
@@ -317,6 +320,9 @@ impl<'a> Run<'a> {
         if learnt.is_empty() {
             let reason = "is one text; it takes thousands".to_owned();
             return Err(TrainError::Option { field: "texts", reason });
+        }
+        if learnt.len() < FEW {
+            log::warn!("{} texts are few to prepare a base by: they are soon known by heart", learnt.len());
         }
         let masked = base.manifest().maskable.clone();
         let mut dense = Vec::new();

@@ -2,6 +2,8 @@
 //!
 //! Student and base are compared by what every layer gives ([`states`]).
 
+use std::collections::BTreeSet;
+
 use overmask::base::{Base, MaskableTensor};
 use overmask::mask::Granularity;
 use overmask_graph::proto::{GraphProto, ModelProto, data_type};
@@ -107,7 +109,9 @@ fn waists(base: &Base, graph: &GraphProto, weights: &[String]) -> Vec<Waist> {
         let frozen: Vec<String> = frozen.into_iter().cloned().collect();
         Halves::of(graph, &live, &frozen).output(&shapes, manifest.architecture.hidden_size)
     };
-    (1..manifest.architecture.layers).filter_map(below).collect()
+    // Layers that share their weights count as the first of them.
+    let layers: BTreeSet<usize> = manifest.maskable.iter().map(|tensor| tensor.layer).collect();
+    layers.into_iter().skip(1).filter_map(below).collect()
 }
 
 /// What is compared, each [batch, sequence, width].
