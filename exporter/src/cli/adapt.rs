@@ -11,12 +11,13 @@ use overmask::mask::Granularity;
 use overmask_cli::{CodedError, ExitCode, Verbosity};
 use serde_json::json;
 
+use super::checkpoint::{CheckpointArgs, stopping};
 use super::data::in_flags as texts_in_flags;
-use super::train::{fresh_checkpoint, in_flags, remove_checkpoint, stop_when_asked, stopping};
+use super::train::{in_flags, stop_when_asked};
 use super::{output, places};
 use crate::data::{self, Delimiter, Form, ReadOptions, Unlabelled};
 use crate::import;
-use crate::train::{self, AdaptOptions, Adapted, CheckpointOptions, TrainOptions};
+use crate::train::{self, AdaptOptions, Adapted, TrainOptions};
 
 /// Prepare a base for masks, once for all tasks.
 ///
@@ -76,15 +77,8 @@ pub(super) struct AdaptArgs {
     /// Threads of a CPU run; default: all. A run repeats bit for bit with the same seed and number of threads.
     #[arg(long, value_name = "N", value_parser = overmask_cli::threads())]
     threads: Option<u16>,
-    /// Write the state of the run to this file, now and then; it is removed at the end.
-    #[arg(long, value_name = "FILE")]
-    checkpoint: Option<PathBuf>,
-    /// Steps between two writes of the state.
-    #[arg(long, value_name = "N", default_value_t = 200, requires = "checkpoint")]
-    checkpoint_every: u64,
-    /// Go on from --checkpoint, if the file is there: the result is that of an unbroken run.
-    #[arg(long, requires = "checkpoint")]
-    resume: bool,
+    #[command(flatten)]
+    checkpoint: CheckpointArgs,
     /// Do not fail when nodes that compute have run on the CPU instead of the GPU.
     #[arg(long)]
     allow_cpu_fallback: bool,
@@ -115,11 +109,7 @@ impl AdaptArgs {
             seed: self.seed,
             device: self.device,
             threads: self.threads.map_or(usual.threads, usize::from),
-            checkpoint: self.checkpoint.as_ref().map(|file| CheckpointOptions {
-                file: file.clone(),
-                every: self.checkpoint_every,
-                resume: self.resume,
-            }),
+            checkpoint: self.checkpoint.options(),
             check_placement: self.device == Device::Cuda && !self.allow_cpu_fallback,
         }
     }
@@ -138,11 +128,11 @@ impl AdaptArgs {
         }
         places::check_directory("-o", &self.output)?;
         import::try_place(&self.output)?;
-        let Some(file) = &self.checkpoint else { return Ok(()) };
-        let read = [("--texts", self.texts.as_path()), ("-o", self.output.as_path())];
-        places::check(&[("--checkpoint", file.as_path())], &read)?;
-        places::check_outside(("--checkpoint", file), ("-o", &self.output))?;
-        fresh_checkpoint(file, self.resume)
+        if let Some(file) = &self.checkpoint.checkpoint {
+            places::check(&[("--checkpoint", file.as_path())], &[("--texts", self.texts.as_path())])?;
+            places::check_outside(("--checkpoint", file), ("-o", &self.output))?;
+        }
+        self.checkpoint.check()
     }
 
     /// What was learnt, and the base that was written, if one was.
@@ -177,7 +167,7 @@ pub(super) fn run(args: &AdaptArgs, verbosity: Verbosity) -> Result<(), Error> {
     // What is learnt on a damaged base is of no use.
     base.verify()?;
     let options = args.options(TrainOptions::usual_tokens(base.manifest()));
-    let stop = stop_when_asked(stopping(args.checkpoint.as_deref()))?;
+    let stop = stop_when_asked(stopping(args.checkpoint.checkpoint.as_deref()))?;
     let bar = output::bar(verbosity, options.steps, "{wide_bar} {pos}/{len} steps, {msg}, {eta} left")?;
     let adapted = train::adapt(&base, &texts, &options, &stop, &mut |now| {
         bar.set_position(now.step);
@@ -186,7 +176,7 @@ pub(super) fn run(args: &AdaptArgs, verbosity: Verbosity) -> Result<(), Error> {
     bar.finish_and_clear();
     let adapted = adapted.map_err(in_flags)?;
     let (steps, of) = (adapted.steps, options.steps);
-    if let Some(file) = args.checkpoint.as_ref().filter(|_| adapted.stopped && adapted.saved) {
+    if let Some(file) = args.checkpoint.checkpoint.as_ref().filter(|_| adapted.stopped && adapted.saved) {
         log::warn!("stopped after {steps} of {of} steps; the same command with --resume goes on: {}", file.display());
         return args.print(&base, &texts, &adapted, None);
     }
@@ -209,8 +199,6 @@ pub(super) fn run(args: &AdaptArgs, verbosity: Verbosity) -> Result<(), Error> {
         &written.base_id()[..12],
         &base.base_id()[..12]
     );
-    if let Some(file) = &args.checkpoint {
-        remove_checkpoint(file);
-    }
+    args.checkpoint.remove();
     args.print(&base, &texts, &adapted, Some(&written))
 }

@@ -5,6 +5,7 @@ mod adapt;
 mod analyze;
 mod baseline;
 mod bench_step;
+mod checkpoint;
 mod convert;
 mod data;
 mod diff;

@@ -52,7 +52,7 @@ pub enum Resident {
 }
 
 impl Resident {
-    /// A GPU passes over all weights in less time than it takes to start a text; memory is what it lacks.
+    /// A GPU has little memory for its speed, a CPU the other way round.
     fn of(device: Device) -> Self {
         match device {
             Device::Cpu => Resident::Weights,

@@ -15,6 +15,7 @@ mod packs;
 mod plans;
 mod program;
 mod pytorch;
+mod resident;
 mod serve;
 mod shipped;
 mod ssh;

@@ -11,11 +11,11 @@ use overmask::mask::Granularity;
 use overmask::pack::{FloatType, Pooling, TaskKind, check_name};
 use overmask_cli::{CodedError, ExitCode};
 
+use crate::cli::checkpoint::CheckpointArgs;
 use crate::cli::data::DataArgs;
 use crate::data::{Dataset, Form};
 use crate::train::{
-    Amount, CheckpointOptions, Effort, Given, Init, Layers, Method, Precision, Sampling, Teacher, TeacherOptions,
-    TrainOptions, Tune,
+    Amount, Effort, Given, Init, Layers, Method, Precision, Sampling, Teacher, TeacherOptions, TrainOptions, Tune,
 };
 
 /// Learn a task on a base and write its pack.
@@ -94,7 +94,7 @@ pub(crate) struct TrainArgs {
     #[command(flatten)]
     pub(super) teacher: TeacherArgs,
     #[command(flatten)]
-    machine: Machine,
+    pub(super) machine: Machine,
     #[command(flatten)]
     pub(super) files: DataArgs,
     /// Print what was learnt as JSON.
@@ -277,7 +277,7 @@ impl TeacherArgs {
 /// Where it runs, and what it writes down.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Machine")]
-struct Machine {
+pub(super) struct Machine {
     /// Where the training step runs: cpu or cuda.
     #[arg(long, default_value_t = Device::Cpu)]
     device: Device,
@@ -298,15 +298,8 @@ struct Machine {
     /// step), and as much again for --teacher-states.
     #[arg(long, value_name = "MB", default_value_t = 4000)]
     cache: u32,
-    /// Write the state of the run to this file, now and then; it is removed at the end.
-    #[arg(long, value_name = "FILE")]
-    checkpoint: Option<PathBuf>,
-    /// Steps between two writes of the state.
-    #[arg(long, value_name = "N", default_value_t = 200, requires = "checkpoint")]
-    checkpoint_every: u64,
-    /// Go on from --checkpoint, if the file is there: the result is that of an unbroken run.
-    #[arg(long, requires = "checkpoint")]
-    resume: bool,
+    #[command(flatten)]
+    pub(super) checkpoint: CheckpointArgs,
     /// Write the loss of every step, one JSON object a line.
     #[arg(long, value_name = "FILE")]
     log_losses: Option<PathBuf>,
@@ -405,11 +398,6 @@ impl TrainArgs {
             Tune { norms: self.what.tune.contains(&TuneArg::Norms), biases: self.what.tune.contains(&TuneArg::Biases) };
         let usual = TrainOptions::new(name, self.method).tuned(tune);
         let teacher = self.teacher.options(false);
-        let checkpoint = self.machine.checkpoint.as_ref().map(|file| CheckpointOptions {
-            file: file.clone(),
-            every: self.machine.checkpoint_every,
-            resume: self.machine.resume,
-        });
         Ok(TrainOptions {
             form,
             granularity: self.what.granularity,
@@ -438,7 +426,7 @@ impl TrainArgs {
             threads: self.machine.threads.map_or(usual.threads, usize::from),
             max_steps: self.tuning.max_steps,
             cache: u64::from(self.machine.cache) * 1_000_000,
-            checkpoint,
+            checkpoint: self.machine.checkpoint.options(),
             log_losses: self.machine.log_losses.clone(),
             check_placement: self.machine.device == Device::Cuda && !self.machine.allow_cpu_fallback,
             revision: self.revision,

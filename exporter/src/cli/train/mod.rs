@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use anyhow::{Context, Error};
 use overmask_cli::Verbosity;
-use overmask_cli::{CodedError, ExitCode};
 use serde_json::{Value, json};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
@@ -21,6 +20,7 @@ pub(super) use self::args::{Measure, TaskArgs, TrainArgs};
 pub(super) use self::datasets::Datasets;
 pub(super) use self::flags::in_flags;
 
+use super::checkpoint::stopping;
 use super::{output, places};
 use crate::baseline::Measured;
 use crate::data::Unlabelled;
@@ -49,27 +49,7 @@ impl TrainArgs {
         ];
         let read: Vec<_> = read.into_iter().filter_map(|(option, path)| Some((option, path?))).collect();
         places::check(&written, &read)?;
-        let checkpoint = options.checkpoint.as_ref();
-        checkpoint.map_or(Ok(()), |checkpoint| fresh_checkpoint(&checkpoint.file, checkpoint.resume))
-    }
-}
-
-/// Refuses to write over the state of a run that nobody goes on from.
-pub(super) fn fresh_checkpoint(file: &Path, resume: bool) -> Result<(), Error> {
-    if !resume && file.exists() {
-        let message = format!("--checkpoint {}: is there; go on from it with --resume, or remove it", file.display());
-        return Err(CodedError { message, code: ExitCode::Usage }.into());
-    }
-    Ok(())
-}
-
-/// Removes the state of a run whose result is there: nobody goes on from it.
-pub(super) fn remove_checkpoint(file: &Path) {
-    match std::fs::remove_file(file) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            log::warn!("cannot remove {}, of which nobody has use any more: {e}", file.display());
-        }
-        _ => (),
+        self.machine.checkpoint.check()
     }
 }
 
@@ -133,8 +113,8 @@ pub(super) fn run(args: &TrainArgs, verbosity: Verbosity) -> Result<(), Error> {
     bar.finish_and_clear();
     let outcome = outcome.map_err(in_flags)?;
     outcome.pack.write(&args.output, Some(&base))?;
-    if let Some(checkpoint) = options.checkpoint.as_ref().filter(|_| !outcome.stopped) {
-        remove_checkpoint(&checkpoint.file);
+    if !outcome.stopped {
+        args.machine.checkpoint.remove();
     }
     report(args, &options, &outcome)
 }
@@ -150,17 +130,6 @@ fn message(now: &Progress, metric: &str) -> String {
         None => of_tries,
     };
     format!("{of_tries}epoch {epoch} of {}, loss {:.3}{best}", now.epochs, now.loss)
-}
-
-/// What is answered to Ctrl-C, with the file of the run's state if it has one.
-pub(super) fn stopping(state: Option<&Path>) -> String {
-    match state {
-        Some(state) => format!(
-            "stopping after this step; once more ends at once, and {} has the run as it was last written",
-            state.display()
-        ),
-        None => "stopping after this step; once more ends at once and keeps nothing".to_owned(),
-    }
 }
 
 /// What is said of a run that was stopped.

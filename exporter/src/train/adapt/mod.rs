@@ -13,7 +13,6 @@ use overmask::engine::Device;
 use overmask::mask::Granularity;
 use overmask::task::{Tokenizer, Tokens};
 use overmask_graph::encoder::Padded;
-use overmask_ort::usable;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -89,7 +88,7 @@ impl Default for AdaptOptions {
             max_tokens: 64,
             seed: 1,
             device: Device::Cpu,
-            threads: usable(0),
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
             checkpoint: None,
             check_placement: false,
         }
