@@ -132,6 +132,9 @@ pub(super) fn run(args: &ImportArgs) -> Result<(), Error> {
                 }
             }
             say_widened(imported.widened);
+            if imported.fused > 0 {
+                log::info!("{} operators of ONNX Runtime's optimizer were taken apart", imported.fused);
+            }
             if let Some(reason) = imported.unprobed {
                 log::warn!("whether padding changes what a text gives was not tried: {reason}");
             }

@@ -111,6 +111,11 @@ impl GraphBuilder {
         name.to_owned()
     }
 
+    /// Adds a constant as it is.
+    pub fn tensor(&mut self, tensor: TensorProto) {
+        self.graph.initializer.push(tensor);
+    }
+
     /// A constant of int64 values; equal constants are stored once.
     pub fn ints(&mut self, dims: &[i64], values: &[i64]) -> String {
         self.constant(data_type::INT64, dims, values.iter().flat_map(|v| v.to_le_bytes()).collect())

@@ -9,6 +9,7 @@
 //! as [outputs, inputs].
 
 mod attention;
+mod fused;
 mod interface;
 mod known;
 mod linear;
@@ -65,6 +66,8 @@ pub struct Imported {
     pub untrainable: Option<AutodiffError>,
     /// What of the model was no f32, and is now.
     pub widened: Widened,
+    /// Operators of ONNX Runtime's optimizer that were taken apart.
+    pub fused: usize,
     /// Why it was not tried whether padding changes a text's vectors, which would be an error: without ONNX Runtime.
     pub unprobed: Option<String>,
 }
@@ -103,7 +106,7 @@ pub fn import(path: &Path, out: &Path, options: &Options) -> Result<Imported, Im
         Ok(_) => None,
         Err(_) => trainable(&encoder.graph, &encoder.weights, &encoder.maskable).err(),
     };
-    Ok(Imported { base, recognised, untrainable, widened: encoder.widened, unprobed })
+    Ok(Imported { base, recognised, untrainable, widened: encoder.widened, fused: encoder.fused, unprobed })
 }
 
 /// The model of a graph. It is part of a base's identity, which does not hang on our version.
@@ -125,6 +128,7 @@ struct Encoder {
     architecture: Architecture,
     maskable: Vec<MaskableTensor>,
     widened: Widened,
+    fused: usize,
 }
 
 impl Encoder {
@@ -248,6 +252,7 @@ impl Encoder {
         interface::choose_output(&mut graph, options.output.as_deref())?;
         normal::prune(&mut graph);
         let widened = precision::widen(&mut graph)?;
+        let fused = fused::take_apart(&mut graph)?;
         normal::check_operators(&graph)?;
         // Before what stands for a constant is replaced by it: its name may tell more.
         names::restore(&mut graph);
@@ -271,7 +276,7 @@ impl Encoder {
             max_positions: sizes::positions(&graph, hidden_size, options.max_positions)?,
         };
         let weights = take_weights(&mut graph);
-        Ok(Encoder { graph, weights, architecture, maskable, widened })
+        Ok(Encoder { graph, weights, architecture, maskable, widened, fused })
     }
 }
 

@@ -3,9 +3,9 @@
 //! PyTorch's exporters transpose the weight of a linear layer in advance, and the result is called
 //! `onnx::MatMul_188` (TorchScript) or `val_48` (dynamo). The module that it belongs to is still
 //! known: from the node's name, `/encoder/layer.0/attention/self/query/MatMul`; from its scopes,
-//! which dynamo writes as metadata; or from the bias, which keeps its name.
+//! which dynamo writes as metadata; or from the bias, which keeps its name as a rule.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use overmask_graph::proto::{GraphProto, NodeProto, TensorProto};
 
@@ -14,29 +14,27 @@ use super::normal;
 /// Where dynamo writes the modules around a node, the innermost before the operation itself.
 const SCOPES: &str = "pkg.torch.onnx.name_scopes";
 
-/// Gives weights of matrix products the names of their modules where they have none of their own.
+/// Gives weights and biases of linear layers the names of their modules where they have none of their own.
 pub(super) fn restore(graph: &mut GraphProto) {
-    let mut taken = normal::names(graph);
-    let mut renamed: HashMap<String, String> = HashMap::new();
-    // Dynamo makes a copy of a weight for each use of a module that comes several times.
-    let mut copies: HashMap<String, String> = HashMap::new();
-    let mut first: HashMap<String, &TensorProto> = HashMap::new();
     let values = Values::of(graph);
+    let mut names = Names { taken: normal::names(graph), ..Names::default() };
+    // The modules of products, for the additions that read them.
+    let mut modules: HashMap<&str, String> = HashMap::new();
     for node in graph.node.iter().filter(|n| matches!(n.op_type.as_str(), "MatMul" | "Gemm")) {
-        let Some(weight) = node.input.get(1).filter(|w| is_made_up(w) && !renamed.contains_key(*w)) else { continue };
-        let Some(tensor) = values.constants.get(weight.as_str()).filter(|t| t.dims.len() == 2) else { continue };
-        let Some(module) = module(&values, node) else { continue };
-        let name = format!("{module}.weight");
-        if taken.insert(name.clone()) {
-            renamed.insert(weight.clone(), name.clone());
-            first.insert(name, tensor);
-        } else if let Some(first) = first.get(&name)
-            && first.dims == tensor.dims
-            && first.raw_data == tensor.raw_data
-        {
-            copies.insert(weight.clone(), first.name.clone());
-        }
+        let constant = |i: usize| node.input.get(i).and_then(|input| values.constants.get(input.as_str()));
+        let Some(weight) = constant(1).filter(|t| t.dims.len() == 2) else { continue };
+        let Some(module) = values.module(node) else { continue };
+        names.give(weight, format!("{module}.weight"));
+        constant(2).into_iter().for_each(|bias| names.give(bias, format!("{module}.bias")));
+        node.output.first().into_iter().for_each(|output| _ = modules.insert(output, module.clone()));
     }
+    // A model that was saved in half precision has biases that were cast in advance.
+    for node in graph.node.iter().filter(|n| n.op_type == "Add") {
+        let Some(module) = node.input.iter().find_map(|input| modules.get(input.as_str())) else { continue };
+        let constants = node.input.iter().filter_map(|input| values.constants.get(input.as_str()));
+        constants.filter(|t| t.dims.len() == 1).for_each(|bias| names.give(bias, format!("{module}.bias")));
+    }
+    let Names { renamed, copies, .. } = names;
     let name = |value: &mut String| {
         if let Some(first) = copies.get(value) {
             value.clone_from(first);
@@ -48,6 +46,35 @@ pub(super) fn restore(graph: &mut GraphProto) {
     graph.node.iter_mut().flat_map(|n| &mut n.input).for_each(name);
     graph.initializer.retain(|t| !copies.contains_key(&t.name));
     graph.initializer.iter_mut().map(|t| &mut t.name).for_each(name);
+}
+
+/// The names that tensors get.
+#[derive(Default)]
+struct Names<'a> {
+    taken: HashSet<String>,
+    renamed: HashMap<String, String>,
+    /// Dynamo makes a copy of a weight for each use of a module that comes several times: the first one of each.
+    copies: HashMap<String, String>,
+    first: HashMap<String, &'a TensorProto>,
+}
+
+impl<'a> Names<'a> {
+    /// Gives a tensor a name if it has none of its own.
+    fn give(&mut self, tensor: &'a TensorProto, name: String) {
+        if !is_made_up(&tensor.name) || self.renamed.contains_key(&tensor.name) {
+            return;
+        }
+        if self.taken.insert(name.clone()) {
+            self.renamed.insert(tensor.name.clone(), name.clone());
+            self.first.insert(name, tensor);
+        } else if let Some(first) = self.first.get(&name)
+            && first.name != tensor.name
+            && first.dims == tensor.dims
+            && first.raw_data == tensor.raw_data
+        {
+            self.copies.insert(tensor.name.clone(), first.name.clone());
+        }
+    }
 }
 
 /// What is looked up for many nodes.
@@ -68,16 +95,22 @@ impl<'a> Values<'a> {
         }
         Values { constants: normal::constants_by_name(graph), biased }
     }
+
+    /// The path of the module that a product belongs to.
+    fn module(&self, node: &NodeProto) -> Option<String> {
+        from_scopes(node).or_else(|| from_name(&node.name)).or_else(|| self.module_of_bias(node))
+    }
+
+    /// The bias is an input of the product itself or of the addition that reads it.
+    fn module_of_bias(&self, node: &NodeProto) -> Option<String> {
+        let own = node.input.iter().skip(2).find_map(|input| input.strip_suffix(".bias"));
+        own.or_else(|| self.biased.get(node.output.first()?.as_str()).copied()).map(str::to_owned)
+    }
 }
 
 /// Whether an exporter made the name up: those of modules have dots.
 fn is_made_up(name: &str) -> bool {
     name.contains("::") || !name.contains('.')
-}
-
-/// The path of the module that a product belongs to.
-fn module(values: &Values<'_>, node: &NodeProto) -> Option<String> {
-    from_scopes(node).or_else(|| from_name(&node.name)).or_else(|| from_bias(values, node))
 }
 
 /// The last but one of a list that is written as Python writes it.
@@ -88,16 +121,10 @@ fn from_scopes(node: &NodeProto) -> Option<String> {
     (!module.is_empty()).then(|| module.to_owned())
 }
 
-/// `/encoder/layer.0/output/dense/MatMul` is of the module `encoder.layer.0.output.dense`.
-fn from_name(name: &str) -> Option<String> {
+/// The module in a node's name or its output's: `/encoder/layer.0/output/dense/MatMul` is of the module `encoder.layer.0.output.dense`.
+pub(super) fn from_name(name: &str) -> Option<String> {
     let (module, _) = name.strip_prefix('/')?.rsplit_once('/')?;
     (!module.is_empty()).then(|| module.replace('/', "."))
-}
-
-/// The bias is an input of the product itself or of the addition that reads it.
-fn from_bias(values: &Values<'_>, node: &NodeProto) -> Option<String> {
-    let own = node.input.iter().skip(2).find_map(|input| input.strip_suffix(".bias"));
-    own.or_else(|| values.biased.get(node.output.first()?.as_str()).copied()).map(str::to_owned)
 }
 
 /// The layers that the names of weights tell, if all of them do: of the numbers in their module paths the first that

@@ -140,6 +140,7 @@ fn graphs_of_known_families_are_recognised() {
         ("albert-dynamo18-f32", "albert", "albert"),
         ("bert-dynamo18-f32", "bert", "bert"),
         ("bert-dynamo23-f32", "bert", "bert"),
+        ("bert-torchscript17-f16", "bert", "bert"),
         ("bert-torchscript17-f32", "bert", "bert"),
         ("distilbert-dynamo18-f32", "distilbert", "bert"),
         ("electra-torchscript17-f32", "electra-narrow", "electra"),
@@ -163,7 +164,9 @@ fn graphs_of_known_families_are_recognised() {
         let batch = tokens(fixture(name).parent().unwrap());
         let base = Arc::new(Base::open(imported.base.dir()).unwrap());
         let apart = difference(&hidden(&base, "native", &[], &batch), &states(&fixture(name), &batch));
-        assert!(apart <= 1e-5, "{name}: {apart}");
+        // Halves of weights are roundings of those that PyTorch has.
+        let tolerance = if name.ends_with("f16") { 1e-2 } else { 1e-5 };
+        assert!(apart <= tolerance, "{name}: {apart}");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 3, "{name}: something is left");
     }
 }

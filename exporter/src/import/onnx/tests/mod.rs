@@ -2,6 +2,7 @@
 
 mod changed;
 mod fives;
+mod fused;
 
 use std::fs;
 use std::sync::Arc;
@@ -19,12 +20,15 @@ use super::*;
 use crate::data::rng;
 
 /// Every export, with the names of its linear layers in a layer of the encoder.
-const EXPORTS: [(&str, &str, &[&str]); 6] = [
+const EXPORTS: [(&str, &str, &[&str]); 9] = [
     ("bert-torchscript.onnx", "encoder.layer", &BERT),
     ("bert-opset11.onnx", "encoder.layer", &BERT),
     ("bert-optimum.onnx", "encoder.layer", &BERT),
     ("distilbert-torchscript.onnx", "transformer.layer", &DISTILBERT),
     ("roberta-dynamo.onnx", "encoder.layer", &BERT),
+    ("bert-fused.onnx", "encoder.layer", &BERT),
+    ("distilbert-fused.onnx", "transformer.layer", &DISTILBERT),
+    ("roberta-fused.onnx", "encoder.layer", &BERT),
     ("prenorm-dynamo.onnx", "blocks", &["qkv", "proj", "up", "down"]),
 ];
 
