@@ -12,6 +12,7 @@ use serde_json::json;
 use super::data::DataArgs;
 use super::train::{Datasets, Measure, TaskArgs, in_flags, stop_when_asked};
 use super::{output, places};
+use crate::data::Dataset;
 use crate::score;
 use crate::train::{self, Amount, Effort, Given, Method, TrainOptions};
 
@@ -74,8 +75,8 @@ pub(super) fn run(args: &BaselineArgs) -> Result<(), Error> {
         ..usual
     };
     let given = Given { dev_fraction: args.measure.dev_fraction, ..Given::default() };
-    let options =
-        options.fit(Effort::Normal, given, Amount { examples: train.len(), unlabelled: 0, has_dev: dev.is_some() });
+    let amount = Amount { dev: dev.as_ref().map(Dataset::len), ..Amount::labelled(train.len()) };
+    let options = options.fit(Effort::Normal, given, amount);
     let stop = stop_when_asked("stopping; once more ends at once".to_owned())?;
     let data = train::Data { train: &train, dev: dev.as_ref(), eval: eval.as_ref(), unlabelled: None };
     let measured = train::baselines(base.as_ref(), data, &options, &stop).map_err(in_flags)?;

@@ -35,7 +35,7 @@ pub use labels::{Gold, LabelSet, VALUE, doubts};
 pub use options::{Delimiter, ReadOptions};
 pub use read::{read, read_unlabelled, read_with};
 pub use soft::{Scale, Soft};
-pub use split::{duplicates, folds, key, normalise, repetitions, split, split_indices, split_stratified};
+pub use split::{duplicates, folds, key, normalise, repetitions, sample, split, split_indices, split_stratified};
 pub use summary::{Lengths, Summary};
 
 /// What the examples of a data set are: it decides which fields a file must have.

@@ -44,6 +44,8 @@ pub(crate) mod stream {
     pub(crate) const ADAPTATION: u64 = 15;
     /// Which units they zero.
     pub(crate) const ADAPTATION_MASKS: u64 = 16;
+    /// Which examples are taken of a data set, label by label.
+    pub(crate) const SAMPLE: u64 = 17;
 }
 
 /// Each counter owns 2^32 words of its stream, so that counters do not overlap.

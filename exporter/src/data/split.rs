@@ -54,13 +54,26 @@ pub fn split(dataset: &Dataset, fraction: f64, seed: u64) -> (Dataset, Dataset) 
 /// each label one example stays, so that one that is there once is never held out.
 pub fn split_stratified(dataset: &Dataset, fraction: f64, seed: u64) -> (Dataset, Dataset) {
     let wanted = ((dataset.len() as f64 * fraction).round() as usize).min(dataset.len());
-    let order = rng::permutation(seed, stream::STRATA, 0, dataset.len());
+    stratified(dataset, wanted, fraction.clamp(0.0, 1.0), rng::permutation(seed, stream::STRATA, 0, dataset.len()))
+}
+
+/// So many examples of a data set, of each label the same part and at least one: more, therefore, where there are more
+/// labels than that. All of them if there are no more. What counts as a label [`split_stratified`] says.
+pub fn sample(dataset: &Dataset, examples: usize, seed: u64) -> Dataset {
+    let left = dataset.len().saturating_sub(examples);
+    let fraction = left as f64 / dataset.len().max(1) as f64;
+    stratified(dataset, left, fraction, rng::permutation(seed, stream::SAMPLE, 0, dataset.len())).0
+}
+
+/// What remains and what is held out when `wanted` examples, this fraction of all, are held out; of each label those that
+/// come first in an order.
+fn stratified(dataset: &Dataset, wanted: usize, fraction: f64, order: Vec<usize>) -> (Dataset, Dataset) {
     let mut strata: BTreeMap<String, Vec<usize>> = BTreeMap::new();
     let names = strata_of(dataset);
     order.into_iter().for_each(|i| strata.entry(names[i].clone()).or_default().push(i));
     // Whole examples first, then one more where most is missing.
     let most = |stratum: &Vec<usize>| stratum.len().saturating_sub(1);
-    let exact = |stratum: &Vec<usize>| stratum.len() as f64 * fraction.clamp(0.0, 1.0);
+    let exact = |stratum: &Vec<usize>| stratum.len() as f64 * fraction;
     let mut shares: Vec<(usize, f64, &Vec<usize>)> = strata
         .values()
         .map(|stratum| {
@@ -246,6 +259,23 @@ mod tests {
         let (rest, held) = split_stratified(&data, 1.0, 1);
         assert_eq!((rest.len(), held.len()), (4, 96));
         assert_eq!(split_stratified(&data, f64::NAN, 1).1.len(), 0);
+    }
+
+    #[test]
+    fn a_sample_has_the_same_part_of_each_label_and_one_at_least() {
+        let labels: Vec<&str> = (0..400).map(|i| if i == 7 { "rare" } else { ["a", "b", "b", "c"][i % 4] }).collect();
+        let data = dataset(&labels.iter().map(|label| ("x", *label)).collect::<Vec<_>>());
+        for seed in 0..20 {
+            let few = sample(&data, 41, seed);
+            let count = |label: &str| few.examples.iter().filter(|e| e.target.labels() == [label]).count();
+            assert_eq!((few.len(), count("rare"), count("b")), (41, 1, 20), "seed {seed}");
+            assert!(few.examples.is_sorted_by_key(|e| e.line));
+            assert_eq!(few, sample(&data, 41, seed));
+        }
+        assert_ne!(sample(&data, 41, 1), sample(&data, 41, 2));
+        assert_eq!(sample(&data, 1, 1).len(), 4, "one of each label");
+        assert_eq!((sample(&data, 400, 1), sample(&data, 500, 1)), (data.clone(), data.clone()));
+        assert_eq!(sample(&dataset(&[]), 3, 1).len(), 0);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::batch::salt;
 use super::learner::{Learner, Progress, sparsity_of};
 use super::loader::{Batch, Loader, Source};
 use super::losses::Losses;
-use super::options::{Sampling, Try};
+use super::options::{Keep, Sampling, Try};
 use super::setup::Rates;
 use super::sparsity::{Noise, Phases};
 use super::state::{Attempt, Best, Course, Epoch, Mark};
@@ -194,7 +194,8 @@ impl Learner<'_> {
             *waited += loader.waited();
             now.epoch += 1;
             if self.is_judged(now.epoch, now.epochs) || stopped {
-                self.judge(&phases, now.epoch, stopped, course)?;
+                let ends = stopped || now.epoch == now.epochs;
+                self.judge(&phases, now.epoch, [stopped, ends], course)?;
                 now.dev = best(course);
             }
             progress(&now);
@@ -206,8 +207,15 @@ impl Learner<'_> {
         Ok(stopped)
     }
 
-    /// How good the state at the end of an epoch is; the best is kept.
-    fn judge(&mut self, phases: &Phases, epoch: u32, stopped: bool, course: &mut Course) -> Result<(), TrainError> {
+    /// How good the state at the end of an epoch is; the best is kept, or if only the last one of a try counts, the best
+    /// of those. `[stopped, ends]`: whether the run was stopped, and whether the try is over.
+    fn judge(
+        &mut self,
+        phases: &Phases,
+        epoch: u32,
+        [stopped, ends]: [bool; 2],
+        course: &mut Course,
+    ) -> Result<(), TrainError> {
         let o = self.options;
         let step = course.step;
         if phases.reached(step) {
@@ -234,7 +242,7 @@ impl Learner<'_> {
         if !reached && stopped && course.best.is_none() {
             log::warn!("{zeros:.1} % of masked weights are zero so far, not yet what --target-sparsity asks for");
         }
-        let counts = reached || stopped && course.best.is_none();
+        let counts = reached && (ends || o.keep == Keep::Best) || stopped && course.best.is_none();
         if counts && is_best {
             course.best = Some(Best { mark, kept });
         }

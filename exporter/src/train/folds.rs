@@ -113,7 +113,7 @@ fn add_share(examples: &mut Examples, more: Vec<Lesson>, teachers: usize) {
 
 /// How a teacher learns so many examples: the whole encoder, as long as a mask would.
 fn teacher_options(o: &TrainOptions, examples: usize) -> TrainOptions {
-    let amount = Amount { has_dev: true, ..Amount::labelled(examples) };
+    let amount = Amount { dev: Some(0), ..Amount::labelled(examples) };
     let recipe = Recipe::new(Effort::Normal, Given::default(), amount);
     TrainOptions {
         form: o.form,

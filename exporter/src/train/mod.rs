@@ -48,7 +48,7 @@ pub use bench::{StepBench, bench_step};
 pub use folds::Folds;
 pub use graph::Precision;
 pub use learner::{Part, Progress};
-pub use options::{CheckpointOptions, Init, Method, Sampling, Split, Teacher, TeacherOptions, TrainOptions, Try};
+pub use options::{CheckpointOptions, Init, Keep, Method, Sampling, Split, Teacher, TeacherOptions, TrainOptions, Try};
 pub use recipe::{Amount, Effort, Given, Recipe};
 pub use run::{HeadAlone, Outcome, run};
 pub use select::{Layers, Selection, Tune};

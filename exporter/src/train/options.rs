@@ -67,6 +67,16 @@ pub enum Split {
     Stratified,
 }
 
+/// Which state of a run is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Keep {
+    /// That of the epoch which is best on the dev split.
+    Best,
+    /// The last one: few examples say which epoch was lucky, not which is good.
+    Last,
+}
+
 /// A rate of the scores and a length of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Try {
@@ -194,6 +204,8 @@ pub struct TrainOptions {
     pub dev_folds: Option<usize>,
     /// How these are drawn.
     pub split: Split,
+    /// Which state they choose, of each try.
+    pub keep: Keep,
     /// Where the step graph runs.
     pub device: Device,
     /// Threads of a CPU run.
@@ -271,6 +283,7 @@ impl TrainOptions {
             dev_fraction: 0.1,
             dev_folds: None,
             split: Split::Random,
+            keep: Keep::Best,
             device: Device::Cpu,
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             cache: 4_000_000_000,

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::course::Learnt;
 use super::graph::name;
 use super::learner::Learner;
-use super::options::{Init, Sampling, Split, Teacher};
+use super::options::{Init, Keep, Sampling, Split, Teacher};
 use super::state::{Attempt, Best, Kept};
 use super::texts::Data;
 use super::{Method, Precision, TrainError, TrainOptions};
@@ -133,6 +133,7 @@ pub(super) fn facts(
             facts.extend((o.split != Split::Random).then_some(("dev_split", json!(o.split))));
         }
     }
+    facts.extend((o.keep != Keep::Best).then_some(("keep", json!(o.keep))));
     if o.method == Method::Mask {
         facts.push(("granularity", json!(o.granularity)));
         facts.push(("learning_rate", json!(o.learning_rate)));

@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use super::Method;
-use super::options::{Split, TrainOptions, Try};
+use super::options::{Keep, Split, TrainOptions, Try};
 
 /// How much time may be spent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ValueEnum)]
@@ -37,6 +37,8 @@ pub struct Given {
     pub learning_rate: Option<f64>,
     /// [`TrainOptions::dev_fraction`].
     pub dev_fraction: Option<f64>,
+    /// [`TrainOptions::keep`].
+    pub keep: Option<Keep>,
 }
 
 /// How many examples there are.
@@ -46,8 +48,8 @@ pub struct Amount {
     pub examples: usize,
     /// Texts that a teacher labels, which are learnt beside them.
     pub unlabelled: usize,
-    /// Whether those that choose the best state are apart from them.
-    pub has_dev: bool,
+    /// Those that choose the best state, if they are apart from them.
+    pub dev: Option<usize>,
 }
 
 impl Amount {
@@ -65,6 +67,9 @@ const DEV_ENOUGH: usize = 100;
 const DEV_OF_MANY: usize = 10;
 /// ... up to so many.
 const DEV_MOST: usize = 2_000;
+
+/// Below so many that choose, which epoch is the best one of many is chance: the last one is kept.
+const DEV_SURE: usize = 500;
 
 /// Below so many examples to learn from ...
 const FEW: usize = 1_000;
@@ -99,6 +104,8 @@ pub struct Recipe {
     pub dev_fraction: f64,
     /// What is tried besides.
     pub tries: Vec<Try>,
+    /// Which state is kept.
+    pub keep: Keep,
     /// Folds that say whether a mask pays.
     pub dev_folds: Option<usize>,
 }
@@ -106,16 +113,16 @@ pub struct Recipe {
 impl Recipe {
     /// The recipe for so many examples.
     pub fn new(effort: Effort, given: Given, amount: Amount) -> Self {
-        let Amount { examples, unlabelled, has_dev } = amount;
+        let Amount { examples, unlabelled, dev: apart } = amount;
         let few = examples / DEV_OF_FEW;
         let dev = few.min(DEV_ENOUGH).max((examples / DEV_OF_MANY).min(DEV_MOST)).max(1);
         // One example is there to learn from.
         let dev = dev.min(examples.saturating_sub(1));
         let dev_fraction = given.dev_fraction.unwrap_or(dev as f64 / examples.max(1) as f64);
-        let labelled = match has_dev {
-            true => examples,
-            false => examples - ((examples as f64 * dev_fraction).round() as usize).min(examples),
-        };
+        let taken = ((examples as f64 * dev_fraction).round() as usize).min(examples);
+        let labelled = if apart.is_some() { examples } else { examples - taken };
+        let usual = if apart.unwrap_or(taken) < DEV_SURE { Keep::Last } else { Keep::Best };
+        let keep = given.keep.unwrap_or(usual);
         let learnt = labelled + unlabelled;
         let batch_size = given.batch_size.unwrap_or(if learnt < FEW { SMALL_BATCH } else { BATCH });
         let epoch_steps = learnt.div_ceil(batch_size.max(1)).max(1);
@@ -139,9 +146,9 @@ impl Recipe {
                 }
             }
         }
-        let decides_by_chance = (LEAST_FOR_FOLDS..FEW).contains(&examples) && !has_dev;
+        let decides_by_chance = (LEAST_FOR_FOLDS..FEW).contains(&examples) && apart.is_none();
         let dev_folds = (effort == Effort::Best && decides_by_chance).then_some(FOLDS);
-        Recipe { epochs, batch_size, learning_rate, dev_fraction, tries, dev_folds }
+        Recipe { epochs, batch_size, learning_rate, dev_fraction, tries, keep, dev_folds }
     }
 }
 
@@ -156,14 +163,15 @@ impl TrainOptions {
                 batch_size: given.batch_size.unwrap_or(self.batch_size),
                 learning_rate: given.learning_rate.unwrap_or(self.learning_rate),
                 dev_fraction: given.dev_fraction.unwrap_or(self.dev_fraction),
+                keep: given.keep.unwrap_or(self.keep),
                 ..self
             };
         }
-        let Recipe { epochs, batch_size, learning_rate, dev_fraction, tries, dev_folds } =
+        let Recipe { epochs, batch_size, learning_rate, dev_fraction, tries, keep, dev_folds } =
             Recipe::new(effort, given, amount);
         let dev_folds = self.dev_folds.or(dev_folds.filter(|_| self.may_be_head_alone()));
         let split = Split::Stratified;
-        TrainOptions { epochs, batch_size, learning_rate, dev_fraction, tries, dev_folds, split, ..self }
+        TrainOptions { epochs, batch_size, learning_rate, dev_fraction, tries, keep, dev_folds, split, ..self }
     }
 }
 
@@ -178,7 +186,7 @@ mod tests {
     #[test]
     fn few_examples_are_learnt_for_as_many_steps_as_some() {
         for examples in [10, 50, 100, 300, 1_000, 2_000, 5_000, 10_000, 1_000_000] {
-            let Recipe { epochs, batch_size, learning_rate, dev_fraction, tries, dev_folds } = normal(examples);
+            let Recipe { epochs, batch_size, learning_rate, dev_fraction, tries, dev_folds, .. } = normal(examples);
             let learnt = examples as f64 * (1.0 - dev_fraction);
             let steps = (learnt / batch_size as f64).ceil() * f64::from(epochs);
             assert!(steps >= LEAST_STEPS as f64 && epochs as usize >= LEAST_EPOCHS, "{examples}: {steps}");
@@ -200,13 +208,24 @@ mod tests {
     }
 
     #[test]
+    fn few_examples_choose_no_epoch() {
+        assert_eq!((normal(50).keep, normal(4_000).keep, normal(8_000).keep), (Keep::Last, Keep::Last, Keep::Best));
+        let keep = |given, amount| Recipe::new(Effort::Normal, given, amount).keep;
+        let apart = |dev| Amount { dev: Some(dev), ..Amount::labelled(300) };
+        assert_eq!(keep(Given::default(), apart(60)), Keep::Last);
+        assert_eq!(keep(Given::default(), apart(600)), Keep::Best);
+        assert_eq!(keep(Given { keep: Some(Keep::Best), ..Given::default() }, apart(60)), Keep::Best);
+        assert_eq!(keep(Given { dev_fraction: Some(0.5), ..Given::default() }, Amount::labelled(1_000)), Keep::Best);
+    }
+
+    #[test]
     fn with_time_few_examples_are_cut_into_folds() {
         let folds = |o: TrainOptions, amount| o.fit(Effort::Best, Given::default(), amount).dev_folds;
         let usual = || TrainOptions::new("a", Method::Mask);
         let few = Amount::labelled(300);
         assert_eq!(folds(usual(), few), Some(FOLDS));
         assert_eq!(folds(TrainOptions { dev_folds: Some(3), ..usual() }, few), Some(3));
-        assert_eq!(folds(usual(), Amount { has_dev: true, ..few }), None);
+        assert_eq!(folds(usual(), Amount { dev: Some(50), ..few }), None);
         assert_eq!((folds(usual(), Amount::labelled(19)), folds(usual(), Amount::labelled(1_000))), (None, None));
         // Zeros that are asked for are learnt in any case.
         assert_eq!(folds(TrainOptions { target_sparsity: Some(0.5), ..usual() }, few), None);
@@ -222,7 +241,13 @@ mod tests {
 
     #[test]
     fn what_is_given_stays_and_best_tries_the_rest() {
-        let given = Given { epochs: Some(7), learning_rate: Some(0.3), batch_size: Some(5), dev_fraction: Some(0.25) };
+        let given = Given {
+            epochs: Some(7),
+            learning_rate: Some(0.3),
+            batch_size: Some(5),
+            dev_fraction: Some(0.25),
+            keep: None,
+        };
         let few = Amount::labelled(300);
         let recipe = Recipe::new(Effort::Normal, given, few);
         assert_eq!((recipe.epochs, recipe.learning_rate, recipe.batch_size, recipe.dev_fraction), (7, 0.3, 5, 0.25));

@@ -15,7 +15,7 @@ use crate::cli::checkpoint::CheckpointArgs;
 use crate::cli::data::DataArgs;
 use crate::data::{Dataset, Form};
 use crate::train::{
-    Amount, Effort, Given, Init, Layers, Method, Precision, Sampling, Teacher, TeacherOptions, TrainOptions, Tune,
+    Amount, Effort, Given, Init, Keep, Layers, Method, Precision, Sampling, Teacher, TeacherOptions, TrainOptions, Tune,
 };
 
 /// Learn a task on a base and write its pack.
@@ -91,6 +91,10 @@ pub(crate) struct TrainArgs {
     /// takes 5 for fewer than 1,000 examples, unless --dev-data are given.
     #[arg(long, value_name = "K", help_heading = "Measuring", value_parser = clap::value_parser!(u16).range(2..))]
     dev_folds: Option<u16>,
+    /// Which state is kept of those that the epochs end with: the best one on the examples that choose, or the last one;
+    /// default: for masks the last one if fewer than 500 examples choose, else the best.
+    #[arg(long, value_name = "STATE", help_heading = "Measuring")]
+    pub(super) keep: Option<Keep>,
     #[command(flatten)]
     pub(super) teacher: TeacherArgs,
     #[command(flatten)]
@@ -161,6 +165,10 @@ struct What {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Measuring")]
 pub(in crate::cli) struct Measure {
+    /// Learn from N of the examples alone, drawn by the seed, of each label the same part and at least one: to see what
+    /// more examples bring.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(in crate::cli) examples: Option<u64>,
     /// The part of the training examples that chooses the best state; default: for masks a fifth of up to 500
     /// examples, a tenth of 1,000 and more, at most 2,000, and of each label the same part; else 0.1, at random.
     #[arg(long, value_name = "FRACTION")]
@@ -371,15 +379,22 @@ impl TrainArgs {
 
     /// The options for these examples, those to choose by included unless they are in a file of their own, and so many
     /// texts without a label.
-    pub(super) fn fitted(&self, options: TrainOptions, train: &Dataset, unlabelled: usize) -> TrainOptions {
+    pub(super) fn fitted(
+        &self,
+        options: TrainOptions,
+        train: &Dataset,
+        dev: Option<&Dataset>,
+        unlabelled: usize,
+    ) -> TrainOptions {
         let options = TrainOptions { teacher: self.teacher.options(train.soft() > 0), ..options };
         let given = Given {
             epochs: self.epochs,
             batch_size: self.tuning.batch_size,
             learning_rate: self.tuning.learning_rate,
             dev_fraction: self.measure.dev_fraction,
+            keep: self.keep,
         };
-        let amount = Amount { examples: train.len(), unlabelled, has_dev: self.measure.dev_data.is_some() };
+        let amount = Amount { examples: train.len(), unlabelled, dev: dev.map(Dataset::len) };
         options.fit(self.effort.unwrap_or_default(), given, amount)
     }
 

@@ -56,6 +56,14 @@ impl Datasets {
             }
             (None, None) => (all, None),
         };
+        let train = match measure.examples {
+            Some(n) if n < train.len() as u64 => data::sample(&train, n as usize, seed),
+            Some(n) if n > train.len() as u64 => {
+                let message = format!("{}: --examples {n}, but there are {}", data.display(), train.len());
+                return Err(CodedError::input(message).into());
+            }
+            _ => train,
+        };
         if let Some(eval) = &eval {
             let pairs = data::duplicates(&train, eval);
             output::warn_of_duplicates(&pairs, &train.path, eval);

@@ -25,7 +25,7 @@ use super::{output, places};
 use crate::baseline::Measured;
 use crate::data::Unlabelled;
 use crate::score::{self, Card};
-use crate::train::{self, Attempt, HeadAlone, Method, Outcome, Part, Progress, Teacher, TrainOptions, Trial};
+use crate::train::{self, Attempt, HeadAlone, Keep, Method, Outcome, Part, Progress, Teacher, TrainOptions, Trial};
 
 impl TrainArgs {
     /// Checks where files are to be written, before the work: that they can be, and that none takes the
@@ -87,11 +87,12 @@ pub(super) fn run(args: &TrainArgs, verbosity: Verbosity) -> Result<(), Error> {
     if let Some(most) = manifest.max_tokens.filter(|most| options.max_tokens > *most) {
         log::warn!("--max-tokens {}: the base was trained with texts of at most {most} tokens", options.max_tokens);
     }
-    let options = args.fitted(options, &train, unlabelled.as_ref().map_or(0, |texts| texts.inputs.len()));
+    let options = args.fitted(options, &train, dev.as_ref(), unlabelled.as_ref().map_or(0, |texts| texts.inputs.len()));
     if options.method == Method::Mask {
-        let TrainOptions { epochs, batch_size, learning_rate, dev_fraction, .. } = &options;
+        let TrainOptions { epochs, batch_size, learning_rate, dev_fraction, keep, .. } = &options;
+        let kept = if *keep == Keep::Last { ", the last state is kept" } else { "" };
         let dev = if dev.is_some() { String::new() } else { format!(", {:.0} % to choose by", 100.0 * dev_fraction) };
-        log::info!("{epochs} epochs in batches of {batch_size}, rate of the scores {learning_rate}{dev}");
+        log::info!("{epochs} epochs in batches of {batch_size}, rate of the scores {learning_rate}{dev}{kept}");
     }
     let state = options.checkpoint.as_ref().map(|checkpoint| checkpoint.file.as_path());
     let stop = stop_when_asked(stopping(state))?;
@@ -318,7 +319,7 @@ mod tests {
              --epochs 5 --initial-sparsity 0.1 --layers 2- --seed 7 -o out/trec.pack",
         )
         .unwrap();
-        let options = args.fitted(args.options().unwrap(), &examples(4780), 0);
+        let options = args.fitted(args.options().unwrap(), &examples(4780), None, 0);
         assert_eq!(options.name, "trec");
         assert_eq!(options.method, train::Method::Mask);
         assert_eq!(options.granularity.to_string(), "weight");
@@ -341,7 +342,7 @@ mod tests {
                 let scores = [("0".to_owned(), 0.25), ("1".to_owned(), 0.75)].into();
                 train.examples[0].soft = Some(data::Soft { scale: data::Scale::Probs, scores, alone: false });
             }
-            args.fitted(args.options().unwrap(), &train, 0).teacher.map(|t| (t.who, t.weight, t.temperature))
+            args.fitted(args.options().unwrap(), &train, None, 0).teacher.map(|t| (t.who, t.weight, t.temperature))
         };
         assert_eq!(teacher("", false), None);
         assert_eq!(teacher("", true), Some((Teacher::Labels, 0.5, 2.0)));
