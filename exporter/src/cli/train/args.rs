@@ -86,7 +86,7 @@ pub(crate) struct TrainArgs {
     #[command(flatten)]
     tuning: Tuning,
     /// Cut all examples into K parts, and see on each part whether a mask that learnt the others is better than a head
-    /// that did: the better kind is kept, whatever the dev split says, which chooses the epoch alone. For few examples,
+    /// that did: the better kind is kept, whatever the dev split says. For few examples,
     /// as a dev split of them decides by chance; takes K times the time of one mask before the run's own. --effort best
     /// takes 5 for fewer than 1,000 examples, unless --dev-data are given.
     #[arg(long, value_name = "K", help_heading = "Measuring", value_parser = clap::value_parser!(u16).range(2..))]
