@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use overmask::mask::Granularity;
 use overmask::pack::{Pooling, TaskKind};
 
-use super::super::{Amount, CheckpointOptions, Data, Effort, Given, Method, TrainOptions, Try, Tune, head};
+use super::super::{Amount, CheckpointOptions, Data, Effort, Given, Keep, Method, TrainOptions, Try, Tune, head};
 use super::base;
 use super::runs::{learn, of_kind, options, texts};
 use crate::baseline::Baseline;
@@ -211,6 +211,33 @@ fn baselines_are_measured_beside_and_by_themselves() {
         let dev = |rows: &[crate::baseline::Measured]| rows.iter().map(|row| row.dev.main()).collect::<Vec<_>>();
         assert_eq!(dev(&outcome.baselines), dev(&without));
         assert!((outcome.head.unwrap().dev.main() - head.dev.main()).abs() < 0.02, "{kind}");
+    }
+}
+
+#[test]
+fn the_best_state_or_the_last_one_of_each_try_is_kept() {
+    let (_dir, base) = base();
+    // With more zeros than usual at the start the head alone does not count.
+    let tries = vec![Try { learning_rate: 0.2, epochs: 2 }];
+    let tried = TrainOptions { initial_sparsity: 0.06, epochs: 4, tries, ..options(Method::Mask, 1) };
+    for keep in [Keep::Best, Keep::Last] {
+        let outcome = learn(&base, &texts(60), &TrainOptions { keep, ..tried.clone() }).unwrap();
+        let of_tries = outcome.attempts.iter().map(|attempt| attempt.curve.iter().filter(|epoch| epoch.epoch > 0));
+        let candidates = of_tries.enumerate().flat_map(|(i, curve)| {
+            let first = if keep == Keep::Last { curve.clone().count() - 1 } else { 0 };
+            curve.skip(first).map(move |epoch| (i, *epoch)).collect::<Vec<_>>()
+        });
+        let candidates: Vec<_> = candidates.collect();
+        assert_eq!(candidates.len(), if keep == Keep::Last { 2 } else { 6 });
+        // Of equals the first one stays.
+        let best = candidates.into_iter().reduce(|best, next| {
+            let better = (next.1.dev, -next.1.dev_loss) > (best.1.dev, -best.1.dev_loss);
+            if better { next } else { best }
+        });
+        let (attempt, epoch) = best.unwrap();
+        assert_eq!((outcome.attempt, outcome.epoch), (attempt, epoch.epoch), "{keep:?}");
+        let noted = outcome.pack.document.provenance.get("keep").cloned();
+        assert_eq!(noted, (keep == Keep::Last).then(|| "last".into()));
     }
 }
 

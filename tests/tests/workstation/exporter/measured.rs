@@ -64,6 +64,8 @@ fn a_run_says_what_it_found_what_simpler_models_come_to_and_becomes_a_page() {
     assert_eq!(field(&baselines, "baseline"), ["majority", "tf-idf", "embeddings", "head"]);
     assert!(number(&baselines[1]["dev"]) > number(&baselines[0]["dev"]), "{got:?}");
     let beside = place.write("baseline.json", got.stdout.as_bytes());
+    let some = ran(baseline.args(["--examples", "20"]));
+    assert_eq!(json_lines(&some)[0]["dev_texts"], 4, "{some:?}");
     let page = place.path("out/page.html");
     let got = ran(export(&["report"]).args([&train, &evaluated, &beside]).arg("-o").arg(&page));
     assert_eq!(got.code, 0, "{got:?}");
@@ -72,5 +74,7 @@ fn a_run_says_what_it_found_what_simpler_models_come_to_and_becomes_a_page() {
 
     failed(&ran(&mut place.train_on("texts.jsonl", &["--effort", "most"])), 2, &["--effort", "quick"]);
     failed(&ran(&mut place.train_on("texts.jsonl", &["--effort", "best", "--method", "full"])), 2, &["--effort"]);
+    failed(&ran(&mut place.train_on("texts.jsonl", &["--keep", "first"])), 2, &["--keep", "best", "last"]);
+    failed(&ran(&mut place.train_on("texts.jsonl", &["--examples", "31"])), 3, &["texts.jsonl", "--examples 31", "30"]);
     failed(&ran(export(&["baseline", "--data"]).arg(place.path("absent.jsonl"))), 3, &["absent.jsonl"]);
 }
