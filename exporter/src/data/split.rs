@@ -71,7 +71,8 @@ fn stratified(dataset: &Dataset, wanted: usize, fraction: f64, order: Vec<usize>
     let mut strata: BTreeMap<String, Vec<usize>> = BTreeMap::new();
     let names = strata_of(dataset);
     order.into_iter().for_each(|i| strata.entry(names[i].clone()).or_default().push(i));
-    // Whole examples first, then one more where most is missing.
+    // Whole examples first, then one more where most is missing, and again where labels that keep their only example left
+    // others too many.
     let most = |stratum: &Vec<usize>| stratum.len().saturating_sub(1);
     let exact = |stratum: &Vec<usize>| stratum.len() as f64 * fraction;
     let mut shares: Vec<(usize, f64, &Vec<usize>)> = strata
@@ -83,8 +84,15 @@ fn stratified(dataset: &Dataset, wanted: usize, fraction: f64, order: Vec<usize>
         .collect();
     let taken: usize = shares.iter().map(|(whole, _, _)| whole).sum();
     shares.sort_by(|a, b| b.1.total_cmp(&a.1));
-    let room = shares.iter_mut().filter(|(whole, _, stratum)| *whole < most(stratum));
-    room.take(wanted.saturating_sub(taken)).for_each(|(whole, _, _)| *whole += 1);
+    let mut missing = wanted.saturating_sub(taken);
+    while missing > 0 {
+        let room = shares.iter_mut().filter(|(whole, _, stratum)| *whole < most(stratum));
+        let more = room.take(missing).map(|(whole, _, _)| *whole += 1).count();
+        if more == 0 {
+            break;
+        }
+        missing -= more;
+    }
     let mut held: Vec<usize> = shares.iter().flat_map(|(whole, _, stratum)| stratum[..*whole].to_vec()).collect();
     held.sort_unstable();
     let is_held: HashSet<usize> = held.iter().copied().collect();
@@ -274,6 +282,10 @@ mod tests {
         }
         assert_ne!(sample(&data, 41, 1), sample(&data, 41, 2));
         assert_eq!(sample(&data, 1, 1).len(), 4, "one of each label");
+        // Labels that are rarer than one in a sample take places of others.
+        let labels: Vec<String> = (0..400).map(|i| if i < 30 { i.to_string() } else { "many".to_owned() }).collect();
+        let rare = dataset(&labels.iter().map(|label| ("x", label.as_str())).collect::<Vec<_>>());
+        assert_eq!(sample(&rare, 40, 1).len(), 40);
         assert_eq!((sample(&data, 400, 1), sample(&data, 500, 1)), (data.clone(), data.clone()));
         assert_eq!(sample(&dataset(&[]), 3, 1).len(), 0);
     }

@@ -6,7 +6,7 @@ mod four_bit;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::learn::{number, object};
@@ -82,8 +82,13 @@ const ENCODERS: [Encoder; 9] = [
 /// Examples of trec that each learns.
 const EXAMPLES: usize = 600;
 
-/// Fetches and imports each, learns a mask on some of trec, and measures it on every engine that runs it.
-pub(crate) fn run(work: &Work) -> Result<()> {
+/// Fetches and imports each, or those that are named, learns a mask on some of trec, and measures it on every engine that
+/// runs it.
+pub(crate) fn run(work: &Work, names: &[&str]) -> Result<()> {
+    let all = || ENCODERS.iter().map(|encoder| encoder.name);
+    if let Some(other) = names.iter().find(|name| !all().any(|known| known == **name)) {
+        bail!("there is no encoder {other}; there are: {}", all().collect::<Vec<_>>().join(", "));
+    }
     let ready = setup::everything(work)?;
     let dir = work.target.join("models");
     fs::create_dir_all(&dir).with_context(|| format!("cannot create {}", dir.display()))?;
@@ -95,7 +100,7 @@ pub(crate) fn run(work: &Work) -> Result<()> {
     fs::write(&data, some.join("\n") + "\n").with_context(|| data.display().to_string())?;
     let mut rows =
         vec![["encoder", "family", "layers", "wide", "head alone", "mask", "ort"].map(str::to_owned).to_vec()];
-    for encoder in &ENCODERS {
+    for encoder in ENCODERS.iter().filter(|encoder| names.is_empty() || names.contains(&encoder.name)) {
         rows.push(one(&ready, work, &dir, &data, encoder)?);
     }
     println!("{}", table(&rows));
