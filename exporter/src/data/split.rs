@@ -54,27 +54,37 @@ pub fn split(dataset: &Dataset, fraction: f64, seed: u64) -> (Dataset, Dataset) 
 /// each label one example stays, so that one that is there once is never held out.
 pub fn split_stratified(dataset: &Dataset, fraction: f64, seed: u64) -> (Dataset, Dataset) {
     let wanted = ((dataset.len() as f64 * fraction).round() as usize).min(dataset.len());
-    stratified(dataset, wanted, fraction.clamp(0.0, 1.0), rng::permutation(seed, stream::STRATA, 0, dataset.len()))
+    let fraction = fraction.clamp(0.0, 1.0);
+    let part = |length: usize, _| length as f64 * fraction;
+    stratified(dataset, wanted, part, rng::permutation(seed, stream::STRATA, 0, dataset.len()))
 }
 
-/// So many examples of a data set, of each label the same part and at least one: more, therefore, where there are more
-/// labels than that. All of them if there are no more. What counts as a label [`split_stratified`] says.
+/// So many examples of a data set: one of each label, and of what is left of each the same part. All of them if there are
+/// no more; more of them where there are more labels than that, or where examples have several. What counts as a label
+/// [`split_stratified`] says.
 pub fn sample(dataset: &Dataset, examples: usize, seed: u64) -> Dataset {
     let left = dataset.len().saturating_sub(examples);
-    let fraction = left as f64 / dataset.len().max(1) as f64;
-    stratified(dataset, left, fraction, rng::permutation(seed, stream::SAMPLE, 0, dataset.len())).0
+    let part = |length: usize, strata: usize| {
+        let spare = (dataset.len() - strata).max(1) as f64;
+        (length - 1) as f64 * (left as f64 / spare).min(1.0)
+    };
+    stratified(dataset, left, part, rng::permutation(seed, stream::SAMPLE, 0, dataset.len())).0
 }
 
-/// What remains and what is held out when `wanted` examples, this fraction of all, are held out; of each label those that
-/// come first in an order.
-fn stratified(dataset: &Dataset, wanted: usize, fraction: f64, order: Vec<usize>) -> (Dataset, Dataset) {
+/// What remains and what is held out when `wanted` examples are held out; of each label those that come first in an order,
+/// as many as `part` says, which is told how many there are and how many labels.
+fn stratified(
+    dataset: &Dataset,
+    wanted: usize,
+    part: impl Fn(usize, usize) -> f64,
+    order: Vec<usize>,
+) -> (Dataset, Dataset) {
     let mut strata: BTreeMap<String, Vec<usize>> = BTreeMap::new();
     let names = strata_of(dataset);
     order.into_iter().for_each(|i| strata.entry(names[i].clone()).or_default().push(i));
-    // Whole examples first, then one more where most is missing, and again where labels that keep their only example left
-    // others too many.
+    // Whole examples first, then one more where most is missing.
     let most = |stratum: &Vec<usize>| stratum.len().saturating_sub(1);
-    let exact = |stratum: &Vec<usize>| stratum.len() as f64 * fraction;
+    let exact = |stratum: &Vec<usize>| part(stratum.len(), strata.len());
     let mut shares: Vec<(usize, f64, &Vec<usize>)> = strata
         .values()
         .map(|stratum| {
@@ -84,15 +94,8 @@ fn stratified(dataset: &Dataset, wanted: usize, fraction: f64, order: Vec<usize>
         .collect();
     let taken: usize = shares.iter().map(|(whole, _, _)| whole).sum();
     shares.sort_by(|a, b| b.1.total_cmp(&a.1));
-    let mut missing = wanted.saturating_sub(taken);
-    while missing > 0 {
-        let room = shares.iter_mut().filter(|(whole, _, stratum)| *whole < most(stratum));
-        let more = room.take(missing).map(|(whole, _, _)| *whole += 1).count();
-        if more == 0 {
-            break;
-        }
-        missing -= more;
-    }
+    let room = shares.iter_mut().filter(|(whole, _, stratum)| *whole < most(stratum));
+    room.take(wanted.saturating_sub(taken)).for_each(|(whole, _, _)| *whole += 1);
     let mut held: Vec<usize> = shares.iter().flat_map(|(whole, _, stratum)| stratum[..*whole].to_vec()).collect();
     held.sort_unstable();
     let is_held: HashSet<usize> = held.iter().copied().collect();
@@ -286,6 +289,12 @@ mod tests {
         let labels: Vec<String> = (0..400).map(|i| if i < 30 { i.to_string() } else { "many".to_owned() }).collect();
         let rare = dataset(&labels.iter().map(|label| ("x", label.as_str())).collect::<Vec<_>>());
         assert_eq!(sample(&rare, 40, 1).len(), 40);
+        let labels = (0..5_600).map(|i| if i < 50 { i.to_string() } else { ["many", "some"][i % 11 / 10].to_owned() });
+        let labels: Vec<String> = labels.collect();
+        let uneven = dataset(&labels.iter().map(|label| ("x", label.as_str())).collect::<Vec<_>>());
+        let few = sample(&uneven, 150, 1);
+        let count = |label: &str| few.examples.iter().filter(|e| e.target.labels() == [label]).count();
+        assert_eq!((few.len(), count("many"), count("some")), (150, 90, 10));
         assert_eq!((sample(&data, 400, 1), sample(&data, 500, 1)), (data.clone(), data.clone()));
         assert_eq!(sample(&dataset(&[]), 3, 1).len(), 0);
     }

@@ -193,16 +193,17 @@ impl Learner<'_> {
             let time = time(&loader, course, *waited);
             *waited += loader.waited();
             now.epoch += 1;
+            if !stopped && now.step < plan.steps && plan.stop.load(Ordering::Relaxed) {
+                // Before it is judged as the end that it is now: one that goes on from here judges it again.
+                stopped = true;
+                self.save(plan.facts, course, time)?;
+            }
             if self.is_judged(now.epoch, now.epochs) || stopped {
                 let ends = stopped || now.epoch == now.epochs;
                 self.judge(&phases, now.epoch, [stopped, ends], course)?;
                 now.dev = best(course);
             }
             progress(&now);
-            if !stopped && now.step < plan.steps && plan.stop.load(Ordering::Relaxed) {
-                stopped = true;
-                self.save(plan.facts, course, time)?;
-            }
         }
         Ok(stopped)
     }
@@ -218,7 +219,8 @@ impl Learner<'_> {
     ) -> Result<(), TrainError> {
         let o = self.options;
         let step = course.step;
-        if phases.reached(step) {
+        let reached = phases.reached(step);
+        if reached {
             // Scores have moved since it was set: what is judged and kept is what was asked for.
             self.move_threshold(phases, step)?;
         }
@@ -226,7 +228,10 @@ impl Learner<'_> {
         let (score, loss) = self.evaluate_dev(step)?;
         let sparsity = sparsity_of(&kept);
         let mark = Mark { score, loss, attempt: course.attempts.len(), epoch };
-        let is_best = course.best.as_ref().is_none_or(|best| mark.beats(&best.mark));
+        // A state that has not the sparsity asked for only counts when there is no other.
+        let whole = o.keep == Keep::Best || ends && !stopped;
+        let counts = reached && whole || stopped && course.best.is_none();
+        let is_best = counts && course.best.as_ref().is_none_or(|best| mark.beats(&best.mark));
         // A head alone has a hundred epochs, of a blink each, and few examples have many.
         let few = o.all_tries().iter().all(|one| one.epochs <= TOLD);
         let level = if o.is_live() && (few || is_best) { log::Level::Info } else { log::Level::Debug };
@@ -237,13 +242,10 @@ impl Learner<'_> {
             "epoch {epoch}: dev {metric} {score:.4}, dev loss {loss:.4}, {zeros:.1} % of masked weights zero"
         );
         course.curve.push(Epoch { epoch, step, loss: course.loss, dev: score, dev_loss: loss, sparsity });
-        // A state that has not the sparsity asked for only counts when there is no other.
-        let reached = phases.reached(step);
         if !reached && stopped && course.best.is_none() {
             log::warn!("{zeros:.1} % of masked weights are zero so far, not yet what --target-sparsity asks for");
         }
-        let counts = reached && (ends || o.keep == Keep::Best) || stopped && course.best.is_none();
-        if counts && is_best {
+        if is_best {
             course.best = Some(Best { mark, kept });
         }
         Ok(())

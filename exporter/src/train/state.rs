@@ -6,6 +6,8 @@ use std::time::Duration;
 use overmask::pack::NamedMask;
 use serde::{Deserialize, Serialize};
 
+use super::options::Keep;
+
 /// How an epoch ended.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Epoch {
@@ -35,9 +37,11 @@ pub struct Attempt {
 }
 
 impl Attempt {
-    /// The best score on the dev split of its own epochs, without that of the head alone.
-    pub fn dev(&self) -> Option<f64> {
-        self.curve.iter().filter(|epoch| epoch.epoch > 0).map(|epoch| epoch.dev).reduce(f64::max)
+    /// The score on the dev split of the state that counts: the best of its own epochs, without that of the head alone, or
+    /// the last one's.
+    pub fn dev(&self, keep: Keep) -> Option<f64> {
+        let mut own = self.curve.iter().filter(|epoch| epoch.epoch > 0).map(|epoch| epoch.dev);
+        if keep == Keep::Last { own.next_back() } else { own.reduce(f64::max) }
     }
 }
 

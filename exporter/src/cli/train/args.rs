@@ -21,9 +21,9 @@ use crate::train::{
 /// Learn a task on a base and write its pack.
 ///
 /// A part of the training examples (--dev-fraction), or --dev-data, is not trained on: after each
-/// epoch it decides whether the state is the best so far. A mask starts from a head that has learnt on the frozen
+/// epoch the state is measured on it, and --keep says which is kept. A mask starts from a head that has learnt on the frozen
 /// encoder, and the pack is that head alone if no mask is better. --eval-data or --eval-fraction name
-/// examples that are only measured, at the end. Ctrl-C or SIGTERM ends the run and keeps the best state so
+/// examples that are only measured, at the end. Ctrl-C or SIGTERM ends the run and keeps what there is so
 /// far; a second one ends it at once.
 ///
 /// Data files are .jsonl, .csv or .tsv, with the fields that --task asks for: `text` (and `text_pair`
@@ -92,7 +92,7 @@ pub(crate) struct TrainArgs {
     #[arg(long, value_name = "K", help_heading = "Measuring", value_parser = clap::value_parser!(u16).range(2..))]
     dev_folds: Option<u16>,
     /// Which state is kept of those that the epochs end with: the best one on the examples that choose, or the last one;
-    /// default: for masks the last one if fewer than 500 examples choose, else the best.
+    /// default: for masks the last one if fewer than 500 examples choose (not with --effort fixed), else the best.
     #[arg(long, value_name = "STATE", help_heading = "Measuring")]
     pub(super) keep: Option<Keep>,
     #[command(flatten)]
@@ -165,8 +165,8 @@ struct What {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Measuring")]
 pub(in crate::cli) struct Measure {
-    /// Learn from N of the examples alone, drawn by the seed, of each label the same part and at least one: to see what
-    /// more examples bring.
+    /// Learn from N of the examples alone, those of the dev split included, drawn by the seed, of each label one and of
+    /// what is left of each the same part: to see what more examples bring.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(in crate::cli) examples: Option<u64>,
     /// The part of the training examples that chooses the best state; default: for masks a fifth of up to 500

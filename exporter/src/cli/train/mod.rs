@@ -135,7 +135,7 @@ fn message(now: &Progress, metric: &str) -> String {
 
 /// What is said of a run that was stopped.
 fn stopped(steps: u64, state: Option<&Path>) -> String {
-    let best = format!("stopped after {steps} steps; this is the best state of them");
+    let best = format!("stopped after {steps} steps; this is what there is of them");
     match state {
         Some(state) => format!("{best}. {} has the run: the same command with --resume goes on", state.display()),
         None => format!("{best}. A run can go on later if --checkpoint names a file for it"),
@@ -238,7 +238,7 @@ fn report(args: &TrainArgs, options: &TrainOptions, outcome: &Outcome) -> Result
         "batch_size": options.batch_size,
         "epochs": tried.map_or(options.epochs, |tried| tried.epochs),
         "learning_rate": tried.map(|tried| tried.learning_rate),
-        "tries": tries(outcome),
+        "tries": tries(outcome, options.keep),
         "baselines": baselines(outcome),
         "metrics": document.metrics,
         "intervals": outcome.eval.as_ref().map(|eval| {
@@ -268,8 +268,8 @@ fn baselines(outcome: &Outcome) -> Vec<Value> {
 }
 
 /// What each try came to, if there were several.
-fn tries(outcome: &Outcome) -> Option<Vec<Value>> {
-    let row = |attempt: &Attempt| json!({"learning_rate": attempt.learning_rate, "epochs": attempt.epochs, "dev": attempt.dev()});
+fn tries(outcome: &Outcome, keep: Keep) -> Option<Vec<Value>> {
+    let row = |attempt: &Attempt| json!({"learning_rate": attempt.learning_rate, "epochs": attempt.epochs, "dev": attempt.dev(keep)});
     (outcome.attempts.len() > 1).then(|| outcome.attempts.iter().map(row).collect())
 }
 

@@ -4,12 +4,12 @@
 //! Those are written that mean the same in all operator sets from 11 on. What they compute is in ONNX Runtime's
 //! description of its operators.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use overmask_graph::GraphBuilder;
 use overmask_graph::proto::{GraphProto, NodeProto, TensorProto, data_type};
 
-use super::{Problem, names};
+use super::{Problem, interface, names, normal};
 
 /// The domain of these operators.
 const DOMAIN: &str = "com.microsoft";
@@ -26,7 +26,8 @@ pub(super) fn take_apart(graph: &mut GraphProto) -> Result<usize, Problem> {
         true => graph.initializer.iter().map(|t| (t.name.clone(), t.clone())).collect(),
         false => return Ok(0),
     };
-    let mut apart = Apart { b: GraphBuilder::extend(std::mem::take(graph)), constants, attentions: 0 };
+    let taken = normal::names(graph);
+    let mut apart = Apart { b: GraphBuilder::extend(std::mem::take(graph)), constants, taken, attentions: 0 };
     let mut count = 0;
     for node in apart.b.take_nodes() {
         let one = Fused { node: &node };
@@ -35,8 +36,7 @@ pub(super) fn take_apart(graph: &mut GraphProto) -> Result<usize, Problem> {
             "EmbedLayerNormalization" if known => apart.embeddings(&one)?,
             "SkipLayerNormalization" if known => apart.norm(&one)?,
             "Attention" if known => apart.attention(&one)?,
-            "BiasGelu" | "Gelu" if known => apart.gelu(&one)?,
-            "FastGelu" if known => apart.fast_gelu(&one)?,
+            "BiasGelu" | "Gelu" | "FastGelu" if known => apart.gelu(&one)?,
             "QuickGelu" if known => apart.quick_gelu(&one)?,
             "FusedMatMul" if known => apart.product(&one)?,
             _ => {
@@ -47,6 +47,8 @@ pub(super) fn take_apart(graph: &mut GraphProto) -> Result<usize, Problem> {
         count += 1;
     }
     *graph = super::graph_of(apart.b);
+    // Packed weights, and what told of padding.
+    normal::prune(graph);
     Ok(count)
 }
 
@@ -83,6 +85,8 @@ struct Apart {
     b: GraphBuilder,
     /// Those of the graph as it was.
     constants: HashMap<String, TensorProto>,
+    /// The names of all values, new weights included.
+    taken: HashSet<String>,
     /// Attentions so far.
     attentions: usize,
 }
@@ -167,7 +171,9 @@ impl Apart {
         let whole = weight.dims.last().copied().unwrap_or_default();
         let sizes = sizes.unwrap_or_else(|| vec![whole / 3; 3]);
         let heads = node.int("num_heads", 0);
-        let fits = matches!(sizes.as_slice(), [q, k, v] if q == k && *q > 0 && *v > 0 && q + k + v == whole);
+        let sum = sizes.iter().try_fold(0i64, |sum, size| sum.checked_add(*size));
+        let fits = matches!(sizes.as_slice(), [q, k, v] if q == k && *q > 0 && *v > 0) && sum == Some(whole);
+        let fits = fits && bias.is_none_or(|bias| bias.dims == [whole]);
         if weight.dims.len() != 2 || !fits || heads < 1 || sizes.iter().any(|size| size % heads != 0) {
             return Err(one.refuse(format!("has {heads} heads and a weight of shape {:?}", weight.dims)));
         }
@@ -177,9 +183,9 @@ impl Apart {
         let module = names::from_name(output).unwrap_or_else(|| format!("attention.{}", self.attentions));
         self.attentions += 1;
         // As the families call them whose modules these are.
-        let called = match module.ends_with(".self") {
-            true => ["query", "key", "value"],
-            false => ["q_lin", "k_lin", "v_lin"],
+        let called = match module.contains("transformer.layer.") {
+            true => ["q_lin", "k_lin", "v_lin"],
+            false => ["query", "key", "value"],
         };
         let mut projected = Vec::with_capacity(3);
         for (i, (values, size)) in parts.into_iter().zip(&sizes).enumerate() {
@@ -222,44 +228,23 @@ impl Apart {
     fn token_mask(&self, one: &Fused<'_>, value: &str) -> Result<String, Problem> {
         let mut value = value;
         loop {
-            if self.b.graph().input.iter().any(|input| input.name == value) {
+            if interface::is_mask(value) && self.b.graph().input.iter().any(|input| input.name == value) {
                 return Ok(value.to_owned());
             }
             let made = self.b.graph().node.iter().find(|node| node.output.iter().any(|output| output == value));
             let source = made.filter(|node| matches!(node.op_type.as_str(), "Cast" | "Identity" | "ReduceSum"));
-            match source.and_then(|node| node.input.first()) {
+            match source.and_then(|node| node.input.first()).filter(|source| !source.is_empty()) {
                 Some(source) => value = source,
                 None => return Err(one.refuse("its mask is made of more than the model's mask of tokens")),
             }
         }
     }
 
-    /// x/2 (1 + erf(x/√2)), of a sum with a bias if there is one.
+    /// GELU of a sum with a bias, if there is one, or its approximation by tanh. `opset` takes that apart.
     fn gelu(&mut self, one: &Fused<'_>) -> Result<(), Problem> {
         let x = self.biased(one)?;
-        let [root, unit, half] = [std::f32::consts::SQRT_2, 1.0, 0.5].map(|value| self.b.float(value));
-        let erf = self.b.op("Div", &[&x, &root], &[]);
-        let erf = self.b.op("Erf", &[&erf], &[]);
-        let gate = self.b.op("Add", &[&erf, &unit], &[]);
-        let gated = self.b.op("Mul", &[&x, &gate], &[]);
-        self.b.node("Mul", &[&gated, &half], &[one.result()?], &[]);
-        Ok(())
-    }
-
-    /// x/2 (1 + tanh(√(2/π) (x + 0.044715 x³))).
-    fn fast_gelu(&mut self, one: &Fused<'_>) -> Result<(), Problem> {
-        let x = self.biased(one)?;
-        let root = (2.0 / std::f32::consts::PI).sqrt();
-        let [root, cubic, unit, half] = [root, 0.044_715, 1.0, 0.5].map(|value| self.b.float(value));
-        let square = self.b.op("Mul", &[&x, &x], &[]);
-        let cube = self.b.op("Mul", &[&square, &x], &[]);
-        let cube = self.b.op("Mul", &[&cube, &cubic], &[]);
-        let inner = self.b.op("Add", &[&x, &cube], &[]);
-        let inner = self.b.op("Mul", &[&inner, &root], &[]);
-        let tanh = self.b.op("Tanh", &[&inner], &[]);
-        let gate = self.b.op("Add", &[&tanh, &unit], &[]);
-        let gated = self.b.op("Mul", &[&x, &gate], &[]);
-        self.b.node("Mul", &[&gated, &half], &[one.result()?], &[]);
+        let form = if one.node.op_type == "FastGelu" { "tanh" } else { "none" };
+        self.b.node("Gelu", &[&x], &[one.result()?], &[("approximate", form.into())]);
         Ok(())
     }
 
@@ -317,8 +302,7 @@ impl Apart {
 
     /// A new constant; its name is another if that is taken.
     fn constant(&mut self, name: String, dims: &[i64], values: &[f32]) -> String {
-        let is_taken = self.b.graph().initializer.iter().any(|tensor| tensor.name == name);
-        let name = if is_taken { self.b.fresh(&name) } else { name };
+        let name = if self.taken.insert(name.clone()) { name } else { self.b.fresh(&name) };
         self.b.tensor(TensorProto::floats(&name, dims, values));
         name
     }
@@ -327,7 +311,7 @@ impl Apart {
 /// The values of an f32 tensor, its columns cut into parts of these widths.
 fn split(tensor: &TensorProto, sizes: &[i64]) -> Option<Vec<Vec<f32>>> {
     let sizes: Vec<usize> = sizes.iter().map(|size| usize::try_from(*size).ok()).collect::<Option<_>>()?;
-    let whole: usize = sizes.iter().sum();
+    let whole = sizes.iter().try_fold(0usize, |sum, size| sum.checked_add(*size))?;
     let (bytes, rest) = tensor.raw_data.as_chunks::<4>();
     let is_f32 = tensor.data_type == data_type::FLOAT && rest.is_empty() && tensor.dims.last() == Some(&(whole as i64));
     if !is_f32 || bytes.len() % whole.max(1) != 0 {

@@ -14,6 +14,12 @@ const INPUTS: [(&str, &[&str]); 3] = [
     ("token_type_ids", &["segment_ids", "token_types", "type_ids"]),
 ];
 
+/// Whether an input of this name says which tokens are no padding.
+pub(super) fn is_mask(name: &str) -> bool {
+    let (ours, others) = INPUTS[1];
+    name == ours || others.contains(&name)
+}
+
 /// Makes the hidden states the only output, under their own name.
 pub(super) fn choose_output(graph: &mut GraphProto, wanted: Option<&str>) -> Result<(), Problem> {
     let found: Vec<&str> = graph.output.iter().map(|o| o.name.as_str()).collect();

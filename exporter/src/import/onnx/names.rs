@@ -18,21 +18,22 @@ const SCOPES: &str = "pkg.torch.onnx.name_scopes";
 pub(super) fn restore(graph: &mut GraphProto) {
     let values = Values::of(graph);
     let mut names = Names { taken: normal::names(graph), ..Names::default() };
-    // The modules of products, for the additions that read them.
-    let mut modules: HashMap<&str, String> = HashMap::new();
+    // The modules of products and how wide they are, for the additions that read them.
+    let mut modules: HashMap<&str, (String, i64)> = HashMap::new();
     for node in graph.node.iter().filter(|n| matches!(n.op_type.as_str(), "MatMul" | "Gemm")) {
         let constant = |i: usize| node.input.get(i).and_then(|input| values.constants.get(input.as_str()));
         let Some(weight) = constant(1).filter(|t| t.dims.len() == 2) else { continue };
         let Some(module) = values.module(node) else { continue };
         names.give(weight, format!("{module}.weight"));
+        let outputs = weight.dims[if node.int("transB", 0) == 0 { 1 } else { 0 }];
         constant(2).into_iter().for_each(|bias| names.give(bias, format!("{module}.bias")));
-        node.output.first().into_iter().for_each(|output| _ = modules.insert(output, module.clone()));
+        node.output.first().into_iter().for_each(|output| _ = modules.insert(output, (module.clone(), outputs)));
     }
     // A model that was saved in half precision has biases that were cast in advance.
     for node in graph.node.iter().filter(|n| n.op_type == "Add") {
-        let Some(module) = node.input.iter().find_map(|input| modules.get(input.as_str())) else { continue };
+        let Some((module, outputs)) = node.input.iter().find_map(|input| modules.get(input.as_str())) else { continue };
         let constants = node.input.iter().filter_map(|input| values.constants.get(input.as_str()));
-        constants.filter(|t| t.dims.len() == 1).for_each(|bias| names.give(bias, format!("{module}.bias")));
+        constants.filter(|t| t.dims == [*outputs]).for_each(|bias| names.give(bias, format!("{module}.bias")));
     }
     let Names { renamed, copies, .. } = names;
     let name = |value: &mut String| {

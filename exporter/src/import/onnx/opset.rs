@@ -34,7 +34,7 @@ const NEWER: [&str; 10] = [
 ];
 
 /// Rewrites the graph of operator set `version` for [`OPSET`].
-pub(super) fn convert(mut graph: GraphProto, version: i64) -> Result<GraphProto, Problem> {
+pub(super) fn convert(graph: GraphProto, version: i64) -> Result<GraphProto, Problem> {
     if !VERSIONS.contains(&version) {
         let reason = format!("is {version}; export with one from {} to {}", VERSIONS.start(), VERSIONS.end());
         return Err(Problem::new("field `opset_import`", reason));
@@ -46,9 +46,8 @@ pub(super) fn convert(mut graph: GraphProto, version: i64) -> Result<GraphProto,
     });
     let ints = ints.collect();
     let truths = attention::truths(&graph);
-    let nodes = std::mem::take(&mut graph.node);
     let mut b = GraphBuilder::extend(graph);
-    for node in nodes {
+    for node in b.take_nodes() {
         match node.op_type.as_str() {
             "Attention" => attention::take_apart(&mut b, &truths, &node)?,
             "RotaryEmbedding" => attention::rotate(&mut b, &node)?,
@@ -84,7 +83,8 @@ fn convert_node(b: &mut GraphBuilder, ints: &Ints, mut node: NodeProto, version:
         "Pad" if version >= 18 && node.input.get(3).is_some_and(|i| !i.is_empty()) => {
             return Err(Problem::node(&node, "pads some axes, which needs operator set 18; export with 17"));
         }
-        "Gelu" if version >= 20 => return gelu(b, &node),
+        // Of an older set it is what stands for one of ONNX Runtime's own.
+        "Gelu" => return gelu(b, &node),
         op if version > OPSET && NEWER.contains(&op) => {
             return Err(Problem::node(&node, format!("is newer than operator set {OPSET}; export with {OPSET}")));
         }

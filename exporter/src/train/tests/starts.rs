@@ -241,6 +241,33 @@ fn the_best_state_or_the_last_one_of_each_try_is_kept() {
     }
 }
 
+/// ... and what there is when a run is stopped, between epochs or within one; one that goes on ends as one in one go.
+#[test]
+fn a_run_that_keeps_its_last_state_can_be_stopped() {
+    let (dir, base) = base();
+    let data = texts(60);
+    let whole = TrainOptions { keep: Keep::Last, initial_sparsity: 0.06, epochs: 4, ..options(Method::Mask, 1) };
+    let expected = learn(&base, &data, &whole).unwrap().pack.to_bytes(Some(&base)).unwrap();
+    for (i, after) in [3, 6, 12].into_iter().enumerate() {
+        let file = dir.path().join(format!("run-{i}"));
+        let checkpoint = |resume| Some(CheckpointOptions { file: file.clone(), every: 100, resume });
+        let stop = AtomicBool::new(false);
+        let cut = TrainOptions { checkpoint: checkpoint(false), ..whole.clone() };
+        let outcome = train::run(
+            &base,
+            Data { train: &data, dev: None, eval: None, unlabelled: None },
+            &cut,
+            &stop,
+            &mut |now| stop.store(now.step >= after, Ordering::Relaxed),
+        );
+        let outcome = outcome.unwrap();
+        assert_eq!((outcome.stopped, outcome.steps), (true, after));
+        assert_eq!(u64::from(outcome.epoch), after.div_ceil(6), "what there is");
+        let on = learn(&base, &data, &TrainOptions { checkpoint: checkpoint(true), ..whole.clone() }).unwrap();
+        assert_eq!(on.pack.to_bytes(Some(&base)).unwrap(), expected, "after {after}");
+    }
+}
+
 #[test]
 fn every_label_keeps_an_example_and_the_data_are_told() {
     let (_dir, base) = base();
