@@ -90,7 +90,7 @@ impl Outcome {
 
 /// Learns a task and returns its pack.
 ///
-/// When `stop` becomes true the run ends early with the best state so far.
+/// When `stop` becomes true the run ends early with what there is so far.
 ///
 /// # Errors
 /// When options, examples or base do not fit, the run is stopped before its first step, or the

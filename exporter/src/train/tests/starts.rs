@@ -220,7 +220,7 @@ fn the_best_state_or_the_last_one_of_each_try_is_kept() {
     // With more zeros than usual at the start the head alone does not count.
     let tries = vec![Try { learning_rate: 0.2, epochs: 2 }];
     let tried = TrainOptions { initial_sparsity: 0.06, epochs: 4, tries, ..options(Method::Mask, 1) };
-    for keep in [Keep::Best, Keep::Last] {
+    let kept = [Keep::Best, Keep::Last].map(|keep| {
         let outcome = learn(&base, &texts(60), &TrainOptions { keep, ..tried.clone() }).unwrap();
         let of_tries = outcome.attempts.iter().map(|attempt| attempt.curve.iter().filter(|epoch| epoch.epoch > 0));
         let candidates = of_tries.enumerate().flat_map(|(i, curve)| {
@@ -238,7 +238,9 @@ fn the_best_state_or_the_last_one_of_each_try_is_kept() {
         assert_eq!((outcome.attempt, outcome.epoch), (attempt, epoch.epoch), "{keep:?}");
         let noted = outcome.pack.document.provenance.get("keep").cloned();
         assert_eq!(noted, (keep == Keep::Last).then(|| "last".into()));
-    }
+        (attempt, epoch.epoch)
+    });
+    assert_ne!(kept[0], kept[1], "this says nothing of which is kept");
 }
 
 /// ... and what there is when a run is stopped, between epochs or within one; one that goes on ends as one in one go.
