@@ -250,7 +250,8 @@ fn kept_of(base: &Arc<Base>, o: &TrainOptions) -> (usize, u32) {
     (attempt, epoch.epoch)
 }
 
-/// ... and what there is when a run is stopped, between epochs or within one; one that goes on ends as one in one go.
+/// Where the last state is kept and a run is stopped, between epochs or within one, that is the state there; one that goes on
+/// ends as one in one go.
 #[test]
 fn a_run_that_keeps_its_last_state_can_be_stopped() {
     let (dir, base) = base();
